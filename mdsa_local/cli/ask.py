@@ -1,0 +1,106 @@
+"""``mdsa ask`` and ``mdsa tour``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mdsa_local.cli.output import Domain, Json, Question, bold, dim, document, joined, line, note, piece, progress
+
+if TYPE_CHECKING:
+    from mdsa_local.orchestrator import TinyBERTOrchestrator
+    from mdsa_local.types import Answer
+
+TOUR = (
+    ("Finance", "My card was charged twice, how do I get my money back?"),
+    ("Medical", "How much paracetamol can an adult take in a day?"),
+    ("Support", "How long do I have to return something I bought?"),
+    ("Technical", "The API gives me error 429, what is the rate limit?"),
+    ("None of them", "What's the weather on Mars?"),
+    ("Two knowledge bases", "I sent back my Pulse Cuff, when will the refund reach my card?"),
+)
+
+
+def opened() -> TinyBERTOrchestrator:
+    """An orchestrator whose knowledge bases are in step with the domains' folders; says so when that takes time."""
+    from mdsa_local.knowledge import sync
+    from mdsa_local.knowledge.lance import import_lancedb
+    from mdsa_local.orchestrator import TinyBERTOrchestrator
+    from mdsa_local.settings import Settings
+
+    import_lancedb(trim=True)
+    settings = Settings.load()
+    orchestrator = TinyBERTOrchestrator(settings=settings)
+    if sync.pending(settings, orchestrator.encoder.fingerprint):
+        note("knowledge bases: bringing them up to date")
+        for name, report in sync.sync(orchestrator.knowledge, settings, orchestrator.encoder.fingerprint, progress("knowledge bases")):
+            for path, reason in report.failed:
+                note(f"warning: {name}: {path}: {reason}")
+    return orchestrator
+
+
+def ask(
+    question: Question,
+    domain: Domain = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Model reference instead of the domain's own.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Answer a question from the right domain's documents, with citations."""
+    with opened() as orchestrator:
+        if model:
+            for known in orchestrator.registry:
+                orchestrator.registry.register(known.model_copy(update={"model": model}))
+        text = joined(question)
+        if as_json:
+            document(orchestrator.ask(text, domain=domain).to_dict())
+        else:
+            show(orchestrator, text, domain)
+
+
+def tour(as_json: Json = False) -> None:
+    """Ask one question for each domain, one that fits none, and one that two knowledge bases answer together."""
+    with opened() as orchestrator:
+        if as_json:
+            document([orchestrator.ask(text).to_dict() for _, text in TOUR])
+            return
+        for label, text in TOUR:
+            line(bold(f"{label}: {text}"))
+            show(orchestrator, text, None)
+            line()
+
+
+def show(orchestrator: TinyBERTOrchestrator, text: str, domain: str | None) -> None:
+    """Print an answer as it streams, then where it comes from."""
+    from mdsa_local.types import Completed, Revised, Token
+
+    answer: Answer | None = None
+    for event in orchestrator.stream(text, domain=domain):
+        if isinstance(event, Token):
+            piece(event.text)
+        elif isinstance(event, Revised):
+            line()
+            line(dim(f"-- withdrawn: {event.reason}. Instead:"))
+            piece(event.text)
+        elif isinstance(event, Completed):
+            answer = event.answer
+    assert answer is not None
+    line()
+    line(dim("\n".join(details(answer))))
+
+
+def details(answer: Answer) -> Sequence[str]:
+    """Domain, confidence, citations, model and timings, a line each."""
+    out = []
+    state = "" if answer.status == "success" else f", {answer.status.replace('_', ' ')}"
+    out.append(
+        f"domain {answer.domain or 'none'}, confidence {answer.confidence:.2f}{state}" + (f" ({answer.reason})" if answer.domain is None else "")
+    )
+    for citation in answer.citations:
+        p = citation.passage
+        out.append(f"[{citation.number}] {p.source}: {p.title} (bytes {p.start}-{p.end}, {p.knowledge_base})")
+    if answer.model:
+        out.append(f"model {answer.model}, {answer.tokens_generated} tokens")
+    out.append("timings " + ", ".join(f"{stage.stage} {stage.ms:.0f} ms" for stage in answer.trace) + f", all {answer.latency_ms:.0f} ms")
+    return out

@@ -1,0 +1,130 @@
+"""``mdsa bench``: ours against the raw baseline, measured in the same run."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, Any
+
+import psutil
+import typer
+
+from mdsa_local.cli.output import Json, document, table
+from mdsa_local.errors import UnknownNameError
+
+QUESTION = "My card was charged twice, how do I get my money back?"
+# The libraries an answer cannot do without, imported bare.
+LIBRARIES = "import onnxruntime, tokenizers, lancedb, llama_cpp"
+
+
+def bench(
+    suite: Annotated[str, typer.Argument(help="startup or route.")] = "startup",
+    runs: Annotated[int, typer.Option("--runs", min=1, help="Repetitions; the median counts.")] = 5,
+    as_json: Json = False,
+) -> None:
+    """Measure this machine: import, help, first token and memory of a cold start, or the router."""
+    suites: dict[str, Callable[[int], list[dict[str, Any]]]] = {"startup": startup, "route": routing}
+    if suite not in suites:
+        raise UnknownNameError.among("suite", suite, suites)
+    results = suites[suite](runs)
+    machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "memory_mb": psutil.virtual_memory().total >> 20}
+    if as_json:
+        document({"suite": suite, "machine": {**machine, "system": platform.system(), "python": platform.python_version()}, "results": results})
+        return
+    rows = [(r["name"], f"{r['ours']:.2f}", f"{r['baseline']:.2f}", r["unit"], f"{r['ratio']:.2f}", r["better"]) for r in results]
+    table(rows, ("name", "ours", "baseline", "unit", "ratio", "better"))
+
+
+def result(name: str, ours: float, baseline: float, unit: str, better: str = "lower") -> dict[str, Any]:
+    """One row of a suite."""
+    ratio = round(ours / baseline, 3) if baseline else None
+    return {"name": name, "ours": round(ours, 3), "baseline": round(baseline, 3), "unit": unit, "ratio": ratio, "better": better}
+
+
+def startup(runs: int) -> list[dict[str, Any]]:
+    """Times of fresh processes in ms, and the peak memory of one that answers in MB. Knowledge bases are brought up to date first."""
+    subprocess.run([sys.executable, "-m", "mdsa_local", "kb", "sync"], check=True, capture_output=True)
+    bare = _median(runs, lambda: _exit_ms("pass"))
+    ours_import = _median(runs, lambda: _exit_ms("import mdsa_local"))
+    with_help = _median(runs, lambda: _first_output("-m", "mdsa_local", "--help")[0])
+    with_typer = _median(runs, lambda: _exit_ms("import typer"))
+    answers = [_first_output("-m", "mdsa_local", "ask", QUESTION) for _ in range(runs)]
+    libraries = [_first_output("-c", f"{LIBRARIES}; print(1)") for _ in range(runs)]
+    return [
+        result("import", ours_import - bare, bare, "ms"),
+        result("help", with_help, with_typer, "ms"),
+        result("first_token", statistics.median(a[0] for a in answers), statistics.median(b[0] for b in libraries), "ms"),
+        result("peak_rss", max(a[1] for a in answers), max(b[1] for b in libraries), "MB"),
+    ]
+
+
+def routing(runs: int) -> list[dict[str, Any]]:
+    """Latency of one routed question in ms against the bare encoder, and questions a second in a batch."""
+    from mdsa_local.orchestrator import TinyBERTOrchestrator
+
+    orchestrator = TinyBERTOrchestrator()
+    router, encoder = orchestrator.router, orchestrator.encoder
+    texts = [text for domain in orchestrator.registry for text in domain.examples] or [QUESTION]
+    router.route(texts[0])
+
+    def times(work: Callable[[str], object]) -> list[float]:
+        return sorted(_timed_ms(partial(work, text)) for _ in range(runs) for text in texts)
+
+    routed, encoded = times(router.route), times(lambda text: encoder.encode([text]))
+    batch = _median(runs, lambda: _timed_ms(lambda: router.scores(texts)))
+    bare_batch = _median(runs, lambda: _timed_ms(lambda: encoder.encode(texts)))
+    at = int(len(routed) * 0.99)
+    return [
+        result("route_p50", statistics.median(routed), statistics.median(encoded), "ms"),
+        result("route_p99", routed[at], encoded[at], "ms"),
+        result("route_batch", len(texts) / batch * 1000, len(texts) / bare_batch * 1000, "1/s", "higher"),
+    ]
+
+
+def _timed_ms(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return (time.perf_counter() - began) * 1000
+
+
+def _median(runs: int, measure: Callable[[], float]) -> float:
+    return statistics.median(measure() for _ in range(runs))
+
+
+def _exit_ms(code: str) -> float:
+    return _timed_ms(lambda: subprocess.run([sys.executable, "-c", code], check=True, capture_output=True))
+
+
+def _first_output(*arguments: str) -> tuple[float, float]:
+    """``(ms until the first byte on stdout, peak resident MB)`` of a fresh process."""
+    began = time.perf_counter()
+    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdout is not None
+    watched, peak = psutil.Process(process.pid), 0
+    os.set_blocking(process.stdout.fileno(), False)
+    first = 0.0
+    while process.poll() is None:
+        try:
+            peak = max(peak, _peak_bytes(watched))
+        except psutil.Error:
+            break
+        if process.stdout.read() and not first:
+            first = (time.perf_counter() - began) * 1000
+        time.sleep(0.002)
+    if process.stdout.read() and not first:
+        first = (time.perf_counter() - began) * 1000
+    if process.wait():
+        raise subprocess.CalledProcessError(process.returncode, process.args)
+    return first, peak / 1e6
+
+
+def _peak_bytes(process: psutil.Process) -> int:
+    """The highest resident size so far where the system keeps it, else the present one."""
+    memory = process.memory_info()
+    return int(getattr(memory, "peak_wset", memory.rss))

@@ -1,0 +1,75 @@
+"""The command ``mdsa``: its tree of commands, and the edge where errors become a message and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from mdsa_local import __version__
+from mdsa_local.cli import ask, bench, domains, kb, route, router
+from mdsa_local.cli.output import document, line, note
+from mdsa_local.errors import MDSAError
+
+app = typer.Typer(add_completion=False, no_args_is_help=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app.command("ask")(ask.ask)
+app.command("tour")(ask.tour)
+app.command("route")(route.route)
+app.add_typer(kb.app, name="kb")
+app.add_typer(domains.app, name="domains")
+app.add_typer(router.app, name="router")
+app.command("bench")(bench.bench)
+
+WELCOME = """mdsa_local {version}: several small language models on your own machine behind one front door.
+
+  mdsa ask "My card was charged twice, how do I get my money back?"
+  mdsa tour                    a question for each domain
+  mdsa route "..."             which domain, how sure, and why
+  mdsa kb add PATH -d DOMAIN   add your own documents
+  mdsa kb search "..."         what the knowledge bases hold
+  mdsa domains list            the domains there are
+
+mdsa --help lists all commands. Nothing leaves this machine."""
+
+
+@app.callback(invoke_without_command=True)
+def root(context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True)] = False) -> None:
+    """Several small language models on your own machine behind one front door."""
+    if version:
+        line(f"mdsa_local {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        line(WELCOME.format(version=__version__))
+
+
+def report(error: MDSAError, *, as_json: bool) -> int:
+    """Tell an error of ours; its exit code."""
+    if as_json:
+        document(error.envelope())
+    else:
+        note(f"error: {error}" + (f"\n  {error.hint}" if error.hint else ""))
+    return error.exit_code
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """Entry point of the command; exits with 0, or with the code of the error."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = app(arguments, prog_name="mdsa", standalone_mode=True)
+    except MDSAError as error:
+        code = report(error, as_json="--json" in arguments)
+    except KeyboardInterrupt:
+        note("stopped")
+        code = 130
+    except BrokenPipeError:
+        # Whoever read our output has gone; there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    except Exception as error:
+        if os.environ.get("MDSA_DEBUG"):
+            raise
+        unforeseen = MDSAError(f"internal error: {type(error).__name__}: {error}", "Run it again with MDSA_DEBUG=1 and report what it prints.")
+        code = report(unforeseen, as_json="--json" in arguments)
+    sys.exit(code)

@@ -1,0 +1,72 @@
+"""``mdsa router``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mdsa_local.cli.output import Json, document, line, table
+from mdsa_local.errors import InputError
+
+app = typer.Typer(no_args_is_help=True, help="Measure the router.")
+Pairs = list[tuple[str, str | None]]
+
+
+@app.callback()
+def _group() -> None:
+    """Measure the router."""
+
+
+def read_pairs(path: Path) -> Pairs:
+    """``(text, domain)`` from lines ``{"text", "domain"}``; domain null for out of scope. Raises :class:`InputError` with the line."""
+    pairs: Pairs = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}", "Give a UTF-8 file of JSON lines.") from None
+    for number, text in enumerate(lines, 1):
+        if not text.strip():
+            continue
+        try:
+            row = json.loads(text)
+            pairs.append((str(row["text"]), row["domain"]))
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path}, line {number}: {error!r}", 'Write lines like {"text": "...", "domain": "finance"}; domain null for out of scope.'
+            ) from None
+    if not pairs:
+        raise InputError(f"{path}: no questions in it", 'Write lines like {"text": "...", "domain": "finance"}.')
+    return pairs
+
+
+@app.command("eval")
+def evaluate(
+    file: Annotated[Path, typer.Argument(help='JSON lines {"text", "domain"}; domain null for out of scope.')],
+    fit: Annotated[Path | None, typer.Option("--fit", help="JSON lines to learn from first, instead of the installed domains.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Print accuracy, out-of-scope detection, calibration and confusion on a labelled file."""
+    from mdsa_local.routing.evaluation import evaluate as measure
+    from mdsa_local.routing.router import IntentRouter
+
+    pairs = read_pairs(file)
+    if fit is None:
+        from mdsa_local.orchestrator import TinyBERTOrchestrator
+
+        router = TinyBERTOrchestrator().router
+    else:
+        router = IntentRouter()
+        router.fit(read_pairs(fit))
+    result = measure(router, pairs)
+    if as_json:
+        document(result)
+        return
+    for key, value in result.items():
+        if key != "confusion":
+            line(f"{key:<12} {value if not isinstance(value, float) else f'{value:.4f}'}")
+    names = [*router.domains, "none"]
+    rows = [(row, *(str(result["confusion"].get(row, {}).get(column, 0)) for column in names)) for row in names if row in result["confusion"]]
+    table(rows, ("true \\ routed", *names))

@@ -1,0 +1,1 @@
+"""Domains: their configuration, registry, prompts and execution."""

@@ -1,0 +1,111 @@
+"""What defines a domain, as Python values and as a folder with ``domain.yaml``, ``examples.yaml`` and ``knowledge/``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from mdsa_local.errors import ConfigError
+from mdsa_local.settings import explain, read_yaml
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+
+
+class Generation(BaseModel):
+    """Sampling settings of a domain. Temperature 0 is deterministic."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_tokens: int = Field(256, ge=1, le=8192)
+    temperature: float = Field(0.0, ge=0.0, le=5.0)
+    top_k: int = Field(40, ge=0)
+    top_p: float = Field(0.95, gt=0.0, le=1.0)
+    min_p: float = Field(0.05, ge=0.0, le=1.0)
+    repeat_penalty: float = Field(1.0, gt=0.0, le=5.0)
+    seed: int | None = Field(None, ge=0)
+    stop: tuple[str, ...] = ()
+
+
+class DomainConfig(BaseModel):
+    """One domain. Only a name is needed, given as ``name`` or ``domain_id``.
+
+    ``model`` (also ``model_name``) is a model reference; None means the configured default. ``max_tokens`` and ``temperature`` may be
+    given directly as a shorthand for ``generation``. Names are ``a-z 0-9 _ -``, so that they are safe as folder and table names.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, protected_namespaces=())
+
+    name: str = Field(validation_alias=AliasChoices("name", "domain_id"))
+    title: str = ""
+    description: str = ""
+    keywords: tuple[str, ...] = ()
+    system_prompt: str = ""
+    model: Annotated[str | None, Field(validation_alias=AliasChoices("model", "model_name"))] = None
+    generation: Generation = Generation()
+    examples: tuple[str, ...] = ()
+    folder: Path | None = Field(None, exclude=True)
+
+    def __init__(self, domain_id: str | None = None, model_name: str | None = None, keywords: Any = (), /, **values: Any) -> None:
+        given = {"domain_id": domain_id, "model_name": model_name, "keywords": tuple(keywords) or None}
+        super().__init__(**{key: value for key, value in given.items() if value is not None}, **values)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthands(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        values = dict(values)
+        if "domain_id" in values and "name" in values:
+            # A display name beside an identifier: the identifier names the domain.
+            values.setdefault("title", values.pop("name"))
+            values["name"] = values.pop("domain_id")
+        short = {key: values.pop(key) for key in ("max_tokens", "temperature") if values.get(key) is not None}
+        if short:
+            own = values.get("generation") or {}
+            values["generation"] = {**(own.model_dump() if isinstance(own, Generation) else own), **short}
+        return values
+
+    @field_validator("name")
+    @classmethod
+    def _safe(cls, name: str) -> str:
+        if not NAME.fullmatch(name):
+            raise ValueError("a domain's name is made of a-z, 0-9, _ and -, starts with a letter or digit, and has at most 64 characters")
+        if name == "global":
+            raise ValueError("'global' is the shared knowledge base; choose another name")
+        return name
+
+    @classmethod
+    def read(cls, folder: Path) -> DomainConfig:
+        """Read a domain's folder. Raises :class:`ConfigError` that names file and key."""
+        path = folder / "domain.yaml"
+        values = read_yaml(path)
+        values.setdefault("name", folder.name)
+        if values["name"] != folder.name:
+            raise ConfigError(f"{path}: key 'name' is {values['name']!r} but the folder is {folder.name!r}", "Make the two equal.")
+        for key in ("folder", "examples"):
+            if key in values:
+                raise ConfigError(
+                    f"{path}: unknown key {key!r}", "Examples belong in examples.yaml beside it." if key == "examples" else "Remove the key."
+                )
+        try:
+            return cls(**values, examples=read_examples(folder / "examples.yaml"), folder=folder)
+        except ValidationError as error:
+            known = ", ".join(sorted(set(cls.model_fields) - {"folder", "examples"}))
+            raise ConfigError(f"{path}: {explain(error)}", f"Known keys: {known}; under generation: {', '.join(Generation.model_fields)}.") from None
+
+
+def read_examples(path: Path) -> tuple[str, ...]:
+    """The questions in ``examples.yaml``: a list of strings; empty when there is no such file."""
+    if not path.is_file():
+        return ()
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}", "Fix the line named above.") from None
+    if not isinstance(loaded, list) or not all(isinstance(line, str) and line.strip() for line in loaded):
+        raise ConfigError(f"{path}: expected a list of questions", "Write one question a line: `- How do I ...?`")
+    return tuple(loaded)

@@ -1,0 +1,55 @@
+"""Generation: a domain's model writes a draft from passages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mdsa_local.domains import prompts
+from mdsa_local.domains.config import DomainConfig
+from mdsa_local.runtime.backend import Finished, Message
+from mdsa_local.types import Draft, Passage
+
+if TYPE_CHECKING:
+    from mdsa_local.runtime.manager import ModelManager
+
+
+class DomainExecutor:
+    """Runs a domain's model through the :class:`~mdsa_local.runtime.manager.ModelManager`, which it shares with others."""
+
+    def __init__(self, manager: ModelManager) -> None:
+        self.manager = manager
+
+    def stream(self, domain: DomainConfig, question: str, passages: Sequence[Passage]) -> Iterator[str | dict[str, int] | Draft]:
+        """A dict saying what was fitted into the prompt, text pieces as the model writes them, then the :class:`Draft`.
+
+        Raises :class:`ContextOverflowError` when the question does not fit, and the errors of the backend.
+        """
+        reference = domain.model or self.manager.settings.default_model
+        shown = [(passage.title, passage.text) for passage in passages]
+        backend = self.manager.ensure_ready(reference)
+
+        def messages(kept: Sequence[tuple[str, str]]) -> list[Message]:
+            return [Message("system", prompts.system_message(domain.system_prompt)), Message("user", prompts.user_message(kept, question))]
+
+        fitted, tokens = prompts.fit(lambda kept: backend.count_tokens(messages(kept)), shown, backend.n_context_tokens, domain.generation.max_tokens)
+        yield {"prompt_tokens": tokens, "passages": fitted, "passages_dropped": len(shown) - fitted}
+        written: list[str] = []
+        for piece in backend.stream(messages(shown[:fitted]), domain.generation, deadline_s=self.manager.settings.request_timeout_s):
+            if isinstance(piece, Finished):
+                yield Draft("".join(written).strip(), reference, piece.reason, piece.prompt_tokens, piece.tokens_generated)
+            else:
+                written.append(piece)
+                yield piece
+
+    def execute(self, query: str, domain: DomainConfig) -> dict[str, Any]:
+        """Answer ``query`` in ``domain`` without routing: retrieval, generation, validation.
+
+        Returns ``response, domain, model, latency_ms, tokens_generated, confidence, status`` and the rest of the flat answer.
+        ``confidence`` is that of the answer (0..1): the mean support of its sentences in the passages.
+        """
+        from mdsa_local.orchestrator import TinyBERTOrchestrator
+
+        orchestrator = TinyBERTOrchestrator(settings=self.manager.settings, manager=self.manager, domains=[domain])
+        answer = orchestrator.ask(query, domain=domain.name)
+        return {**answer.to_dict(), "confidence": round(answer.verdict.support, 4), "routing_confidence": answer.confidence}

@@ -1,0 +1,52 @@
+"""Which domains there are: the shipped folders, the user's folders, and what the program registers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from mdsa_local.domains.config import DomainConfig
+from mdsa_local.errors import UnknownNameError
+
+
+class DomainRegistry:
+    """A thread-safe mapping of names to :class:`DomainConfig`; a later registration of a name replaces the earlier one."""
+
+    def __init__(self, domains: Iterable[DomainConfig] = ()) -> None:
+        self._lock = threading.Lock()
+        self._domains = {domain.name: domain for domain in domains}
+
+    @classmethod
+    def from_folders(cls, folders: Iterable[Path]) -> DomainRegistry:
+        """Read every sub-folder that holds a ``domain.yaml``; those of later folders replace equal names of earlier ones."""
+        found = [path.parent for folder in folders if folder.is_dir() for path in sorted(folder.glob("*/domain.yaml"))]
+        return cls(DomainConfig.read(folder) for folder in found)
+
+    def register(self, domain: DomainConfig) -> None:
+        """Add or replace a domain."""
+        with self._lock:
+            self._domains[domain.name] = domain
+
+    def unregister(self, name: str) -> None:
+        """Remove a domain. Raises :class:`UnknownNameError`."""
+        with self._lock:
+            if self._domains.pop(name, None) is None:
+                raise UnknownNameError.among("domain", name, self._domains)
+
+    def get(self, name: str) -> DomainConfig:
+        """The domain called ``name``. Raises :class:`UnknownNameError` that lists the known ones."""
+        with self._lock:
+            if name not in self._domains:
+                raise UnknownNameError.among("domain", name, self._domains)
+            return self._domains[name]
+
+    def __iter__(self) -> Iterator[DomainConfig]:
+        with self._lock:
+            return iter(list(self._domains.values()))
+
+    def __len__(self) -> int:
+        return len(self._domains)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._domains

@@ -1,0 +1,121 @@
+"""Every error the product raises on purpose.
+
+    MDSAError
+    ├── InputError               the question or an argument cannot be used
+    │   └── ContextOverflowError the question alone does not fit the model's context
+    ├── ConfigError              a YAML file or setting is wrong; names file and key
+    ├── UnknownNameError         no such domain, model or backend; lists the known ones
+    ├── ModelError               a model cannot be used
+    │   ├── ModelNotFoundError   its file or name does not exist
+    │   ├── ModelFileError       the file is truncated, damaged or no GGUF
+    │   └── ModelMemoryError     it does not fit the memory budget
+    ├── BackendError             a runtime failed
+    │   ├── BackendUnavailableError   not installed, not running, or not reachable
+    │   └── BackendTimeoutError       did not answer in time
+    └── StorageError             the disk: read-only, full, locked or damaged
+
+Each carries a ``hint`` (what to do next), whether a retry can help, an HTTP status and an exit code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class MDSAError(Exception):
+    """Base of all. ``str(error)`` says what happened; ``hint`` says what to do about it."""
+
+    status = 500
+    exit_code = 1
+    retryable = False
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+    @property
+    def code(self) -> str:
+        """Stable snake-case name for envelopes: ``UnknownNameError`` is ``unknown_name``."""
+        name = type(self).__name__.removesuffix("Error")
+        return "".join(f"_{c.lower()}" if c.isupper() and i else c.lower() for i, c in enumerate(name)).replace("m_d_s_a", "internal")
+
+    def envelope(self) -> dict[str, object]:
+        """The one shape in which an error leaves the program, on the command line and over HTTP."""
+        return {"error": {"code": self.code, "message": str(self), "hint": self.hint, "retryable": self.retryable}}
+
+
+class InputError(MDSAError):
+    """The question or an argument cannot be used."""
+
+    status, exit_code = 400, 2
+
+
+class ContextOverflowError(InputError):
+    """The question alone does not fit the model's context."""
+
+    status = 413
+
+
+class ConfigError(MDSAError):
+    """A YAML file or a setting is wrong."""
+
+    exit_code = 3
+
+
+class UnknownNameError(MDSAError):
+    """No domain, model or backend has this name."""
+
+    status, exit_code = 404, 4
+
+    @classmethod
+    def among(cls, kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
+        """The error for ``name``, listing what is known and the nearest match."""
+        names = sorted(known)
+        close = get_close_matches(name, names, 1)
+        hint = f"Did you mean {close[0]!r}? " if close else ""
+        return cls(f"unknown {kind} {name!r}", f"{hint}Known: {', '.join(names) or 'none'}.")
+
+
+class ModelError(MDSAError):
+    """A model cannot be used."""
+
+    status, exit_code = 503, 5
+
+
+class ModelNotFoundError(ModelError):
+    """The model's file or name does not exist."""
+
+    status = 404
+
+
+class ModelFileError(ModelError):
+    """The model's file is truncated, damaged or not a GGUF."""
+
+
+class ModelMemoryError(ModelError):
+    """The model does not fit the memory budget."""
+
+
+class BackendError(MDSAError):
+    """A runtime failed."""
+
+    status, exit_code = 502, 6
+
+
+class BackendUnavailableError(BackendError):
+    """The runtime is not installed, not running, or not reachable."""
+
+    status, retryable = 503, True
+
+
+class BackendTimeoutError(BackendError):
+    """The runtime did not answer in time."""
+
+    status, retryable = 504, True
+
+
+class StorageError(MDSAError):
+    """The disk: read-only, full, locked or damaged."""
+
+    status, exit_code = 507, 7

@@ -1,0 +1,182 @@
+"""Text into chunks that follow its structure: headings, paragraphs, lists, code fences, tables.
+
+A chunk never spans two headings. Within a heading, blocks are put together while they fit; a block that fits stays whole, and one that
+does not is split at items or lines, then at sentence ends, then at words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+MAX_TOKENS = 110
+
+Kind = Literal["paragraph", "list", "lines"]
+Span = tuple[int, int]
+
+_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
+_HEADING = re.compile(r" {0,3}(#{1,6})(?=[ \t\r\n]|$)(.*)", re.DOTALL)
+_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)", re.DOTALL)
+_ITEM = re.compile(r" {0,3}(?:[-*+]|\d{1,9}[.)])[ \t]+\S")
+_ROW = re.compile(r" {0,3}\|")
+_SENTENCE_END = re.compile(r"""(?<=[.!?…])["'”’)\]]*\s+|(?<=[。！？])""")
+# A word piece is rarely longer; bounds a chunk of text that a tokenizer counts as one unknown token.
+_CHARS_A_TOKEN = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of a document. ``source.encode()[start:end].decode() == text``; ``title`` is the path of headings, ``Title > Heading``."""
+
+    title: str
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    kind: Kind
+    start: int
+    end: int
+
+
+def chunk(source: str, count_tokens: Callable[[str], int], *, title: str = "", markdown: bool = True, max_tokens: int = MAX_TOKENS) -> list[Chunk]:
+    """Split ``source`` into chunks of at most ``max_tokens`` by ``count_tokens``; every character that is not blank or in a heading is in one.
+
+    ``title`` stands in for the headings where there are none. Without ``markdown`` only blank lines and list items have a meaning.
+    """
+    special = count_tokens("")
+
+    def cost(span: Span) -> int:
+        text = source[slice(*span)]
+        return max(count_tokens(text) - special, len(text) // _CHARS_A_TOKEN) if text.strip() else 0
+
+    chunks: list[Chunk] = []
+    at_char = at_byte = 0
+    for heading, blocks in _sections(source, title, markdown):
+        pieces = [(piece, size) for block in blocks for piece, size in _fit(source, block, cost, max_tokens)]
+        for span in _pack(pieces, max_tokens):
+            start, end = _strip(source, span)
+            if start < end:
+                first = at_byte + len(source[at_char:start].encode())
+                at_char, at_byte = end, first + len(source[start:end].encode())
+                chunks.append(Chunk(heading, source[start:end], first, at_byte))
+    return chunks
+
+
+def _sections(source: str, title: str, markdown: bool) -> Iterator[tuple[str, list[_Block]]]:
+    """The path of headings and the blocks below it, for every heading."""
+    path: dict[int, str] = {}
+    blocks: list[_Block] = []
+    fence = ""
+    fresh = True
+    for match in _LINE.finditer(source, 1 if source.startswith("\ufeff") else 0):
+        line, (start, end) = match[0], match.span()
+        if markdown and not fence and (heading := _HEADING.fullmatch(line)):
+            yield " > ".join(path.values()) or title, blocks
+            level, name = len(heading[1]), _heading_text(heading[2])
+            path = {depth: above for depth, above in path.items() if depth < level} | ({level: name} if name else {})
+            blocks, fresh = [], True
+            continue
+        marker = _FENCE.fullmatch(line) if markdown else None
+        if fence or (marker and not (marker[1][0] == "`" and "`" in marker[2])):
+            _extend(blocks, "lines", start, end, fresh=not fence)
+            if not fence and marker:
+                fence = marker[1]
+            elif marker and marker[1].startswith(fence) and not marker[2].strip():
+                fence, fresh = "", True
+        elif not line.strip():
+            fresh = True
+        else:
+            _place(blocks, line, start, end, fresh, markdown)
+            fresh = False
+    yield " > ".join(path.values()) or title, blocks
+
+
+def _heading_text(rest: str) -> str:
+    """Without the blanks around it and the ``#`` that may close it."""
+    name = rest.strip()
+    closed = name.rstrip("#")
+    return closed.rstrip() if not closed or closed[-1] in " \t" else name
+
+
+def _place(blocks: list[_Block], line: str, start: int, end: int, fresh: bool, markdown: bool) -> None:
+    """Add a line of text to the last block, or begin a block. A list goes on over blank lines, with items and indented lines."""
+    last = blocks[-1].kind if blocks else "paragraph"
+    if _ITEM.match(line):
+        _extend(blocks, "list", start, end, fresh=last != "list")
+    elif last == "list" and (not fresh or line[0] in " \t"):
+        _extend(blocks, "list", start, end, fresh=False)
+    elif markdown and _ROW.match(line):
+        _extend(blocks, "lines", start, end, fresh=fresh or last != "lines")
+    else:
+        _extend(blocks, "paragraph", start, end, fresh=fresh or last != "paragraph")
+
+
+def _extend(blocks: list[_Block], kind: Kind, start: int, end: int, *, fresh: bool) -> None:
+    if fresh or not blocks:
+        blocks.append(_Block(kind, start, end))
+    else:
+        blocks[-1] = _Block(kind, blocks[-1].start, end)
+
+
+def _fit(source: str, block: _Block, cost: Callable[[Span], int], limit: int) -> Iterator[tuple[Span, int]]:
+    """The block whole, or in pieces of at most ``limit`` tokens, each with its tokens."""
+    cutters: dict[Kind, list[Callable[[str], list[int]]]] = {"paragraph": [_sentences], "list": [_items, _lines, _sentences], "lines": [_lines]}
+
+    def split(span: Span, depth: int) -> Iterator[tuple[Span, int]]:
+        size = cost(span)
+        if size <= limit or span[1] - span[0] == 1:
+            yield span, size
+            return
+        levels = cutters[block.kind]
+        cuts = (levels[depth] if depth < len(levels) else _middle)(source[slice(*span)])
+        edges = [span[0], *(span[0] + cut for cut in cuts), span[1]]
+        for start, end in pairwise(edges):
+            yield from split((start, end), depth + 1)
+
+    yield from split((block.start, block.end), 0)
+
+
+def _items(text: str) -> list[int]:
+    return [match.start() for match in _LINE.finditer(text) if match.start() and _ITEM.match(match[0])]
+
+
+def _lines(text: str) -> list[int]:
+    return [match.start() for match in _LINE.finditer(text) if match.start()]
+
+
+def _sentences(text: str) -> list[int]:
+    return [match.end() for match in _SENTENCE_END.finditer(text) if match.end() < len(text)]
+
+
+def _middle(text: str) -> list[int]:
+    """The blank nearest to the middle, or the middle of a word without one."""
+    half = len(text) // 2
+    before = max((i for i in range(half, 0, -1) if text[i].isspace()), default=0)
+    after = next((i for i in range(half, len(text)) if text[i].isspace()), 0)
+    found = min((i for i in (before, after) if i), key=lambda i: abs(i - half), default=half)
+    return [found]
+
+
+def _pack(pieces: list[tuple[Span, int]], limit: int) -> Iterator[Span]:
+    """Put neighbours together while they fit."""
+    start = end = total = 0
+    for (first, last), size in pieces:
+        if end and total + size > limit:
+            yield start, end
+            end = total = 0
+        if not end:
+            start = first
+        end, total = last, total + size
+    if end:
+        yield start, end
+
+
+def _strip(source: str, span: Span) -> Span:
+    text = source[slice(*span)]
+    return span[0] + len(text) - len(text.lstrip()), span[0] + len(text.rstrip())

@@ -1,0 +1,162 @@
+"""Two knowledge bases for a question: the one all domains share, and the domain's own. There is no way to name a third."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mdsa_local.errors import InputError, UnknownNameError
+from mdsa_local.knowledge import Embedder
+from mdsa_local.knowledge.chunking import chunk
+from mdsa_local.knowledge.fusion import Hit
+from mdsa_local.knowledge.ingest import Progress, Report, ingest
+from mdsa_local.knowledge.lance import connect
+from mdsa_local.knowledge.store import Document, Entry, KnowledgeBase, search_all
+from mdsa_local.settings import Settings
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mdsa_local.types import Passage
+
+GLOBAL = "global"
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a question may see: table ``shared`` and at most one other, ``own``. Raises :class:`InputError` when they are the same."""
+
+    shared: str
+    own: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.own == self.shared:
+            raise InputError(f"{self.own!r} is the shared knowledge base, not a domain's", "Leave the domain out to use the shared one.")
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The names, one or two."""
+        return (self.shared,) if self.own is None else (self.shared, self.own)
+
+
+class DualRAG:
+    """The knowledge bases in one folder. Threads may share it, and other processes may write to the folder.
+
+    ``persist_directory`` None is the configured folder, ``embedder`` None the shipped encoder; both are looked up on first use.
+    ``domain`` None is the shared knowledge base throughout. Methods raise :class:`StorageError` when the disk fails, :class:`ConfigError`
+    when a table holds another encoder's vectors, :class:`InputError` for a domain that is no name.
+    """
+
+    def __init__(self, persist_directory: str | Path | None = None, embedder: Embedder | None = None, global_collection_name: str = GLOBAL) -> None:
+        self._database = connect(Path(persist_directory).expanduser().absolute() if persist_directory else Settings.load().knowledge_dir)
+        self._given_embedder = embedder
+        self._shared = global_collection_name
+        self._lock = threading.Lock()
+        self._knowledge_bases: dict[str, KnowledgeBase] = {}
+
+    @property
+    def _embedder(self) -> Embedder:
+        with self._lock:
+            if self._given_embedder is None:
+                from mdsa_local.routing.encoder import Encoder
+
+                self._given_embedder = Encoder.load()
+            return self._given_embedder
+
+    def search(self, text: str, vector: NDArray[np.float32], domain: str | None, top_k: int) -> tuple[Passage, ...]:
+        """The best ``top_k`` passages of the shared and the domain's knowledge base.
+
+        ``vector`` is that of ``text``, ``(width,) float32, unit length``.
+        """
+        return tuple(hit.passage for hit in self._hits(text, vector, Scope(self._shared, domain).tables, top_k))
+
+    def query(self, query: str, domain: str | None = None, top_k: int = 5, use_local: bool = True, use_global: bool = True) -> list[dict[str, Any]]:
+        """Like :meth:`search`, as ``{content, score, metadata}``; the metadata given with the document, and where the passage is."""
+        scope = Scope(self._shared, domain)
+        tables = [name for name in scope.tables if (use_global if name == self._shared else use_local)]
+        hits = self._hits(query, self._embedder.encode([query])[0], tables, top_k) if tables else []
+        return [{"content": hit.passage.text, "score": hit.passage.score, "metadata": _metadata(hit)} for hit in hits]
+
+    def add_global_documents(self, documents: Iterable[Mapping[str, Any]]) -> list[str]:
+        """Add texts for all domains, each ``{content, metadata}``; their document ids, which are ``metadata["id"]`` or made of the content.
+
+        A document with a known id replaces it. ``metadata["source"]`` and ``["title"]`` are shown with its passages.
+        """
+        return self._add(None, documents)
+
+    def add_local_documents(self, domain: str, documents: Iterable[Mapping[str, Any]]) -> list[str]:
+        """Add texts for one domain only; else like :meth:`add_global_documents`."""
+        return self._add(domain, documents)
+
+    def add_paths(
+        self, paths: Iterable[Path | str], domain: str | None = None, progress: Progress | None = None, *, follow_deletes: bool = False
+    ) -> Report:
+        """Ingest files and folders; see :func:`mdsa_local.knowledge.ingest.ingest`."""
+        return ingest(self._knowledge_base(domain), paths, progress, follow_deletes=follow_deletes)
+
+    def list_documents(self, domain: str | None = None) -> list[Document]:
+        """The documents of one knowledge base, sorted; none when nothing was added."""
+        return self._knowledge_base(domain).documents()
+
+    def remove(self, document: str, domain: str | None = None) -> None:
+        """Remove a document. Raises :class:`UnknownNameError` when it is not there."""
+        knowledge_base = self._knowledge_base(domain)
+        if not knowledge_base.delete(document):
+            raise UnknownNameError.among("document", document, [known.document for known in knowledge_base.documents()])
+
+    def optimize(self, domain: str | None = None) -> bool:
+        """Tidy a knowledge base on disk; embed its text again if another encoder made it, and then return True."""
+        knowledge_base = self._knowledge_base(domain)
+        if knowledge_base.rebuild():
+            return True
+        knowledge_base.optimize()
+        return False
+
+    def domains(self) -> tuple[str, ...]:
+        """The domains that have a knowledge base of their own, sorted."""
+        return tuple(name for name in self._database.names() if name != self._shared)
+
+    def _knowledge_base(self, domain: str | None) -> KnowledgeBase:
+        return self._named(Scope(self._shared, domain).tables[-1])
+
+    def _named(self, name: str) -> KnowledgeBase:
+        embedder = self._embedder
+        with self._lock:
+            if name not in self._knowledge_bases:
+                self._knowledge_bases[name] = KnowledgeBase(self._database, name, embedder, GLOBAL if name == self._shared else name)
+            return self._knowledge_bases[name]
+
+    def _hits(self, text: str, vector: NDArray[np.float32], tables: Iterable[str], top_k: int) -> list[Hit]:
+        if top_k < 1:
+            raise InputError(f"top_k must be at least 1, not {top_k}")
+        return search_all([self._named(name) for name in tables], vector, text, top_k)
+
+    def _add(self, domain: str | None, documents: Iterable[Mapping[str, Any]]) -> list[str]:
+        knowledge_base = self._knowledge_base(domain)
+        entries = [_entry(number, document, knowledge_base.embedder) for number, document in enumerate(documents)]
+        knowledge_base.add(entries)
+        knowledge_base.optimize()
+        return [entry.document for entry in entries]
+
+
+def _entry(number: int, document: Mapping[str, Any], embedder: Embedder) -> Entry:
+    content, metadata = document.get("content"), document.get("metadata") or {}
+    if not isinstance(content, str) or not isinstance(metadata, Mapping):
+        raise InputError(f"document {number}: expected content, a string, and metadata, a mapping", 'Write {"content": "...", "metadata": {...}}.')
+    chunks = chunk(content, embedder.count_tokens, title=str(metadata.get("title", "")))
+    if not chunks:
+        raise InputError(f"document {number}: its content has no text", "Leave it out.")
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    name = str(metadata.get("id") or f"text-{digest[:16]}")
+    return Entry(name, str(metadata.get("source") or name), digest, tuple(chunks), metadata)
+
+
+def _metadata(hit: Hit) -> dict[str, Any]:
+    passage = hit.passage
+    place = {"source": passage.source, "title": passage.title, "knowledge_base": passage.knowledge_base}
+    return place | {"passage": passage.id, "start": passage.start, "end": passage.end} | dict(hit.metadata)

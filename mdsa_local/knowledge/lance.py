@@ -1,0 +1,199 @@
+"""The edge to LanceDB: importing it, connecting, what its errors mean, and one writer at a time."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+import threading
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from errno import ENOTDIR
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
+
+from mdsa_local.errors import StorageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# lancedb 0.40 imports these for catalogues over HTTP, remote tables and cloud file systems; a local table touches none of them.
+# They are two thirds of its import time and 30 MB of memory.
+UNUSED = ("lance_namespace_urllib3_client", "lancedb.namespace", "lancedb.remote.db", "pyarrow.dataset", "pyarrow.fs")
+
+# The defaults, 6 GB and 1 GB, are meant for servers.
+INDEX_CACHE_BYTES, METADATA_CACHE_BYTES = 64 << 20, 32 << 20
+
+T = TypeVar("T")
+
+_import_lock = threading.Lock()
+
+
+class _Placeholder(ModuleType):
+    """A module in which every public name is an empty class."""
+
+    def __getattr__(self, name: str) -> type:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (), {})
+
+
+class _Trimmer(MetaPathFinder, Loader):
+    """Serves placeholders for :data:`UNUSED` and everything below them."""
+
+    def __init__(self) -> None:
+        self.served: list[str] = []
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if any(fullname == name or fullname.startswith(f"{name}.") for name in UNUSED):
+            return ModuleSpec(fullname, self, is_package=True)
+        return None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        self.served.append(spec.name)
+        return _Placeholder(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        pass
+
+
+def import_lancedb(trim: bool = False) -> Any:
+    """The module ``lancedb``. ``trim`` leaves out :data:`UNUSED`, for a program that owns its process and opens local tables only.
+
+    The placeholders leave ``sys.modules`` after the import, so that whoever imports one of these modules later gets the real one.
+    """
+    with _import_lock:
+        if not trim or "lancedb" in sys.modules:
+            return importlib.import_module("lancedb")
+        trimmer = _Trimmer()
+        sys.meta_path.insert(0, trimmer)
+        try:
+            return importlib.import_module("lancedb")
+        finally:
+            sys.meta_path.remove(trimmer)
+            for name in trimmer.served:
+                sys.modules.pop(name, None)
+
+
+class Database:
+    """A folder of LanceDB tables. Nothing is imported, made or opened before it is needed; methods raise :class:`StorageError`.
+
+    Tables are lancedb's ``AsyncTable``: its synchronous one needs twice the time for a search, and one search after the other.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = threading.Lock()
+        self._connection: Any = None
+
+    def run(self, work: Coroutine[Any, Any, T], table: str = "") -> T:
+        """The result of ``work``, run on lancedb's own event loop."""
+        from lancedb.background_loop import LOOP
+
+        with storage_errors(self.folder, table):
+            return cast(T, LOOP.run(work))
+
+    def names(self) -> tuple[str, ...]:
+        """The tables there are, sorted."""
+        with storage_errors(self.folder):
+            return tuple(sorted(path.stem for path in self.folder.glob("*.lance")))
+
+    def has(self, name: str) -> bool:
+        """Whether table ``name`` has a folder."""
+        with storage_errors(self.folder):
+            if self.folder.exists() and not self.folder.is_dir():
+                raise NotADirectoryError(ENOTDIR, "not a folder")
+            return (self.folder / f"{name}.lance").is_dir()
+
+    def open(self, name: str) -> Any:
+        """Table ``name``, or None when there is none."""
+        if not self.has(name):
+            return None
+        connection = self._connect()
+
+        async def work() -> Any:
+            try:
+                return await connection.open_table(name)
+            except ValueError as error:
+                # A crash between making the folder and the first commit leaves a folder without a table; creating it works.
+                if "was not found" in str(error):
+                    return None
+                raise
+
+        return self.run(work(), name)
+
+    def create(self, name: str, schema: pa.Schema) -> Any:
+        """A new, empty table."""
+        return self.run(self._connect().create_table(name, schema=schema), name)
+
+    def overwrite(self, name: str, data: pa.Table) -> Any:
+        """Replace all of table ``name``, schema included, in one commit."""
+        return self.run(self._connect().create_table(name, data=data, mode="overwrite"), name)
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[None]:
+        """Be the only writer of table ``name``, among threads and processes."""
+        with storage_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = (self.folder / f"{name}.lock").open("ab")
+        with file:
+            with storage_errors(self.folder):
+                _acquire(file)
+            yield
+
+    def _connect(self) -> Any:
+        with self._lock:
+            if self._connection is None:
+                lancedb = import_lancedb()
+                session = lancedb.Session(index_cache_size_bytes=INDEX_CACHE_BYTES, metadata_cache_size_bytes=METADATA_CACHE_BYTES)
+                # Zero: every read sees what other processes wrote, for about half a millisecond.
+                self._connection = self.run(lancedb.connect_async(self.folder, read_consistency_interval=timedelta(0), session=session))
+            return self._connection
+
+
+def connect(path: Path) -> Database:
+    """The tables in folder ``path``."""
+    return Database(path)
+
+
+if sys.platform == "win32":
+    import msvcrt
+    import time
+
+    def _acquire(file: IO[bytes]) -> None:
+        file.seek(0)
+        while True:
+            try:
+                return msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            except PermissionError:
+                time.sleep(0.05)
+else:
+    import fcntl
+
+    def _acquire(file: IO[bytes]) -> None:
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+
+@contextmanager
+def storage_errors(folder: Path, table: str = "") -> Iterator[None]:
+    """Turn what the file system and lancedb raise into :class:`StorageError`. Only their calls belong inside."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"knowledge base in {folder}: {error.strerror or error}", _hint(error.errno, folder, table)) from error
+    except (RuntimeError, ValueError) as error:
+        # lancedb raises plain RuntimeError and ValueError; the operating system's number is only in their text.
+        number = re.search(r"os error (\d+)", str(error))
+        # The text ends in the place in lancedb's own source code.
+        message = re.sub(r",? /\S+\.rs:\d+:\d+", "", str(error))
+        raise StorageError(f"knowledge base {table!r} in {folder}: {message}", _hint(int(number[1]) if number else None, folder, table)) from error
+
+
+def _hint(number: int | None, folder: Path, table: str) -> str:
+    if number is not None:
+        return "Free some space, fix the folder's permissions, or set MDSA_HOME to a writable folder."
+    return f"The table may be damaged: delete {folder / f'{table}.lance'} and add its documents again with `mdsa kb add`."

@@ -1,0 +1,255 @@
+"""One knowledge base: one LanceDB table of passages, searched by meaning (cosine) and by words (BM25)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections import Counter
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from mdsa_local.domains.config import NAME
+from mdsa_local.errors import ConfigError, InputError
+from mdsa_local.knowledge import Embedder
+from mdsa_local.knowledge.chunking import Chunk
+from mdsa_local.knowledge.fusion import Hit, fuse
+from mdsa_local.knowledge.lance import Database, storage_errors
+from mdsa_local.types import Passage
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+# Candidates each search hands to the fusion, where fewer than a third of them are asked for.
+CANDIDATES = 30
+EMBED_BATCH = 64
+# Readers see every commit at once, so a version is in use for one search at most.
+KEEP_VERSIONS = timedelta(minutes=10)
+
+_TEXT_COLUMNS = ("id", "document", "source", "hash", "title", "text", "metadata")
+_COLUMNS = ["id", "source", "title", "text", "start", "end", "metadata"]
+_FINGERPRINT = b"mdsa.embedder"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A document to be stored. ``hash`` is the sha256 of its content; ``source`` is its path as the user knows it."""
+
+    document: str
+    source: str
+    hash: str
+    chunks: tuple[Chunk, ...]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A stored document and how many chunks it has."""
+
+    document: str
+    source: str
+    hash: str
+    n_chunks: int
+
+
+class KnowledgeBase:
+    """The table ``name`` of a database, for the vectors of one embedder. Made by the first :meth:`add`; until then it is empty.
+
+    ``label`` is what passages call it (default: the name). Threads may share it; processes may share its folder. Methods raise
+    :class:`StorageError` when the disk fails, and :class:`ConfigError` when the table holds another encoder's vectors.
+    """
+
+    def __init__(self, database: Database, name: str, embedder: Embedder, label: str | None = None) -> None:
+        if not NAME.fullmatch(name):
+            raise InputError(f"not a name for a knowledge base: {name!r}", "Use a-z, 0-9, _ and -, at most 64 characters.")
+        self.name, self.label = name, label or name
+        self.embedder, self.database = embedder, database
+        self._lock = threading.Lock()
+        self._table: Any = None
+        self._checked: Any = None
+
+    def add(self, entries: Iterable[Entry]) -> None:
+        """Store documents in one commit. What was stored of the same documents is replaced; one without chunks is removed."""
+        by_document = {entry.document: entry for entry in entries}
+        rows = [(entry, number, chunk) for entry in by_document.values() for number, chunk in enumerate(entry.chunks)]
+        if not by_document:
+            return
+        vectors = self._embed([(chunk.title, chunk.text) for _, _, chunk in rows])
+        with self.database.writing(self.name):
+            table = self.opened() or self.database.create(self.name, self._schema())
+            self._run(table.checkout_latest())
+            self._check(self._run(table.schema()))
+            merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+            self._run(merge.when_not_matched_by_source_delete(_among(by_document)).execute(self._rows(rows, vectors)))
+
+    def delete(self, document: str) -> bool:
+        """Remove a document; False when it is not there."""
+        return self.delete_all([document]) > 0
+
+    def delete_all(self, documents: Sequence[str]) -> int:
+        """Remove documents in one commit; the number of chunks that went."""
+        with self.database.writing(self.name):
+            table = self.opened()
+            if table is None or not documents:
+                return 0
+            self._run(table.checkout_latest())
+            return int(self._run(table.delete(_among(documents))).num_deleted_rows)
+
+    def documents(self) -> list[Document]:
+        """What is stored, sorted by document."""
+        table = self.opened()
+        if table is None:
+            return []
+        columns = self._run(table.query().select(["document", "source", "hash"]).to_arrow())
+        found = Counter(zip(*(columns[name].to_pylist() for name in ("document", "source", "hash")), strict=True))
+        return [Document(document, source, digest, count) for (document, source, digest), count in sorted(found.items())]
+
+    def search(self, vector: NDArray[np.float32], text: str, k: int) -> list[Passage]:
+        """The best ``k`` passages, best first by fused rank. ``score`` is the cosine with ``vector``, 0 to 1."""
+        return [hit.passage for hit in search_all([self], vector, text, k)]
+
+    async def find(self, table: Any, vector: NDArray[np.float32], text: str, k: int) -> list[Hit]:
+        """Candidates for the best ``k``: the nearest to ``vector``, and those sharing words with ``text``."""
+        from lancedb.query import MatchQuery
+
+        if table is not self._checked:
+            self._check(await table.schema())
+            self._checked = table
+        limit = max(CANDIDATES, 3 * k)
+        nearest = table.query().nearest_to(vector).column("vector").distance_type("dot").select([*_COLUMNS, "_distance"]).limit(limit)
+        # A MatchQuery is words only: nothing in a question is read as an operator.
+        matching = table.query().nearest_to_text(MatchQuery(text, "searchable")).select([*_COLUMNS, "vector", "_score"]).limit(limit)
+        with storage_errors(self.database.folder, self.name):
+            dense, words = await asyncio.gather(nearest.to_arrow(), matching.to_arrow())
+        # Another process may have rebuilt the table since this one opened it.
+        self._check(dense.schema)
+        cosines = words["vector"].combine_chunks().flatten().to_numpy().reshape(-1, self.embedder.width) @ vector
+        ranks = {row_id: rank for rank, row_id in enumerate(words["id"].to_pylist(), 1)}
+        rows = {row["id"]: (row, float(cosine)) for row, cosine in zip(words.select(_COLUMNS).to_pylist(), cosines, strict=True)}
+        rows |= {row["id"]: (row, 1.0 - row["_distance"]) for row in dense.to_pylist()}
+        return [self._hit(row, cosine, ranks.get(row_id)) for row_id, (row, cosine) in rows.items()]
+
+    def optimize(self) -> None:
+        """Bring the word index up to date, merge small files and drop old versions. Once after an ingestion is enough."""
+        with self.database.writing(self.name):
+            table = self.opened()
+            if table is None:
+                return
+            from lancedb.index import FTS
+
+            # A handle that missed another writer's commit fails with a conflict for ever.
+            self._run(table.checkout_latest())
+            if not self._run(table.list_indices()) and self._run(table.count_rows()):
+                self._run(table.create_index("searchable", config=FTS()))
+            self._run(table.optimize(cleanup_older_than=KEEP_VERSIONS))
+
+    def rebuild(self) -> bool:
+        """Embed the stored text again if it was embedded by another encoder; the files are not needed. False when nothing had to be done."""
+        with self.database.writing(self.name):
+            table = self.opened()
+            if table is None:
+                return False
+            self._run(table.checkout_latest())
+            if self._fits(self._run(table.schema())):
+                return False
+            stored = self._run(table.query().select([*_TEXT_COLUMNS, "start", "end", "searchable"]).to_arrow())
+            vectors = self._embed(list(zip(stored["title"].to_pylist(), stored["text"].to_pylist(), strict=True)))
+            schema = self._schema()
+            columns = [_vector_array(vectors) if name == "vector" else stored[name] for name in schema.names]
+            import pyarrow as pa
+
+            self._table = self.database.overwrite(self.name, pa.table(columns, schema=schema))
+        self.optimize()
+        return True
+
+    def opened(self) -> Any:
+        """The table, or None as long as there is none."""
+        with self._lock:
+            if not self.database.has(self.name):
+                self._table = None
+            elif self._table is None:
+                self._table = self.database.open(self.name)
+            return self._table
+
+    def _run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return self.database.run(work, self.name)
+
+    def _fits(self, schema: pa.Schema) -> bool:
+        return (schema.metadata or {}).get(_FINGERPRINT) == self.embedder.fingerprint.encode()
+
+    def _check(self, schema: pa.Schema) -> None:
+        if not self._fits(schema):
+            raise ConfigError(
+                f"knowledge base {self.label!r} was made with another encoder",
+                "Run `mdsa kb optimize` to embed its text again, or set MDSA_ENCODER to the encoder it was made with.",
+            )
+
+    def _embed(self, texts: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
+        import numpy as np
+
+        batches = [[f"{title}\n{text}" for title, text in batch] for batch in _batched(texts, EMBED_BATCH)]
+        encoded = [self.embedder.encode(batch) for batch in batches]
+        return np.concatenate(encoded) if encoded else np.empty((0, self.embedder.width), np.float32)
+
+    def _schema(self) -> pa.Schema:
+        import pyarrow as pa
+
+        text = [(name, pa.string()) for name in (*_TEXT_COLUMNS, "searchable")]
+        vector = ("vector", pa.list_(pa.float32(), self.embedder.width))
+        return pa.schema([*text, ("start", pa.int64()), ("end", pa.int64()), vector], metadata={_FINGERPRINT: self.embedder.fingerprint.encode()})
+
+    def _rows(self, rows: Sequence[tuple[Entry, int, Chunk]], vectors: NDArray[np.float32]) -> pa.Table:
+        import pyarrow as pa
+
+        columns = {
+            "id": [f"{entry.document}#{number}" for entry, number, _ in rows],
+            "document": [entry.document for entry, _, _ in rows],
+            "source": [entry.source for entry, _, _ in rows],
+            "hash": [entry.hash for entry, _, _ in rows],
+            "title": [chunk.title for _, _, chunk in rows],
+            "text": [chunk.text for _, _, chunk in rows],
+            "metadata": [json.dumps(dict(entry.metadata), ensure_ascii=False, default=str) for entry, _, _ in rows],
+            "searchable": [f"{chunk.title}\n{chunk.text}" for _, _, chunk in rows],
+            "start": [chunk.start for _, _, chunk in rows],
+            "end": [chunk.end for _, _, chunk in rows],
+            "vector": _vector_array(vectors),
+        }
+        return pa.table(columns, schema=self._schema())
+
+    def _hit(self, row: Mapping[str, Any], cosine: float, rank: int | None) -> Hit:
+        score = min(max(cosine, 0.0), 1.0)
+        passage = Passage(row["id"], row["source"], self.label, row["title"], row["text"], row["start"], row["end"], score)
+        return Hit(passage, cosine, rank, json.loads(row["metadata"]))
+
+
+def search_all(knowledge_bases: Iterable[KnowledgeBase], vector: NDArray[np.float32], text: str, k: int) -> list[Hit]:
+    """The best ``k`` of knowledge bases in one database, searched at the same time; ``vector`` is ``(width,) float32, unit length``."""
+    opened = [(knowledge_base, table) for knowledge_base in knowledge_bases if (table := knowledge_base.opened()) is not None]
+
+    async def find() -> list[list[Hit]]:
+        return await asyncio.gather(*(knowledge_base.find(table, vector, text, k) for knowledge_base, table in opened))
+
+    if not opened:
+        return []
+    first = opened[0][0]
+    return fuse(chain.from_iterable(first.database.run(find())))[:k]
+
+
+def _vector_array(vectors: NDArray[np.float32]) -> pa.FixedSizeListArray:
+    import pyarrow as pa
+
+    return pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
+
+
+def _among(documents: Iterable[str]) -> str:
+    """The SQL condition that a row belongs to one of ``documents``."""
+    return "document IN ({})".format(", ".join("'{}'".format(document.replace("'", "''")) for document in documents))
+
+
+def _batched(items: Sequence[tuple[str, str]], size: int) -> Iterator[Sequence[tuple[str, str]]]:
+    return (items[start : start + size] for start in range(0, len(items), size))

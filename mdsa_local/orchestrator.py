@@ -1,0 +1,254 @@
+"""The one path from a question to an answer: route, retrieve, generate, validate. Streaming is the path; a whole answer folds it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mdsa_local.domains.config import DomainConfig
+from mdsa_local.domains.executor import DomainExecutor
+from mdsa_local.domains.registry import DomainRegistry
+from mdsa_local.errors import MDSAError
+from mdsa_local.runtime.manager import ModelManager
+from mdsa_local.settings import Settings
+from mdsa_local.types import Answer, Completed, Draft, Event, Passage, Query, Retrieved, Revised, Route, Routed, Stage, Token, Verdict
+from mdsa_local.validation import ladder, rules
+
+if TYPE_CHECKING:
+    from mdsa_local.knowledge.dual_rag import DualRAG
+    from mdsa_local.routing.encoder import Encoder
+    from mdsa_local.routing.router import IntentRouter
+
+NO_DOMAIN = "This does not belong to any domain I know."
+
+
+class TinyBERTOrchestrator:
+    """The front door. Also exported as ``MDSA``.
+
+    With no arguments it knows the shipped domains and those in ``$MDSA_HOME/domains``; ``domains`` replaces that list. Nothing heavy is
+    loaded before the first question. Safe to share between threads.
+
+    Args:
+        intent_model_path: folder or name of the encoder; None for the setting ``encoder``.
+        use_reasoning_threshold: routing confidence below which no domain is chosen; None for the setting.
+        settings: None to read them from ``$MDSA_HOME/config.yaml`` and the environment.
+        manager, knowledge: shared parts; made from the settings when None.
+        domains: the domains to start with.
+    """
+
+    def __init__(
+        self,
+        intent_model_path: str | Path | None = None,
+        use_reasoning_threshold: float | None = None,
+        *,
+        settings: Settings | None = None,
+        manager: ModelManager | None = None,
+        knowledge: DualRAG | None = None,
+        domains: Iterable[DomainConfig] | None = None,
+    ) -> None:
+        changes = {"encoder": str(intent_model_path) if intent_model_path else None, "use_reasoning_threshold": use_reasoning_threshold}
+        given = {key: value for key, value in changes.items() if value is not None}
+        self.settings = (settings or Settings.load()).model_copy(update=given)
+        self._own_manager = manager is None
+        self.manager = manager or ModelManager(self.settings)
+        self.executor = DomainExecutor(self.manager)
+        self.registry = DomainRegistry.from_folders(self.settings.domain_dirs) if domains is None else DomainRegistry(domains)
+        self._knowledge = knowledge
+        self._lock = threading.RLock()
+        self._counts: Counter[str] = Counter()
+        self._by_domain: Counter[str] = Counter()
+        self._total_ms = 0.0
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The sentence encoder, loaded when first needed."""
+        from mdsa_local.routing.encoder import Encoder
+
+        return Encoder.load(settings=self.settings)
+
+    @cached_property
+    def router(self) -> IntentRouter:
+        """The router, with every registered domain."""
+        from mdsa_local.routing.router import IntentRouter
+
+        accept, ask = self.settings.confidence_threshold, self.settings.use_reasoning_threshold
+        router = IntentRouter(self.encoder, self.encoder.calibration, max(accept, ask), ask, self.settings.home / "cache" / "anchors")
+        for domain in self.registry:
+            router.register(domain)
+        return router
+
+    @cached_property
+    def knowledge(self) -> DualRAG:
+        """The knowledge bases."""
+        from mdsa_local.knowledge.dual_rag import DualRAG
+
+        return self._knowledge or DualRAG(self.settings.knowledge_dir, self.encoder)
+
+    def register_domain(
+        self, name: str | DomainConfig, description: str = "", keywords: Iterable[str] = (), model_name: str | None = None, **settings: Any
+    ) -> None:
+        """Add or replace a domain, given as a :class:`DomainConfig` or by its parts. Takes effect with the next question."""
+        domain = (
+            name
+            if isinstance(name, DomainConfig)
+            else DomainConfig(name=name, description=description, keywords=tuple(keywords), model=model_name, **settings)
+        )
+        with self._lock:
+            self.registry.register(domain)
+            if "router" in self.__dict__:
+                self.router.register(domain)
+
+    def stream(self, text: str, *, domain: str | None = None, context: Mapping[str, Any] | None = None) -> Iterator[Event]:
+        """The events of one question: :class:`Routed`, :class:`Retrieved`, :class:`Token` …, perhaps :class:`Revised`, :class:`Completed`.
+
+        ``domain`` skips the routing. Raises :class:`MDSAError`; closing the iterator early stops the model.
+        """
+        began, request_id = time.perf_counter(), uuid.uuid4().hex
+        trace: list[Stage] = []
+        try:
+            query = Query(rules.question(text, self.settings.max_question_chars), domain, dict(context or {}))
+            vector, route = self._timed("route", trace, lambda: self._route(query))
+            yield Routed(route)
+            if route.domain is None:
+                verdict, draft = Verdict("abstained", NO_DOMAIN, (), (), route.reason), None
+                yield Token(verdict.text)
+            else:
+                chosen = self.registry.get(route.domain)
+                passages = self._timed("retrieve", trace, lambda: self.knowledge.search(query.text, vector, chosen.name, self.settings.top_k))
+                yield Retrieved(passages)
+                draft = yield from self._generate(chosen, query, passages, trace)
+                verdict = self._timed("validate", trace, lambda: ladder.judge(query.text, draft, passages, self.encoder.encode))
+                if verdict.text != draft.text:
+                    yield Revised(verdict.text, verdict.reason or "citations set right")
+            answer = self._answer(request_id, query, route, draft, verdict, trace, (time.perf_counter() - began) * 1000)
+            yield Completed(answer)
+        except MDSAError:
+            self._count("error", None, began)
+            raise
+
+    def ask(self, text: str, *, domain: str | None = None, context: Mapping[str, Any] | None = None) -> Answer:
+        """The whole answer: the last event of :meth:`stream`."""
+        *_, last = self.stream(text, domain=domain, context=context)
+        if not isinstance(last, Completed):
+            raise AssertionError("a stream ends with Completed")
+        return last.answer
+
+    def process_request(self, message: str = "", context: Mapping[str, Any] | None = None, *, query: str = "") -> dict[str, Any]:
+        """As :meth:`ask`, but a flat dict and never an exception of ours: errors come as ``domain: "error"`` with ``error`` filled."""
+        try:
+            return self.ask(message or query, context=context).to_dict()
+        except MDSAError as error:
+            flat = dict.fromkeys(("model", "tokens_generated", "latency_ms", "verdict"), None)
+            shared = {"status": "error", "domain": "error", "confidence": 0.0, "used_reasoning": False, "degraded": False}
+            said = f"{error} {error.hint}".strip()
+            return {"response": said, **shared, **flat, "citations": [], **error.envelope(), "metadata": dict(context or {})}
+
+    process = process_request
+
+    async def aask(self, text: str, *, domain: str | None = None, context: Mapping[str, Any] | None = None) -> Answer:
+        """:meth:`ask` without blocking the event loop."""
+        return await asyncio.to_thread(self.ask, text, domain=domain, context=context)
+
+    async def astream(self, text: str, *, domain: str | None = None, context: Mapping[str, Any] | None = None) -> AsyncIterator[Event]:
+        """:meth:`stream` without blocking the event loop; leaving the loop early stops the model."""
+        events = self.stream(text, domain=domain, context=context)
+        try:
+            while (event := await asyncio.to_thread(next, events, None)) is not None:
+                yield event
+        finally:
+            events.close()  # type: ignore[attr-defined]
+
+    def get_stats(self) -> dict[str, Any]:
+        """Counts since the start. ``success_rate`` is 0..1: answered or honestly declined, over all."""
+        with self._lock:
+            total, failed = sum(self._counts.values()), self._counts["error"]
+            return {
+                "requests_total": total,
+                "requests_success": total - failed,
+                "requests_failed": failed,
+                "success_rate": (total - failed) / total if total else 0.0,
+                "average_latency_ms": self._total_ms / total if total else 0.0,
+                "domains_registered": len(self.registry),
+                "domain_stats": dict(self._by_domain),
+                "by_status": dict(self._counts),
+            }
+
+    def close(self) -> None:
+        """Free the models this orchestrator loaded. Safe to call twice."""
+        if self._own_manager:
+            self.manager.close()
+
+    def __enter__(self) -> TinyBERTOrchestrator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _route(self, query: Query) -> tuple[Any, Route]:
+        vector = self.encoder.encode([query.text])[0]
+        if query.domain is not None:
+            chosen = self.registry.get(query.domain)
+            return vector, Route(chosen.name, 1.0, {chosen.name: 1.0}, "chosen by the caller")
+        with self._lock:
+            router = self.router
+        return vector, router.route_vector(vector)
+
+    def _generate(self, domain: DomainConfig, query: Query, passages: tuple[Passage, ...], trace: list[Stage]) -> Generator[Event, None, Draft]:
+        began, first, detail = time.perf_counter(), 0.0, dict[str, Any]()
+        draft = Draft("", domain.model or "", "cancelled", 0, 0)
+        for piece in self.executor.stream(domain, query.text, passages):
+            if isinstance(piece, str):
+                first = first or (time.perf_counter() - began) * 1000
+                yield Token(piece)
+            elif isinstance(piece, Draft):
+                draft = piece
+            else:
+                detail = dict(piece)
+        trace.append(Stage("generate", (time.perf_counter() - began) * 1000, {**detail, "first_token_ms": round(first, 2)}))
+        return draft
+
+    @staticmethod
+    def _timed(stage: str, trace: list[Stage], work: Callable[[], Any]) -> Any:
+        began = time.perf_counter()
+        result = work()
+        trace.append(Stage(stage, (time.perf_counter() - began) * 1000))
+        return result
+
+    def _answer(
+        self, request_id: str, query: Query, route: Route, draft: Draft | None, verdict: Verdict, trace: list[Stage], latency_ms: float
+    ) -> Answer:
+        self._count(verdict.status, route.domain, time.perf_counter() - latency_ms / 1000)
+        model, tokens = (draft.model, draft.tokens_generated) if draft else ("", 0)
+        return Answer(
+            request_id=request_id,
+            status=verdict.status,
+            response=verdict.text,
+            domain=route.domain,
+            confidence=route.confidence,
+            scores=route.scores,
+            model=model,
+            tokens_generated=tokens,
+            latency_ms=latency_ms,
+            citations=verdict.cited,
+            verdict=verdict,
+            trace=tuple(trace),
+            reason=verdict.reason or route.reason,
+            metadata=query.metadata,
+        )
+
+    def _count(self, status: str, domain: str | None, began: float) -> None:
+        with self._lock:
+            self._counts[status] += 1
+            self._total_ms += (time.perf_counter() - began) * 1000
+            if domain:
+                self._by_domain[domain] += 1
+
+
+MDSA = TinyBERTOrchestrator

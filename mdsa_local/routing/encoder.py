@@ -1,0 +1,102 @@
+"""The sentence encoder: text to unit vectors, in an ONNX session on the CPU.
+
+A model is a folder with ``model.onnx``, ``tokenizer.json`` and ``model.yaml`` (files with their sha256, width, longest input).
+The same vectors serve routing, retrieval and the grounding check.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mdsa_local.errors import ModelFileError, ModelNotFoundError
+from mdsa_local.routing.calibration import Calibration
+from mdsa_local.settings import Settings, read_yaml
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# Padding wastes work: texts of like length go together, and a batch stays small enough for the cache.
+BATCH = 32
+
+
+class Encoder:
+    """Texts to vectors. Thread-safe; one forward pass a text."""
+
+    def __init__(self, folder: Path, threads: int = 1) -> None:
+        """Load the model in ``folder``. Raises :class:`ModelNotFoundError` or :class:`ModelFileError`."""
+        import numpy as np
+        import onnxruntime as ort
+        from tokenizers import Tokenizer
+
+        card = read_yaml(folder / "model.yaml") if (folder / "model.yaml").is_file() else {}
+        self.width = int(card.get("width", 312))
+        self.max_tokens = int(card.get("max_tokens", 256))
+        self.calibration = Calibration.read(card)
+        model, vocabulary = folder / "model.onnx", folder / "tokenizer.json"
+        for path in (model, vocabulary):
+            if not path.is_file():
+                raise ModelNotFoundError(f"encoder file missing: {path}", "Reinstall mdsa-local, or name another encoder in the setting `encoder`.")
+        content = model.read_bytes()
+        self.fingerprint = hashlib.sha256(content).hexdigest()
+        wanted = card.get("files", {}).get("model.onnx", {}).get("sha256", self.fingerprint)
+        if wanted != self.fingerprint:
+            raise ModelFileError(f"{model} is damaged: its sha256 is not the one in model.yaml", "Reinstall mdsa-local.")
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        self._session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        self._inputs = {entry.name for entry in self._session.get_inputs()}
+        self._tokenizer = Tokenizer.from_file(str(vocabulary))
+        self._tokenizer.enable_truncation(self.max_tokens)
+        self._tokenizer.no_padding()
+        self._counter = Tokenizer.from_file(str(vocabulary))
+        self._counter.no_truncation()
+        self._counter.no_padding()
+        self._np = np
+        # Encoding sets no state, but two short passes at once on few cores are slower than one after the other.
+        self._lock = threading.Lock()
+
+    @classmethod
+    def load(cls, name: str | Path | None = None, settings: Settings | None = None) -> Encoder:
+        """The configured encoder, or the one called ``name`` (in ``models/``) or lying in folder ``name``."""
+        settings = settings or Settings.load()
+        wanted = name or settings.encoder
+        folders = [Path(wanted).expanduser(), *(folder / str(wanted) for folder in settings.model_dirs)]
+        for folder in folders:
+            if (folder / "model.onnx").is_file():
+                return cls(folder)
+        looked = ", ".join(str(folder) for folder in folders[1:])
+        raise ModelNotFoundError(f"no encoder {str(wanted)!r} (looked in {looked})", "Reinstall mdsa-local, or fix the setting `encoder`.")
+
+    def count_tokens(self, text: str) -> int:
+        """Word pieces in ``text``, without the two marks around them."""
+        return len(self._counter.encode(text, add_special_tokens=False).ids)
+
+    def encode(self, texts: list[str]) -> NDArray[np.float32]:
+        """``(n, width)`` float32, unit length, in the order of ``texts``; what is longer than ``max_tokens`` is read up to there."""
+        np = self._np
+        out: NDArray[Any] = np.empty((len(texts), self.width), dtype=np.float32)
+        rows = [encoding.ids for encoding in self._tokenizer.encode_batch(texts)]
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        for start in range(0, len(order), BATCH):
+            chosen = order[start : start + BATCH]
+            out[chosen] = self._forward([rows[i] for i in chosen])
+        return out
+
+    def _forward(self, rows: list[list[int]]) -> NDArray[np.float32]:
+        np = self._np
+        ids = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = row
+            mask[i, : len(row)] = 1
+        feed: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+        with self._lock:
+            (vectors,) = self._session.run(["sentence_embedding"], {name: value for name, value in feed.items() if name in self._inputs})
+        result: NDArray[Any] = np.asarray(vectors, dtype=np.float32)
+        return result

@@ -1,0 +1,53 @@
+"""How good a router is on labelled questions."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mdsa_local.routing.calibration import auroc, expected_calibration_error
+from mdsa_local.routing.router import IntentRouter
+
+TIMED = 300
+
+
+def evaluate(router: IntentRouter, pairs: Sequence[tuple[str, str | None]]) -> dict[str, Any]:
+    """Measure on ``(text, domain)`` pairs, domain None for out of scope.
+
+    ``accuracy``: share of in-scope questions whose likeliest domain is right, abstaining or not. ``oos_auroc``: how well confidence tells
+    in scope from out of it. ``oos_recall``: share of out-of-scope questions refused. ``coverage``: share of in-scope ones not refused.
+    ``ece``: calibration error of the confidence over all questions, a refusable question never being right. Times are those of
+    :meth:`IntentRouter.route` on single questions.
+    """
+    scores = router.scores([text for text, _ in pairs])
+    names = np.array(router.domains)
+    best, confidence = names[scores.argmax(axis=1)], scores.max(axis=1)
+    wanted = [domain for _, domain in pairs]
+    inside = np.array([domain is not None for domain in wanted])
+    right = np.array([a == b for a, b in zip(best, wanted, strict=True)])
+    routes = [router.decide(row) for row in scores]
+    given = np.array([name is not None for name in routes])
+    times = []
+    for text, _ in pairs[:TIMED]:
+        began = time.perf_counter()
+        router.route(text)
+        times.append((time.perf_counter() - began) * 1000)
+    confusion: dict[str, Counter[str]] = defaultdict(Counter)
+    for domain, name in zip(wanted, routes, strict=True):
+        confusion[domain or "none"][name or "none"] += 1
+    both = bool(inside.any() and not inside.all())
+    return {
+        "n": len(pairs),
+        "accuracy": float(right[inside].mean()) if inside.any() else None,
+        "oos_auroc": auroc(confidence[inside].tolist(), confidence[~inside].tolist()) if both else None,
+        "oos_recall": float((~given[~inside]).mean()) if not inside.all() else None,
+        "ece": expected_calibration_error(confidence.tolist(), right.tolist()),
+        "coverage": float(given[inside].mean()) if inside.any() else None,
+        "p50_ms": float(np.percentile(times, 50)),
+        "p99_ms": float(np.percentile(times, 99)),
+        "confusion": {domain: dict(row) for domain, row in confusion.items()},
+    }

@@ -1,0 +1,16 @@
+"""Runtimes: what turns messages into text.
+
+In: a model reference such as ``nano``, ``models/my.gguf`` or ``ollama://llama3.2:1b``, and :class:`~mdsa_local.runtime.backend.Message` values.
+Out: pieces of text, then exactly one :class:`~mdsa_local.runtime.backend.Finished`.
+
+    backend.py        the contract, model references and the registry of backends
+    manager.py        ModelManager: loads each model once, keeps all of them inside one memory budget
+    residency.py      which models to unload, as a pure decision
+    catalog.py        names of models -> files
+    gguf.py           the header of a GGUF file and the memory it will need
+    llamacpp.py       llama.cpp in this process; native.py wraps its C interface, chat_template.py and stopping.py its text
+    ollama.py         an Ollama daemon
+
+A backend is one module with ``estimate_bytes`` and ``open_backend`` and one line in ``backend.BACKENDS``.
+Importing this package, or any module in it, loads neither llama_cpp nor ollama.
+"""

@@ -1,0 +1,112 @@
+"""The contract every runtime keeps, references to models, and the registry of runtimes."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, cast
+
+from mdsa_local.domains.config import Generation
+from mdsa_local.errors import InputError, UnknownNameError
+from mdsa_local.settings import Settings
+
+Reason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation. ``role`` is ``system``, ``user`` or ``assistant``."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The end of a stream. ``reason`` is ``stop`` (the model or a stop string ended it), ``length`` (no tokens left) or ``cancelled``."""
+
+    reason: Reason
+    prompt_tokens: int
+    tokens_generated: int
+
+
+class Backend(Protocol):
+    """One loaded model. Safe to call from any thread; calls that cannot run together wait for each other."""
+
+    @property
+    def name(self) -> str:
+        """What to call the model in an answer."""
+
+    @property
+    def n_context_tokens(self) -> int:
+        """Room for prompt and answer together, in tokens."""
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        """Tokens of the prompt that ``messages`` become; an estimate that is never too low where the runtime has no tokenizer."""
+
+    def stream(self, messages: Sequence[Message], generation: Generation, *, deadline_s: float) -> Iterator[str | Finished]:
+        """Pieces of text, then exactly one :class:`Finished`. ``deadline_s`` counts from the first piece asked for.
+
+        Closing the iterator early stops the work. Raises :class:`ContextOverflowError` when the prompt does not fit,
+        :class:`BackendTimeoutError` at the deadline, and other :class:`BackendError` when the runtime fails.
+        """
+
+    def close(self) -> None:
+        """Free the model. Safe to call twice, and while a stream runs: that stream then ends as ``cancelled``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A parsed model reference. ``scheme`` is ``name``, ``gguf`` or another key of :data:`BACKENDS`; ``target`` is what follows it."""
+
+    scheme: str
+    target: str
+
+    def __str__(self) -> str:
+        return self.target if self.scheme in ("name", "gguf") else f"{self.scheme}://{self.target}"
+
+
+class BackendModule(Protocol):
+    """What a module named in :data:`BACKENDS` offers."""
+
+    def estimate_bytes(self, target: str, settings: Settings) -> int:
+        """Memory this process will need for the model, before loading it."""
+
+    def open_backend(self, target: str, name: str, settings: Settings) -> Backend:
+        """Load the model and return it ready to answer."""
+
+
+# One line a backend: the scheme of its references and its module.
+BACKENDS = {
+    "gguf": "mdsa_local.runtime.llamacpp",
+    "ollama": "mdsa_local.runtime.ollama",
+}
+
+
+def backend_module(scheme: str) -> BackendModule:
+    """The module of a scheme, imported now. Raises :class:`UnknownNameError` that lists the known schemes."""
+    if scheme not in BACKENDS:
+        raise UnknownNameError.among("model scheme", scheme, BACKENDS)
+    return cast(BackendModule, importlib.import_module(BACKENDS[scheme]))
+
+
+def parse_reference(ref: str) -> Reference:
+    """Parse a model reference: ``nano``, ``nano-int4``, ``~/models/x.gguf``, ``ollama://llama3.2:1b`` or the bare ``llama3.2:1b``.
+
+    A path comes back absolute. Raises :class:`InputError` for an empty reference, :class:`UnknownNameError` for an unknown scheme.
+    """
+    ref = ref.strip()
+    scheme, separator, target = ref.partition("://")
+    if separator and scheme not in BACKENDS:
+        raise UnknownNameError.among("model scheme", scheme, BACKENDS)
+    if not ref or "\0" in ref or (separator and not target):
+        raise InputError(f"{ref!r} is no model reference", "Give a name like nano, a path to a .gguf file, or ollama://name:tag.")
+    if scheme == "gguf" or (not separator and ref.lower().endswith(".gguf")):
+        return Reference("gguf", str(Path(target if separator else ref).expanduser().absolute()))
+    if separator:
+        return Reference(scheme, target)
+    if ":" in ref and "/" not in ref and "\\" not in ref:
+        return Reference("ollama", ref)
+    return Reference("name", ref)

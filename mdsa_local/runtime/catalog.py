@@ -1,0 +1,112 @@
+"""Names of models: folders ``<name>/model.yaml`` and files ``<name>.gguf`` in the model folders."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mdsa_local.errors import ConfigError, ModelFileError, ModelNotFoundError, UnknownNameError
+from mdsa_local.settings import explain, read_yaml
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """A model's file. ``sha256`` is empty and ``size_bytes`` 0 where no model.yaml says them."""
+
+    name: str
+    path: Path
+    sha256: str = ""
+    size_bytes: int = 0
+
+
+class FileEntry(BaseModel):
+    """One file in a model.yaml."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: str = Field(pattern=r"^[^/\\]+$")
+    sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    size_bytes: int = Field(0, ge=0)
+
+
+class ModelCard(BaseModel):
+    """What this module reads of a model.yaml; other keys describe the model to people."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    files: Mapping[str, FileEntry]
+    default: str
+
+
+def find(name: str, folders: Sequence[Path]) -> ModelFile:
+    """The file of ``name`` (``nano``, ``nano-int4``), from the first folder that has it.
+
+    Raises :class:`ModelNotFoundError` that lists the known names.
+    """
+    models = known(folders)
+    if name not in models:
+        unknown = UnknownNameError.among("model", name, models)
+        raise ModelNotFoundError(str(unknown), f"{unknown.hint} A file is given by a path that ends in .gguf, an Ollama model as ollama://name:tag.")
+    return models[name]
+
+
+def known(folders: Sequence[Path]) -> dict[str, ModelFile]:
+    """All models in ``folders`` by name; an earlier folder hides a later one. Raises :class:`ConfigError` for a wrong model.yaml."""
+    models: dict[str, ModelFile] = {}
+    for folder in folders:
+        for model in _in_folder(folder):
+            models.setdefault(model.name, model)
+    return models
+
+
+def verify(model: ModelFile) -> None:
+    """Compare size and SHA-256 with what model.yaml says. Raises :class:`ModelNotFoundError` and :class:`ModelFileError`."""
+    try:
+        size = model.path.stat().st_size
+        if model.size_bytes and size != model.size_bytes:
+            raise ModelFileError(f"{model.path}: has {size} bytes, its model.yaml says {model.size_bytes}", "Download or install the model again.")
+        if model.sha256:
+            with model.path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != model.sha256:
+                raise ModelFileError(
+                    f"{model.path}: its SHA-256 is {found}, its model.yaml says {model.sha256}", "Download or install the model again."
+                )
+    except FileNotFoundError:
+        raise ModelNotFoundError(f"{model.name}: its file {model.path} is missing", "Download or install the model again.") from None
+    except OSError as error:
+        raise ModelFileError(f"{model.path}: cannot be read: {error.strerror or error}", "Check its permissions.") from None
+
+
+def _in_folder(folder: Path) -> Iterator[ModelFile]:
+    for card in sorted(folder.glob("*/model.yaml")):
+        yield from _on_card(card)
+    for path in sorted(folder.glob("*.gguf")):
+        yield ModelFile(path.stem, path)
+
+
+def _on_card(path: Path) -> Iterator[ModelFile]:
+    """The files of one model.yaml, under its name and under ``name-variant``; nothing for what is no language model, such as the encoder."""
+    values = read_yaml(path)
+    files = values.get("files")
+    if not (isinstance(files, dict) and any(isinstance(entry, dict) and str(entry.get("file", "")).endswith(".gguf") for entry in files.values())):
+        return
+    try:
+        card = ModelCard.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(
+            f"{path}: {explain(error)}", "Expected: files: {int8: {file: NAME.gguf, sha256: HEX, size_bytes: N}}, default: int8"
+        ) from None
+    if card.default not in card.files:
+        raise ConfigError(f"{path}: key 'default' is {card.default!r}", f"Choose one of: {', '.join(sorted(card.files))}.")
+    folder = path.parent
+    for variant, entry in card.files.items():
+        model = ModelFile(f"{folder.name}-{variant}", folder / entry.file, entry.sha256, entry.size_bytes)
+        yield model
+        if variant == card.default:
+            yield ModelFile(folder.name, model.path, model.sha256, model.size_bytes)

@@ -1,0 +1,244 @@
+"""Read the header of a GGUF file: what the model is and what memory it needs, without loading it.
+
+The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The file is untrusted: no length in it is believed before it
+is compared with what the file holds.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from mdsa_local.errors import ModelFileError, ModelNotFoundError
+
+MAGIC, VERSIONS = b"GGUF", (2, 3)
+# Element type of metadata -> struct format. 8 is a string, 9 an array.
+SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+STRING, ARRAY = 8, 9
+# fmt: off
+# Tensor type -> (name, elements a block, bytes a block), as libggml 0.25 reports them.
+TENSOR_TYPES = {
+    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22), 7: ("Q5_1", 32, 24),
+    8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 36), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144),
+    13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292), 16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74),
+    18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50), 20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82),
+    23: ("IQ4_XS", 256, 136), 24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8), 28: ("F64", 1, 8),
+    29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17),
+    40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18), 42: ("Q2_0", 64, 18),
+}
+FILE_TYPES = {
+    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M", 13: "Q3_K_L",
+    14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS", 21: "Q2_K_S", 22: "IQ3_XS",
+    23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S", 29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M",
+    32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4", 39: "NVFP4", 40: "Q1_0", 41: "Q2_0",
+}
+# fmt: on
+MAX_DIMENSION = 2**40
+# Arrays longer than this (the vocabulary, its scores and merges) are counted, not kept; per-layer arrays are shorter.
+KEPT_ARRAY = 4096
+HINT = "Download or build the file again; `models show` prints what is expected."
+
+
+@dataclass(frozen=True, slots=True)
+class GGUFInfo:
+    """What a GGUF header says. Head sizes are in elements; ``expected_size_bytes`` is where the last tensor ends."""
+
+    path: Path
+    version: int
+    architecture: str
+    name: str
+    context_length: int
+    embedding_length: int
+    feed_forward_length: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    key_length: int
+    value_length: int
+    vocabulary_size: int
+    has_chat_template: bool
+    quantization: str
+    n_parameters: int
+    size_bytes: int
+    expected_size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    type_name: str
+    elements: int
+    size_bytes: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Skipped:
+    """An array too long to keep."""
+
+    count: int
+
+
+class _Reader:
+    """A cursor over the file that never reads past its end."""
+
+    def __init__(self, data: mmap.mmap, path: Path) -> None:
+        self.data, self.path, self.at, self.end = data, path, 0, len(data)
+
+    def damaged(self, reason: str) -> ModelFileError:
+        return ModelFileError(f"{self.path}: {reason}", HINT)
+
+    def take(self, size: int, what: str) -> int:
+        """Step over ``size`` bytes and return where they begin."""
+        if size > self.end - self.at:
+            raise self.damaged(f"truncated: {what} needs {size} bytes at {self.at}, the file has {self.end}")
+        start, self.at = self.at, self.at + size
+        return start
+
+    def scalar(self, code: str, what: str) -> Any:
+        return struct.unpack_from(f"<{code}", self.data, self.take(struct.calcsize(f"<{code}"), what))[0]
+
+    def count(self, smallest: int, what: str) -> int:
+        """A number of items of at least ``smallest`` bytes each, refused when the rest of the file cannot hold them."""
+        number: int = self.scalar("Q", what)
+        if number > (self.end - self.at) // smallest:
+            raise self.damaged(f"absurd or truncated: {number} {what} do not fit the remaining {self.end - self.at} bytes")
+        return number
+
+    def text(self, what: str) -> str:
+        size = self.count(1, f"bytes of {what}")
+        start = self.take(size, what)
+        return self.data[start : start + size].decode("utf-8", "replace")
+
+    def value(self, kind: int, what: str) -> Any:
+        if kind == STRING:
+            return self.text(what)
+        if kind == ARRAY:
+            return self.array(what)
+        if kind not in SCALARS:
+            raise self.damaged(f"unknown type {kind} of {what}")
+        return self.scalar(SCALARS[kind], what)
+
+    def array(self, what: str) -> Any:
+        kind = self.scalar("I", what)
+        if kind == STRING:
+            number = self.count(8, f"strings of {what}")
+            for _ in range(number):
+                self.take(self.count(1, f"bytes of {what}"), what)
+            return _Skipped(number)
+        if kind not in SCALARS:
+            raise self.damaged(f"array of unknown type {kind} in {what}")
+        size = struct.calcsize(f"<{SCALARS[kind]}")
+        number = self.count(size, f"items of {what}")
+        start = self.take(number * size, what)
+        return struct.unpack_from(f"<{number}{SCALARS[kind]}", self.data, start) if number <= KEPT_ARRAY else _Skipped(number)
+
+
+def read_gguf(path: Path) -> GGUFInfo:
+    """Read and check a header. Raises :class:`ModelNotFoundError` when there is no such file and :class:`ModelFileError`, which names the
+    file and the reason, when it is no GGUF, damaged, shorter than its tensors say, split, or of an unsupported version."""
+    try:
+        with path.open("rb") as file:
+            if (size := path.stat().st_size) < 24:
+                raise ModelFileError(f"{path}: not a GGUF file: {size} bytes are less than a header", HINT)
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                return _parse(_Reader(data, path))
+    except FileNotFoundError:
+        raise ModelNotFoundError(f"no model file {path}", "Check the path, or `models list` for what is installed.") from None
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read: {error.strerror or error}", "Give a readable .gguf file.") from None
+
+
+def _parse(reader: _Reader) -> GGUFInfo:
+    start = reader.take(4, "magic")
+    if (magic := reader.data[start : start + 4]) != MAGIC:
+        raise reader.damaged(f"not a GGUF file: begins with {magic!r}, expected {MAGIC!r}")
+    version = reader.scalar("I", "version")
+    if version not in VERSIONS:
+        kind = "a big-endian file" if version and version & 0xFFFF == 0 else f"version {version}"
+        raise reader.damaged(f"unsupported GGUF: {kind}, expected version {' or '.join(map(str, VERSIONS))}")
+    n_tensors, n_pairs = reader.count(24, "tensors"), reader.count(13, "metadata pairs")
+    metadata: dict[str, Any] = {}
+    for _ in range(n_pairs):
+        key = reader.text("a metadata key")
+        metadata[key] = reader.value(reader.scalar("I", key), key)
+    tensors = [_tensor(reader) for _ in range(n_tensors)]
+    return _info(reader, version, metadata, tensors)
+
+
+def _tensor(reader: _Reader) -> _Tensor:
+    name = reader.text("a tensor's name")
+    if not 1 <= (n_dimensions := reader.scalar("I", name)) <= 4:
+        raise reader.damaged(f"tensor {name!r} has {n_dimensions} dimensions, expected 1 to 4")
+    shape = [reader.scalar("Q", name) for _ in range(n_dimensions)]
+    kind, offset = reader.scalar("I", name), reader.scalar("Q", name)
+    if kind not in TENSOR_TYPES:
+        raise reader.damaged(f"tensor {name!r} has unknown type {kind}")
+    type_name, block, block_bytes = TENSOR_TYPES[kind]
+    if not all(0 < size <= MAX_DIMENSION for size in shape) or shape[0] % block:
+        raise reader.damaged(f"tensor {name!r} has absurd shape {shape} for {type_name}")
+    elements = prod(shape)
+    return _Tensor(type_name, elements, elements // block * block_bytes, offset)
+
+
+def _info(reader: _Reader, version: int, metadata: Mapping[str, Any], tensors: list[_Tensor]) -> GGUFInfo:
+    architecture = _string(metadata, "general.architecture")
+    if not architecture or not tensors:
+        raise reader.damaged("not a model: it holds no tensors or does not name its architecture")
+    if _integer(metadata, "split.count") > 1:
+        raise reader.damaged("one part of a split model; join the parts with `llama-gguf-split --merge`")
+    alignment = _integer(metadata, "general.alignment") or 32
+    data_start = -(-reader.at // alignment) * alignment
+    expected = data_start + max(tensor.offset + tensor.size_bytes for tensor in tensors)
+    if reader.end < expected:
+        raise reader.damaged(f"truncated: its tensors end at byte {expected}, the file has {reader.end}")
+    width, heads = _integer(metadata, f"{architecture}.embedding_length"), _integer(metadata, f"{architecture}.attention.head_count")
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    by_size = max(tensors, key=lambda tensor: tensor.size_bytes).type_name
+    return GGUFInfo(
+        path=reader.path,
+        version=version,
+        architecture=architecture,
+        name=_string(metadata, "general.name") or reader.path.stem,
+        context_length=_integer(metadata, f"{architecture}.context_length"),
+        embedding_length=width,
+        feed_forward_length=_integer(metadata, f"{architecture}.feed_forward_length"),
+        n_layers=_integer(metadata, f"{architecture}.block_count"),
+        n_heads=heads,
+        n_kv_heads=_integer(metadata, f"{architecture}.attention.head_count_kv") or heads,
+        key_length=_integer(metadata, f"{architecture}.attention.key_length") or width // max(heads, 1),
+        value_length=_integer(metadata, f"{architecture}.attention.value_length") or width // max(heads, 1),
+        vocabulary_size=tokens.count if isinstance(tokens, _Skipped) else _integer(metadata, f"{architecture}.vocab_size"),
+        has_chat_template=bool(_string(metadata, "tokenizer.chat_template")),
+        quantization=FILE_TYPES.get(_integer(metadata, "general.file_type"), by_size) if "general.file_type" in metadata else by_size,
+        n_parameters=sum(tensor.elements for tensor in tensors),
+        size_bytes=reader.end,
+        expected_size_bytes=expected,
+    )
+
+
+def _string(metadata: Mapping[str, Any], key: str) -> str:
+    value = metadata.get(key)
+    return value if isinstance(value, str) else ""
+
+
+def _integer(metadata: Mapping[str, Any], key: str) -> int:
+    """A non-negative integer; for a per-layer array its largest; 0 when absent."""
+    value = metadata.get(key)
+    numbers = [item for item in (value if isinstance(value, tuple) else (value,)) if isinstance(item, int)]
+    return max([0, *numbers])
+
+
+def memory_estimate_bytes(info: GGUFInfo, n_context: int, n_batch: int = 64) -> int:
+    """Memory for ``info`` with ``n_context`` tokens evaluated ``n_batch`` at a time: weights, keys and values in f16, compute buffers.
+
+    Compute buffers: activations of one batch (about twice the feed-forward and eight times the model width, float32), the attention
+    mask, the logits of one token and of sampling, and 16 MB of llama.cpp's own structures.
+    """
+    kv = 2 * n_context * info.n_layers * info.n_kv_heads * (info.key_length + info.value_length)
+    activations = 4 * n_batch * (2 * info.feed_forward_length + 8 * info.embedding_length + n_context)
+    return info.size_bytes + kv + activations + 32 * info.vocabulary_size + 16 * 2**20

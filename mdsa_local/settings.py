@@ -1,0 +1,135 @@
+"""Settings: defaults, then ``$MDSA_HOME/config.yaml``, then ``MDSA_*`` environment variables; later wins.
+
+User data lives under ``$MDSA_HOME`` (default: the platform's user-data folder), never in the checkout or the current folder.
+What ships with the product (``models/`` and ``domains/``) is found by :func:`shipped`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mdsa_local.errors import ConfigError, StorageError
+
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+def shipped(name: str) -> Path:
+    """The folder ``models`` or ``domains`` that travels with the product: inside the wheel, or at the top of a checkout."""
+    package = Path(__file__).parent
+    inside = package / "_shipped" / name
+    return inside if inside.is_dir() else package.parent / name
+
+
+def default_home(environ: Mapping[str, str]) -> Path:
+    """``$MDSA_HOME``, else where the platform keeps a user's data."""
+    if environ.get("MDSA_HOME"):
+        return Path(environ["MDSA_HOME"]).expanduser().absolute()
+    user = Path(environ.get("HOME") or environ.get("USERPROFILE") or "~").expanduser()
+    if sys.platform == "win32":
+        return Path(environ.get("LOCALAPPDATA", user / "AppData/Local")) / "mdsa_local"
+    if sys.platform == "darwin":
+        return user / "Library/Application Support/mdsa_local"
+    return Path(environ.get("XDG_DATA_HOME") or user / ".local/share") / "mdsa_local"
+
+
+class Settings(BaseModel):
+    """All settings. Each can be given in ``config.yaml`` by its name or in the environment as ``MDSA_`` plus its name in capitals."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    home: Path = Field(description="folder of the user's data")
+    default_model: str = Field("nano", min_length=1, description="model reference of domains that name none")
+    encoder: str = Field("tinybert", description="name in models/ or folder of the routing and retrieval encoder")
+    confidence_threshold: Probability = Field(0.5, description="a route at or above this confidence is accepted")
+    use_reasoning_threshold: Probability = Field(0.35, description="below this confidence no domain is chosen; between the two the answer is flagged")
+    top_k: int = Field(4, ge=1, le=20, description="passages given to the model")
+    max_question_chars: int = Field(8000, ge=1, description="longest question accepted, in characters")
+    context_tokens: int = Field(0, ge=0, description="context of in-process models in tokens; 0 for the model's own, at most 8192")
+    threads: int = Field(0, ge=0, description="CPU threads for generation; 0 for one per core")
+    memory_budget_mb: int = Field(0, ge=0, description="memory for all loaded models in MB; 0 for half of what is installed")
+    ollama_base_url: str = Field("http://127.0.0.1:11434", description="address of the Ollama daemon")
+    request_timeout_s: float = Field(120.0, gt=0, description="longest wait for a runtime, in seconds")
+
+    @property
+    def knowledge_dir(self) -> Path:
+        """Where LanceDB keeps its tables."""
+        return self.home / "knowledge"
+
+    @property
+    def domain_dirs(self) -> tuple[Path, ...]:
+        """Folders of domains: the shipped ones, then the user's."""
+        return shipped("domains"), self.home / "domains"
+
+    @property
+    def model_dirs(self) -> tuple[Path, ...]:
+        """Folders of models: the user's, then the shipped ones."""
+        return self.home / "models", shipped("models")
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+        """Read the settings. Raises :class:`ConfigError` that names the file or variable, the key and what was expected."""
+        environ = os.environ if environ is None else environ
+        home = Path(overrides.pop("home", None) or default_home(environ))
+        values = read_yaml(home / "config.yaml") if (home / "config.yaml").is_file() else {}
+        origin = dict.fromkeys(values, str(home / "config.yaml"))
+        if environ.get("OLLAMA_BASE_URL") or environ.get("OLLAMA_HOST"):
+            values["ollama_base_url"] = environ.get("OLLAMA_BASE_URL") or environ["OLLAMA_HOST"]
+            origin["ollama_base_url"] = "the environment"
+        for key in cls.model_fields:
+            if (name := f"MDSA_{key.upper()}") in environ and key != "home":
+                values[key], origin[key] = environ[name], f"environment variable {name}"
+        values.update(overrides)
+        try:
+            return cls(home=home, **values)
+        except ValidationError as error:
+            raise ConfigError(
+                f"settings: {explain(error)}", f"Fix it in {origin.get(str(error.errors()[0]['loc'][0]), home / 'config.yaml')}."
+            ) from None
+
+    def writable(self, path: Path) -> Path:
+        """Make folder ``path``, or raise :class:`StorageError` when the disk does not let us."""
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise storage_error(error, path) from None
+        return path
+
+
+def storage_error(error: OSError, path: Path) -> StorageError:
+    """What an operating-system error on ``path`` means for the user."""
+    return StorageError(
+        f"cannot write {path}: {error.strerror or error}", "Free some space, fix its permissions, or set MDSA_HOME to a writable folder."
+    )
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping, or :class:`ConfigError` with file and line."""
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}", "Fix the line named above.") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})", "Save the file as UTF-8.") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}", "Check that the file exists and its permissions.") from None
+    if loaded is not None and not isinstance(loaded, dict):
+        raise ConfigError(f"{path}: expected a mapping of keys to values, found {type(loaded).__name__}", "Write lines like `key: value`.")
+    return loaded or {}
+
+
+def explain(error: ValidationError) -> str:
+    """The first problem of a pydantic error in one line: key, what was wrong, what was given."""
+    first = error.errors()[0]
+    key = ".".join(map(str, first["loc"])) or "value"
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {key!r}"
+    if first["type"] == "missing":
+        return f"missing key {key!r}"
+    return f"key {key!r}: {first['msg'].removeprefix('Value error, ')} (given: {first['input']!r})"

@@ -1,0 +1,109 @@
+"""Texts for encoder distillation, read from public data sets.
+
+The folder given as ``data`` holds ``clinc150/ banking77/ medquad/ sgd/ passages/`` as published; only training parts are read.
+Each text is one string; the teacher labels it, so no other annotation is used.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9\"'(])")
+
+
+def sentences(text: str) -> list[str]:
+    """Split running text at sentence ends; keeps every character but the white space between sentences."""
+    return [part.strip() for part in SENTENCE_END.split(text) if part.strip()]
+
+
+def jsonl(path: Path) -> Iterator[dict[str, object]]:
+    """Yield the objects of a JSON-lines file."""
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            yield json.loads(line)
+
+
+def windows(text: str, size: int, step: int) -> Iterator[str]:
+    """Yield windows of ``size`` words every ``step`` words."""
+    words = text.split()
+    for start in range(0, max(1, len(words) - size + step), step):
+        yield " ".join(words[start : start + size])
+
+
+def clinc(data: Path) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """CLINC150 ``(train, val)`` as ``(text, domain)`` pairs over its ten domains."""
+    loaded = json.loads((data / "clinc150/train_val.json").read_text(encoding="utf-8"))
+    domains = json.loads((data / "clinc150/domains.json").read_text(encoding="utf-8"))
+    domain_of = {intent: domain for domain, intents in domains.items() for intent in intents}
+    train, val = ([(text, domain_of[intent]) for text, intent in loaded[part]] for part in ("train", "val"))
+    return train, val
+
+
+def queries(data: Path, rng: random.Random, sgd: int) -> list[str]:
+    """Short texts: what users type."""
+    loaded = json.loads((data / "clinc150/train_val.json").read_text(encoding="utf-8"))
+    texts = [text for part in ("train", "oos_train") for text, _ in loaded[part]]
+    with (data / "banking77/train.csv").open(encoding="utf-8") as lines:
+        texts += [row["text"] for row in csv.DictReader(lines)]
+    texts += (data / "clinc150/wiki_sentences.txt").read_text(encoding="utf-8").splitlines()
+    asked = sorted({str(row["question"]) for row in jsonl(data / "medquad/qa.jsonl")})
+    texts += rng.sample(asked, len(asked) // 3)
+    turns = {turn[1] for row in jsonl(data / "sgd/dialogues.jsonl") for turn in row["turns"] if turn[0] == "user"}  # type: ignore[attr-defined]
+    return texts + rng.sample(sorted(turns), sgd)
+
+
+def prose(data: Path, rng: random.Random, n_sentences: int, n_passages: int) -> tuple[list[str], list[str]]:
+    """``(sentences, passages)`` from MedQuAD answers and the two books; passages carry their title."""
+    short: list[str] = []
+    long: list[str] = []
+    for row in jsonl(data / "medquad/qa.jsonl"):
+        answer = str(row["answer"])
+        short += sentences(answer)
+        long += [f"{row['focus']}: {window}" for window in windows(answer, 70, 60)]
+    for name in ("18f_handbook", "rust_book"):
+        for row in jsonl(data / f"passages/{name}.jsonl"):
+            text = str(row["text"])
+            short += sentences(text)
+            long += [f"{row['title']} {row['heading']}: {window}" for window in windows(text, 70, 60)]
+    short = sorted({s for s in short if 3 <= len(s.split()) <= 45})
+    return rng.sample(short, min(n_sentences, len(short))), rng.sample(sorted(set(long)), n_passages)
+
+
+def phrases(texts: list[str], rng: random.Random, n: int) -> list[str]:
+    """Random spans of one to five words: what keywords and search queries look like."""
+    spans: set[str] = set()
+    while len(spans) < n:
+        words = rng.choice(texts).split()
+        length = rng.choice((1, 2, 2, 3, 3, 4, 5))
+        start = rng.randrange(max(1, len(words) - length + 1))
+        spans.add(" ".join(words[start : start + length]).strip(" ,.;:()?!\"'"))
+    return sorted(spans - {""})
+
+
+def distillation_texts(data: Path, seed: int = 0, scale: float = 1.0) -> list[str]:
+    """All texts for distillation, unique, in a seeded order. ``scale`` shrinks the sampled parts for a quick run."""
+    rng = random.Random(seed)
+    short = queries(data, rng, int(30_000 * scale))
+    said, passages = prose(data, rng, int(30_000 * scale), int(9_000 * scale))
+    texts = short + said + passages + phrases(short + said, rng, int(15_000 * scale))
+    unique = sorted(set(texts))
+    rng.shuffle(unique)
+    return unique
+
+
+def with_typo(text: str, rng: random.Random) -> str:
+    """``text`` with one slip of the keyboard: a letter dropped, doubled or two swapped."""
+    if len(text) < 6:
+        return text
+    at = rng.randrange(1, len(text) - 2)
+    kind = rng.randrange(3)
+    if kind == 0:
+        return text[:at] + text[at + 1 :]
+    if kind == 1:
+        return text[:at] + text[at] + text[at:]
+    return text[:at] + text[at + 1] + text[at] + text[at + 2 :]

@@ -1,0 +1,330 @@
+"""Train the bundled SLM: a small Llama with its own tokenizer, from scratch, on grounded question answering.
+
+Pre-norm decoder with rotary positions (interleaved pairs, as llama.cpp's ``llama`` architecture expects), SwiGLU, RMSNorm and tied
+embeddings. Hidden matrices are trained with Muon (Jordan et al. 2024), the rest with AdamW. The curriculum lengthens the examples:
+copying is learned sooner on short ones. The loss counts fully on the answer, lightly on the passages, not on the system prompt.
+
+    python -m mdsa_local.training.nano tokenizer --data DIR --work DIR
+    python -m mdsa_local.training.nano train --data DIR --work DIR --tokens 12e6
+
+``train`` resumes from ``work/nano.pt`` when it is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mdsa_local.training.corpus import distillation_texts
+from mdsa_local.training.distil import device, save
+from mdsa_local.training.grounded import Example, Prose, Templates, example
+
+SPECIAL = ("<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|pad|>")
+# The pattern llama.cpp calls "qwen2": digits one by one, so that numbers are copied digit by digit.
+PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+PROMPT_WEIGHT = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Sizes of the model."""
+
+    vocabulary: int = 4096
+    width: int = 256
+    layers: int = 6
+    heads: int = 8
+    inner: int = 640
+    context: int = 1024
+    rope_base: float = 10_000.0
+
+
+class Block(nn.Module):
+    """One decoder layer."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.heads = shape.heads
+        self.attention_norm = nn.RMSNorm(shape.width, eps=1e-5)
+        self.qkv = nn.Linear(shape.width, 3 * shape.width, bias=False)
+        self.out = nn.Linear(shape.width, shape.width, bias=False)
+        self.ffn_norm = nn.RMSNorm(shape.width, eps=1e-5)
+        self.gate_up = nn.Linear(shape.width, 2 * shape.inner, bias=False)
+        self.down = nn.Linear(shape.inner, shape.width, bias=False)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        batch, length, width = x.shape
+        q, k, v = self.qkv(self.attention_norm(x)).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(rotate(q, cos, sin), rotate(k, cos, sin), v, is_causal=True)
+        x = x + self.out(attended.transpose(1, 2).reshape(batch, length, width))
+        gate, up = self.gate_up(self.ffn_norm(x)).chunk(2, dim=-1)
+        return x + self.down(F.silu(gate) * up)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding on interleaved pairs; ``x`` is ``(batch, heads, length, d)``."""
+    even, odd = x[..., 0::2], x[..., 1::2]
+    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
+
+
+class Nano(nn.Module):
+    """The language model; ``forward`` gives hidden states, ``logits`` maps them to the vocabulary."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.embed = nn.Embedding(shape.vocabulary, shape.width)
+        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
+        self.norm = nn.RMSNorm(shape.width, eps=1e-5)
+        for name, weight in self.named_parameters():
+            if weight.ndim == 2:
+                scale = 0.02 if "embed" in name else (1.0 if not name.endswith(("out.weight", "down.weight")) else (2 * shape.layers) ** -0.5)
+                nn.init.normal_(weight, std=0.02 if "embed" in name else scale * 0.5 * weight.shape[1] ** -0.5)
+        pairs = shape.width // shape.heads // 2
+        angle = torch.arange(shape.context)[:, None] * shape.rope_base ** (-torch.arange(pairs) / pairs)
+        self.register_buffer("cos", angle.cos(), persistent=False)
+        self.register_buffer("sin", angle.sin(), persistent=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embed(ids)
+        cos, sin = self.cos[: ids.shape[1]], self.sin[: ids.shape[1]]  # type: ignore[index]
+        for block in self.blocks:
+            x = block(x, cos, sin)
+        return self.norm(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """``(..., width)`` to ``(..., vocabulary)``."""
+        return hidden @ self.embed.weight.T
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update is orthogonalised by a Newton-Schulz iteration (Jordan et al. 2024), in float32 for CPUs without bf16."""
+
+    def __init__(self, weights: list[nn.Parameter], lr: float) -> None:
+        super().__init__(weights, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: object = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for weight in group["params"]:
+                momentum = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
+                momentum.lerp_(weight.grad, 0.05)
+                update = weight.grad.lerp(momentum, 0.95)
+                # qkv and gate_up are stacks of matrices, each with its own geometry.
+                parts = update.split(weight.shape[1]) if weight.shape[0] % weight.shape[1] == 0 else (update,)
+                whole = torch.cat([orthogonal(part) for part in parts])
+                weight.mul_(1 - group["lr"] * 0.05).add_(whole, alpha=-group["lr"])
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """The nearest semi-orthogonal matrix, roughly: singular values end between 0.7 and 1.2. Scaled for its shape."""
+    x = matrix / (matrix.norm() + 1e-7)
+    tall = x.shape[0] > x.shape[1]
+    x = x.T if tall else x
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    x = x.T if tall else x
+    return x * max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
+
+
+def train_tokenizer(data: Path, work: Path, vocabulary: int) -> None:
+    """Train the byte-level BPE on the encoder's texts and grounded examples; writes ``work/tokenizer.json``."""
+    rng = random.Random(0)
+    templates, prose = Templates(), Prose(data)
+    texts = distillation_texts(data, scale=0.3)
+    texts += [made.user for made in (example(rng, templates, prose, 3, 4, 0.7) for _ in range(20_000))]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(PATTERN), behavior="isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=list(SPECIAL), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.save(str(work / "tokenizer.json"))
+
+
+def encode(tokenizer: Tokenizer, made: Example) -> tuple[list[int], list[float]]:
+    """Token ids of one chat and the weight of each as a target."""
+    bos, end, system, user, assistant = (tokenizer.token_to_id(token) for token in SPECIAL[:5])
+    ids, weights = [bos], [0.0]
+    for mark, text, weight in ((system, made.system, 0.0), (user, made.user, PROMPT_WEIGHT), (assistant, made.answer, 1.0)):
+        if mark == system and not text:
+            continue
+        body = tokenizer.encode(text, add_special_tokens=False).ids
+        ids += [mark, *body, end]
+        weights += [0.0, *([weight] * len(body)), weight if mark == assistant else 0.0]
+    return ids, weights
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What examples look like up to ``until``, a share of the training: passages, sentences each, tokens at most, and the share of echoes."""
+
+    until: float
+    passages: int
+    sentences: int
+    tokens: int
+    echoes: float
+
+
+CURRICULUM = (Stage(0.35, 1, 3, 200, 0.4), Stage(0.5, 2, 3, 320, 0.1), Stage(0.7, 3, 5, 480, 0.05), Stage(1.0, 4, 6, 760, 0.03))
+
+
+def echo(tokenizer: Tokenizer, rng: random.Random) -> tuple[list[int], list[float]]:
+    """A row of random tokens to repeat: all of them, or the one of several lines that holds the asked-for tokens.
+
+    Copying has to look up where it is in the source; nothing can be guessed here, so it is learned sooner than from sentences.
+    """
+    bos, end, _, user, assistant = (tokenizer.token_to_id(token) for token in SPECIAL[:5])
+    vocabulary = tokenizer.get_vocab_size()
+    lines = [[rng.randrange(len(SPECIAL), vocabulary) for _ in range(rng.randint(5, 16))] for _ in range(rng.choice((1, 1, 2, 3, 4)))]
+    wanted = rng.choice(lines)
+    prompt = [token for line in lines for token in (*line, *tokenizer.encode("\n").ids)]
+    if len(lines) > 1:
+        at = rng.randrange(len(wanted) - 2)
+        prompt += [*tokenizer.encode("\nQuestion:").ids, *wanted[at : at + 3]]
+    return [bos, user, *prompt, end, assistant, *wanted, end], [0.0] * (len(prompt) + 4) + [1.0] * (len(wanted) + 1)
+
+
+def stream(tokenizer: Tokenizer, data: Path, seed: int, per_batch: int, share_done: list[float]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless batches ``(ids, weights)`` of about ``per_batch`` tokens, rows of like length together."""
+    rng = random.Random(seed)
+    templates, prose = Templates(), Prose(data)
+    pad = tokenizer.token_to_id("<|pad|>")
+    while True:
+        stage = next(stage for stage in CURRICULUM if share_done[0] <= stage.until)
+        rows: list[tuple[list[int], list[float]]] = []
+        while sum(len(ids) for ids, _ in rows) < 8 * per_batch:
+            echoed = rng.random() < stage.echoes
+            row = echo(tokenizer, rng) if echoed else encode(tokenizer, example(rng, templates, prose, stage.passages, stage.sentences, 0.65))
+            if len(row[0]) <= stage.tokens:
+                rows.append(row)
+        rows.sort(key=lambda row: len(row[0]))
+        packed: list[list[tuple[list[int], list[float]]]] = [[]]
+        for row in rows:
+            if packed[-1] and (len(packed[-1]) + 1) * len(row[0]) > per_batch:
+                packed.append([])
+            packed[-1].append(row)
+        packed.pop()
+        rng.shuffle(packed)
+        for group in packed:
+            width = len(group[-1][0])
+            ids = torch.full((len(group), width), pad)
+            weights = torch.zeros(len(group), width)
+            for i, (tokens, weight) in enumerate(group):
+                ids[i, : len(tokens)] = torch.tensor(tokens)
+                weights[i, : len(tokens)] = torch.tensor(weight)
+            yield ids, weights
+
+
+def losses(model: Nano, ids: Tensor, weights: Tensor) -> tuple[Tensor, float]:
+    """Weighted training loss, and the plain loss on the answers alone."""
+    hidden = model(ids[:, :-1])
+    target, weight = ids[:, 1:], weights[:, 1:]
+    # Passage tokens are many and matter little: a random part of them keeps the output layer cheap.
+    counted = (weight == 1.0) | ((weight > 0) & (torch.rand_like(weight) < 0.4))
+    each = F.cross_entropy(model.logits(hidden[counted]), target[counted], reduction="none")
+    weight = weight[counted]
+    answer = each.detach()[weight == 1.0]
+    return (each * weight).sum() / weight.sum(), answer.mean().item()
+
+
+def train(data: Path, work: Path, tokens: float, per_batch: int, muon_rate: float, adam_rate: float, seed: int, until: float) -> None:
+    """Train or resume; writes ``work/nano.pt`` every hundred steps and a line of ``work/nano_log.jsonl`` every twenty."""
+    tokenizer = Tokenizer.from_file(str(work / "tokenizer.json"))
+    torch.manual_seed(seed)
+    shape = Shape(vocabulary=tokenizer.get_vocab_size())
+    model = Nano(shape).to(device())
+    hidden = [weight for name, weight in model.named_parameters() if weight.ndim == 2 and "embed" not in name]
+    rest = [weight for name, weight in model.named_parameters() if not (weight.ndim == 2 and "embed" not in name)]
+    muon, adam = Muon(hidden, muon_rate), torch.optim.AdamW(rest, lr=adam_rate, weight_decay=0.0, betas=(0.9, 0.98), fused=True)
+    done, step = 0, 0
+    checkpoint = work / "nano.pt"
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=device())
+        model.load_state_dict(state["model"])
+        muon.load_state_dict(state["muon"])
+        adam.load_state_dict(state["adam"])
+        done, step = state["tokens"], state["step"]
+        print(f"resumed at step {step}, {done / 1e6:.2f}M tokens", flush=True)
+    share = [done / tokens]
+    feed = stream(tokenizer, data, seed * 7919 + step, per_batch, share)
+    began, first, running = time.time(), done, 0.0
+    while done < min(tokens, until * tokens):
+        ids, weights = next(feed)
+        share[0] = done / tokens
+        warm = min(1.0, (step + 1) / 60)
+        scale = warm * min(1.0, (1.03 - share[0]) / 0.5)
+        muon.param_groups[0]["lr"], adam.param_groups[0]["lr"] = muon_rate * scale, adam_rate * scale
+        loss, answer = losses(model, ids.to(device()), weights.to(device()))
+        model.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(rest, 1.0)
+        muon.step()
+        adam.step()
+        step, done = step + 1, done + int((ids != SPECIAL.index("<|pad|>")).sum())
+        running = answer if not running or not math.isfinite(running) else 0.95 * running + 0.05 * answer
+        if step % 20 == 0:
+            line = {
+                "step": step,
+                "tokens": done,
+                "loss": round(loss.item(), 4),
+                "answer_loss": round(running, 4),
+                "tokens_per_s": round((done - first) / (time.time() - began)),
+            }
+            print(json.dumps(line), flush=True)
+            with (work / "nano_log.jsonl").open("a", encoding="utf-8") as log:
+                log.write(json.dumps(line) + "\n")
+        if step % 100 == 0 or done >= min(tokens, until * tokens):
+            save(
+                {
+                    "model": model.state_dict(),
+                    "muon": muon.state_dict(),
+                    "adam": adam.state_dict(),
+                    "tokens": done,
+                    "step": step,
+                    "shape": asdict(shape),
+                },
+                checkpoint,
+            )
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("tokenizer", "train"))
+    parser.add_argument("--data", type=Path, required=True, help="folder with the public data sets")
+    parser.add_argument("--work", type=Path, required=True, help="folder for tokenizer, checkpoint and log")
+    parser.add_argument("--vocabulary", type=int, default=4096)
+    parser.add_argument("--tokens", type=float, default=12e6, help="length of the whole training")
+    parser.add_argument("--until", type=float, default=1.0, help="stop at this share of it")
+    parser.add_argument("--batch", type=int, default=4096, help="tokens a step")
+    parser.add_argument("--muon-rate", type=float, default=0.02)
+    parser.add_argument("--adam-rate", type=float, default=3e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0 for torch's choice")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    args.work.mkdir(parents=True, exist_ok=True)
+    if args.what == "tokenizer":
+        train_tokenizer(args.data, args.work, args.vocabulary)
+    else:
+        train(args.data, args.work, args.tokens, args.batch, args.muon_rate, args.adam_rate, args.seed, args.until)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""The values that travel between stages: ``Query -> Route -> Passage -> Draft -> Verdict -> Answer``.
+
+All are frozen. Scores and confidences lie in 0..1; ``*_ms`` are milliseconds; ``start`` and ``end`` are byte offsets into the source file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Status = Literal["success", "degraded", "not_found", "abstained", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A question as it enters. ``metadata`` carries ``user_id``, ``session_id`` and whatever else the caller passes."""
+
+    text: str
+    domain: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a question belongs; ``domain`` is None when no domain fits."""
+
+    domain: str | None
+    confidence: float
+    scores: Mapping[str, float]
+    reason: str
+    ms: float = 0.0
+
+    @property
+    def abstained(self) -> bool:
+        """Whether no domain was chosen."""
+        return self.domain is None
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A piece of a document as retrieved. ``knowledge_base`` is ``global`` or the name of a domain."""
+
+    id: str
+    source: str
+    knowledge_base: str
+    title: str
+    text: str
+    start: int
+    end: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """A passage an answer rests on, and the ``number`` that stands for it as ``[number]`` in the text."""
+
+    number: int
+    passage: Passage
+
+    def to_dict(self) -> dict[str, Any]:
+        """A flat dict of plain values, the ``--json`` form."""
+        return {"number": self.number, **asdict(self.passage), "score": round(self.passage.score, 4)}
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What a model wrote, before validation."""
+
+    text: str
+    model: str
+    finish_reason: str
+    prompt_tokens: int
+    tokens_generated: int
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One validation check and what it found."""
+
+    name: str
+    passed: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What validation made of a draft: the text to show, the passages it cites, and why.
+
+    ``support`` is the mean share (0..1) of each sentence's content that its passage holds.
+    """
+
+    status: Status
+    text: str
+    cited: tuple[Citation, ...]
+    checks: tuple[Check, ...]
+    reason: str = ""
+    support: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One line of an answer's trace."""
+
+    stage: str
+    ms: float
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The final answer. ``confidence`` is that of the routing."""
+
+    request_id: str
+    status: Status
+    response: str
+    domain: str | None
+    confidence: float
+    scores: Mapping[str, float]
+    model: str
+    tokens_generated: int
+    latency_ms: float
+    citations: tuple[Citation, ...]
+    verdict: Verdict
+    trace: tuple[Stage, ...]
+    used_reasoning: bool = False
+    reason: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def degraded(self) -> bool:
+        """Whether this is a lesser answer than the model was asked for."""
+        return self.status == "degraded"
+
+    def to_dict(self) -> dict[str, Any]:
+        """A flat dict of plain values, the ``--json`` form; the list of keys is part of the interface."""
+        return {
+            "request_id": self.request_id,
+            "status": self.status,
+            "response": self.response,
+            "domain": self.domain,
+            "confidence": round(self.confidence, 4),
+            "scores": {name: round(score, 4) for name, score in self.scores.items()},
+            "used_reasoning": self.used_reasoning,
+            "degraded": self.degraded,
+            "model": self.model,
+            "tokens_generated": self.tokens_generated,
+            "latency_ms": round(self.latency_ms, 2),
+            "citations": [citation.to_dict() for citation in self.citations],
+            "verdict": {"status": self.verdict.status, "reason": self.verdict.reason, "checks": [asdict(check) for check in self.verdict.checks]},
+            "trace": [{"stage": s.stage, "ms": round(s.ms, 2), **s.detail} for s in self.trace],
+            "error": None,
+            "metadata": dict(self.metadata),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """Stream event: the route is known."""
+
+    route: Route
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieved:
+    """Stream event: the passages are known."""
+
+    passages: tuple[Passage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """Stream event: a piece of the draft, as the model writes it."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Revised:
+    """Stream event: validation replaced the streamed draft by ``text``, and why."""
+
+    text: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """Stream event: the end."""
+
+    answer: Answer
+
+
+Event = Routed | Retrieved | Token | Revised | Completed

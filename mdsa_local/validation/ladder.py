@@ -1,0 +1,95 @@
+"""The ladder of checks that turns a draft into a verdict; it stops at the first rung that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from mdsa_local.domains.prompts import NOT_FOUND
+from mdsa_local.types import Check, Citation, Draft, Passage, Verdict
+from mdsa_local.validation import grounding, rules
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mdsa_local.validation.grounding import Claim, Embed
+
+# Below this cosine of a question to the nearest sentence nothing in the passages is about it; measured on the shipped knowledge.
+FLOOR = 0.35
+# An answer this much further from the question than the nearest sentence of the passages answers something else.
+OFF_CONTEXT = 0.22
+
+
+def judge(question: str, draft: Draft, passages: Sequence[Passage], embed: Embed) -> Verdict:
+    """The verdict on ``draft``: kept with its citations set right, replaced by the best passage, or "not in your documents"."""
+    if says_not_found(draft.text):
+        return Verdict("not_found", NOT_FOUND, (), (Check("answerable", False, "the model found no answer in the passages"),), "not in the passages")
+    checks: list[Check] = []
+    for check in plain_checks(draft):
+        checks.append(check)
+        if not check.passed:
+            return fallback(question, passages, embed, checks, f"{check.name}: {check.detail}")
+    settled = grounding.check(draft.text, passages, embed)
+    unsupported = [claim for claim in settled if claim.by is None]
+    checks.append(Check("grounding", not unsupported, f"{len(settled) - len(unsupported)} of {len(settled)} sentences are in the passages"))
+    if unsupported or not settled:
+        return fallback(question, passages, embed, checks, "the model's answer is not in the passages")
+    relevance = on_context(question, settled, passages, embed)
+    checks.append(relevance)
+    if not relevance.passed:
+        return fallback(question, passages, embed, checks, "the model's answer is about something else")
+    text, cited = with_citations(settled, passages)
+    return Verdict("success", text, cited, tuple(checks), support=sum(claim.support for claim in settled) / len(settled))
+
+
+def says_not_found(text: str) -> bool:
+    """Whether the draft is the agreed refusal, whatever stands around it."""
+    return NOT_FOUND.rstrip(".").lower() in text.lower()
+
+
+def plain_checks(draft: Draft) -> Iterator[Check]:
+    """The rungs that need no passages."""
+    yield rules.not_empty(draft.text)
+    yield rules.not_repeated(draft.text)
+    yield rules.not_too_long(draft.text, draft.finish_reason)
+
+
+def on_context(question: str, settled: Sequence[Claim], passages: Sequence[Passage], embed: Embed) -> Check:
+    """Whether the answer is about what was asked, by comparison with the best the passages have."""
+    candidates = list(pieces(passages))
+    vectors = embed([question, " ".join(claim.text for claim in settled), *(claim.text for claim in settled), *(text for _, text in candidates)])
+    closeness = vectors[1:] @ vectors[0]
+    ours, best = float(closeness[: len(settled) + 1].max()), float(closeness[len(settled) + 1 :].max())
+    return Check("relevance", ours >= best - OFF_CONTEXT, f"closeness to the question {ours:.2f}, best sentence of the passages {best:.2f}")
+
+
+def pieces(passages: Sequence[Passage]) -> Iterator[tuple[int, str]]:
+    """Every sentence of every passage, with the index of its passage."""
+    for index, passage in enumerate(passages):
+        for sentence in grounding.sentences(passage.text):
+            yield index, sentence
+
+
+def with_citations(settled: Sequence[Claim], passages: Sequence[Passage]) -> tuple[str, tuple[Citation, ...]]:
+    """The answer with ``[n]``, the number of the passage in the prompt, behind each run of sentences from one passage."""
+    parts: list[str] = []
+    for at, claim in enumerate(settled):
+        last_of_run = at + 1 == len(settled) or settled[at + 1].by != claim.by
+        parts.append(f"{claim.text} [{claim.by + 1}]" if last_of_run and claim.by is not None else claim.text)
+    used = sorted({claim.by for claim in settled if claim.by is not None})
+    return " ".join(parts), tuple(Citation(index + 1, passages[index]) for index in used)
+
+
+def fallback(question: str, passages: Sequence[Passage], embed: Embed, checks: Sequence[Check], reason: str) -> Verdict:
+    """The passage with the sentence nearest to the question, quoted and marked degraded; or "not in your documents"."""
+    candidates = list(pieces(passages))
+    if candidates:
+        vectors: NDArray[np.float32] = embed([question, *(text for _, text in candidates)])
+        closeness = vectors[1:] @ vectors[0]
+        best = int(closeness.argmax())
+        if closeness[best] >= FLOOR:
+            at = candidates[best][0]
+            quoted = Citation(at + 1, passages[at])
+            return Verdict("degraded", f'"{quoted.passage.text}" [{quoted.number}]', (quoted,), tuple(checks), reason, support=1.0)
+    return Verdict("not_found", NOT_FOUND, (), tuple(checks), reason)

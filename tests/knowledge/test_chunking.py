@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mdsa_local.knowledge.chunking import Chunk, chunk
+
+from .toy_embedder import ToyEmbedder
+
+count = ToyEmbedder().count_tokens
+ARTICLES = sorted((Path(__file__).parents[2] / "domains").glob("*/knowledge/*.md"))
+
+
+def exact(source: str, chunks: list[Chunk]) -> None:
+    """Offsets are those of the text, in order and apart."""
+    data = source.encode()
+    last = 0
+    for piece in chunks:
+        assert last <= piece.start < piece.end <= len(data)
+        assert data[piece.start : piece.end].decode() == piece.text == piece.text.strip()
+        last = piece.end
+
+
+def squeezed(text: str) -> str:
+    return "".join(text.split())
+
+
+# Pieces of Markdown next to anything: what a parser trips over.
+PIECES = st.sampled_from(
+    [
+        "\n",
+        "\n\n",
+        "\r\n",
+        "\r",
+        "```\n",
+        "~~~~\n",
+        "- ",
+        "1. ",
+        "12) ",
+        "| a | b |\n",
+        "   ",
+        "\t",
+        ". ",
+        "! ",
+        "é",
+        "漢字。",
+        "👩‍👩‍👧",
+        "\u0301",
+        "\u2028",
+        "\x85",
+        "\ufeff",
+    ]
+)
+WEIRD = st.lists(st.one_of(PIECES, st.text(max_size=12)), max_size=40).map("".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(WEIRD, st.integers(1, 12), st.booleans())
+def test_every_character_is_in_one_chunk(source: str, limit: int, markdown: bool) -> None:
+    source = source.replace("#", "")  # Headings have their own test below.
+    chunks = chunk(source, count, markdown=markdown, max_tokens=limit)
+    exact(source, chunks)
+    assert squeezed("".join(piece.text for piece in chunks)) == squeezed(source.removeprefix("\ufeff"))
+    assert all(count(piece.text) <= limit for piece in chunks)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 6), st.text("ab é漢", min_size=1), st.text("xy .\n漢é", max_size=60)), max_size=6))
+def test_headings_name_the_chunks_below_them(parts: list[tuple[int, str, str]]) -> None:
+    source = "".join(f"{'#' * level} {name}\n{body}\n" for level, name, body in parts)
+    chunks = chunk(source, count, title="file", max_tokens=5)
+    exact(source, chunks)
+    assert squeezed("".join(piece.text for piece in chunks)) == squeezed("".join(body for _, _, body in parts))
+    bodies = iter(parts)
+    left = ""
+    name = ""
+    for piece in chunks:
+        while not left:
+            _, name, body = next(bodies)
+            left = squeezed(body)
+        text = squeezed(piece.text)
+        assert left.startswith(text)
+        assert not name.strip() or piece.title.endswith(name.strip())
+        left = left[len(text) :]
+
+
+def test_the_title_is_the_path_of_headings() -> None:
+    source = "intro\n# A\none\n## B ##\ntwo\n### C\nthree\n## D\nfour\n# E\nfive\n#nospace"
+    found = [(piece.title, piece.text) for piece in chunk(source, count, title="file")]
+    assert found == [("file", "intro"), ("A", "one"), ("A > B", "two"), ("A > B > C", "three"), ("A > D", "four"), ("E", "five\n#nospace")]
+
+
+def test_a_list_that_fits_stays_together() -> None:
+    steps = "1. Open the app.\n2. Tap Cards.\n\n   Then wait.\n3. Done."
+    texts = [piece.text for piece in chunk(f"{'word ' * 15}\n{steps}\n\nAfter the list.", count, max_tokens=count(steps))]
+    assert texts == [("word " * 15).strip(), steps, "After the list."]
+
+
+def test_a_long_list_is_split_between_items() -> None:
+    items = [f"{n}. Do the thing with number {n} now." for n in range(1, 9)]
+    chunks = chunk("\n".join(items), count, max_tokens=25)
+    assert len(chunks) > 1
+    assert [line for piece in chunks for line in piece.text.splitlines()] == items
+
+
+def test_a_fence_that_fits_stays_whole_and_hides_headings() -> None:
+    fence = "```python\n# not a heading\n\nx = 1\n\ny = 2\n```"
+    texts = [piece.text for piece in chunk(f"# T\n{'word ' * 10}\n{fence}\nafter", count, max_tokens=count(fence))]
+    assert fence in texts
+
+
+def test_an_open_fence_ends_with_the_file() -> None:
+    assert [(piece.title, piece.text) for piece in chunk("# T\n```\n# x\n", count)] == [("T", "```\n# x")]
+
+
+def test_a_long_paragraph_is_split_at_sentence_ends() -> None:
+    sentences = [f"This is sentence number {n}." for n in range(12)]
+    chunks = chunk(" ".join(sentences), count, max_tokens=20)
+    assert len(chunks) > 2
+    assert all(piece.text.endswith(".") for piece in chunks)
+
+
+def test_a_table_is_split_between_rows() -> None:
+    rows = [f"| row {n} | Yes. It is |" for n in range(9)]
+    chunks = chunk("\n".join(rows), count, max_tokens=30)
+    assert len(chunks) > 1
+    assert [line for piece in chunks for line in piece.text.splitlines()] == rows
+
+
+def test_a_word_without_end_is_cut() -> None:
+    blob = "A" * 100_000
+    chunks = chunk(blob, count, max_tokens=110)
+    assert "".join(piece.text for piece in chunks) == blob
+    assert max(len(piece.text) for piece in chunks) < 2000
+
+
+@pytest.mark.parametrize("source", ["", " \n\t\n", "# Only\n\n## Headings", "\ufeff"])
+def test_no_text_is_no_chunk(source: str) -> None:
+    assert chunk(source, count) == []
+
+
+def test_sections_of_the_shipped_articles_are_one_chunk_each() -> None:
+    assert len(ARTICLES) > 100
+    sections = chunks = 0
+    for path in ARTICLES:
+        source = path.read_bytes().decode()
+        found = chunk(source, count)
+        exact(source, found)
+        sections += sum(bool(body.strip()) for body in re.split(r"^#+ .*\n", source, flags=re.MULTILINE))
+        chunks += len(found)
+    assert sections <= chunks <= sections * 1.05

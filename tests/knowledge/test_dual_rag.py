@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import multiprocessing
+import random
+import threading
+from pathlib import Path
+
+import pytest
+
+from mdsa_local.errors import InputError, StorageError, UnknownNameError
+from mdsa_local.knowledge.dual_rag import DualRAG, Scope
+from mdsa_local.types import Passage
+
+from .toy_embedder import ToyEmbedder
+
+DOMAINS = ("finance", "medical", "support")
+
+
+def search(rag: DualRAG, text: str, domain: str | None = None, top_k: int = 5) -> tuple[Passage, ...]:
+    return rag.search(text, ToyEmbedder().encode([text])[0], domain, top_k)
+
+
+def test_the_promised_methods(tmp_path: Path) -> None:
+    rag = DualRAG(persist_directory=str(tmp_path), embedder=ToyEmbedder())
+    rag.add_global_documents([{"content": "Support is open all day.", "metadata": {"source": "hours", "lang": "en"}}])
+    [document] = rag.add_local_documents("finance", [{"content": "A card can be frozen.", "metadata": {"id": "card", "title": "Cards"}}])
+    assert document == "card"
+    found = rag.query("card frozen", domain="finance", top_k=2)
+    assert found[0]["content"] == "A card can be frozen."
+    assert 0.0 < found[0]["score"] <= 1.0
+    assert found[0]["metadata"] == {
+        "source": "card", "title": "Cards", "knowledge_base": "finance", "passage": "card#0", "start": 0, "end": 21, "id": "card"
+    }  # fmt: skip
+    assert [hit["metadata"]["knowledge_base"] for hit in rag.query("open", "finance", use_local=False)] == ["global"]
+    assert [hit["metadata"]["knowledge_base"] for hit in rag.query("open", "finance", use_global=False)] == ["finance"]
+    assert rag.query("open", "finance", use_local=False, use_global=False) == []
+    assert rag.query("open")[0]["metadata"]["lang"] == "en"
+    assert rag.domains() == ("finance",)
+
+
+def test_adding_the_same_text_again_changes_nothing(tmp_path: Path) -> None:
+    rag = DualRAG(tmp_path, ToyEmbedder())
+    for _ in range(2):
+        rag.add_global_documents([{"content": "Twice."}, {"content": "Twice."}])
+    assert len(rag.list_documents()) == 1
+
+
+def test_no_search_crosses_domains(tmp_path: Path) -> None:
+    seed = random.randrange(10**6)
+    print("seed", seed)
+    source = random.Random(seed)
+    words = [f"word{n}" for n in range(30)]
+    rag = DualRAG(tmp_path, ToyEmbedder())
+    for domain in DOMAINS:
+        texts = [f"canary{domain} {' '.join(source.choices(words, k=12))}" for _ in range(15)]
+        rag.add_local_documents(domain, [{"content": text} for text in texts])
+    rag.add_global_documents([{"content": f"shared {' '.join(source.choices(words, k=12))}"} for _ in range(5)])
+    for _ in range(60):
+        asked = source.choice([*DOMAINS, None])
+        text = " ".join([f"canary{source.choice(DOMAINS)}", *source.choices(words, k=3)])
+        passages = search(rag, text, asked, source.randint(1, 40))
+        assert {passage.knowledge_base for passage in passages} <= {"global", asked}
+        for other in set(DOMAINS) - {asked}:
+            assert not any(f"canary{other}" in passage.text for passage in passages)
+
+
+def test_a_scope_has_two_names_at_most() -> None:
+    assert Scope("global").tables == ("global",)
+    assert Scope("global", "finance").tables == ("global", "finance")
+    with pytest.raises(InputError):
+        Scope("global", "global")
+    # Python 3.11 raises a TypeError here, later ones an AttributeError.
+    with pytest.raises((AttributeError, TypeError)):
+        Scope("global", "finance").third = "medical"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("domain", ["global", "../finance", "a/b", "", "Finance", "finance.lance"])
+def test_a_domain_that_is_no_name_is_refused(tmp_path: Path, domain: str) -> None:
+    rag = DualRAG(tmp_path, ToyEmbedder())
+    with pytest.raises(InputError):
+        search(rag, "x", domain)
+    with pytest.raises(InputError):
+        rag.add_local_documents(domain, [{"content": "x"}])
+
+
+@pytest.mark.parametrize("document", [{}, {"content": 3}, {"content": " "}, {"content": "x", "metadata": "y"}])
+def test_a_document_that_cannot_be_used_is_refused(tmp_path: Path, document: dict[str, object]) -> None:
+    with pytest.raises(InputError, match="document 1"):
+        DualRAG(tmp_path, ToyEmbedder()).add_global_documents([{"content": "fine"}, document])
+
+
+def test_top_k_is_at_least_one(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="top_k"):
+        search(DualRAG(tmp_path, ToyEmbedder()), "x", top_k=0)
+
+
+def test_both_knowledge_bases_have_their_say_and_copies_are_dropped(tmp_path: Path) -> None:
+    rag = DualRAG(tmp_path, ToyEmbedder())
+    rag.add_global_documents([{"content": "The refund takes five days."}, {"content": "Gift cards never expire."}])
+    rag.add_local_documents("finance", [{"content": "The refund  takes five days."}, {"content": "A refund of a card charge."}])
+    passages = search(rag, "refund days", "finance")
+    assert len(passages) == 3
+    assert {passage.knowledge_base for passage in passages[:2]} == {"global", "finance"}
+    assert len(search(rag, "refund", "finance", top_k=2)) == 2
+
+
+def test_documents_are_listed_and_removed(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/a.md").write_text("apples")
+    rag = DualRAG(tmp_path / "kb", ToyEmbedder())
+    assert rag.add_paths([tmp_path / "docs"], "finance").added == ("a.md",)
+    assert [document.document for document in rag.list_documents("finance")] == ["a.md"]
+    assert rag.list_documents() == []
+    with pytest.raises(UnknownNameError, match=r"b\.md"):
+        rag.remove("b.md", "finance")
+    rag.remove("a.md", "finance")
+    assert search(rag, "apples", "finance") == ()
+
+
+def test_a_folder_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "kb").write_text("a file, which stops root as well")
+    rag = DualRAG(tmp_path / "kb", ToyEmbedder())
+    with pytest.raises(StorageError) as caught:
+        rag.add_global_documents([{"content": "x"}])
+    assert "MDSA_HOME" in caught.value.hint
+    with pytest.raises(StorageError):
+        search(rag, "x")
+
+
+def _add_from_elsewhere(folder: str, name: str) -> None:
+    rag = DualRAG(folder, ToyEmbedder())
+    for n in range(3):
+        rag.add_local_documents(
+            "finance", [{"content": f"{name} wrote zebra {n}"}, {"content": f"all wrote number {n}", "metadata": {"id": f"all{n}"}}]
+        )
+
+
+def test_other_processes_may_add_meanwhile(tmp_path: Path) -> None:
+    rag = DualRAG(tmp_path, ToyEmbedder())
+    rag.add_local_documents("finance", [{"content": "nothing of the kind"}])
+    assert len(search(rag, "zebra", "finance", 30)) == 1
+    spawn = multiprocessing.get_context("spawn")
+    processes = [spawn.Process(target=_add_from_elsewhere, args=(str(tmp_path), name)) for name in ("first", "second")]
+    for process in processes:
+        process.start()
+    for n in range(3):
+        rag.add_local_documents("finance", [{"content": f"parent wrote zebra {n}"}])
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
+    texts = [passage.text for passage in search(rag, "zebra", "finance", 30)]
+    assert sum("zebra" in text for text in texts) == 9
+    assert len(texts) == len(rag.list_documents("finance")) == 13
+    rag.optimize("finance")
+
+
+def test_threads_may_share_it(tmp_path: Path) -> None:
+    rag = DualRAG(tmp_path, ToyEmbedder())
+    errors: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            for n in range(3):
+                rag.add_local_documents(DOMAINS[number % 3], [{"content": f"thread {number} text {n}"}])
+                search(rag, f"thread {number}", DOMAINS[n], 3)
+        except BaseException as error:  # A thread's error is the test's.
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert [len(rag.list_documents(domain)) for domain in DOMAINS] == [6, 6, 6]

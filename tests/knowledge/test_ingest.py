@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mdsa_local.errors import StorageError
+from mdsa_local.knowledge.ingest import Report, ingest
+from mdsa_local.knowledge.lance import connect
+from mdsa_local.knowledge.store import Entry, KnowledgeBase
+from mdsa_local.settings import shipped
+
+from .toy_embedder import ToyEmbedder
+
+
+def base(folder: Path) -> KnowledgeBase:
+    return KnowledgeBase(connect(folder), "finance", ToyEmbedder())
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def docs(tmp_path: Path) -> Path:
+    write(tmp_path / "docs/cards.md", "# Cards\nFreeze a card in the app.")
+    write(tmp_path / "docs/loans/early.markdown", "# Loans\nRepay a loan early.")
+    write(tmp_path / "docs/notes.txt", "# no heading\nplain words")
+    write(tmp_path / "docs/.git/config.md", "hidden")
+    return tmp_path / "docs"
+
+
+def test_folders_are_read_with_all_below(tmp_path: Path, docs: Path) -> None:
+    knowledge_base = base(tmp_path / "kb")
+    heard: list[tuple[str, int, int]] = []
+    report = ingest(knowledge_base, [docs], lambda *what: heard.append(what))
+    assert report == Report(added=("cards.md", "notes.txt", "loans/early.markdown"))
+    assert [(found.document, found.source) for found in knowledge_base.documents()] == [
+        (name, str(docs.resolve() / name)) for name in ("cards.md", "loans/early.markdown", "notes.txt")
+    ]
+    assert [done for _, done, _ in heard] == [0, 1, 2, 3]
+    assert heard[-1] == ("", 3, 3)
+    [vector] = knowledge_base.embedder.encode(["x"])
+    assert {passage.title for passage in knowledge_base.search(vector, "x", 9)} == {"Cards", "Loans", "notes"}
+
+
+def test_offsets_are_those_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "docs/a.md"
+    path.parent.mkdir()
+    path.write_bytes("\ufeff# Überschrift\r\n\r\nZwölf Äpfel.\r\nMehr.\r\n\r\n## Zwei\r\nÖl.\r\n".encode())
+    knowledge_base = base(tmp_path / "kb")
+    ingest(knowledge_base, [path])
+    [vector] = knowledge_base.embedder.encode(["x"])
+    passages = knowledge_base.search(vector, "x", 9)
+    assert {passage.title for passage in passages} == {"Überschrift", "Überschrift > Zwei"}
+    for passage in passages:
+        assert path.read_bytes()[passage.start : passage.end].decode() == passage.text
+
+
+def test_only_what_changed_is_embedded_again(tmp_path: Path, docs: Path) -> None:
+    embedder = ToyEmbedder()
+    knowledge_base = KnowledgeBase(connect(tmp_path / "kb"), "finance", embedder)
+    ingest(knowledge_base, [docs])
+    embedder.encoded.clear()
+    assert ingest(knowledge_base, [docs]) == Report(unchanged=("cards.md", "notes.txt", "loans/early.markdown"))
+    assert embedder.encoded == []
+    write(docs / "cards.md", "# Cards\nOrder a new card.")
+    write(docs / "new.md", "# New\nBrand new.")
+    report = ingest(knowledge_base, [docs])
+    assert (report.added, report.changed) == (("new.md",), ("cards.md",))
+    assert sorted(embedder.encoded) == ["Cards\nOrder a new card.", "New\nBrand new."]
+    assert [found.n_chunks for found in knowledge_base.documents()] == [1, 1, 1, 1]
+
+
+def test_what_is_gone_is_removed_only_when_asked_and_only_below_the_folder(tmp_path: Path, docs: Path) -> None:
+    knowledge_base = base(tmp_path / "kb")
+    elsewhere = write(tmp_path / "docs2/keep.md", "keep this")
+    ingest(knowledge_base, [docs, elsewhere])
+    elsewhere.unlink()
+    (docs / "cards.md").unlink()
+    write(docs / "notes.txt", "  \n")
+    assert ingest(knowledge_base, [docs]).removed == ()
+    report = ingest(knowledge_base, [docs], follow_deletes=True)
+    assert report.removed == ("cards.md", "notes.txt")
+    assert [found.document for found in knowledge_base.documents()] == ["keep.md", "loans/early.markdown"]
+
+
+def test_files_that_cannot_be_used_are_reported(tmp_path: Path, docs: Path) -> None:
+    (docs / "latin.md").write_bytes(b"caf\xe9")
+    write(docs / "empty.md", "\n")
+    write(docs / "headings.md", "# Only a heading")
+    write(docs / "paper.pdf", "%PDF")
+    write(docs / "Makefile", "all:")
+    (docs / "broken.md").symlink_to(docs / "nowhere.md")
+    os.mkfifo(docs / "pipe.txt")
+    report = ingest(base(tmp_path / "kb"), [docs, tmp_path / "missing.md"])
+    assert len(report.added) == 3
+    reasons = {Path(path).name: reason for path, reason in report.failed}
+    assert reasons.pop("paper.pdf").startswith("not a supported type: .pdf")
+    assert reasons.pop("Makefile").startswith("not a supported type: Makefile")
+    assert reasons == {
+        "latin.md": "not UTF-8 text: unexpected end of data at byte 3",
+        "empty.md": "has no text",
+        "headings.md": "has no text",
+        "broken.md": "does not exist",
+        "pipe.txt": "not a file",
+        "missing.md": "does not exist",
+    }
+
+
+def test_equal_names_in_two_folders_do_not_collide(tmp_path: Path) -> None:
+    knowledge_base = base(tmp_path / "kb")
+    for n, folder in enumerate(["a/docs", "b/docs", "c"]):
+        write(tmp_path / folder / "readme.md", f"text {n}")
+    folders = [tmp_path / "a/docs", tmp_path / "b/docs", tmp_path / "c"]
+    assert ingest(knowledge_base, folders).added == ("readme.md", "docs/readme.md", "c/readme.md")
+    # The same files by another root keep their ids, and a file given twice is one document.
+    assert sorted(ingest(knowledge_base, [tmp_path, folders[0]]).unchanged) == ["c/readme.md", "docs/readme.md", "readme.md"]
+    assert len(knowledge_base.documents()) == 3
+
+
+def test_shipped_files_have_a_short_source(tmp_path: Path) -> None:
+    knowledge_base = base(tmp_path / "kb")
+    ingest(knowledge_base, [shipped("domains") / "finance" / "knowledge"])
+    known = {found.document: found.source for found in knowledge_base.documents()}
+    assert known["dispute-a-charge.md"] == "domains/finance/knowledge/dispute-a-charge.md"
+    [vector] = knowledge_base.embedder.encode(["How do I dispute a card charge?"])
+    passages = knowledge_base.search(vector, "How do I dispute a card charge?", 3)
+    assert "dispute-a-charge.md#0" in {passage.id for passage in passages}
+    assert ingest(knowledge_base, [shipped("domains") / "finance" / "knowledge"], follow_deletes=True).removed == ()
+
+
+class _Crashing(KnowledgeBase):
+    left = 1
+
+    def add(self, entries: object) -> None:
+        assert isinstance(entries, list)
+        if self.left == 0:
+            raise StorageError("disk full")
+        self.left -= 1
+        super().add(_checked(entries))
+
+
+def _checked(entries: list[object]) -> list[Entry]:
+    return [entry for entry in entries if isinstance(entry, Entry)]
+
+
+def test_a_run_after_a_crash_completes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mdsa_local.knowledge.ingest.COMMIT_CHUNKS", 4)
+    for n in range(10):
+        write(tmp_path / f"docs/{n}.md", f"text {n}")
+    crashing = _Crashing(connect(tmp_path / "kb"), "finance", ToyEmbedder())
+    with pytest.raises(StorageError):
+        ingest(crashing, [tmp_path / "docs"])
+    knowledge_base = base(tmp_path / "kb")
+    report = ingest(knowledge_base, [tmp_path / "docs"])
+    assert (len(report.unchanged), len(report.added)) == (4, 6)
+    assert len(knowledge_base.documents()) == 10

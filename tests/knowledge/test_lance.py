@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from mdsa_local.errors import StorageError
+from mdsa_local.knowledge.lance import connect, storage_errors
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(script: str, *arguments: str) -> str:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)])}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(script), *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_the_package_loads_no_heavy_library() -> None:
+    script = """
+    import sys
+    import mdsa_local.knowledge, mdsa_local.knowledge.dual_rag
+    print([name for name in ("lancedb", "pyarrow", "numpy", "onnxruntime") if name in sys.modules])
+    """
+    assert run(script).strip() == "[]"
+
+
+def test_everything_works_after_a_trimmed_import(tmp_path: Path) -> None:
+    script = """
+    import sys
+    from pathlib import Path
+    from mdsa_local.knowledge.lance import UNUSED, import_lancedb
+    lancedb = import_lancedb(trim=True)
+    assert not set(UNUSED) & set(sys.modules), "loaded, or a placeholder stayed"
+    assert not [name for name in sys.modules if name.startswith(f"{UNUSED[0]}.")]
+    assert import_lancedb() is lancedb
+    from mdsa_local.knowledge.dual_rag import DualRAG
+    from toy_embedder import ToyEmbedder
+    folder = Path(sys.argv[1])
+    (folder / "docs").mkdir()
+    (folder / "docs/a.md").write_text("# Cards\\nA card is frozen in the app.")
+    (folder / "docs/b.md").write_text("# Loans\\nA loan is repaid early.")
+    rag = DualRAG(folder / "kb", ToyEmbedder())
+    assert rag.add_paths([folder / "docs"], "finance").added == ("a.md", "b.md")
+    rag.add_global_documents([{"content": "Support is open all day."}])
+    assert rag.query("freeze my card", "finance")[0]["metadata"]["source"].endswith("a.md")
+    (folder / "docs/a.md").unlink()
+    assert rag.add_paths([folder / "docs"], "finance", follow_deletes=True).removed == ("a.md",)
+    assert [d.document for d in rag.list_documents("finance")] == ["b.md"]
+    rag.remove("b.md", "finance")
+    again = DualRAG(folder / "kb", ToyEmbedder("other"))
+    assert again.optimize() and again.query("support")
+    import pyarrow.dataset, pyarrow.fs, lancedb.namespace
+    assert pyarrow.dataset.Dataset.__module__ == "pyarrow._dataset"
+    print("fine")
+    """
+    assert run(script, str(tmp_path)).strip() == "fine"
+
+
+def test_a_folder_that_is_a_file_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "kb").write_text("not a folder")
+    database = connect(tmp_path / "kb")
+    with pytest.raises(StorageError, match="kb") as caught:
+        database.open("global")
+    assert "MDSA_HOME" in caught.value.hint
+    with pytest.raises(StorageError), database.writing("global"):
+        pass
+
+
+def test_reading_makes_no_folder(tmp_path: Path) -> None:
+    database = connect(tmp_path / "kb")
+    assert database.open("global") is None
+    assert database.names() == ()
+    assert not (tmp_path / "kb").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "hint"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left", "Free some space"),
+        (RuntimeError("lance error: LanceError(IO): No space left on device (os error 28), /x/y.rs:1:2"), "os error 28", "Free some space"),
+        (RuntimeError("lance error: file size is too small, /root/lance/utils.rs:172:20"), "too small$", "may be damaged"),
+        (ValueError("no such column"), "no such column", "may be damaged"),
+    ],
+)
+def test_errors_of_lancedb_are_storage_errors(error: Exception, message: str, hint: str) -> None:
+    with pytest.raises(StorageError, match=message) as caught, storage_errors(Path("/kb"), "global"):
+        raise error
+    assert hint in caught.value.hint
+
+
+def test_one_writer_at_a_time(tmp_path: Path) -> None:
+    database = connect(tmp_path)
+    inside: list[int] = []
+    most: list[int] = []
+
+    def write() -> None:
+        with database.writing("global"):
+            inside.append(1)
+            most.append(len(inside))
+            time.sleep(0.01)
+            inside.pop()
+
+    threads = [threading.Thread(target=write) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 8

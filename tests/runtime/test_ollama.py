@@ -1,0 +1,229 @@
+"""The Ollama backend against a real HTTP server on loopback."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mdsa_local.domains.config import Generation
+from mdsa_local.errors import (
+    BackendError,
+    BackendTimeoutError,
+    BackendUnavailableError,
+    ConfigError,
+    ContextOverflowError,
+    MDSAError,
+    ModelMemoryError,
+    ModelNotFoundError,
+)
+from mdsa_local.runtime.backend import Finished, Message
+from mdsa_local.runtime.ollama import OllamaBackend, is_loopback, open_backend
+from mdsa_local.settings import Settings
+
+from .ollama_server import Daemon
+
+QUESTION = [Message("system", "Be brief."), Message("user", "Hello?")]
+
+
+def ask(backend: OllamaBackend, generation: Generation | None = None, deadline_s: float = 10) -> list[str | Finished]:
+    return list(backend.stream(QUESTION, generation or Generation(), deadline_s=deadline_s))
+
+
+Connect = Callable[..., OllamaBackend]
+
+
+@pytest.fixture
+def connect(daemon: Daemon) -> Iterator[Connect]:
+    """Makes backends and closes them after the test."""
+    opened: list[OllamaBackend] = []
+
+    def make(model: str, base_url: str = "", n_context_tokens: int = 0) -> OllamaBackend:
+        opened.append(OllamaBackend(model, base_url or daemon.url, 10, n_context_tokens))
+        return opened[-1]
+
+    yield make
+    for backend in opened:
+        backend.close()
+
+
+def test_a_streamed_answer(connect: Connect) -> None:
+    assert ask(connect("llama3.2:1b")) == ["Grüße", ", ", "world", Finished("stop", 11, 3)]
+    assert ask(connect("limited"))[-1] == Finished("length", 11, 3)
+
+
+def test_what_is_sent_never_lets_the_daemon_cut_or_reload(daemon: Daemon, connect: Connect) -> None:
+    backend = connect("llama3.2:1b", n_context_tokens=2048)
+    backend.load()
+    ask(backend, Generation(temperature=0.7, seed=3, stop=("END",), max_tokens=5))
+    ask(backend)
+    loads = [{key: value for key, value in body["options"].items() if key.startswith("num_") and key != "num_predict"} for body in daemon.chats]
+    assert loads == [{"num_ctx": 2048}] * 3
+    assert all(body["truncate"] is False and body["shift"] is False for body in daemon.chats)
+    sent = daemon.chats[1]
+    assert sent["messages"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello?"}]
+    assert sent["options"] | {"num_predict": 5, "temperature": 0.7, "seed": 3, "stop": ["END"]} == sent["options"]
+    assert "seed" not in daemon.chats[2]["options"]
+
+
+def test_the_context_is_read_back_after_loading(connect: Connect) -> None:
+    backend = connect("llama3.2:1b")
+    assert backend.n_context_tokens == 4096
+    backend.load()
+    assert backend.n_context_tokens == 2048
+    other = connect("unlisted")
+    other.load()
+    assert other.n_context_tokens == 4096
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "message", "hint"),
+    [
+        ("missing", ModelNotFoundError, "missing", "ollama pull missing"),
+        ("busy", BackendUnavailableError, "busy", "again"),
+        ("long", ContextOverflowError, "exceeds the context length", "shorter"),
+        ("huge", ModelMemoryError, "40.0 GiB", "smaller"),
+        ("odd", BackendError, "418", "log"),
+        ("broken", BackendError, "broke off", "again"),
+        ("unfinished", BackendError, "broke off", "again"),
+        ("failing", BackendError, "broke off.*runner process has terminated", "again"),
+        ("garbage", BackendError, "no answer", "ollama_base_url"),
+    ],
+)
+def test_failures(connect: Connect, model: str, kind: type[MDSAError], message: str, hint: str) -> None:
+    backend = connect(model)
+    with pytest.raises(kind, match=message) as caught:
+        ask(backend)
+    assert type(caught.value) is kind
+    assert hint in caught.value.hint
+    assert caught.value.retryable == (model == "busy")
+    backend.close()
+
+
+def test_not_running(connect: Connect) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    backend = connect("llama3.2:1b", f"http://127.0.0.1:{port}")
+    for call in (backend.load, lambda: ask(backend)):
+        with pytest.raises(BackendUnavailableError) as caught:
+            call()
+        assert "ollama serve" in caught.value.hint
+
+
+def test_no_client_installed(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ollama", None)
+    with pytest.raises(BackendUnavailableError) as caught:
+        ask(connect("llama3.2:1b"))
+    assert "pip install ollama" in caught.value.hint
+
+
+def test_a_daemon_that_hangs(connect: Connect) -> None:
+    began = time.monotonic()
+    with pytest.raises(BackendTimeoutError):
+        ask(connect("silent"), deadline_s=0.2)
+    assert time.monotonic() - began < 5
+
+
+def test_a_daemon_that_is_slow(connect: Connect) -> None:
+    with pytest.raises(BackendTimeoutError, match="deadline"):
+        ask(connect("slow"), deadline_s=0.3)
+
+
+def test_closing_a_stream_early_and_asking_again(connect: Connect) -> None:
+    backend = connect("llama3.2:1b")
+    stream = backend.stream(QUESTION, Generation(), deadline_s=10)
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    assert len(ask(backend)) == 4
+
+
+def test_close_while_streaming_and_twice(connect: Connect) -> None:
+    backend = connect("slow")
+    stream = backend.stream(QUESTION, Generation(), deadline_s=10)
+    assert next(stream) == "Grüße"
+    backend.close()
+    backend.close()
+    assert list(stream) == [Finished("cancelled", 0, 0)]
+    with pytest.raises(BackendError, match="closed"):
+        ask(backend)
+
+
+def test_no_socket_before_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    backend = OllamaBackend("llama3.2:1b", "http://127.0.0.1:11434", 10)
+    assert backend.count_tokens(QUESTION) > 0
+    backend.close()
+
+
+def test_proxies_are_not_used_for_loopback(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert len(ask(connect("llama3.2:1b"))) == 4
+
+
+@pytest.mark.parametrize(
+    ("url", "local"),
+    [
+        ("http://127.0.0.1:11434", True),
+        ("127.0.0.1:11434", True),
+        ("localhost:11434", True),
+        ("http://localhost", True),
+        ("http://[::1]:11434", True),
+        ("0.0.0.0", True),
+        (":11434", True),
+        ("http://192.168.1.4:11434", False),
+        ("https://localhost.example.com", False),
+        ("example.com:11434", False),
+    ],
+)
+def test_is_loopback(url: str, local: bool) -> None:
+    assert is_loopback(url) == local
+
+
+@pytest.mark.parametrize("url", ["http://[bad", "ftp://127.0.0.1", "http://127.0.0.1:port"])
+def test_a_wrong_address_is_a_configuration_error(url: str) -> None:
+    with pytest.raises(ConfigError, match="ollama_base_url"):
+        ask(OllamaBackend("llama3.2:1b", url, 10))
+
+
+@given(st.text(max_size=200))
+def test_the_token_estimate_errs_high(text: str) -> None:
+    estimate = OllamaBackend("m", "http://127.0.0.1", 1).count_tokens([Message("user", text)])
+    assert estimate * 3 >= len(text.encode())
+
+
+def test_open_backend_uses_the_settings(daemon: Daemon, settings: Settings) -> None:
+    backend = open_backend("llama3.2:1b", "llama3.2:1b", settings.model_copy(update={"ollama_base_url": daemon.url, "context_tokens": 1024}))
+    assert daemon.chats[0]["options"] == {"num_ctx": 1024}
+    backend.close()
+
+
+def test_every_error_of_httpx_is_mapped() -> None:
+    backend = OllamaBackend("m", "http://127.0.0.1", 1)
+    request = httpx.Request("GET", "http://127.0.0.1")
+    kinds = [
+        kind for kind in vars(httpx).values() if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, httpx.CookieConflict)
+    ]
+    assert len(kinds) > 20
+    for kind in kinds:
+        error: Exception
+        if kind is httpx.HTTPStatusError:
+            error = httpx.HTTPStatusError("failed", request=request, response=httpx.Response(500))
+        elif issubclass(kind, httpx.StreamError):
+            error = httpx.StreamError("failed")
+        else:
+            error = kind("failed")
+        with pytest.raises(MDSAError), backend._mapped():
+            raise error

@@ -1,0 +1,42 @@
+"""Stop strings and characters that span tokens."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mdsa_local.runtime.stopping import StopFilter
+
+LETTERS = st.text("abé", max_size=12)
+
+
+def until_stop(text: str, stops: list[str]) -> str:
+    """What a filter must pass on: the text before the stop string that is complete first."""
+    found = [(text.index(stop) + len(stop), text.index(stop)) for stop in stops if stop and stop in text]
+    return text[: min(found)[1]] if found else text
+
+
+@given(LETTERS, st.lists(st.text("abé", max_size=4), max_size=3), st.lists(st.integers(1, 4), max_size=30))
+def test_the_result_does_not_depend_on_the_pieces(text: str, stops: list[str], sizes: list[int]) -> None:
+    raw, filter_, out = text.encode(), StopFilter(stops), ""
+    for size in [*sizes, len(raw)]:
+        out += filter_.feed(raw[:size])
+        raw = raw[size:]
+    assert out + filter_.flush() == until_stop(text, stops)
+
+
+def test_only_what_may_begin_a_stop_string_is_held_back() -> None:
+    filter_ = StopFilter(["\nUser:"])
+    assert filter_.feed(b"Hello") == "Hello"
+    assert filter_.feed(b"\nUs") == ""
+    assert filter_.feed(b"age") == "\nUsage"
+    assert filter_.feed(b"\nUser") == ""
+    assert filter_.feed(b": hi") == ""
+    assert filter_.stopped
+    assert filter_.feed(b"more") == filter_.flush() == ""
+
+
+def test_invalid_bytes_are_marked_and_unfinished_ones_dropped() -> None:
+    filter_ = StopFilter([])
+    assert filter_.feed(b"a\xffb\xe2\x82") == "a\ufffdb"
+    assert filter_.flush() == ""
