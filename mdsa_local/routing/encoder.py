@@ -30,6 +30,7 @@ class Encoder:
         """Load the model in ``folder``. Raises :class:`ModelNotFoundError` or :class:`ModelFileError`."""
         import numpy as np
         import onnxruntime as ort
+        from onnxruntime.capi import onnxruntime_pybind11_state as state
         from tokenizers import Tokenizer
 
         card = read_yaml(folder / "model.yaml") if (folder / "model.yaml").is_file() else {}
@@ -49,7 +50,10 @@ class Encoder:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        self._session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        try:
+            self._session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented) as error:
+            raise ModelFileError(f"{model} is damaged: {error}", "Reinstall mdsa-local.") from None
         self._inputs = {entry.name for entry in self._session.get_inputs()}
         self._tokenizer = Tokenizer.from_file(str(vocabulary))
         self._tokenizer.enable_truncation(self.max_tokens)

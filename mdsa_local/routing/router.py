@@ -52,7 +52,8 @@ def evidence(vectors: Floats, anchors: Floats, *, skip_self: bool = False) -> ND
     """Mean cosine of each of ``(n, d)`` to its nearest anchors ``(m, d)``; ``skip_self`` leaves the closest, itself, out."""
     similarities = vectors @ anchors.T
     first = 1 if skip_self else 0
-    k = min(NEAREST + first, similarities.shape[1])
+    # Of few anchors one is near and the rest are not: their mean would say little.
+    k = min(max(1, min(NEAREST, similarities.shape[1] // 6)) + first, similarities.shape[1])
     nearest = -np.sort(-np.partition(similarities, -k, axis=1)[:, -k:], axis=1)[:, first:]
     mean: NDArray[np.floating] = nearest.mean(axis=1) if nearest.shape[1] else similarities.mean(axis=1)
     return mean

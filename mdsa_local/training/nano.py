@@ -1,11 +1,11 @@
 """Train the bundled SLM: a small Llama with its own tokenizer, from scratch, on grounded question answering.
 
 Pre-norm decoder with rotary positions (interleaved pairs, as llama.cpp's ``llama`` architecture expects), SwiGLU, RMSNorm and tied
-embeddings. Hidden matrices are trained with Muon (Jordan et al. 2024), the rest with AdamW. The curriculum lengthens the examples:
-copying is learned sooner on short ones. The loss counts fully on the answer, lightly on the passages, not on the system prompt.
+embeddings. Attention starts from a structure that can copy (:func:`structured`). The curriculum lengthens the examples. The loss counts
+fully on the answer, lightly on the passages, not on the system prompt.
 
     python -m mdsa_local.training.nano tokenizer --data DIR --work DIR
-    python -m mdsa_local.training.nano train --data DIR --work DIR --tokens 12e6
+    python -m mdsa_local.training.nano train --data DIR --work DIR --tokens 7e6
 
 ``train`` resumes from ``work/nano.pt`` when it is there.
 """
@@ -107,35 +107,52 @@ class Nano(nn.Module):
         return hidden @ self.embed.weight.T
 
 
-class Muon(torch.optim.Optimizer):
-    """Momentum whose update is orthogonalised by a Newton-Schulz iteration (Jordan et al. 2024), in float32 for CPUs without bf16."""
+@torch.no_grad()
+def structured(model: Nano) -> None:
+    """Initialise attention so that the circuit that copies is there from the first step, instead of waiting for it to emerge.
 
-    def __init__(self, weights: list[nn.Parameter], lr: float) -> None:
-        super().__init__(weights, {"lr": lr})
+    Every layer starts with queries alike keys and values undone by outputs, so that a token attends to its equals and passes them on
+    (mimetic initialisation, Trockman & Kolter 2023). The first layer's first half of heads attend to the previous token, by a constant
+    part of the embeddings turned by the rotary positions, and write its content into a place of its own; the second layer matches the
+    present token with that place, on the slowly turning rotary pairs: an induction head (Olsson et al. 2022).
+    Repeating 6 to 23 random tokens costs 2.4 nats a token after 100 steps from here; 7.0 from the mimetic start alone, 8.0 from a random one.
+    """
+    width, heads = model.shape.width, model.shape.heads
+    size = width // heads
+    constant = 8
+    model.embed.weight[:, :constant] = 0.04
+    for block in model.blocks:
+        alike, value = orthogonal(width), orthogonal(width)
+        block.qkv.weight.copy_(torch.cat([0.7 * alike, 0.7 * alike, 0.7 * value]))
+        block.out.weight.copy_(0.7 * value.T)
+    theta = model.shape.rope_base ** (-torch.arange(6) / (size // 2))
+    query, key = torch.zeros(size), torch.zeros(size)
+    query[0:12:2], key[0:12:2], key[1:12:2] = 1.0, theta.cos(), theta.sin()
+    share = (4 * constant / (3 * constant + width)) ** 0.5 * width**0.5
+    gain = (40.0 * size**0.5 / (6 * share**2)) ** 0.5
+    unit = torch.zeros(width)
+    unit[:constant] = constant**-0.5
+    read, written = orthogonal(width), orthogonal(width)
+    first, second = model.blocks[0], model.blocks[1]
+    for head in range(heads // 2):
+        rows = slice(head * size, (head + 1) * size)
+        first.qkv.weight[rows] = gain * query[:, None] * unit
+        first.qkv.weight[width + rows.start : width + rows.stop] = gain * key[:, None] * unit
+        first.qkv.weight[2 * width + rows.start : 2 * width + rows.stop] = read[rows]
+        first.out.weight[:, rows] = written[rows].T
+    slow = size // 2
+    for head in range(heads):
+        rows, content = slice(head * size, (head + 1) * size), slice(head * slow, (head + 1) * slow)
+        second.qkv.weight[rows] = torch.cat([torch.zeros(slow, width), 1.2 * read[content]])
+        second.qkv.weight[width + rows.start : width + rows.stop] = torch.cat([torch.zeros(slow, width), 1.2 * written[content]])
+    value = orthogonal(width)
+    second.qkv.weight[2 * width :] = value
+    second.out.weight.copy_(value.T)
 
-    @torch.no_grad()
-    def step(self, closure: object = None) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            for weight in group["params"]:
-                momentum = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
-                momentum.lerp_(weight.grad, 0.05)
-                update = weight.grad.lerp(momentum, 0.95)
-                # qkv and gate_up are stacks of matrices, each with its own geometry.
-                parts = update.split(weight.shape[1]) if weight.shape[0] % weight.shape[1] == 0 else (update,)
-                whole = torch.cat([orthogonal(part) for part in parts])
-                weight.mul_(1 - group["lr"] * 0.05).add_(whole, alpha=-group["lr"])
 
-
-def orthogonal(matrix: Tensor) -> Tensor:
-    """The nearest semi-orthogonal matrix, roughly: singular values end between 0.7 and 1.2. Scaled for its shape."""
-    x = matrix / (matrix.norm() + 1e-7)
-    tall = x.shape[0] > x.shape[1]
-    x = x.T if tall else x
-    for _ in range(5):
-        gram = x @ x.T
-        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    x = x.T if tall else x
-    return x * max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
+def orthogonal(width: int) -> Tensor:
+    """A random orthogonal matrix."""
+    return nn.init.orthogonal_(torch.empty(width, width))
 
 
 def train_tokenizer(data: Path, work: Path, vocabulary: int) -> None:
@@ -171,16 +188,25 @@ def encode(tokenizer: Tokenizer, made: Example) -> tuple[list[int], list[float]]
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What examples look like up to ``until``, a share of the training: passages, sentences each, tokens at most, and the share of echoes."""
+    """What examples look like up to ``until``, a share of the training: passages, sentences each, tokens at most,
+    the share of echoes, and the share of the batch size."""
 
     until: float
     passages: int
     sentences: int
     tokens: int
     echoes: float
+    batch: float = 1.0
 
 
-CURRICULUM = (Stage(0.35, 1, 3, 200, 0.4), Stage(0.5, 2, 3, 320, 0.1), Stage(0.7, 3, 5, 480, 0.05), Stage(1.0, 4, 6, 760, 0.03))
+# Nothing but echoes, in small steps, until copying works; mixed in from the start they are drowned by the language to be learned.
+CURRICULUM = (
+    Stage(0.05, 1, 3, 200, 1.0, 0.4),
+    Stage(0.1, 1, 3, 200, 0.15),
+    Stage(0.3, 2, 3, 320, 0.05),
+    Stage(0.6, 3, 5, 480, 0.03),
+    Stage(1.0, 4, 6, 760, 0.02),
+)
 
 
 def echo(tokenizer: Tokenizer, rng: random.Random) -> tuple[list[int], list[float]]:
@@ -207,7 +233,8 @@ def stream(tokenizer: Tokenizer, data: Path, seed: int, per_batch: int, share_do
     while True:
         stage = next(stage for stage in CURRICULUM if share_done[0] <= stage.until)
         rows: list[tuple[list[int], list[float]]] = []
-        while sum(len(ids) for ids, _ in rows) < 8 * per_batch:
+        size = int(per_batch * stage.batch)
+        while sum(len(ids) for ids, _ in rows) < 8 * size:
             echoed = rng.random() < stage.echoes
             row = echo(tokenizer, rng) if echoed else encode(tokenizer, example(rng, templates, prose, stage.passages, stage.sentences, 0.65))
             if len(row[0]) <= stage.tokens:
@@ -215,7 +242,7 @@ def stream(tokenizer: Tokenizer, data: Path, seed: int, per_batch: int, share_do
         rows.sort(key=lambda row: len(row[0]))
         packed: list[list[tuple[list[int], list[float]]]] = [[]]
         for row in rows:
-            if packed[-1] and (len(packed[-1]) + 1) * len(row[0]) > per_batch:
+            if packed[-1] and (len(packed[-1]) + 1) * len(row[0]) > size:
                 packed.append([])
             packed[-1].append(row)
         packed.pop()
@@ -242,22 +269,21 @@ def losses(model: Nano, ids: Tensor, weights: Tensor) -> tuple[Tensor, float]:
     return (each * weight).sum() / weight.sum(), answer.mean().item()
 
 
-def train(data: Path, work: Path, tokens: float, per_batch: int, muon_rate: float, adam_rate: float, seed: int, until: float) -> None:
+def train(data: Path, work: Path, tokens: float, per_batch: int, rate: float, seed: int, until: float) -> None:
     """Train or resume; writes ``work/nano.pt`` every hundred steps and a line of ``work/nano_log.jsonl`` every twenty."""
     tokenizer = Tokenizer.from_file(str(work / "tokenizer.json"))
     torch.manual_seed(seed)
     shape = Shape(vocabulary=tokenizer.get_vocab_size())
-    model = Nano(shape).to(device())
-    hidden = [weight for name, weight in model.named_parameters() if weight.ndim == 2 and "embed" not in name]
-    rest = [weight for name, weight in model.named_parameters() if not (weight.ndim == 2 and "embed" not in name)]
-    muon, adam = Muon(hidden, muon_rate), torch.optim.AdamW(rest, lr=adam_rate, weight_decay=0.0, betas=(0.9, 0.98), fused=True)
+    model = Nano(shape)
+    structured(model)
+    model.to(device())
+    optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
     done, step = 0, 0
     checkpoint = work / "nano.pt"
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device())
         model.load_state_dict(state["model"])
-        muon.load_state_dict(state["muon"])
-        adam.load_state_dict(state["adam"])
+        optimiser.load_state_dict(state["optimiser"])
         done, step = state["tokens"], state["step"]
         print(f"resumed at step {step}, {done / 1e6:.2f}M tokens", flush=True)
     share = [done / tokens]
@@ -266,15 +292,14 @@ def train(data: Path, work: Path, tokens: float, per_batch: int, muon_rate: floa
     while done < min(tokens, until * tokens):
         ids, weights = next(feed)
         share[0] = done / tokens
-        warm = min(1.0, (step + 1) / 60)
+        warm = min(1.0, (step + 1) / 40)
         scale = warm * min(1.0, (1.03 - share[0]) / 0.5)
-        muon.param_groups[0]["lr"], adam.param_groups[0]["lr"] = muon_rate * scale, adam_rate * scale
+        optimiser.param_groups[0]["lr"] = rate * scale
         loss, answer = losses(model, ids.to(device()), weights.to(device()))
         model.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(rest, 1.0)
-        muon.step()
-        adam.step()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
         step, done = step + 1, done + int((ids != SPECIAL.index("<|pad|>")).sum())
         running = answer if not running or not math.isfinite(running) else 0.95 * running + 0.05 * answer
         if step % 20 == 0:
@@ -292,8 +317,7 @@ def train(data: Path, work: Path, tokens: float, per_batch: int, muon_rate: floa
             save(
                 {
                     "model": model.state_dict(),
-                    "muon": muon.state_dict(),
-                    "adam": adam.state_dict(),
+                    "optimiser": optimiser.state_dict(),
                     "tokens": done,
                     "step": step,
                     "shape": asdict(shape),
@@ -311,9 +335,8 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=4096)
     parser.add_argument("--tokens", type=float, default=12e6, help="length of the whole training")
     parser.add_argument("--until", type=float, default=1.0, help="stop at this share of it")
-    parser.add_argument("--batch", type=int, default=4096, help="tokens a step")
-    parser.add_argument("--muon-rate", type=float, default=0.02)
-    parser.add_argument("--adam-rate", type=float, default=3e-3)
+    parser.add_argument("--batch", type=int, default=3072, help="tokens a step")
+    parser.add_argument("--rate", type=float, default=2.5e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0 for torch's choice")
     args = parser.parse_args()
@@ -323,7 +346,7 @@ def main() -> None:
     if args.what == "tokenizer":
         train_tokenizer(args.data, args.work, args.vocabulary)
     else:
-        train(args.data, args.work, args.tokens, args.batch, args.muon_rate, args.adam_rate, args.seed, args.until)
+        train(args.data, args.work, args.tokens, args.batch, args.rate, args.seed, args.until)
 
 
 if __name__ == "__main__":

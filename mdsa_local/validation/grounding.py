@@ -52,7 +52,9 @@ def sentences(text: str) -> list[str]:
 def claims(answer: str) -> list[Claim]:
     """The sentences of an answer, each with the citations behind it."""
     found: list[Claim] = []
-    for block in re.split(r"(?<=\])\s+(?=[^\s\[])", answer.strip()):
+    # "The fee is $5 [1]." means the same as "The fee is $5. [1]".
+    answer = re.sub(r"((?:\s*\[\d{1,2}\])+)([.!?])", r"\2\1", answer.strip())
+    for block in re.split(r"(?<=\])\s+(?=[^\s\[])", answer):
         cited = tuple(int(number) for number in CITATION.findall(block))
         said = sentences(CITATION.sub("", block))
         found += [Claim(sentence, cited) for sentence in said if TOKEN.search(sentence)]

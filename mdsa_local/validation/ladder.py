@@ -32,7 +32,9 @@ def judge(question: str, draft: Draft, passages: Sequence[Passage], embed: Embed
             return fallback(question, passages, embed, checks, f"{check.name}: {check.detail}")
     settled = grounding.check(draft.text, passages, embed)
     unsupported = [claim for claim in settled if claim.by is None]
-    checks.append(Check("grounding", not unsupported, f"{len(settled) - len(unsupported)} of {len(settled)} sentences are in the passages"))
+    checks.append(
+        Check("grounding", bool(settled) and not unsupported, f"{len(settled) - len(unsupported)} of {len(settled)} sentences are in the passages")
+    )
     if unsupported or not settled:
         return fallback(question, passages, embed, checks, "the model's answer is not in the passages")
     relevance = on_context(question, settled, passages, embed)

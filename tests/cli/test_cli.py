@@ -1,0 +1,208 @@
+"""The command line as a user meets it: real processes, real exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from mdsa_local.cli.main import run
+from mdsa_local.orchestrator import TinyBERTOrchestrator
+
+Ran = subprocess.CompletedProcess[bytes]
+
+
+def mdsa(*arguments: str | bytes, env: Mapping[str, str] | None = None, stdin: bytes = b"") -> Ran:
+    return subprocess.run(
+        [sys.executable, "-m", "mdsa_local", *arguments], input=stdin, capture_output=True, env={**os.environ, **(env or {})}, timeout=300
+    )
+
+
+def inside(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Run in this process, which is quicker than a new one."""
+    with pytest.raises(SystemExit) as ended:
+        run(list(arguments))
+    out, err = capsys.readouterr()
+    return int(ended.value.code or 0), out, err
+
+
+def test_ask_prints_one_json_document(product: TinyBERTOrchestrator) -> None:
+    ran = mdsa("ask", "My card was charged twice, how do I get my money back?", "--json")
+    assert ran.returncode == 0, ran.stderr
+    answer = json.loads(ran.stdout)
+    assert answer["domain"] == "finance"
+    assert {"id", "source", "knowledge_base", "score", "text"} <= set(answer["citations"][0]) if answer["citations"] else True
+    assert [stage["stage"] for stage in answer["trace"]] == ["route", "retrieve", "generate", "validate"]
+
+
+def test_ask_for_people_shows_where_the_answer_comes_from(product: TinyBERTOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = inside(capsys, "ask", "How", "much", "does", "a", "replacement", "debit", "card", "cost?")
+    assert code == 0
+    assert "domain finance, confidence" in out
+    assert "model nano" in out
+    assert "timings route" in out
+
+
+def test_route_abstains_on_the_weather_on_mars(product: TinyBERTOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = inside(capsys, "route", "what's the weather on mars", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["domain"] is None
+    assert found["abstained"]
+    assert set(found) == {"domain", "confidence", "scores", "abstained", "reason", "ms"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["ask", ""], 2, "empty"),
+        (["ask", "x" * 100_000], 2, "100,000 characters"),
+        (["ask", "what\x07"], 2, "U+0007"),
+        (["ask", "atm limit", "--domain", "nope"], 4, "unknown domain 'nope'"),
+        (["ask", "what is the atm limit", "--model", "nope"], 5, "unknown model 'nope'"),
+        (["ask", "what is the atm limit", "--model", "what://x"], 4, "unknown model scheme 'what'"),
+        (["ask", "what is the atm limit", "--model", "/no/such/file.gguf"], 5, "no model file"),
+        (["kb", "add", "/no/such/folder"], 2, "no such file or folder"),
+        (["kb", "list", "-d", "nope"], 4, "unknown domain"),
+        (["kb", "remove", "nope.md"], 4, "unknown document"),
+        (["router", "eval", "/no/such/file"], 2, "cannot be read"),
+        (["bench", "nope"], 4, "unknown suite"),
+    ],
+)
+def test_bad_input_is_one_clear_error(
+    product: TinyBERTOrchestrator, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, said: str
+) -> None:
+    found, out, err = inside(capsys, *arguments)
+    assert (found, out) == (code, "")
+    assert said in err
+    assert "Traceback" not in err
+    found, out, _ = inside(capsys, *arguments, "--json")
+    envelope = json.loads(out)["error"]
+    assert found == code
+    assert said in envelope["message"]
+    assert envelope["hint"]
+
+
+def test_a_truncated_and_a_foreign_model_file(product: TinyBERTOrchestrator, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    whole = product.manager.resolve("nano")
+    assert isinstance(whole, Path)
+    for name, content, said in (("cut.gguf", whole.read_bytes()[:50_000], "truncated"), ("text.gguf", b"hello\n" * 100, "not a GGUF")):
+        (tmp_path / name).write_bytes(content)
+        code, _, err = inside(capsys, "ask", "what is the atm limit", "--model", str(tmp_path / name))
+        assert code == 5
+        assert said in err
+        assert name in err
+
+
+def test_ollama_not_running_says_how_to_start_it(product: TinyBERTOrchestrator) -> None:
+    ran = mdsa("ask", "what is the atm limit", "--model", "ollama://llama3.2:1b", env={"OLLAMA_BASE_URL": "http://127.0.0.1:9"})
+    assert ran.returncode == 6
+    assert b"ollama serve" in ran.stderr
+    assert b"Traceback" not in ran.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows passes arguments as UTF-16: there is no broken UTF-8 in them")
+def test_broken_utf8_is_one_clear_error(product: TinyBERTOrchestrator) -> None:
+    ran = mdsa(b"ask", b"caf\xe9 fees")
+    assert ran.returncode == 2
+    assert b"not valid UTF-8" in ran.stderr
+    assert mdsa("ask", "-", stdin=b"caf\xe9 fees").returncode == 2
+
+
+def test_malformed_yaml_names_file_and_key(product: TinyBERTOrchestrator, tmp_path: Path) -> None:
+    made = tmp_path / "domains" / "garden"
+    made.mkdir(parents=True)
+    (made / "domain.yaml").write_text("colour: green\n")
+    ran = mdsa("domains", "list", env={"MDSA_HOME": str(tmp_path)})
+    assert ran.returncode == 3
+    assert b"garden" in ran.stderr
+    assert b"unknown key 'colour'" in ran.stderr
+
+
+def test_a_home_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    ran = mdsa("ask", "what is the atm limit", env={"MDSA_HOME": str(tmp_path / "file" / "home")})
+    assert ran.returncode == 7
+    assert b"MDSA_HOME" in ran.stderr
+    assert b"Traceback" not in ran.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "knowledge").mkdir()
+    (tmp_path / "knowledge" / "synced").symlink_to("/dev/full")
+    ran = mdsa("kb", "sync", env={"MDSA_HOME": str(tmp_path)})
+    assert ran.returncode == 7
+    assert b"No space left" in ran.stderr
+
+
+def test_kb_add_list_search_remove(product: TinyBERTOrchestrator, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    (folder / "coffee.md").write_text("# Coffee machine\n\nThe coffee machine on floor 3 is cleaned every Thursday at 17:00.\n")
+    (folder / "image.png").write_bytes(b"\x89PNG")
+    code, out, err = inside(capsys, "kb", "add", str(folder), "--domain", "support")
+    assert (code, "1 added" in out, "image.png" in err) == (0, True, True)
+    code, out, _ = inside(capsys, "kb", "add", str(folder), "--domain", "support", "--json")
+    assert json.loads(out)["unchanged"] == 1
+    code, out, _ = inside(capsys, "kb", "search", "when is the coffee machine cleaned", "-d", "support", "-k", "1", "--json")
+    assert "Thursday" in json.loads(out)[0]["text"]
+    code, out, _ = inside(capsys, "kb", "search", "when is the coffee machine cleaned", "-d", "finance", "--json")
+    assert "Thursday" not in out
+    _, out, _ = inside(capsys, "kb", "list", "-d", "support", "--json")
+    document = next(row["document"] for row in json.loads(out) if row["source"].endswith("coffee.md"))
+    assert inside(capsys, "kb", "remove", document, "-d", "support")[0] == 0
+    _, out, _ = inside(capsys, "kb", "search", "when is the coffee machine cleaned", "-d", "support", "--json")
+    assert "Thursday" not in out
+
+
+def test_sync_is_quiet_when_nothing_changed(product: TinyBERTOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
+    assert inside(capsys, "kb", "sync") == (0, "knowledge bases are up to date\n", "")
+
+
+def test_router_eval(product: TinyBERTOrchestrator, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    rows = [("how do i dispute a charge", "finance"), ("what is a normal blood pressure", "medical"), ("how far away is the moon", None)]
+    file = tmp_path / "set.jsonl"
+    file.write_text("".join(json.dumps({"text": text, "domain": domain}) + "\n" for text, domain in rows))
+    _, out, _ = inside(capsys, "router", "eval", str(file), "--json")
+    result = json.loads(out)
+    assert set(result) == {"n", "accuracy", "oos_auroc", "oos_recall", "ece", "coverage", "p50_ms", "p99_ms", "confusion"}
+    assert (result["n"], result["accuracy"]) == (3, 1.0)
+    file.write_text('{"text": "x"}\n')
+    code, _, err = inside(capsys, "router", "eval", str(file))
+    assert (code, "line 1" in err) == (2, True)
+
+
+def test_usage_errors_keep_the_promise_of_json(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = inside(capsys, "ask", "--json")
+    assert code == 2
+    assert json.loads(out)["error"]["code"] == "input"
+    assert "Missing argument" in err
+
+
+def test_welcome_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "mdsa ask" in inside(capsys)[1]
+    assert inside(capsys, "--version")[1].startswith("mdsa_local ")
+    assert "ask" in inside(capsys, "--help")[1]
+
+
+OFFLINE = """
+import sys
+def guard(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.bind", "socket.sendto"):
+        raise RuntimeError(f"network: {event} {arguments}")
+sys.addaudithook(guard)
+from mdsa_local.cli.main import run
+run(["ask", "How much does a replacement debit card cost?", "--json"])
+"""
+
+
+def test_answering_opens_no_socket(product: TinyBERTOrchestrator) -> None:
+    ran = subprocess.run([sys.executable, "-c", OFFLINE], capture_output=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["domain"] == "finance"

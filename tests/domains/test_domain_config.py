@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from mdsa_local.domains.config import DomainConfig
+from mdsa_local.domains.predefined import create_finance_domain
+from mdsa_local.domains.registry import DomainRegistry
+from mdsa_local.errors import ConfigError, UnknownNameError
+
+
+def folder(tmp_path: Path, text: str, examples: str | None = None) -> Path:
+    made = tmp_path / "garden"
+    made.mkdir()
+    (made / "domain.yaml").write_text(text)
+    if examples is not None:
+        (made / "examples.yaml").write_text(examples)
+    return made
+
+
+def test_a_folder_is_a_domain(tmp_path: Path) -> None:
+    made = folder(tmp_path, "description: Plants.\nkeywords: [soil, seeds]\ngeneration: {temperature: 0.5}\n", "- when do i sow beans\n")
+    domain = DomainConfig.read(made)
+    assert (domain.name, domain.keywords, domain.examples) == ("garden", ("soil", "seeds"), ("when do i sow beans",))
+    assert domain.generation.temperature == 0.5
+    assert "garden" in DomainRegistry.from_folders([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("colour: green\n", "unknown key 'colour'"),
+        ("generation: {heat: 1}\n", "unknown key 'generation.heat'"),
+        ("generation: {temperature: hot}\n", "generation.temperature"),
+        ("name: other\n", "folder is 'garden'"),
+        ("description: [\n", "not valid YAML"),
+        ("examples: [a]\n", "examples"),
+        ("keywords: 3\n", "keywords"),
+    ],
+)
+def test_a_wrong_file_is_named_with_its_key(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        DomainConfig.read(folder(tmp_path, text))
+    assert said in str(caught.value)
+    assert "domain.yaml" in str(caught.value)
+
+
+def test_examples_must_be_a_list_of_questions(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"examples\.yaml"):
+        DomainConfig.read(folder(tmp_path, "description: x\n", "question: 3\n"))
+
+
+def test_the_promised_ways_to_write_a_domain() -> None:
+    assert DomainConfig("hr", "nano", ["leave"]).model == "nano"
+    named = DomainConfig(
+        name="hr", description="People", model_name="nano", keywords=["leave"], system_prompt="Be kind.", max_tokens=50, temperature=0.3
+    )
+    assert (named.model, named.generation.max_tokens, named.generation.temperature) == ("nano", 50, 0.3)
+    assert DomainConfig(domain_id="hr", name="Human Resources").title == "Human Resources"
+    assert create_finance_domain(model="other").model == "other"
+    assert len(create_finance_domain().keywords) >= 15
+
+
+@pytest.mark.parametrize("name", ["../etc", "a/b", "", "A", "global", ".hidden", "x" * 65, "a\0b"])
+def test_a_name_cannot_leave_its_folder(name: str) -> None:
+    with pytest.raises(ValidationError):
+        DomainConfig(name=name)
+
+
+def test_an_unknown_domain_lists_the_known_ones() -> None:
+    registry = DomainRegistry([DomainConfig(name="finance"), DomainConfig(name="medical")])
+    with pytest.raises(UnknownNameError) as caught:
+        registry.get("finanse")
+    assert "Did you mean 'finance'" in caught.value.hint
+    registry.unregister("finance")
+    with pytest.raises(UnknownNameError):
+        registry.unregister("finance")

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from mdsa_local.domains.prompts import fit, user_message
+from mdsa_local.errors import ContextOverflowError
+
+PASSAGES = [("A", "one two three"), ("B", "four five six"), ("C", "seven eight nine")]
+
+
+def words(kept: Sequence[tuple[str, str]]) -> int:
+    return 10 + sum(len(text.split()) for _, text in kept)
+
+
+@pytest.mark.parametrize(("context", "kept"), [(100, 3), (39, 3), (38, 2), (35, 1), (33, 1)])
+def test_passages_go_from_the_last(context: int, kept: int) -> None:
+    assert fit(words, PASSAGES, context, 20) == (kept, 10 + 3 * kept)
+
+
+@pytest.mark.parametrize("context", [32, 30, 5])
+def test_what_cannot_fit_is_an_error_with_the_numbers(context: int) -> None:
+    with pytest.raises(ContextOverflowError, match=str(context)):
+        fit(words, PASSAGES, context, 20)
+
+
+def test_static_parts_come_before_the_question() -> None:
+    text = user_message(PASSAGES, "Why?")
+    assert text.index("[1] A") < text.index("[3] C") < text.index("Question: Why?")

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mdsa_local.errors import ModelFileError, ModelNotFoundError
+from mdsa_local.routing.encoder import Encoder
+from mdsa_local.settings import read_yaml, shipped
+
+TEXTS = ["my card was charged twice", "x", "the hub keeps blinking " * 60, "", "ünïcödé 日本語 👋"]
+
+
+def test_vectors_have_unit_length_and_keep_their_order(encoder: Encoder) -> None:
+    together = encoder.encode(TEXTS)
+    assert together.shape == (len(TEXTS), encoder.width)
+    assert together.dtype == np.float32
+    assert np.allclose(np.linalg.norm(together, axis=1), 1, atol=1e-4)
+    alone = np.concatenate([encoder.encode([text]) for text in TEXTS])
+    assert (np.sum(together * alone, axis=1) > 0.97).all()
+
+
+def test_nothing_gives_an_empty_array(encoder: Encoder) -> None:
+    assert encoder.encode([]).shape == (0, encoder.width)
+
+
+def test_like_meanings_are_near(encoder: Encoder) -> None:
+    query, near, far = encoder.encode(["I was billed two times", "duplicate charge on my card", "recipe for lemon cake"])
+    assert query @ near > query @ far + 0.2
+
+
+def test_a_damaged_or_missing_model_is_a_clear_error(tmp_path: Path) -> None:
+    shutil.copytree(shipped("models") / "tinybert", tmp_path / "tinybert")
+    (tmp_path / "tinybert" / "model.onnx").write_bytes(b"not a model")
+    with pytest.raises(ModelFileError, match="damaged"):
+        Encoder.load(tmp_path / "tinybert")
+    with pytest.raises(ModelNotFoundError, match="nothing-here"):
+        Encoder.load("nothing-here")
+
+
+def test_the_shipped_model_is_the_promised_shape() -> None:
+    card = read_yaml(shipped("models") / "tinybert" / "model.yaml")
+    assert card["architecture"] == {"layers": 4, "hidden": 312, "heads": 12, "intermediate": 1200, "vocabulary": 30522}
+    assert card["width"] == 312

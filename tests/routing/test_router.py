@@ -1,0 +1,126 @@
+"""The router on the shipped encoder and domains; held-out questions were written apart from the examples."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from mdsa_local.domains.config import DomainConfig
+from mdsa_local.errors import ConfigError, UnknownNameError
+from mdsa_local.orchestrator import TinyBERTOrchestrator
+from mdsa_local.routing.encoder import Encoder
+from mdsa_local.routing.evaluation import evaluate
+from mdsa_local.routing.router import IntentRouter
+from tests.conftest import DATA
+
+NAMES = ("finance", "medical", "support", "technical")
+
+
+def held_out() -> list[tuple[str, str | None]]:
+    pairs: list[tuple[str, str | None]] = []
+    for name in NAMES:
+        pairs += [(text, name) for text in yaml.safe_load((DATA / f"routing/{name}.yaml").read_text(encoding="utf-8"))]
+    return pairs
+
+
+def beyond() -> list[tuple[str, str | None]]:
+    return [(text, None) for text in yaml.safe_load((DATA / "out_of_scope.yaml").read_text(encoding="utf-8"))]
+
+
+def test_the_shipped_domains_are_told_apart_and_from_everything_else(product: TinyBERTOrchestrator) -> None:
+    result = evaluate(product.router, held_out() + beyond())
+    assert result["n"] >= 350
+    assert result["accuracy"] >= 0.85
+    assert result["oos_auroc"] >= 0.93
+    assert result["oos_recall"] >= 0.80
+    assert result["coverage"] >= 0.80
+
+
+@pytest.mark.parametrize(
+    ("text", "domain"),
+    [
+        ("my card was charged twice", "finance"),
+        ("whats a normal blood presure", "medical"),
+        ("where is my parcel", "support"),
+        ("webhook signature does not verify", "technical"),
+        ("what's the weather on mars", None),
+        ("who painted the mona lisa", None),
+        ("asdf qwer zxcv", None),
+    ],
+)
+def test_plain_cases(product: TinyBERTOrchestrator, text: str, domain: str | None) -> None:
+    route = product.router.route(text)
+    assert route.domain == domain, route
+    assert route.reason
+    assert 0.0 <= route.confidence <= 1.0
+    assert sum(route.scores.values()) <= 1.0 + 1e-6
+
+
+def test_a_domain_of_keywords_alone_works_at_once(encoder: Encoder) -> None:
+    router = IntentRouter(encoder, encoder.calibration)
+    assert router.route("anything").domain is None
+    router.register(DomainConfig(name="garden", description="Plants", keywords=["pruning roses", "compost", "watering tomatoes"]))
+    router.register(DomainConfig(name="cars", description="Cars", keywords=["engine oil", "flat tyre", "brakes squeal"]))
+    assert router.route("how do i change a flat tyre").domain == "cars"
+    router.unregister("cars")
+    assert "cars" not in router.route("how do i change a flat tyre").scores
+    with pytest.raises(UnknownNameError):
+        router.unregister("cars")
+
+
+def test_fit_learns_from_pairs_and_is_seeded(encoder: Encoder) -> None:
+    pairs: list[tuple[str, str | None]] = [*held_out(), *beyond()[:60]]
+    first, second = IntentRouter(encoder), IntentRouter(encoder)
+    first.fit(pairs)
+    second.fit(pairs)
+    assert first.route("how do i reset the hub").scores == second.route("how do i reset the hub").scores
+    assert set(first.domains) == set(NAMES)
+    with pytest.raises(ConfigError):
+        first.fit([("nothing in scope", None)])
+
+
+def test_registering_while_routing(encoder: Encoder) -> None:
+    router = IntentRouter(encoder, encoder.calibration)
+    router.register(DomainConfig(name="cars", keywords=["engine oil", "flat tyre"]))
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            for _ in range(50):
+                router.route("how do i change a flat tyre")
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for number in range(20):
+        router.register(DomainConfig(name=f"d{number}", keywords=["soup", "bread"]))
+        router.unregister(f"d{number}")
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_vectors_are_cached_on_disk_and_only_for_this_encoder(encoder: Encoder, tmp_path: Path) -> None:
+    class Counting:
+        fingerprint = encoder.fingerprint
+        texts = 0
+
+        def encode(self, texts: list[str]) -> np.ndarray:
+            self.texts += len(texts)
+            return encoder.encode(texts)
+
+    domain = DomainConfig(name="cars", keywords=["engine oil", "flat tyre"])
+    counting = Counting()
+    IntentRouter(counting, cache=tmp_path).register(domain)
+    embedded = counting.texts
+    IntentRouter(counting, cache=tmp_path).register(domain)
+    assert counting.texts == embedded
+    counting.fingerprint = "another"
+    IntentRouter(counting, cache=tmp_path).register(domain)
+    assert counting.texts == 2 * embedded

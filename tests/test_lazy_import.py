@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import mdsa_local
+
+HEAVY = ("onnxruntime", "llama_cpp", "lancedb", "pyarrow", "torch", "numpy", "pydantic", "tokenizers")
+
+
+def loaded_by(code: str) -> list[str]:
+    probe = f"import sys; {code}; print(*[name for name in {HEAVY!r} if name in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", probe], check=True, capture_output=True, text=True).stdout
+    return out.splitlines()[-1].split()
+
+
+def test_importing_the_package_loads_no_heavy_library() -> None:
+    assert loaded_by("import mdsa_local") == []
+
+
+def test_importing_the_command_line_loads_no_heavy_library() -> None:
+    assert loaded_by("import mdsa_local.cli.main") == []
+
+
+def test_every_public_name_is_there() -> None:
+    for name in mdsa_local.__all__:
+        assert getattr(mdsa_local, name) is not None
+    assert mdsa_local.MDSA is mdsa_local.TinyBERTOrchestrator
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    assert not hasattr(mdsa_local, "Nonsense")

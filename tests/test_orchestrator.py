@@ -1,0 +1,199 @@
+"""The whole path on real parts, and with a scripted model where a real one could not be made to misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mdsa_local import (
+    BackendError,
+    DomainConfig,
+    DomainExecutor,
+    InputError,
+    ModelManager,
+    TinyBERTOrchestrator,
+    UnknownNameError,
+    create_finance_domain,
+)
+from mdsa_local.domains.prompts import NOT_FOUND
+from mdsa_local.runtime import backend
+from mdsa_local.settings import Settings
+from mdsa_local.types import Completed, Retrieved, Revised, Routed, Token
+from tests import scripted
+
+FLAT = {
+    "request_id", "status", "response", "domain", "confidence", "scores", "used_reasoning", "degraded", "model", "tokens_generated",
+    "latency_ms", "citations", "verdict", "trace", "error", "metadata",
+}  # fmt: skip
+
+
+@pytest.fixture
+def says(monkeypatch: pytest.MonkeyPatch, product: TinyBERTOrchestrator) -> Iterator[TinyBERTOrchestrator]:
+    """An orchestrator whose finance domain is answered by the scripted runtime, on the product's own knowledge."""
+    monkeypatch.setitem(backend.BACKENDS, "scripted", "tests.scripted")
+    finance = create_finance_domain(model="scripted://finance")
+    with TinyBERTOrchestrator(settings=product.settings, knowledge=product.knowledge, domains=[finance]) as orchestrator:
+        orchestrator.__dict__["encoder"] = product.encoder
+        yield orchestrator
+    scripted.SAYS.clear()
+    scripted.HEARD.clear()
+
+
+def test_a_question_is_answered_from_its_domain_with_citations(product: TinyBERTOrchestrator) -> None:
+    answer = product.ask("How much does a replacement debit card cost?")
+    assert answer.domain == "finance"
+    assert answer.status in ("success", "degraded")
+    assert answer.citations
+    assert all(f"[{c.number}]" in answer.response for c in answer.citations)
+    assert {c.passage.knowledge_base for c in answer.citations} <= {"finance", "global"}
+    assert set(answer.to_dict()) == FLAT
+    assert [stage.stage for stage in answer.trace] == ["route", "retrieve", "generate", "validate"]
+
+
+def test_a_citation_opens_the_source_at_its_bytes(product: TinyBERTOrchestrator) -> None:
+    from mdsa_local.settings import shipped
+
+    for citation in product.ask("What is the daily limit for cash from an ATM?").citations:
+        source = (shipped("domains").parent / citation.passage.source).read_bytes()
+        assert source[citation.passage.start : citation.passage.end].decode() == citation.passage.text
+
+
+def test_a_question_of_no_domain_gets_no_answer(product: TinyBERTOrchestrator) -> None:
+    answer = product.ask("what's the weather on mars")
+    assert (answer.status, answer.domain, answer.citations) == ("abstained", None, ())
+    assert answer.reason
+
+
+def test_the_stream_is_the_answer_in_pieces(product: TinyBERTOrchestrator) -> None:
+    events = list(product.stream("How long does a dispute take?", domain="finance"))
+    assert [type(event) for event in events[:2]] == [Routed, Retrieved]
+    last = events[-1]
+    assert isinstance(last, Completed)
+    said = "".join(event.text for event in events if isinstance(event, Token)).strip()
+    revised = [event.text for event in events if isinstance(event, Revised)]
+    assert last.answer.response == (revised[-1] if revised else said)
+
+
+def test_the_same_question_twice_gives_the_same_words(product: TinyBERTOrchestrator) -> None:
+    first, second = (product.ask("What does an overdraft cost?", domain="finance") for _ in range(2))
+    assert first.response == second.response
+
+
+def test_the_flat_result_and_its_friendly_error(product: TinyBERTOrchestrator) -> None:
+    good = product.process_request("How do I freeze my card?", {"user_id": "u1", "order_id": 3})
+    assert good["metadata"] == {"user_id": "u1", "order_id": 3}
+    bad = product.process_request("")
+    assert (bad["domain"], bad["confidence"], bad["status"]) == ("error", 0.0, "error")
+    assert bad["error"]["code"] == "input"
+    assert "empty" in bad["response"]
+    assert product.process(query="How do I freeze my card?")["domain"] == "finance"
+
+
+def test_the_three_step_quick_start(product: TinyBERTOrchestrator) -> None:
+    mdsa = TinyBERTOrchestrator(settings=product.settings, knowledge=product.knowledge)
+    mdsa.register_domain("garden", "Plants and soil", ["when to sow beans", "pruning roses", "compost", "watering tomatoes"])
+    result = mdsa.process_request("when should I be pruning my roses?")
+    assert result["domain"] == "garden"
+    assert mdsa.get_stats()["domain_stats"] == {"garden": 1}
+
+
+def test_the_three_line_quick_start(product: TinyBERTOrchestrator) -> None:
+    manager = ModelManager()
+    result = DomainExecutor(manager).execute("How much does a replacement debit card cost?", create_finance_domain())
+    manager.close()
+    assert {"response", "domain", "model", "latency_ms", "tokens_generated", "confidence", "status"} <= set(result)
+    assert result["domain"] == "finance"
+    assert result["model"] == "nano"
+    assert 0.0 <= result["confidence"] <= 1.0
+
+
+def test_async_gives_the_same(product: TinyBERTOrchestrator) -> None:
+    async def both() -> tuple[str, str]:
+        whole = await product.aask("What does an overdraft cost?", domain="finance")
+        last = [event async for event in product.astream("What does an overdraft cost?", domain="finance")][-1]
+        assert isinstance(last, Completed)
+        return whole.response, last.answer.response
+
+    first, second = asyncio.run(both())
+    assert first == second
+
+
+def test_many_threads_at_once(product: TinyBERTOrchestrator) -> None:
+    wanted = product.ask("What does an overdraft cost?", domain="finance").response
+    got: list[str] = []
+    threads = [threading.Thread(target=lambda: got.append(product.ask("What does an overdraft cost?", domain="finance").response)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert got == [wanted] * 8
+    assert len({product.ask("How do I freeze my card?").request_id for _ in range(3)}) == 3
+
+
+def test_the_model_hears_the_domains_prompt_the_passages_and_the_question(says: TinyBERTOrchestrator) -> None:
+    scripted.SAYS["finance"] = NOT_FOUND
+    says.ask("What does an overdraft cost?")
+    system, user = scripted.HEARD[-1]
+    assert system.startswith(create_finance_domain().system_prompt)
+    assert "[1] " in user
+    assert user.endswith("Question: What does an overdraft cost?")
+
+
+def test_an_invented_answer_is_withdrawn_and_marked(says: TinyBERTOrchestrator) -> None:
+    scripted.SAYS["finance"] = "The moon lends money at 77 percent to every sheep. [1]"
+    events = list(says.stream("What does an overdraft cost?"))
+    answer = events[-1]
+    assert isinstance(answer, Completed)
+    assert answer.answer.degraded
+    assert any(isinstance(event, Revised) for event in events)
+    assert "77" not in answer.answer.response
+
+
+def test_the_models_refusal_is_an_honest_not_found(says: TinyBERTOrchestrator) -> None:
+    scripted.SAYS["finance"] = NOT_FOUND
+    assert says.ask("What does an overdraft cost?").status == "not_found"
+
+
+def test_a_failing_runtime_is_counted_and_raised(says: TinyBERTOrchestrator) -> None:
+    scripted.SAYS["finance"] = BackendError("the runtime fell over", "Restart it.")
+    with pytest.raises(BackendError):
+        says.ask("What does an overdraft cost?")
+    stats = says.get_stats()
+    assert (stats["requests_total"], stats["requests_failed"], stats["success_rate"]) == (1, 1, 0.0)
+
+
+def test_passages_that_do_not_fit_are_dropped_and_said_so(says: TinyBERTOrchestrator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scripted, "CONTEXT_TOKENS", 330)
+    scripted.SAYS["finance"] = NOT_FOUND
+    trace = says.ask("What does an overdraft cost?").trace
+    detail = next(stage.detail for stage in trace if stage.stage == "generate")
+    assert detail["passages_dropped"] > 0
+
+
+def test_bad_questions_and_domains(product: TinyBERTOrchestrator) -> None:
+    with pytest.raises(InputError):
+        product.ask("  ")
+    with pytest.raises(UnknownNameError):
+        product.ask("hello there", domain="nope")
+
+
+def test_closing_the_stream_early_leaves_the_model_usable(product: TinyBERTOrchestrator) -> None:
+    stream = product.stream("How long does a dispute take?", domain="finance")
+    for event in stream:
+        if isinstance(event, Token):
+            break
+    stream.close()  # type: ignore[attr-defined]
+    assert product.ask("How long does a dispute take?", domain="finance").response
+
+
+def test_a_users_folder_adds_a_domain(tmp_path: Path) -> None:
+    made = tmp_path / "domains" / "garden"
+    made.mkdir(parents=True)
+    (made / "domain.yaml").write_text("description: Plants and soil.\nkeywords: [roses, compost]\n")
+    orchestrator = TinyBERTOrchestrator(settings=Settings.load(home=tmp_path))
+    assert "garden" in orchestrator.registry
+    assert orchestrator.registry.get("garden") == DomainConfig.read(made)

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mdsa_local.errors import ConfigError
+from mdsa_local.settings import Settings
+
+
+def test_later_sources_win(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("top_k: 7\ndefault_model: other\n")
+    environ = {"MDSA_HOME": str(tmp_path), "MDSA_TOP_K": "9"}
+    assert Settings.load(environ).top_k == 9
+    assert Settings.load(environ).default_model == "other"
+    assert Settings.load(environ, top_k=2).top_k == 2
+
+
+def test_home_is_the_platforms_user_data_folder_and_never_the_current_one() -> None:
+    assert Settings.load({"HOME": "/somewhere"}).home.is_relative_to("/somewhere")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("top_k: many\n", "top_k"), ("colour: red\n", "unknown key 'colour'"), ("a: [1\n", "not valid YAML"), ("- a\n", "expected a mapping")],
+)
+def test_a_wrong_file_is_named_with_its_key(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        Settings.load({"MDSA_HOME": str(tmp_path)})
+    assert said in str(caught.value)
+    assert "config.yaml" in f"{caught.value} {caught.value.hint}"
+
+
+def test_a_wrong_variable_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Settings.load({"MDSA_HOME": str(tmp_path), "MDSA_CONFIDENCE_THRESHOLD": "2"})
+    assert "MDSA_CONFIDENCE_THRESHOLD" in caught.value.hint
+
+
+def test_ollama_address_comes_from_its_own_variables(tmp_path: Path) -> None:
+    assert Settings.load({"MDSA_HOME": str(tmp_path), "OLLAMA_HOST": "10.0.0.1:1"}).ollama_base_url == "10.0.0.1:1"
+    both = {"MDSA_HOME": str(tmp_path), "OLLAMA_HOST": "a:1", "OLLAMA_BASE_URL": "http://b:2"}
+    assert Settings.load(both).ollama_base_url == "http://b:2"

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import pytest
+
+from mdsa_local.domains.prompts import NOT_FOUND
+from mdsa_local.routing.encoder import Encoder
+from mdsa_local.types import Draft, Passage, Verdict
+from mdsa_local.validation import grounding, ladder
+
+FEES = Passage("fees#0", "fees.md", "finance", "Card fees", "A replacement card costs $5. A replacement card arrives in 4 business days.", 0, 74, 0.8)
+ATM = Passage(
+    "atm#0", "atm.md", "global", "Cash", "1. Open the Larkfield app. 2. Tap Cards. 3. Choose Freeze. The ATM limit is $400 a day.", 0, 90, 0.6
+)
+QUESTION = "how much is a replacement card?"
+
+
+def judge(encoder: Encoder, text: str, question: str = QUESTION, finish: str = "stop") -> Verdict:
+    return ladder.judge(question, Draft(text, "nano", finish, 10, 10), (FEES, ATM), encoder.encode)
+
+
+def test_a_quoted_sentence_stands(encoder: Encoder) -> None:
+    verdict = judge(encoder, "A replacement card costs $5. [1]")
+    assert verdict.status == "success"
+    assert verdict.text == "A replacement card costs $5. [1]"
+    assert [(c.number, c.passage.id) for c in verdict.cited] == [(1, "fees#0")]
+    assert verdict.support == 1.0
+
+
+def test_a_wrong_citation_is_set_right(encoder: Encoder) -> None:
+    verdict = judge(encoder, "A replacement card costs $5. [2]")
+    assert verdict.text.endswith("[1]")
+
+
+def test_steps_are_kept_together_and_their_numbers_are_no_facts(encoder: Encoder) -> None:
+    verdict = judge(encoder, "1. Open the Larkfield app. 2. Tap Cards. 3. Choose Freeze. [2]", "how do i freeze my card in the app?")
+    assert verdict.status == "success"
+    assert verdict.text.count("[2]") == 1
+
+
+@pytest.mark.parametrize(
+    "draft",
+    [
+        "A replacement card costs $7. [1]",
+        "Replacement cards are made of recycled ocean plastic in Portugal. [1]",
+        "A replacement card costs $5. The president pays for it himself every winter. [1]",
+        "",
+        "[1]",
+    ],
+)
+def test_what_no_passage_says_is_replaced_by_a_passage_and_marked(encoder: Encoder, draft: str) -> None:
+    verdict = judge(encoder, draft)
+    assert verdict.status == "degraded"
+    assert FEES.text in verdict.text
+    assert verdict.reason
+    assert not all(check.passed for check in verdict.checks)
+
+
+def test_an_answer_to_something_else_is_replaced(encoder: Encoder) -> None:
+    verdict = judge(encoder, "The ATM limit is $400 a day. [2]")
+    assert verdict.status == "degraded"
+    assert "relevance" in {check.name for check in verdict.checks if not check.passed}
+
+
+def test_repeating_and_cut_off_answers_are_replaced(encoder: Encoder) -> None:
+    assert judge(encoder, "A replacement card costs $5. " * 9).status == "degraded"
+    assert judge(encoder, "A replacement card costs $5. A repl", finish="length").status == "degraded"
+
+
+def test_the_refusal_stays_a_refusal(encoder: Encoder) -> None:
+    verdict = judge(encoder, NOT_FOUND)
+    assert (verdict.status, verdict.text, verdict.cited) == ("not_found", NOT_FOUND, ())
+
+
+def test_without_anything_near_it_says_not_in_the_documents(encoder: Encoder) -> None:
+    verdict = judge(encoder, "Saturn has rings.", "how many rings does saturn have")
+    assert verdict.status == "not_found"
+    assert ladder.judge(QUESTION, Draft("It is free.", "nano", "stop", 1, 1), (), encoder.encode).status == "not_found"
+
+
+def test_claims_carry_their_citations() -> None:
+    found = grounding.claims("The fee is $5. [1] Delivery takes 4.5 days [2][3]. Done")
+    assert [(claim.text, claim.cited) for claim in found] == [("The fee is $5.", (1,)), ("Delivery takes 4.5 days.", (2, 3)), ("Done", ())]
