@@ -120,6 +120,8 @@ def sync(as_json: Json = False) -> None:
     done = []
     if syncing.pending(parts.settings, parts.encoder.fingerprint):
         done = syncing.sync(parts.knowledge, parts.settings, parts.encoder.fingerprint, progress("knowledge bases"))
+        # Its examples are embedded and cached now rather than with the first question.
+        _ = parts.router
     if as_json:
         document({name: _counts(report) for name, report in done})
         return

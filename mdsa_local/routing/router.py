@@ -92,6 +92,11 @@ class IntentRouter:
         """Names of the registered domains."""
         return tuple(self._anchors)
 
+    @property
+    def calibration(self) -> Calibration:
+        """The calibration in force."""
+        return self._calibration
+
     def register(self, domain: DomainConfig) -> None:
         """Add or replace a domain; takes effect with the next question."""
         texts = anchor_texts(domain)

@@ -23,6 +23,7 @@ from mdsa_local.training.corpus import jsonl, sentences, with_typo
 TEMPLATES = Path(__file__).parent / "templates"
 SLOT = re.compile(r"\{([a-z_]+)(\d?)\}")
 WORD = re.compile(r"[A-Za-z][A-Za-z'-]{3,}")
+BETWEEN_STEPS = "between steps"
 SYLLABLES = (
     "ar bel cor dan el fen gor hal in jor kel lum mor nev or pel quin ros sel tam ul ver wen xan yor zed bri cla dro fra gri kra pli sto tri vel"
 ).split()
@@ -154,7 +155,11 @@ class Passage:
     parts: list[str]
 
     def text(self) -> str:
-        return " ".join(self.parts)
+        """Its parts as running text, a list of steps on lines of its own."""
+        out = ""
+        for part in self.parts:
+            out += ("" if not out else "\n" if "\n" in part or out.endswith("\n") else " ") + part + ("\n" if "\n" in part else "")
+        return out.strip()
 
 
 class Templates:
@@ -168,8 +173,14 @@ class Templates:
     def statement(self, fact: dict[str, Any], slots: dict[str, list[str]], chosen: dict[str, str], rng: random.Random) -> str:
         """One fact put into words."""
         if "steps" in fact:
-            return " ".join(f"{i}. {_capital(fill(step, slots, chosen, rng))}" for i, step in enumerate(fact["steps"], 1))
+            return self._steps(fact, slots, chosen, rng)
         return _capital(fill(rng.choice(fact["says"]), slots, chosen, rng))
+
+    @staticmethod
+    def _steps(fact: dict[str, Any], slots: dict[str, list[str]], chosen: dict[str, str], rng: random.Random) -> str:
+        """Numbered steps, in most topics each on a line."""
+        between = chosen.setdefault(BETWEEN_STEPS, rng.choice(("\n", "\n", " ")))
+        return between.join(f"{i}. {_capital(fill(step, slots, chosen, rng))}" for i, step in enumerate(fact["steps"], 1))
 
     def passage(self, topic: dict[str, Any], rng: random.Random, facts: Sequence[dict[str, Any]], chosen: dict[str, str]) -> Passage:
         """A passage stating ``facts`` in random order."""
@@ -223,10 +234,9 @@ class Templates:
                     quotes.append(wanted)
         return passages, joined, quotes
 
-    @staticmethod
-    def _is(fact: dict[str, Any], slots: dict[str, list[str]], chosen: dict[str, str], part: str, rng: random.Random) -> bool:
+    def _is(self, fact: dict[str, Any], slots: dict[str, list[str]], chosen: dict[str, str], part: str, rng: random.Random) -> bool:
         if "steps" in fact:
-            return part == " ".join(f"{i}. {_capital(fill(step, slots, chosen, rng))}" for i, step in enumerate(fact["steps"], 1))
+            return part == self._steps(fact, slots, chosen, rng)
         return any(part == _capital(fill(says, slots, chosen, rng)) for says in fact["says"])
 
     def distractor(self, rng: random.Random, size: int) -> Passage:

@@ -1,0 +1,42 @@
+"""What the README shows is what there is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mdsa_local.cli.main import run
+from mdsa_local.orchestrator import TinyBERTOrchestrator
+from mdsa_local.settings import Settings
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+COMMANDS = sorted(
+    set(re.findall(r"\bmdsa ((?:kb |router |domains |models )?[a-z]+)\b", "\n".join(re.findall(r"`mdsa [^`]*`|^mdsa .*$", README, re.MULTILINE))))
+)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
+def test_its_python_runs(block: str, product: TinyBERTOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(block, "README.md", "exec"), {})
+    assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_its_commands_exist(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run([*command.split(), "--help"])
+    assert not ended.value.code, capsys.readouterr().err
+
+
+def test_every_command_and_setting_is_in_it() -> None:
+    assert {"ask", "route", "tour", "kb add", "kb list", "kb search", "kb sync", "router eval", "domains list", "bench"} <= set(COMMANDS)
+    for name in Settings.model_fields:
+        assert f"`{name}`" in README or name == "home", name
+
+
+def test_every_settings_default_is_right() -> None:
+    for name, default in re.findall(r"^\| `(\w+)` \| `?([^`|]+?)`? \|", README, re.MULTILINE):
+        assert str(Settings.model_fields[name].default).removesuffix(".0") == default.strip(), name
