@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdsa_local.domains.config import DomainConfig
 from mdsa_local.domains.executor import DomainExecutor
+from mdsa_local.domains.prompts import NOT_FOUND
 from mdsa_local.domains.registry import DomainRegistry
-from mdsa_local.errors import MDSAError
+from mdsa_local.errors import InputError, MDSAError, StorageError
 from mdsa_local.runtime.manager import ModelManager
 from mdsa_local.settings import Settings
 from mdsa_local.types import Answer, Completed, Draft, Event, Passage, Query, Retrieved, Revised, Route, Routed, Stage, Token, Verdict
@@ -23,9 +25,11 @@ from mdsa_local.validation import ladder, rules
 
 if TYPE_CHECKING:
     from mdsa_local.knowledge.dual_rag import DualRAG
+    from mdsa_local.knowledge.ingest import Report
     from mdsa_local.routing.encoder import Encoder
     from mdsa_local.routing.router import IntentRouter
 
+logger = logging.getLogger(__name__)
 NO_DOMAIN = "This does not belong to any domain I know."
 
 
@@ -55,13 +59,14 @@ class TinyBERTOrchestrator:
     ) -> None:
         changes = {"encoder": str(intent_model_path) if intent_model_path else None, "use_reasoning_threshold": use_reasoning_threshold}
         given = {key: value for key, value in changes.items() if value is not None}
-        self.settings = (settings or Settings.load()).model_copy(update=given)
+        self.settings = (settings or Settings.load()).changed(**given)
         self._own_manager = manager is None
         self.manager = manager or ModelManager(self.settings)
         self.executor = DomainExecutor(self.manager)
         self.registry = DomainRegistry.from_folders(self.settings.domain_dirs) if domains is None else DomainRegistry(domains)
         self._knowledge = knowledge
         self._lock = threading.RLock()
+        self._prepared = knowledge is not None
         self._counts: Counter[str] = Counter()
         self._by_domain: Counter[str] = Counter()
         self._total_ms = 0.0
@@ -86,10 +91,32 @@ class TinyBERTOrchestrator:
 
     @cached_property
     def knowledge(self) -> DualRAG:
-        """The knowledge bases."""
+        """The knowledge bases, as they are on disk; see :meth:`prepare`."""
         from mdsa_local.knowledge.dual_rag import DualRAG
 
         return self._knowledge or DualRAG(self.settings.knowledge_dir, self.encoder)
+
+    def prepare(self, progress: Callable[[str, int, int], None] | None = None) -> list[tuple[str, Report]]:
+        """Bring the knowledge bases in step with the domains' folders; the first question does it otherwise. Nothing to do costs milliseconds.
+
+        On a disk that cannot be written it warns and goes on with what was ingested before; with nothing ingested it raises
+        :class:`StorageError`. Knowledge given to the constructor is left alone.
+        """
+        from mdsa_local.knowledge import sync
+
+        with self._lock:
+            if self._prepared:
+                return []
+            done = []
+            try:
+                if sync.pending(self.settings, self.encoder.fingerprint):
+                    done = sync.sync(self.knowledge, self.settings, self.encoder.fingerprint, progress)
+            except StorageError as error:
+                if not self.knowledge.domains():
+                    raise
+                logger.warning("knowledge bases could not be brought up to date: %s", error)
+            self._prepared = True
+            return done
 
     def register_domain(
         self, name: str | DomainConfig, description: str = "", keywords: Iterable[str] = (), model_name: str | None = None, **settings: Any
@@ -105,7 +132,14 @@ class TinyBERTOrchestrator:
             if "router" in self.__dict__:
                 self.router.register(domain)
 
-    def stream(self, text: str, *, domain: str | None = None, context: Mapping[str, Any] | None = None) -> Iterator[Event]:
+    def unregister_domain(self, name: str) -> None:
+        """Forget a domain; its knowledge base stays on disk. Raises :class:`UnknownNameError`."""
+        with self._lock:
+            self.registry.unregister(name)
+            if "router" in self.__dict__:
+                self.router.unregister(name)
+
+    def stream(self, text: str, *, domain: str | None = None, context: Mapping[str, Any] | None = None) -> Generator[Event, None, None]:
         """The events of one question: :class:`Routed`, :class:`Retrieved`, :class:`Token` …, perhaps :class:`Revised`, :class:`Completed`.
 
         ``domain`` skips the routing. Raises :class:`MDSAError`; closing the iterator early stops the model.
@@ -113,7 +147,7 @@ class TinyBERTOrchestrator:
         began, request_id = time.perf_counter(), uuid.uuid4().hex
         trace: list[Stage] = []
         try:
-            query = Query(rules.question(text, self.settings.max_question_chars), domain, dict(context or {}))
+            query = self._query(text, domain, context)
             vector, route = self._timed("route", trace, lambda: self._route(query))
             yield Routed(route)
             if route.domain is None:
@@ -121,16 +155,19 @@ class TinyBERTOrchestrator:
                 yield Token(verdict.text)
             else:
                 chosen = self.registry.get(route.domain)
-                passages = self._timed("retrieve", trace, lambda: self.knowledge.search(query.text, vector, chosen.name, self.settings.top_k))
+                passages = self._timed("retrieve", trace, lambda: self._retrieve(query, vector, chosen.name))
                 yield Retrieved(passages)
                 draft = yield from self._generate(chosen, query, passages, trace)
                 verdict = self._timed("validate", trace, lambda: ladder.judge(query.text, draft, passages, self.encoder.encode))
                 if verdict.text != draft.text:
-                    yield Revised(verdict.text, verdict.reason or "citations set right")
+                    yield Revised(verdict.text, verdict.reason, "citations" if verdict.status == "success" else "replaced")
             answer = self._answer(request_id, query, route, draft, verdict, trace, (time.perf_counter() - began) * 1000)
             yield Completed(answer)
         except MDSAError:
             self._count("error", None, began)
+            raise
+        except GeneratorExit:
+            self._count("cancelled", None, began)
             raise
 
     def ask(self, text: str, *, domain: str | None = None, context: Mapping[str, Any] | None = None) -> Answer:
@@ -145,10 +182,9 @@ class TinyBERTOrchestrator:
         try:
             return self.ask(message or query, context=context).to_dict()
         except MDSAError as error:
-            flat = dict.fromkeys(("model", "tokens_generated", "latency_ms", "verdict"), None)
-            shared = {"status": "error", "domain": "error", "confidence": 0.0, "used_reasoning": False, "degraded": False}
             said = f"{error} {error.hint}".strip()
-            return {"response": said, **shared, **flat, "citations": [], **error.envelope(), "metadata": dict(context or {})}
+            failed = Answer(uuid.uuid4().hex, "error", said, "error", 0.0, {}, "", 0, 0.0, (), Verdict("error", said, (), ()), ())
+            return {**failed.to_dict(), **error.envelope(), "metadata": dict(context or {})}
 
     process = process_request
 
@@ -159,11 +195,19 @@ class TinyBERTOrchestrator:
     async def astream(self, text: str, *, domain: str | None = None, context: Mapping[str, Any] | None = None) -> AsyncIterator[Event]:
         """:meth:`stream` without blocking the event loop; leaving the loop early stops the model."""
         events = self.stream(text, domain=domain, context=context)
+        waiting: asyncio.Future[Event | None] | None = None
         try:
-            while (event := await asyncio.to_thread(next, events, None)) is not None:
+            while True:
+                waiting = asyncio.ensure_future(asyncio.to_thread(next, events, None))
+                event = await asyncio.shield(waiting)
+                if event is None:
+                    return
                 yield event
         finally:
-            events.close()  # type: ignore[attr-defined]
+            # A generator cannot be closed while a thread is inside it: the step under way comes first.
+            if waiting is not None and not waiting.done():
+                await asyncio.wait([waiting])
+            await asyncio.to_thread(events.close)
 
     def get_stats(self) -> dict[str, Any]:
         """Counts since the start. ``success_rate`` is 0..1: answered or honestly declined, over all."""
@@ -191,6 +235,15 @@ class TinyBERTOrchestrator:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _query(self, text: str, domain: str | None, context: Mapping[str, Any] | None) -> Query:
+        if not isinstance(text, str):
+            raise InputError(f"the question is a {type(text).__name__}, not a string", "Pass the question as text.")
+        return Query(rules.question(text, self.settings.max_question_chars), domain, dict(context or {}))
+
+    def _retrieve(self, query: Query, vector: Any, domain: str) -> tuple[Passage, ...]:
+        self.prepare()
+        return self.knowledge.search(query.text, vector, domain, self.settings.top_k)
+
     def _route(self, query: Query) -> tuple[Any, Route]:
         vector = self.encoder.encode([query.text])[0]
         if query.domain is not None:
@@ -202,7 +255,11 @@ class TinyBERTOrchestrator:
 
     def _generate(self, domain: DomainConfig, query: Query, passages: tuple[Passage, ...], trace: list[Stage]) -> Generator[Event, None, Draft]:
         began, first, detail = time.perf_counter(), 0.0, dict[str, Any]()
-        draft = Draft("", domain.model or "", "cancelled", 0, 0)
+        draft = Draft(NOT_FOUND, "", "stop", 0, 0)
+        if not passages:
+            # Without a passage no answer could stand: the model is not asked.
+            yield Token(draft.text)
+            return draft
         for piece in self.executor.stream(domain, query.text, passages):
             if isinstance(piece, str):
                 first = first or (time.perf_counter() - began) * 1000

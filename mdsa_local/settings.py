@@ -78,6 +78,8 @@ class Settings(BaseModel):
         environ = os.environ if environ is None else environ
         home = Path(overrides.pop("home", None) or default_home(environ))
         values = read_yaml(home / "config.yaml") if (home / "config.yaml").is_file() else {}
+        if "home" in values:
+            raise ConfigError(f"{home / 'config.yaml'}: unknown key 'home'", "The folder of the file is the home; set MDSA_HOME to use another.")
         origin = dict.fromkeys(values, str(home / "config.yaml"))
         if environ.get("OLLAMA_BASE_URL") or environ.get("OLLAMA_HOST"):
             values["ollama_base_url"] = environ.get("OLLAMA_BASE_URL") or environ["OLLAMA_HOST"]
@@ -92,6 +94,13 @@ class Settings(BaseModel):
             raise ConfigError(
                 f"settings: {explain(error)}", f"Fix it in {origin.get(str(error.errors()[0]['loc'][0]), home / 'config.yaml')}."
             ) from None
+
+    def changed(self, **values: Any) -> Settings:
+        """A copy with other values. Raises :class:`ConfigError`."""
+        try:
+            return type(self)(**{**self.model_dump(), **values})
+        except ValidationError as error:
+            raise ConfigError(f"settings: {explain(error)}", "Pass a value of the kind described in the README.") from None
 
     def writable(self, path: Path) -> Path:
         """Make folder ``path``, or raise :class:`StorageError` when the disk does not let us."""
@@ -121,6 +130,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}", "Check that the file exists and its permissions.") from None
     if loaded is not None and not isinstance(loaded, dict):
         raise ConfigError(f"{path}: expected a mapping of keys to values, found {type(loaded).__name__}", "Write lines like `key: value`.")
+    for key in loaded or {}:
+        if not isinstance(key, str):
+            raise ConfigError(f"{path}: unknown key {key!r}", "Keys are words.")
     return loaded or {}
 
 

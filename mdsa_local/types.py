@@ -177,10 +177,11 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Revised:
-    """Stream event: validation replaced the streamed draft by ``text``, and why."""
+    """Stream event: the streamed draft does not stand; ``text`` does. ``kind`` is ``citations`` when only ``[n]`` marks were set right."""
 
     text: str
     reason: str
+    kind: Literal["citations", "replaced"] = "replaced"
 
 
 @dataclass(frozen=True, slots=True)

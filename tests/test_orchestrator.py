@@ -11,15 +11,18 @@ import pytest
 
 from mdsa_local import (
     BackendError,
+    ConfigError,
     DomainConfig,
     DomainExecutor,
     InputError,
     ModelManager,
+    StorageError,
     TinyBERTOrchestrator,
     UnknownNameError,
     create_finance_domain,
 )
 from mdsa_local.domains.prompts import NOT_FOUND
+from mdsa_local.knowledge import sync
 from mdsa_local.runtime import backend
 from mdsa_local.settings import Settings
 from mdsa_local.types import Completed, Retrieved, Revised, Routed, Token
@@ -90,6 +93,7 @@ def test_the_flat_result_and_its_friendly_error(product: TinyBERTOrchestrator) -
     assert (bad["domain"], bad["confidence"], bad["status"]) == ("error", 0.0, "error")
     assert bad["error"]["code"] == "input"
     assert "empty" in bad["response"]
+    assert set(bad) == FLAT
     assert product.process(query="How do I freeze my card?")["domain"] == "finance"
 
 
@@ -181,13 +185,82 @@ def test_bad_questions_and_domains(product: TinyBERTOrchestrator) -> None:
         product.ask("hello there", domain="nope")
 
 
+def test_cancelling_the_async_stream_is_a_cancellation(product: TinyBERTOrchestrator) -> None:
+    async def cancelled() -> None:
+        async def read() -> None:
+            async for _ in product.astream("How long does a dispute take?", domain="finance"):
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(read())
+        await asyncio.sleep(0.02)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancelled())
+    assert product.ask("How long does a dispute take?", domain="finance").response
+
+
+def test_a_stream_closed_early_is_counted(says: TinyBERTOrchestrator) -> None:
+    scripted.SAYS["finance"] = "one two three four five"
+    stream = says.stream("What does an overdraft cost?")
+    next(event for event in stream if isinstance(event, Token))
+    stream.close()
+    assert says.get_stats()["by_status"] == {"cancelled": 1}
+
+
 def test_closing_the_stream_early_leaves_the_model_usable(product: TinyBERTOrchestrator) -> None:
     stream = product.stream("How long does a dispute take?", domain="finance")
     for event in stream:
         if isinstance(event, Token):
             break
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert product.ask("How long does a dispute take?", domain="finance").response
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, product: TinyBERTOrchestrator) -> TinyBERTOrchestrator:
+    """A library user's first orchestrator: nothing ingested, one domain in a folder, answered by the scripted runtime."""
+    monkeypatch.setitem(backend.BACKENDS, "scripted", "tests.scripted")
+    monkeypatch.setattr(Settings, "domain_dirs", property(lambda self: (self.home / "domains",)))
+    folder = tmp_path / "domains" / "garden"
+    (folder / "knowledge").mkdir(parents=True)
+    (folder / "domain.yaml").write_text("description: Plants, roses and soil.\nkeywords: [roses, compost]\nmodel: scripted://garden\n")
+    (folder / "knowledge" / "roses.md").write_text("# Roses\n\nRoses are pruned in March.\n")
+    orchestrator = TinyBERTOrchestrator(settings=Settings.load(home=tmp_path))
+    orchestrator.__dict__["encoder"] = product.encoder
+    scripted.SAYS["garden"] = "Roses are pruned in March. [1]"
+    return orchestrator
+
+
+def test_the_first_question_ingests_what_the_domains_know(fresh: TinyBERTOrchestrator) -> None:
+    answer = fresh.ask("When are roses pruned?", domain="garden")
+    assert (answer.status, answer.response) == ("success", "Roses are pruned in March. [1]")
+
+
+def test_a_disk_that_cannot_be_written_stops_only_a_first_start(fresh: TinyBERTOrchestrator, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise StorageError("no space left")
+
+    monkeypatch.setattr(sync, "sync", full)
+    with pytest.raises(StorageError):
+        fresh.ask("When are roses pruned?", domain="garden")
+    fresh.knowledge.add_local_documents("garden", [{"content": "Roses are pruned in March.", "metadata": {"title": "Roses"}}])
+    assert fresh.ask("When are roses pruned?", domain="garden").status == "success"
+
+
+def test_without_a_passage_the_model_is_not_asked(fresh: TinyBERTOrchestrator) -> None:
+    fresh.register_domain("empty", "Nothing", ["nothing"], "scripted://never")
+    answer = fresh.ask("Is there anything in here?", domain="empty")
+    assert (answer.status, answer.model, answer.tokens_generated) == ("not_found", "", 0)
+
+
+def test_wrong_arguments_are_our_errors(product: TinyBERTOrchestrator) -> None:
+    assert product.process_request(5)["error"]["code"] == "input"  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="name"):
+        product.register_domain("My Domain")
+    with pytest.raises(ConfigError, match="use_reasoning_threshold"):
+        TinyBERTOrchestrator(use_reasoning_threshold=85)
 
 
 def test_a_users_folder_adds_a_domain(tmp_path: Path) -> None:

@@ -24,20 +24,15 @@ TOUR = (
 
 
 def opened() -> TinyBERTOrchestrator:
-    """An orchestrator whose knowledge bases are in step with the domains' folders; says so when that takes time."""
-    from mdsa_local.knowledge import sync
+    """An orchestrator whose knowledge bases are in step with the domains' folders; tells its progress."""
     from mdsa_local.knowledge.lance import import_lancedb
     from mdsa_local.orchestrator import TinyBERTOrchestrator
-    from mdsa_local.settings import Settings
 
     import_lancedb(trim=True)
-    settings = Settings.load()
-    orchestrator = TinyBERTOrchestrator(settings=settings)
-    if sync.pending(settings, orchestrator.encoder.fingerprint):
-        note("knowledge bases: bringing them up to date")
-        for name, report in sync.sync(orchestrator.knowledge, settings, orchestrator.encoder.fingerprint, progress("knowledge bases")):
-            for path, reason in report.failed:
-                note(f"warning: {name}: {path}: {reason}")
+    orchestrator = TinyBERTOrchestrator()
+    for name, report in orchestrator.prepare(progress("knowledge bases")):
+        for path, reason in report.failed:
+            note(f"warning: {name}: {path}: {reason}")
     return orchestrator
 
 
@@ -48,11 +43,14 @@ def ask(
     as_json: Json = False,
 ) -> None:
     """Answer a question from the right domain's documents, with citations."""
+    from mdsa_local.settings import Settings
+    from mdsa_local.validation import rules
+
+    text = rules.question(joined(question), Settings.load().max_question_chars)
     with opened() as orchestrator:
         if model:
             for known in orchestrator.registry:
                 orchestrator.registry.register(known.model_copy(update={"model": model}))
-        text = joined(question)
         if as_json:
             document(orchestrator.ask(text, domain=domain).to_dict())
         else:
@@ -81,7 +79,7 @@ def show(orchestrator: TinyBERTOrchestrator, text: str, domain: str | None) -> N
             piece(event.text)
         elif isinstance(event, Revised):
             line()
-            line(dim(f"-- withdrawn: {event.reason}. Instead:"))
+            line(dim("-- with its citations set right:" if event.kind == "citations" else f"-- withdrawn: {event.reason}. Instead:"))
             piece(event.text)
         elif isinstance(event, Completed):
             answer = event.answer

@@ -78,13 +78,6 @@ def run(arguments: list[str] | None = None) -> None:
         raise
     except MDSAError as error:
         code = report(error, as_json="--json" in arguments)
-    except KeyboardInterrupt:
-        note("stopped")
-        code = 130
-    except BrokenPipeError:
-        # Whoever read our output has gone; there is nobody to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 141
     except Exception as error:
         if os.environ.get("MDSA_DEBUG"):
             raise

@@ -51,7 +51,11 @@ class DomainConfig(BaseModel):
 
     def __init__(self, domain_id: str | None = None, model_name: str | None = None, keywords: Any = (), /, **values: Any) -> None:
         given = {"domain_id": domain_id, "model_name": model_name, "keywords": tuple(keywords) or None}
-        super().__init__(**{key: value for key, value in given.items() if value is not None}, **values)
+        try:
+            super().__init__(**{key: value for key, value in given.items() if value is not None}, **values)
+        except ValidationError as error:
+            known = ", ".join(sorted(set(type(self).model_fields) - {"folder"}))
+            raise ConfigError(f"domain: {explain(error)}", f"Known keys: {known}; under generation: {', '.join(Generation.model_fields)}.") from None
 
     @model_validator(mode="before")
     @classmethod
@@ -86,16 +90,19 @@ class DomainConfig(BaseModel):
         values.setdefault("name", folder.name)
         if values["name"] != folder.name:
             raise ConfigError(f"{path}: key 'name' is {values['name']!r} but the folder is {folder.name!r}", "Make the two equal.")
-        for key in ("folder", "examples"):
+        instead = {
+            "examples": "Examples belong in examples.yaml beside it.",
+            "model_name": "Write model.",
+            "domain_id": "Write name.",
+            "folder": "Remove it.",
+        }
+        for key, advice in instead.items():
             if key in values:
-                raise ConfigError(
-                    f"{path}: unknown key {key!r}", "Examples belong in examples.yaml beside it." if key == "examples" else "Remove the key."
-                )
+                raise ConfigError(f"{path}: unknown key {key!r}", advice)
         try:
             return cls(**values, examples=read_examples(folder / "examples.yaml"), folder=folder)
-        except ValidationError as error:
-            known = ", ".join(sorted(set(cls.model_fields) - {"folder", "examples"}))
-            raise ConfigError(f"{path}: {explain(error)}", f"Known keys: {known}; under generation: {', '.join(Generation.model_fields)}.") from None
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {str(error).removeprefix('domain: ')}", error.hint) from None
 
 
 def read_examples(path: Path) -> tuple[str, ...]:

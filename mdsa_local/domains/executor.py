@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from mdsa_local.runtime.backend import Finished, Message
 from mdsa_local.types import Draft, Passage
 
 if TYPE_CHECKING:
+    from mdsa_local.orchestrator import TinyBERTOrchestrator
     from mdsa_local.runtime.manager import ModelManager
 
 
@@ -19,6 +21,8 @@ class DomainExecutor:
 
     def __init__(self, manager: ModelManager) -> None:
         self.manager = manager
+        self._lock = threading.Lock()
+        self._front: TinyBERTOrchestrator | None = None
 
     def stream(self, domain: DomainConfig, question: str, passages: Sequence[Passage]) -> Iterator[str | dict[str, int] | Draft]:
         """A dict saying what was fitted into the prompt, text pieces as the model writes them, then the :class:`Draft`.
@@ -50,6 +54,10 @@ class DomainExecutor:
         """
         from mdsa_local.orchestrator import TinyBERTOrchestrator
 
-        orchestrator = TinyBERTOrchestrator(settings=self.manager.settings, manager=self.manager, domains=[domain])
-        answer = orchestrator.ask(query, domain=domain.name)
+        with self._lock:
+            # Kept, because it holds the encoder and the open tables.
+            if self._front is None:
+                self._front = TinyBERTOrchestrator(settings=self.manager.settings, manager=self.manager, domains=[])
+        self._front.register_domain(domain)
+        answer = self._front.ask(query, domain=domain.name)
         return {**answer.to_dict(), "confidence": round(answer.verdict.support, 4), "routing_confidence": answer.confidence}

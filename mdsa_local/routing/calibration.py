@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mdsa_local.errors import ConfigError
+
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
@@ -25,7 +27,10 @@ class Calibration:
     @classmethod
     def read(cls, card: dict[str, Any]) -> Calibration:
         """The calibration that an encoder's ``model.yaml`` carries, or the defaults."""
-        return cls(**card.get("calibration", {}))
+        try:
+            return cls(**card.get("calibration", {}))
+        except TypeError as error:
+            raise ConfigError(f"model.yaml of the encoder: calibration: {error}", "Known keys: scope, slope, temperature.") from None
 
     def in_scope(self, evidence: NDArray[np.floating]) -> NDArray[np.floating]:
         """Probability that a question with this best evidence belongs to any domain."""

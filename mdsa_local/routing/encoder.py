@@ -7,6 +7,7 @@ The same vectors serve routing, retrieval and the grounding check.
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,8 @@ class Encoder:
 
     def __init__(self, folder: Path, threads: int = 1) -> None:
         """Load the model in ``folder``. Raises :class:`ModelNotFoundError` or :class:`ModelFileError`."""
+        # onnxruntime 1.31 collects usage data under ~/.cache on every platform unless this is set before its import.
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
         import numpy as np
         import onnxruntime as ort
         from onnxruntime.capi import onnxruntime_pybind11_state as state
@@ -42,10 +45,11 @@ class Encoder:
             if not path.is_file():
                 raise ModelNotFoundError(f"encoder file missing: {path}", "Reinstall mdsa-local, or name another encoder in the setting `encoder`.")
         content = model.read_bytes()
-        self.fingerprint = hashlib.sha256(content).hexdigest()
-        wanted = card.get("files", {}).get("model.onnx", {}).get("sha256", self.fingerprint)
-        if wanted != self.fingerprint:
-            raise ModelFileError(f"{model} is damaged: its sha256 is not the one in model.yaml", "Reinstall mdsa-local.")
+        digests = {model: hashlib.sha256(content).hexdigest(), vocabulary: hashlib.sha256(vocabulary.read_bytes()).hexdigest()}
+        for path, digest in digests.items():
+            if card.get("files", {}).get(path.name, {}).get("sha256", digest) != digest:
+                raise ModelFileError(f"{path} is damaged: its sha256 is not the one in model.yaml", "Reinstall mdsa-local.")
+        self.fingerprint = hashlib.sha256("".join(digests.values()).encode()).hexdigest()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -70,11 +74,13 @@ class Encoder:
         """The configured encoder, or the one called ``name`` (in ``models/``) or lying in folder ``name``."""
         settings = settings or Settings.load()
         wanted = name or settings.encoder
-        folders = [Path(wanted).expanduser(), *(folder / str(wanted) for folder in settings.model_dirs)]
+        path = Path(wanted).expanduser()
+        # A bare name never means the current folder.
+        folders = [path] if path.is_absolute() or len(path.parts) > 1 else [folder / path for folder in settings.model_dirs]
         for folder in folders:
             if (folder / "model.onnx").is_file():
                 return cls(folder)
-        looked = ", ".join(str(folder) for folder in folders[1:])
+        looked = ", ".join(map(str, folders))
         raise ModelNotFoundError(f"no encoder {str(wanted)!r} (looked in {looked})", "Reinstall mdsa-local, or fix the setting `encoder`.")
 
     def count_tokens(self, text: str) -> int:

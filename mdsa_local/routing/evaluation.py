@@ -23,13 +23,12 @@ def evaluate(router: IntentRouter, pairs: Sequence[tuple[str, str | None]]) -> d
     ``ece``: calibration error of the confidence over all questions, a refusable question never being right. Times are those of
     :meth:`IntentRouter.route` on single questions.
     """
-    scores = router.scores([text for text, _ in pairs])
-    names = np.array(router.domains)
-    best, confidence = names[scores.argmax(axis=1)], scores.max(axis=1)
+    names, scores = router.scores([text for text, _ in pairs])
+    best, confidence = np.array(names)[scores.argmax(axis=1)], scores.max(axis=1)
     wanted = [domain for _, domain in pairs]
     inside = np.array([domain is not None for domain in wanted])
     right = np.array([a == b for a, b in zip(best, wanted, strict=True)])
-    routes = [router.decide(row) for row in scores]
+    routes = [str(name) if router.accepts(sure) else None for name, sure in zip(best, confidence, strict=True)]
     given = np.array([name is not None for name in routes])
     times = []
     for text, _ in pairs[:TIMED]:

@@ -134,12 +134,15 @@ class IntentRouter:
         else:
             outside = []
         anchors = self._anchors
+        if not anchors:
+            raise ConfigError("no examples to fit on: no domain is registered", "Register domains, or pass (text, domain) pairs.")
         everything = np.concatenate([a.vectors for a in anchors.values()])
         labels = [name for name, a in anchors.items() for _ in a.texts]
         head = train(everything, labels, seed) if len(anchors) > 1 else None
         calibration = self._calibrated(anchors, self._encoder.encode(outside) if outside else None)
         with self._lock:
-            self._head, self._calibration = head, calibration
+            # A domain registered or removed meanwhile is unknown to this head.
+            self._head, self._calibration = (head if self._anchors is anchors else None), calibration
 
     def _calibrated(self, anchors: dict[str, Anchors], outside: Floats | None) -> Calibration:
         """Temperature and, given out-of-scope vectors, scope, from leave-one-out evidence over at most 3000 anchors."""
@@ -168,8 +171,7 @@ class IntentRouter:
     def route_vector(self, vector: Floats) -> Route:
         """The route of a question whose unit vector ``(d,)`` is known."""
         began = time.perf_counter()
-        probabilities, scope = self._probabilities(vector[None, :])
-        names = self.domains
+        names, probabilities, scope = self._probabilities(vector[None, :])
         if not names:
             return Route(None, 0.0, {}, "no domain is registered")
         scores = {name: float(p) for name, p in zip(names, probabilities[0], strict=True)}
@@ -182,20 +184,20 @@ class IntentRouter:
         flag = "" if confidence >= self._accept else f"; unsure, below {self._accept:.2f}"
         return Route(best, confidence, scores, f"nearest examples of {best}{flag}", ms)
 
-    def decide(self, probabilities: NDArray[np.floating]) -> str | None:
-        """The domain chosen for one row of :meth:`scores`, None when it abstains."""
-        best = int(probabilities.argmax())
-        return self.domains[best] if probabilities[best] >= self._ask else None
+    def accepts(self, confidence: float) -> bool:
+        """Whether a domain is chosen at this confidence."""
+        return confidence >= self._ask
 
-    def scores(self, texts: list[str]) -> NDArray[np.floating]:
-        """``(n, domains)`` probabilities in the order of :attr:`domains`; the rest to one is "none of these"."""
-        return self._probabilities(self._encoder.encode(texts))[0]
+    def scores(self, texts: list[str]) -> tuple[tuple[str, ...], NDArray[np.floating]]:
+        """Names of domains, and ``(n, domains)`` probabilities in their order; the rest to one is "none of these"."""
+        return self._probabilities(self._encoder.encode(texts))[:2]
 
-    def _probabilities(self, vectors: Floats) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    def _probabilities(self, vectors: Floats) -> tuple[tuple[str, ...], NDArray[np.floating], NDArray[np.floating]]:
+        """Names, their probabilities, and the probability of being in scope: of one snapshot, whatever is registered meanwhile."""
         with self._lock:
             anchors, head, calibration = self._anchors, self._head, self._calibration
         if not anchors:
-            return np.zeros((len(vectors), 0)), np.zeros(len(vectors))
+            return (), np.zeros((len(vectors), 0)), np.zeros(len(vectors))
         table = np.stack([evidence(vectors, a.vectors) for a in anchors.values()], axis=1)
         shares = softmax(table / calibration.temperature)
         if head is not None:
@@ -203,7 +205,7 @@ class IntentRouter:
             shares = np.sqrt(shares * head.probabilities(vectors)[:, order])
             shares /= shares.sum(axis=1, keepdims=True)
         scope = calibration.in_scope(table.max(axis=1))
-        return shares * scope[:, None], scope
+        return tuple(anchors), shares * scope[:, None], scope
 
     def _embed(self, texts: tuple[str, ...]) -> Floats:
         """Vectors of ``texts``, from the cache when it has them: embedding a domain's examples takes longer than a question may."""

@@ -3,7 +3,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
 
 from mdsa_local.domains.config import DomainConfig
 from mdsa_local.domains.predefined import create_finance_domain
@@ -38,6 +37,8 @@ def test_a_folder_is_a_domain(tmp_path: Path) -> None:
         ("description: [\n", "not valid YAML"),
         ("examples: [a]\n", "examples"),
         ("keywords: 3\n", "keywords"),
+        ("domain_id: finance\n", "domain_id"),
+        ("1: x\n", "unknown key 1"),
     ],
 )
 def test_a_wrong_file_is_named_with_its_key(tmp_path: Path, text: str, said: str) -> None:
@@ -65,7 +66,7 @@ def test_the_promised_ways_to_write_a_domain() -> None:
 
 @pytest.mark.parametrize("name", ["../etc", "a/b", "", "A", "global", ".hidden", "x" * 65, "a\0b"])
 def test_a_name_cannot_leave_its_folder(name: str) -> None:
-    with pytest.raises(ValidationError):
+    with pytest.raises(ConfigError):
         DomainConfig(name=name)
 
 

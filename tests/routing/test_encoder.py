@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +36,23 @@ def test_like_meanings_are_near(encoder: Encoder) -> None:
 
 def test_a_damaged_or_missing_model_is_a_clear_error(tmp_path: Path) -> None:
     shutil.copytree(shipped("models") / "tinybert", tmp_path / "tinybert")
+    (tmp_path / "tinybert" / "tokenizer.json").write_text("{}")
+    with pytest.raises(ModelFileError, match=r"tokenizer\.json is damaged"):
+        Encoder.load(tmp_path / "tinybert")
     (tmp_path / "tinybert" / "model.onnx").write_bytes(b"not a model")
     with pytest.raises(ModelFileError, match="damaged"):
         Encoder.load(tmp_path / "tinybert")
     with pytest.raises(ModelNotFoundError, match="nothing-here"):
         Encoder.load("nothing-here")
+
+
+def test_loading_leaves_no_trace_in_the_users_home(tmp_path: Path) -> None:
+    code = "from mdsa_local.routing.encoder import Encoder; Encoder.load().encode(['hello'])"
+    environ = {**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    environ.pop("ORT_DISABLE_TELEMETRY", None)
+    ran = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, check=True)
+    assert ran.stderr == b""
+    assert [str(path) for path in tmp_path.rglob("*")] == []
 
 
 def test_the_shipped_model_is_the_promised_shape() -> None:

@@ -83,6 +83,21 @@ def test_fit_learns_from_pairs_and_is_seeded(encoder: Encoder) -> None:
         first.fit([("nothing in scope", None)])
 
 
+def test_a_domain_registered_while_fitting_is_not_lost(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    router = IntentRouter(encoder)
+    with pytest.raises(ConfigError):
+        router.fit()
+    calibrate = router._calibrated
+
+    def slow(*arguments: object) -> object:
+        router.register(DomainConfig(name="late", keywords=["soup"]))
+        return calibrate(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(router, "_calibrated", slow)
+    router.fit(held_out())
+    assert "late" in router.route("soup").scores
+
+
 def test_registering_while_routing(encoder: Encoder) -> None:
     router = IntentRouter(encoder, encoder.calibration)
     router.register(DomainConfig(name="cars", keywords=["engine oil", "flat tyre"]))
