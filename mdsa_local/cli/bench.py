@@ -7,10 +7,13 @@ import platform
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
-from typing import Annotated, Any
+from pathlib import Path
+from typing import IO, Annotated, Any
 
 import psutil
 import typer
@@ -107,24 +110,33 @@ def _first_output(*arguments: str) -> tuple[float, float]:
     process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdout is not None
     watched, peak = psutil.Process(process.pid), 0
-    os.set_blocking(process.stdout.fileno(), False)
-    first = 0.0
+    came: list[float] = []
+    # A thread, because before Python 3.12 a pipe cannot be read without blocking on Windows.
+    reader = threading.Thread(target=_drain, args=(process.stdout, came), daemon=True)
+    reader.start()
     while process.poll() is None:
-        try:
+        with suppress(psutil.Error, OSError):
             peak = max(peak, _peak_bytes(watched))
-        except psutil.Error:
-            break
-        if process.stdout.read() and not first:
-            first = (time.perf_counter() - began) * 1000
         time.sleep(0.002)
-    if process.stdout.read() and not first:
-        first = (time.perf_counter() - began) * 1000
-    if process.wait():
+    reader.join()
+    process.stdout.close()
+    if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, process.args)
-    return first, peak / 1e6
+    return (came[0] - began) * 1000 if came else 0.0, peak / 1e6
+
+
+def _drain(stream: IO[bytes], came: list[float]) -> None:
+    """Read to the end; ``came`` gets the time of the first byte."""
+    if stream.read(1):
+        came.append(time.perf_counter())
+    stream.read()
 
 
 def _peak_bytes(process: psutil.Process) -> int:
     """The highest resident size so far where the system keeps it, else the present one."""
+    if sys.platform == "linux":
+        status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8", errors="replace")
+        # A process that has ended, but was not waited for, has no such line.
+        return next((int(row.split()[1]) * 1024 for row in status.splitlines() if row.startswith("VmHWM:")), 0)
     memory = process.memory_info()
     return int(getattr(memory, "peak_wset", memory.rss))

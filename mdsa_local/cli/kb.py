@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mdsa_local.cli.output import Domain, Json, Question, document, joined, line, note, progress, table
-from mdsa_local.errors import InputError
+from mdsa_local.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
     from mdsa_local.knowledge.ingest import Report
     from mdsa_local.orchestrator import TinyBERTOrchestrator
 
 app = typer.Typer(no_args_is_help=True, help="Add, list, search and remove documents.")
+EMPTY = "no documents; add some with: mdsa kb add PATH, or the shipped ones with: mdsa kb sync"
 
 
 def _parts(domain: str | None) -> TinyBERTOrchestrator:
@@ -46,6 +47,9 @@ def add(
     if missing:
         raise InputError(f"no such file or folder: {', '.join(missing)}", "Check the path.")
     report = parts.knowledge.add_paths([path.absolute() for path in paths], domain, progress("adding"))
+    if report.failed and not (report.added or report.changed or report.unchanged):
+        (path, reason), more = report.failed[0], len(report.failed) - 1
+        raise InputError(f"nothing was added: {path}: {reason}" + (f"; {more} more failed" if more else ""), "Give readable Markdown or plain text.")
     counts = _counts(report)
     if as_json:
         document({"knowledge_base": domain or "global", **counts})
@@ -53,8 +57,6 @@ def add(
         line(f"{domain or 'global'}: " + ", ".join(f"{counts[name]} {name}" for name in ("added", "changed", "unchanged")))
         for path, reason in report.failed:
             note(f"not added: {path}: {reason}")
-    if report.failed and not (report.added or report.changed or report.unchanged):
-        raise typer.Exit(1)
 
 
 @app.command("list")
@@ -67,8 +69,8 @@ def list_(domain: Domain = None, as_json: Json = False) -> None:
         document([{"knowledge_base": base, "document": e.document, "source": e.source, "chunks": e.n_chunks} for base, e in found])
     elif found:
         table([(base, e.document, str(e.n_chunks), e.source) for base, e in found], ("base", "document", "chunks", "source"))
-    else:
-        note("no documents; add some with: mdsa kb add PATH, or the shipped ones with: mdsa kb sync")
+    if not found:
+        note(EMPTY)
 
 
 @app.command()
@@ -84,6 +86,9 @@ def search(
     parts = _parts(domain)
     text = rules.question(joined(question), parts.settings.max_question_chars)
     passages = parts.knowledge.search(text, parts.encoder.encode([text])[0], domain, k)
+    if not passages:
+        # A search by meaning finds something wherever there is a document.
+        note(EMPTY)
     if as_json:
         keys = ("id", "source", "knowledge_base", "title", "text", "start", "end")
         document([{key: getattr(p, key) for key in keys} | {"score": round(p.score, 4)} for p in passages])
@@ -91,8 +96,6 @@ def search(
     for number, passage in enumerate(passages, 1):
         line(f"{number}. {passage.score:.2f}  {passage.source}: {passage.title}  ({passage.knowledge_base})")
         line("   " + " ".join(passage.text.split()))
-    if not passages:
-        note("nothing found")
 
 
 @app.command()
@@ -101,14 +104,24 @@ def remove(
     domain: Domain = None,
     as_json: Json = False,
 ) -> None:
-    """Remove documents from a knowledge base."""
+    """Remove documents from a knowledge base; all or, when one cannot be removed, none."""
+    from mdsa_local.knowledge import sync as syncing
+
     parts = _parts(domain)
-    for name in documents:
+    sources = {known.document: known.source for known in parts.knowledge.list_documents(domain)}
+    followed = {source: path for base, source, path in syncing.files(parts.settings) if base == domain}
+    names = list(dict.fromkeys(documents))
+    for name in names:
+        if name not in sources:
+            raise UnknownNameError.among("document", name, sources)
+        if path := followed.get(sources[name]):
+            raise InputError(f"{name} follows a file in the domain's folder and would come back", f"Delete the file instead: {path}")
+    for name in names:
         parts.knowledge.remove(name, domain)
     if as_json:
-        document({"knowledge_base": domain or "global", "removed": documents})
+        document({"knowledge_base": domain or "global", "removed": names})
     else:
-        line(f"{domain or 'global'}: {len(documents)} removed")
+        line(f"{domain or 'global'}: {len(names)} removed")
 
 
 @app.command()
@@ -134,9 +147,13 @@ def sync(as_json: Json = False) -> None:
 
 
 @app.command()
-def optimize(domain: Domain = None) -> None:
+def optimize(domain: Domain = None, as_json: Json = False) -> None:
     """Tidy knowledge bases on disk; embed their text again if the encoder has changed."""
     parts = _parts(domain)
-    for base in [domain] if domain else [None, *parts.knowledge.domains()]:
-        rebuilt = parts.knowledge.optimize(base)
-        line(f"{base or 'global'}: " + ("embedded again" if rebuilt else "tidied"))
+    bases: list[str | None] = [domain] if domain else [None, *parts.knowledge.domains()]
+    rebuilt = {base or "global": parts.knowledge.optimize(base) for base in bases}
+    if as_json:
+        document([{"knowledge_base": base, "embedded_again": again} for base, again in rebuilt.items()])
+        return
+    for base, again in rebuilt.items():
+        line(f"{base}: " + ("embedded again" if again else "tidied"))

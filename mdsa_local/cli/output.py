@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import sys
 import time
@@ -18,21 +19,22 @@ Question = Annotated[list[str], typer.Argument(help="The question; - reads it fr
 
 
 def document(value: Any) -> None:
-    """Print one JSON document."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+    """Print one JSON document; in ASCII with escapes where stdout is not UTF-8 or the text is not clean Unicode."""
+    text = json.dumps(value, ensure_ascii=False, indent=2)
+    if codecs.lookup(_encoding()).name != "utf-8" or text.encode(errors="replace").decode() != text:
+        text = json.dumps(value, indent=2)
+    sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
 def line(text: str = "") -> None:
-    """Print a line for people, whatever the terminal's encoding can show."""
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "replace").decode(encoding) + "\n")
+    """Print a line for people; what the terminal's encoding cannot show becomes ``?``."""
+    sys.stdout.write(_showable(text) + "\n")
 
 
 def piece(text: str) -> None:
     """Print a part of a line at once."""
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+    sys.stdout.write(_showable(text))
     sys.stdout.flush()
 
 
@@ -53,10 +55,12 @@ def dim(text: str) -> str:
 
 
 def joined(words: Sequence[str]) -> str:
-    """The question from its words, or from standard input when it is ``-``."""
+    """The question from its words, or from standard input, UTF-8 whatever the locale, when it is ``-``."""
     if list(words) == ["-"]:
+        # None when the caller closed it.
+        data = sys.stdin.buffer.read() if sys.stdin else b""
         try:
-            return sys.stdin.read()
+            return data.decode("utf-8-sig")
         except UnicodeDecodeError:
             raise InputError("standard input is not valid UTF-8 text", "Convert it first, for example with iconv.") from None
     return " ".join(words)
@@ -71,13 +75,18 @@ def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> None:
 
 
 def progress(what: str) -> Callable[[str, int, int], None]:
-    """A progress callback ``(source, done, all)`` for stderr: one line that renews itself on a terminal, now and then a line elsewhere."""
+    """A progress callback ``(source, done, all)`` for stderr: one line that renews itself on a terminal, now and then a line elsewhere.
+
+    Each time ``done`` is 0 the clock for the time left starts again.
+    """
     began = shown = time.monotonic()
     live = sys.stderr.isatty()
 
     def tell(source: str, done: int, total: int) -> None:
-        nonlocal shown
+        nonlocal began, shown
         now = time.monotonic()
+        if done == 0:
+            began = now
         if done < total and now - shown < (0.1 if live else 5.0):
             return
         shown = now
@@ -91,3 +100,11 @@ def progress(what: str) -> Callable[[str, int, int], None]:
             note(text)
 
     return tell
+
+
+def _encoding() -> str:
+    return sys.stdout.encoding or "utf-8"
+
+
+def _showable(text: str) -> str:
+    return text.encode(_encoding(), "replace").decode(_encoding())

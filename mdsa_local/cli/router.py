@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +13,7 @@ from mdsa_local.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, help="Measure the router.")
 Pairs = list[tuple[str, str | None]]
+EXPECTED = 'Write lines like {"text": "...", "domain": "finance"}; domain null for out of scope.'
 
 
 @app.callback()
@@ -24,22 +25,34 @@ def read_pairs(path: Path) -> Pairs:
     """``(text, domain)`` from lines ``{"text", "domain"}``; domain null for out of scope. Raises :class:`InputError` with the line."""
     pairs: Pairs = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines(): U+2028 and the like may stand inside a JSON string.
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}", "Give a UTF-8 file of JSON lines.") from None
     for number, text in enumerate(lines, 1):
         if not text.strip():
             continue
         try:
-            row = json.loads(text)
-            pairs.append((str(row["text"]), row["domain"]))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{path}, line {number}: {error!r}", 'Write lines like {"text": "...", "domain": "finance"}; domain null for out of scope.'
-            ) from None
+            pairs.append(_pair(json.loads(text)))
+        except ValueError as error:
+            raise InputError(f"{path}, line {number}: {error}", EXPECTED) from None
     if not pairs:
-        raise InputError(f"{path}: no questions in it", 'Write lines like {"text": "...", "domain": "finance"}.')
+        raise InputError(f"{path}: no questions in it", EXPECTED)
     return pairs
+
+
+def _pair(row: Any) -> tuple[str, str | None]:
+    """The text and the domain of a line; raises :class:`ValueError`."""
+    if not isinstance(row, dict):
+        raise ValueError(f"expected an object, found {type(row).__name__}")
+    if missing := {"text", "domain"} - row.keys():
+        raise ValueError(f"missing key {min(missing)!r}")
+    text, domain = row["text"], row["domain"]
+    if not isinstance(text, str):
+        raise ValueError(f"key 'text': expected a string (given: {text!r})")
+    if domain is not None and not isinstance(domain, str):
+        raise ValueError(f"key 'domain': expected a string or null (given: {domain!r})")
+    return text, domain
 
 
 @app.command("eval")

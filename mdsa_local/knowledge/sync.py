@@ -3,64 +3,149 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mdsa_local.knowledge.ingest import Report
-from mdsa_local.settings import Settings, storage_error
+from mdsa_local.errors import UnknownNameError
+from mdsa_local.knowledge.ingest import Report, source_of
+from mdsa_local.settings import Settings, shipped, storage_error
 
 if TYPE_CHECKING:
     from mdsa_local.knowledge.dual_rag import DualRAG
 
 GLOBAL_FOLDER = "_global"
+# Starts of ingest's reasons that stay true until the file changes. The user hears of them once; any other failure is tried again.
+SETTLED = ("not a supported type", "has no text")
 
 
 def folders(settings: Settings) -> Iterator[tuple[str | None, Path]]:
-    """``(domain, folder of documents)``; the domain is None for what all share."""
+    """``(domain, folder of documents)``; the domain is None for what all share.
+
+    A domain's folder hides the one of that name in an earlier folder of domains, as its ``domain.yaml`` does; the shared ones add up.
+    """
+    owners: dict[str, Path] = {}
     for parent in settings.domain_dirs:
-        for folder in sorted(parent.glob("*/knowledge")):
-            name = folder.parent.name
-            if name == GLOBAL_FOLDER or (folder.parent / "domain.yaml").is_file():
-                yield (None if name == GLOBAL_FOLDER else name), folder
+        yield from ((None, folder) for folder in parent.glob(f"{GLOBAL_FOLDER}/knowledge") if folder.is_dir())
+        owners |= {path.parent.name: path.parent for path in sorted(parent.glob("*/domain.yaml")) if path.parent.name != GLOBAL_FOLDER}
+    for domain, owner in owners.items():
+        yield from ((domain, folder) for folder in owner.glob("knowledge") if folder.is_dir())
+
+
+def files(settings: Settings) -> Iterator[tuple[str | None, str, Path]]:
+    """``(domain, source, path)`` of every file in :func:`folders`, in order. Hidden files and folders are passed over, as in ``ingest``."""
+    for domain, folder in folders(settings):
+        for here, below, names in os.walk(folder.resolve()):
+            below[:] = sorted(name for name in below if not name.startswith("."))
+            source = source_of(Path(here))
+            yield from ((domain, f"{source}/{name}", Path(here, name)) for name in sorted(names) if not name.startswith("."))
 
 
 def state(settings: Settings, fingerprint: str) -> str:
-    """A digest of names, sizes and times of all documents and of the encoder; reads no document."""
+    """A digest of the encoder and all documents: the content of those shipped, size and time of the user's."""
     digest = hashlib.sha256(fingerprint.encode())
-    for _, folder in folders(settings):
-        for path in sorted(folder.rglob("*")):
-            status = path.stat()
-            digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    for _, source, path in files(settings):
+        digest.update(f"{source}\0{_version(source, path)}\n".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 
 def stamp(settings: Settings) -> Path:
-    """The file that holds the :func:`state` last ingested."""
+    """The file that holds the encoder and the :func:`state` last ingested; no state when files have to be tried again."""
     return settings.knowledge_dir / "synced"
 
 
 def pending(settings: Settings, fingerprint: str) -> bool:
     """Whether :func:`sync` has something to do. Costs a few milliseconds."""
-    path = stamp(settings)
-    return not path.is_file() or path.read_text(encoding="utf-8").strip() != state(settings, fingerprint)
+    return _stamped(settings)[1] != state(settings, fingerprint)
 
 
 def sync(rag: DualRAG, settings: Settings, fingerprint: str, progress: Callable[[str, int, int], None] | None = None) -> list[tuple[str, Report]]:
-    """Ingest what is new or changed and drop what is gone; ``(knowledge base, report)`` for each folder. Raises :class:`StorageError`."""
+    """Ingest what is new or changed and drop what is gone; ``(knowledge base, report)`` for each. Raises :class:`StorageError`.
+
+    Documents that were added from elsewhere stay. Files that could not be read are in the reports, and leave the work pending.
+    """
     before = state(settings, fingerprint)
-    done: list[tuple[str, Report]] = []
-    for domain, group in _by_domain(folders(settings)):
-        if rag.list_documents(domain):
-            # Vectors of another encoder are made anew from the stored text first: a table never mixes two.
-            rag.optimize(domain)
-        done.append((domain or "global", rag.add_paths(group, domain, progress, follow_deletes=True)))
+    if _stamped(settings)[0] != fingerprint:
+        _embed_again(rag)
+    reports = {domain: rag.add_paths(group, domain, progress, follow_deletes=True) for domain, group in _by_domain(folders(settings))}
+    for domain, documents in _orphans(rag, settings):
+        for document in documents:
+            # Another process may have been quicker.
+            with suppress(UnknownNameError):
+                rag.remove(document, domain)
+        rag.optimize(domain)
+        report = reports.get(domain, Report())
+        reports[domain] = replace(report, removed=(*report.removed, *documents))
+    unread = any(not reason.startswith(SETTLED) for report in reports.values() for _, reason in report.failed)
+    _write_stamp(settings, fingerprint, "" if unread else before)
+    return [(domain or "global", report) for domain, report in reports.items()]
+
+
+def _version(source: str, path: Path) -> str:
+    """What changes with the file. A reinstall gives shipped files other times; reading all 212 of them costs 7 ms."""
+    try:
+        if source != path.as_posix():
+            return hashlib.sha256(path.read_bytes()).hexdigest()
+        status = path.stat()
+        return f"{status.st_size} {status.st_mtime_ns}"
+    except OSError as error:
+        return f"error {error.errno}"
+
+
+def _stamped(settings: Settings) -> tuple[str, str]:
+    """``(fingerprint, state)`` in the stamp, empty where it has none."""
+    path = stamp(settings)
+    try:
+        fingerprint, _, digest = (path.read_text(encoding="utf-8") if path.is_file() else "").partition("\n")
+    except (OSError, UnicodeDecodeError):
+        return "", ""
+    return fingerprint, digest.strip()
+
+
+def _write_stamp(settings: Settings, fingerprint: str, digest: str) -> None:
+    # A home that is read-only needs no writing when nothing has changed.
+    if _stamped(settings) == (fingerprint, digest):
+        return
     try:
         settings.writable(settings.knowledge_dir)
-        stamp(settings).write_text(before, encoding="utf-8")
+        stamp(settings).write_text(f"{fingerprint}\n{digest}\n", encoding="utf-8")
     except OSError as error:
         raise storage_error(error, stamp(settings)) from None
-    return done
+
+
+def _embed_again(rag: DualRAG) -> None:
+    """Make vectors of another encoder anew from the stored text: a table never mixes two."""
+    for domain in (None, *rag.domains()):
+        if rag.list_documents(domain):
+            rag.optimize(domain)
+
+
+def _orphans(rag: DualRAG, settings: Settings) -> Iterator[tuple[str | None, list[str]]]:
+    """``(domain, documents)`` that came from a domain's folder of documents and are in none any more."""
+    parents = [parent.resolve() for parent in settings.domain_dirs]
+    seen = {source for _, source, _ in files(settings)}
+    for domain in (None, *rag.domains()):
+        gone = [known.document for known in rag.list_documents(domain) if known.source not in seen and _dropped(known.source, parents)]
+        if gone:
+            yield domain, gone
+
+
+def _dropped(source: str, parents: Iterable[Path]) -> bool:
+    """Whether a file that no folder of documents shows belonged to one; False as well when its folder cannot be read."""
+    # An absolute source stays as it is.
+    path = shipped("domains").resolve().parent / source
+    if not any(path.is_relative_to(parent) and path.relative_to(parent).parts[1:2] == ("knowledge",) for parent in parents):
+        return False
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _by_domain(found: Iterable[tuple[str | None, Path]]) -> list[tuple[str | None, list[Path]]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,3 +64,118 @@ def test_the_shared_folder_and_unnamed_folders(garden: Path, tmp_path: Path) -> 
     (garden.parent / "_global" / "knowledge").mkdir(parents=True)
     (garden.parent / "stray" / "knowledge").mkdir(parents=True)
     assert [name for name, _ in sync.folders(Settings.load({}, home=tmp_path))] == [None, "garden"]
+
+
+def test_a_reinstall_or_a_moved_checkout_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def install(name: str, text: str = "# Cards\n\nA card costs 5 euros.\n") -> str:
+        domains = tmp_path / name / "domains"
+        (domains / "bank" / "knowledge").mkdir(parents=True)
+        (domains / "bank" / "domain.yaml").write_text("description: Bank\n")
+        (domains / "bank" / "knowledge" / "cards.md").write_text(text)
+        os.utime(domains / "bank" / "knowledge" / "cards.md", (len(name), len(name)))
+        for module in ("settings", "knowledge.ingest", "knowledge.sync"):
+            monkeypatch.setattr(f"mdsa_local.{module}.shipped", lambda _: domains)
+        return sync.state(Settings.load({}, home=tmp_path / "home"), "encoder")
+
+    first = install("one")
+    assert install("another") == first
+    assert install("third", "# Cards\n\nA card costs 6 euros.\n") != first
+
+
+def test_in_step_no_table_is_locked_or_written(garden: Path, encoder: Encoder, tmp_path: Path) -> None:
+    settings = Settings.load({}, home=tmp_path)
+    rag = DualRAG(settings.knowledge_dir, encoder)
+    sync.sync(rag, settings, encoder.fingerprint)
+    before = {path: path.stat().st_mtime_ns for path in settings.knowledge_dir.rglob("*")}
+    # Only the encoder is known, as after a sync with failures.
+    sync.stamp(settings).write_text(encoder.fingerprint)
+    (settings.knowledge_dir / "garden.lock").unlink()
+    sync.sync(rag, settings, encoder.fingerprint)
+    after = {path: path.stat().st_mtime_ns for path in settings.knowledge_dir.rglob("*")}
+    changed = {path.name for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+    assert changed <= {"garden.lock", "synced", "knowledge"}
+    assert not (settings.knowledge_dir / "garden.lock").exists()
+
+
+def test_hidden_dangling_and_vanished_files_stop_nothing(garden: Path, encoder: Encoder, tmp_path: Path) -> None:
+    settings = Settings.load({}, home=tmp_path)
+    rag = DualRAG(settings.knowledge_dir, encoder)
+    sync.sync(rag, settings, encoder.fingerprint)
+    (garden / "knowledge" / ".#roses.md").symlink_to("me@host.1234")
+    (garden / "knowledge" / ".git").mkdir()
+    (garden / "knowledge" / ".git" / "notes.md").write_text("# Hidden\n")
+    assert not sync.pending(settings, encoder.fingerprint)
+    (garden / "knowledge" / "lost.md").symlink_to(tmp_path / "nowhere.md")
+    ((_, report),) = sync.sync(rag, settings, encoder.fingerprint)
+    assert [Path(path).name for path, _ in report.failed] == ["lost.md"]
+    assert report.unchanged == ("roses.md",)
+
+
+@pytest.mark.parametrize("deleted", ["garden", "garden/knowledge", "garden/domain.yaml"])
+def test_a_deleted_domain_takes_its_documents_along(garden: Path, encoder: Encoder, tmp_path: Path, deleted: str) -> None:
+    settings = Settings.load({}, home=tmp_path)
+    rag = DualRAG(settings.knowledge_dir, encoder)
+    for name in ("notes.md", "domains/garden/aside.md"):
+        (tmp_path / name).write_text("# Notes\n\nThe shed key hangs behind the door.\n")
+    rag.add_paths([tmp_path / "notes.md", garden / "aside.md"], "garden")
+    sync.sync(rag, settings, encoder.fingerprint)
+    target = garden.parent / deleted
+    shutil.rmtree(target) if target.is_dir() else target.unlink()
+    assert sync.pending(settings, encoder.fingerprint)
+    assert [(name, report.removed) for name, report in sync.sync(rag, settings, encoder.fingerprint)] == [("garden", ("roses.md",))]
+    assert [entry.document for entry in rag.list_documents("garden")] == ["aside.md", "notes.md"]
+    assert not sync.pending(settings, encoder.fingerprint)
+
+
+def test_a_deleted_shared_folder_takes_its_documents_along(garden: Path, encoder: Encoder, tmp_path: Path) -> None:
+    settings = Settings.load({}, home=tmp_path)
+    rag = DualRAG(settings.knowledge_dir, encoder)
+    shared = garden.parent / "_global" / "knowledge"
+    shared.mkdir(parents=True)
+    (shared / "hours.md").write_text("# Hours\n\nOpen from nine to five.\n")
+    sync.sync(rag, settings, encoder.fingerprint)
+    assert [entry.document for entry in rag.list_documents()] == ["hours.md"]
+    shutil.rmtree(shared.parent)
+    sync.sync(rag, settings, encoder.fingerprint)
+    assert rag.list_documents() == []
+    assert [entry.document for entry in rag.list_documents("garden")] == ["roses.md"]
+
+
+def test_a_later_domain_of_the_same_name_hides_the_earlier_one(
+    garden: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings.load({}, home=tmp_path)
+    rag = DualRAG(settings.knowledge_dir, encoder)
+    sync.sync(rag, settings, encoder.fingerprint)
+    own = tmp_path / "own"
+    for folder in (own / "garden", own / "_global", garden.parent / "_global"):
+        (folder / "knowledge").mkdir(parents=True)
+    (own / "garden" / "domain.yaml").write_text("description: My plants\n")
+    (own / "garden" / "knowledge" / "tulips.md").write_text("# Tulips\n\nTulips are planted in October.\n")
+    monkeypatch.setattr(Settings, "domain_dirs", property(lambda self: (self.home / "domains", own)))
+    assert [(name, folder.parents[1].name) for name, folder in sync.folders(settings)] == [(None, "domains"), (None, "own"), ("garden", "own")]
+    sync.sync(rag, settings, encoder.fingerprint)
+    assert [entry.document for entry in rag.list_documents("garden")] == ["tulips.md"]
+
+
+def test_a_file_that_cannot_be_read_is_told_each_time_and_embeds_nothing(garden: Path, encoder: Encoder, tmp_path: Path) -> None:
+    settings = Settings.load({}, home=tmp_path)
+    rag = DualRAG(settings.knowledge_dir, encoder)
+    (garden / "knowledge" / "latin.md").write_bytes(b"caf\xe9")
+    for _ in range(2):
+        ((_, report),) = sync.sync(rag, settings, encoder.fingerprint)
+        assert [Path(path).name for path, _ in report.failed] == ["latin.md"]
+        assert sync.pending(settings, encoder.fingerprint)
+    assert (report.added, report.unchanged) == ((), ("roses.md",))
+    (garden / "knowledge" / "latin.md").write_text("# Coffee\n\nCoffee is no plant of ours.\n")
+    sync.sync(rag, settings, encoder.fingerprint)
+    assert not sync.pending(settings, encoder.fingerprint)
+
+
+def test_what_is_no_document_is_told_once(garden: Path, encoder: Encoder, tmp_path: Path) -> None:
+    settings = Settings.load({}, home=tmp_path)
+    (garden / "knowledge" / "image.png").write_bytes(b"\x89PNG")
+    (garden / "knowledge" / "later.md").write_text("")
+    ((_, report),) = sync.sync(DualRAG(settings.knowledge_dir, encoder), settings, encoder.fingerprint)
+    assert [Path(path).name for path, _ in report.failed] == ["image.png", "later.md"]
+    assert not sync.pending(settings, encoder.fingerprint)

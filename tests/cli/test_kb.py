@@ -1,0 +1,142 @@
+"""``mdsa kb`` and what the commands share: printing, reading questions and label files, measuring."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mdsa_local.cli import bench, output
+from mdsa_local.cli.router import read_pairs
+from mdsa_local.errors import InputError
+from mdsa_local.settings import Settings
+from tests.cli.test_cli import inside
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty home whose only domain is a garden."""
+    monkeypatch.setenv("MDSA_HOME", str(tmp_path))
+    monkeypatch.setattr(Settings, "domain_dirs", property(lambda self: (self.home / "domains",)))
+    knowledge = tmp_path / "domains" / "garden" / "knowledge"
+    knowledge.mkdir(parents=True)
+    (knowledge.parent / "domain.yaml").write_text("description: Plants\n")
+    (knowledge / "roses.md").write_text("# Roses\n\nRoses are pruned in March.\n")
+    yield tmp_path
+
+
+def test_when_nothing_could_be_added_json_is_the_error(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = [home / "a.png", home / "b.png"]
+    for path in bad:
+        path.write_bytes(b"PNG")
+    code, out, _ = inside(capsys, "kb", "add", *map(str, bad), "--json")
+    error = json.loads(out)["error"]
+    assert (code, error["code"]) == (2, "input")
+    assert "a.png: not a supported type" in error["message"]
+    assert "1 more failed" in error["message"]
+    code, out, err = inside(capsys, "kb", "add", str(bad[0]))
+    assert (code, out, "a.png" in err) == (2, "", True)
+
+
+def test_empty_knowledge_bases_point_at_sync(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["list"], ["list", "-d", "garden"], ["search", "roses"]):
+        code, out, err = inside(capsys, "kb", *command)
+        assert (code, out, "mdsa kb sync" in err) == (0, "", True)
+        code, out, _ = inside(capsys, "kb", *command, "--json")
+        assert (code, json.loads(out)) == (0, [])
+
+
+def test_a_document_that_follows_a_file_is_not_removed(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "notes.md").write_text("# Notes\n\nThe shed key hangs behind the door.\n")
+    inside(capsys, "kb", "sync")
+    inside(capsys, "kb", "add", str(home / "notes.md"), "-d", "garden")
+    code, out, _ = inside(capsys, "kb", "remove", "notes.md", "roses.md", "-d", "garden", "--json")
+    error = json.loads(out)["error"]
+    assert (code, error["code"]) == (2, "input")
+    assert str(home / "domains" / "garden" / "knowledge" / "roses.md") in error["hint"]
+    assert [row["document"] for row in json.loads(inside(capsys, "kb", "list", "--json")[1])] == ["notes.md", "roses.md"]
+    assert inside(capsys, "kb", "remove", "notes.md", "notes.md", "-d", "garden")[:2] == (0, "garden: 1 removed\n")
+    shutil.rmtree(home / "domains" / "garden" / "knowledge")
+    assert inside(capsys, "kb", "remove", "roses.md", "-d", "garden")[0] == 0
+
+
+def test_optimize_tells_json(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    inside(capsys, "kb", "sync")
+    code, out, _ = inside(capsys, "kb", "optimize", "--json")
+    assert (code, {"knowledge_base": "garden", "embedded_again": False} in json.loads(out)) == (0, True)
+
+
+PRINT = "from mdsa_local.cli.output import document, line; document({'text': 'caf\\xe9 \\u2192 \\udce9'}); line('\\u2192 \\udce9')"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_json_and_text_on_any_stdout(encoding: str) -> None:
+    ran = subprocess.run([sys.executable, "-c", PRINT], capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}, timeout=60)
+    assert ran.returncode == 0, ran.stderr
+    printed, _, text = ran.stdout.decode("utf-8").partition("}")
+    assert json.loads(printed + "}") == {"text": "caf\xe9 \u2192 \udce9"}
+    assert text.strip() == ("\u2192 ?" if encoding == "utf-8" else "? ?")
+
+
+def test_json_on_utf8_stays_readable(capsys: pytest.CaptureFixture[str]) -> None:
+    output.document(["caf\xe9"])
+    assert "caf\xe9" in capsys.readouterr().out
+
+
+def test_standard_input_is_utf8_whatever_the_locale(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("caf\xe9?".encode()), encoding="cp1252"))
+    assert output.joined(["-"]) == "caf\xe9?"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9"), encoding="cp1252"))
+    with pytest.raises(InputError, match="not valid UTF-8"):
+        output.joined(["-"])
+
+
+def test_the_time_left_starts_again_with_each_knowledge_base(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    clock = {"now": 0.0}
+    monkeypatch.setattr("mdsa_local.cli.output.time.monotonic", lambda: clock["now"])
+    tell = output.progress("adding")
+    for now, done in ((0.0, 0), (100.0, 100), (100.0, 0), (110.0, 10)):
+        clock["now"] = now
+        tell("file", done, 100)
+    assert capsys.readouterr().err.splitlines() == ["adding: 100 of 100 files", "adding: 10 of 100 files, 90 s left"]
+
+
+def test_pairs_may_hold_any_line_separator_but_a_newline(tmp_path: Path) -> None:
+    file = tmp_path / "set.jsonl"
+    file.write_bytes('{"text": "a\u2028b\x85c", "domain": null}\r\n\n{"text": "d", "domain": "finance"}\n'.encode())
+    assert read_pairs(file) == [("a\u2028b\x85c", None), ("d", "finance")]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ('{"text": 5, "domain": null}', "key 'text': expected a string"),
+        ('{"text": "a", "domain": 5}', "key 'domain': expected a string or null"),
+        ('{"text": "a"}', "missing key 'domain'"),
+        ('["a", "finance"]', "expected an object, found list"),
+        ("{", "Expecting property name"),
+    ],
+)
+def test_a_bad_pair_is_named_by_its_line(tmp_path: Path, row: str, said: str) -> None:
+    file = tmp_path / "set.jsonl"
+    file.write_text('{"text": "a", "domain": "finance"}\n' + row + "\n")
+    with pytest.raises(InputError, match="line 2: ") as caught:
+        read_pairs(file)
+    assert said in str(caught.value)
+
+
+def test_first_output_and_peak_memory_of_a_process() -> None:
+    # More than a pipe holds, so that a reader who stopped would block it; 64 MB that are free again before the end.
+    code = "import time; print('x', flush=True); time.sleep(0.3); b = b'x' * 64_000_000; del b; time.sleep(0.1); print('y' * 1_000_000)"
+    first_ms, peak_mb = bench._first_output("-c", code)
+    assert first_ms > 0
+    assert 64 < peak_mb < 500
+    with pytest.raises(subprocess.CalledProcessError):
+        bench._first_output("-c", "raise SystemExit(3)")
