@@ -8,6 +8,7 @@ inputs carry a typing slip while the target is that of the clean text.
 Sources: TinyBERT (Jiao et al. 2020) for the shape, Reimers & Gurevych 2020 for embedding distillation.
 
     python -m mdsa_local.training.distil --data DIR --teacher DIR --work DIR
+    python -m mdsa_local.training.distil --data DIR --teacher DIR --work DIR2 --start DIR --epochs 3 --rate 3e-4
 
 ``--work`` keeps the labelled texts, the checkpoint (resumed when found) and the finished model, a sentence-transformers folder.
 """
@@ -27,6 +28,7 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer, BertConfig, BertModel
 
 from mdsa_local.training.corpus import distillation_texts, with_typo
+from mdsa_local.training.grounded import template_texts
 
 WIDTH = 312
 MAX_TOKENS = 128
@@ -114,8 +116,10 @@ def batches(lengths: np.ndarray, size: int, rng: random.Random) -> list[np.ndarr
     return out
 
 
-def train(texts: list[str], targets: torch.Tensor, teacher_path: Path, work: Path, epochs: int, size: int, rate: float, seed: int) -> None:
-    """Run or resume the distillation; leaves ``work/student`` as a sentence-transformers folder."""
+def train(
+    texts: list[str], targets: torch.Tensor, teacher_path: Path, work: Path, start: Path | None, epochs: int, size: int, rate: float, seed: int
+) -> None:
+    """Run or resume the distillation, from scratch or from the run in ``start``; leaves ``work/student`` as a sentence-transformers folder."""
     tokenizer = AutoTokenizer.from_pretrained(teacher_path)
     ids = [row[:MAX_TOKENS] for row in tokenizer(texts, truncation=True, max_length=MAX_TOKENS)["input_ids"]]
     lengths = np.array([len(row) for row in ids])
@@ -124,6 +128,10 @@ def train(texts: list[str], targets: torch.Tensor, teacher_path: Path, work: Pat
     held_out = sorted(held)
     torch.manual_seed(seed)
     student, dense = fresh_student(teacher_path)
+    if start:
+        state = torch.load(start / "distil.pt", map_location="cpu")
+        student.load_state_dict(state["student"])
+        dense.load_state_dict(state["dense"])
     student.to(device())
     dense.to(device())
     weights = [*student.parameters(), *dense.parameters()]
@@ -209,6 +217,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with the public data sets")
     parser.add_argument("--teacher", type=Path, required=True, help="folder of the sentence-transformers teacher")
     parser.add_argument("--work", type=Path, required=True, help="folder for labels, checkpoints and the result")
+    parser.add_argument("--start", type=Path, help="folder of a finished first run: go on from it with questions and facts of help centres")
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rate", type=float, default=8e-4)
@@ -219,12 +228,16 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     args.work.mkdir(parents=True, exist_ok=True)
-    texts = distillation_texts(args.data, args.seed, args.scale)
+    texts = template_texts(args.data, args.seed) if args.start else distillation_texts(args.data, args.seed, args.scale)
     labels = label(texts, args.teacher, args.work).astype(np.float32)
-    basis, share = principal(labels, WIDTH)
-    print(f"{len(texts)} texts; {WIDTH} directions keep {share:.4f} of the teacher", flush=True)
+    if args.start:
+        basis = np.load(args.start / "basis.npy")
+    else:
+        basis, share = principal(labels, WIDTH)
+        print(f"{len(texts)} texts; {WIDTH} directions keep {share:.4f} of the teacher", flush=True)
+    np.save(args.work / "basis.npy", basis)
     targets = F.normalize(torch.from_numpy(labels @ basis), dim=-1)
-    train(texts, targets, args.teacher, args.work, args.epochs, args.batch, args.rate, args.seed)
+    train(texts, targets, args.teacher, args.work, args.start, args.epochs, args.batch, args.rate, args.seed)
 
 
 if __name__ == "__main__":

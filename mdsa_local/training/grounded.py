@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from mdsa_local.domains.prompts import NOT_FOUND, RULES, user_message
-from mdsa_local.training.corpus import jsonl, sentences, with_typo
+from mdsa_local.training.corpus import jsonl, queries, sentences, with_typo
 
 TEMPLATES = Path(__file__).parent / "templates"
 SLOT = re.compile(r"\{([a-z_]+)(\d?)\}")
@@ -55,6 +55,23 @@ PREFIXES = (
     "hey ",
     "sorry, ",
 )
+
+
+def template_texts(data: Path, seed: int = 0) -> list[str]:
+    """Texts for the encoder's second run: questions and facts of the templates, filled, and as many queries of the first run."""
+    rng = random.Random(seed)
+    texts: set[str] = set()
+    for topic in Templates().topics:
+        slots = topic.get("slots") or {}
+        for _ in range(2):
+            chosen: dict[str, str] = {}
+            for fact in topic["facts"]:
+                texts.update(worded(fill(ask, slots, chosen, rng), rng) for ask in fact["asks"])
+                texts.update(fill(says, slots, chosen, rng) for says in fact.get("says", fact.get("steps", ()))[:2])
+    known = queries(data, rng, 20_000)
+    out = sorted(texts) + rng.sample(known, len(texts))
+    rng.shuffle(out)
+    return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +155,7 @@ def worded(question: str, rng: random.Random) -> str:
         question = question.lower()
     elif style < 0.8:
         question = _capital(question)
-    if rng.random() < 0.12:
+    if rng.random() < 0.08:
         question = with_typo(question, rng)
     if rng.random() < 0.5:
         question = question.rstrip("?.! ") + "?"
@@ -198,7 +215,7 @@ class Templates:
         slots = topic.get("slots") or {}
         facts = rng.sample(topic["facts"], len(topic["facts"]))
         chosen: dict[str, str] = {}
-        answerable = rng.random() >= 0.16
+        answerable = rng.random() >= 0.12
         two = answerable and most > 1 and len(facts) > 3 and rng.random() < 0.12
         asked = facts[: 2 if two else 1]
         cut = min(len(facts), rng.randint(2, size))
@@ -316,7 +333,7 @@ class Prose:
         others = [other for _, other in rows if other is not said]
         if others and most > 1 and rng.random() < 0.6:
             passages.append(Passage(focus, [s for s in self.window(rng.choice(others), rng, words) if s != quoted] or ["See the leaflet."]))
-        if rng.random() < 0.12:
+        if rng.random() < 0.08:
             # Asked of passages that do not hold it.
             passages[0] = Passage(focus, [s for s in passages[0].parts if s != quoted] or ["See the leaflet."])
             if not question.startswith(("what ", "What ")) or len(set(WORD.findall(question)) & set(WORD.findall(passages[0].text()))) > 2:

@@ -30,6 +30,7 @@ from mdsa_local.training.corpus import distillation_texts
 from mdsa_local.training.distil import device, save
 from mdsa_local.training.grounded import Example, Prose, Templates, example
 
+# The trainer numbers these first, in this order.
 SPECIAL = ("<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|pad|>")
 # The pattern llama.cpp calls "qwen2": digits one by one, so that numbers are copied digit by digit.
 PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -175,7 +176,7 @@ def train_tokenizer(data: Path, work: Path, vocabulary: int) -> None:
 
 def encode(tokenizer: Tokenizer, made: Example) -> tuple[list[int], list[float]]:
     """Token ids of one chat and the weight of each as a target."""
-    bos, end, system, user, assistant = (tokenizer.token_to_id(token) for token in SPECIAL[:5])
+    bos, end, system, user, assistant = range(5)
     ids, weights = [bos], [0.0]
     for mark, text, weight in ((system, made.system, 0.0), (user, made.user, PROMPT_WEIGHT), (assistant, made.answer, 1.0)):
         if mark == system and not text:
@@ -214,7 +215,7 @@ def echo(tokenizer: Tokenizer, rng: random.Random) -> tuple[list[int], list[floa
 
     Copying has to look up where it is in the source; nothing can be guessed here, so it is learned sooner than from sentences.
     """
-    bos, end, _, user, assistant = (tokenizer.token_to_id(token) for token in SPECIAL[:5])
+    bos, end, _, user, assistant = range(5)
     vocabulary = tokenizer.get_vocab_size()
     lines = [[rng.randrange(len(SPECIAL), vocabulary) for _ in range(rng.randint(5, 16))] for _ in range(rng.choice((1, 1, 2, 3, 4)))]
     wanted = rng.choice(lines)
@@ -229,7 +230,7 @@ def stream(tokenizer: Tokenizer, data: Path, seed: int, per_batch: int, share_do
     """Endless batches ``(ids, weights)`` of about ``per_batch`` tokens, rows of like length together."""
     rng = random.Random(seed)
     templates, prose = Templates(), Prose(data)
-    pad = tokenizer.token_to_id("<|pad|>")
+    pad = SPECIAL.index("<|pad|>")
     while True:
         stage = next(stage for stage in CURRICULUM if share_done[0] <= stage.until)
         rows: list[tuple[list[int], list[float]]] = []
