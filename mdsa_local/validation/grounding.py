@@ -1,17 +1,21 @@
 """Does a passage say what the answer says, sentence by sentence?
 
-A sentence is supported by a passage that holds all its numbers and most of its content words; a paraphrase, with fewer words in common,
-needs a sentence of the passage close to it in meaning. Citations are set to the passage that supports the sentence.
+A sentence is supported by a sentence of a passage, or two that stand together, if it is the same, or if nothing in it speaks against them
+(:func:`mdsa_local.validation.facts.agree`) and most of its content words are theirs; a paraphrase must also be close in meaning.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from mdsa_local.types import Passage
+from mdsa_local.validation import citations, facts
+from mdsa_local.validation.facts import Facts
+from mdsa_local.validation.sentences import sentences, spans, without_list_mark
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,100 +23,143 @@ if TYPE_CHECKING:
 
     Embed = Callable[[list[str]], NDArray[np.float32]]
 
-CITATION = re.compile(r"\s*\[(\d{1,2})\]")
-# A sentence ends at . ! ? before a space and a capital, digit or quote; never after a list number such as "2."
-BOUNDARY = re.compile(r"(?<![0-9]\.)(?<=[.!?])(?<!\b[A-Z]\.)\s+(?=[\"'(]?[A-Z0-9])|\n+")
-TOKEN = re.compile(r"[^\W_]+(?:[.,:'-][^\W_]+)*", re.UNICODE)
-COMMON = frozenset(
-    """
-    a about after all also an and any are as at be been before both but by can could did do does for from had has have
-    how i if in into is it its may might must my no not of on only or our out over per should so some such than that the
-    their them then there these they this those to under until up was we were what when where which while who why will
-    with within would you your
-    """.split()
-)
+SAYS_SOMETHING = re.compile(r"[^\W_]")
+REFERS_BACK = re.compile(r"(?:it|its|they|their|this|that|these|those|he|she)\b", re.IGNORECASE)
+# A passage with hard line breaks has its sentences in several lines.
+QUOTE_LINES = 4
 WORDS_ENOUGH, WORDS_PARAPHRASE, MEANING_ENOUGH = 0.8, 0.45, 0.7
+PAIR_COVERED = 0.6
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One sentence of an answer; ``cited`` are the numbers it gave, ``support`` (0..1) and ``by`` (index of a passage) what was found."""
+    """One sentence of an answer, ``answer[start:end]`` without its marks; ``cited`` are the numbers it gave.
+
+    ``support`` (0..1), ``by`` (index of a passage), ``holders`` (all passages that support it) and ``quoted`` (word for word) are what
+    :func:`check` found.
+    """
 
     text: str
     cited: tuple[int, ...]
+    start: int = 0
+    end: int = 0
     support: float = 0.0
     by: int | None = None
+    holders: tuple[int, ...] = ()
+    quoted: bool = False
 
 
-def sentences(text: str) -> list[str]:
-    """Sentences and lines of ``text``, without the white space between them."""
-    return [part.strip() for part in BOUNDARY.split(text) if part.strip()]
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    text: str
+    refers_back: bool
+    first: Facts
+    second: Facts
+    both: Facts
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A passage, read once: whole sentences as they may be quoted, and what each sentence or pair of them claims."""
+
+    title: Facts
+    quotes: frozenset[str]
+    parts: tuple[tuple[str, Facts], ...]
+    pairs: tuple[_Pair, ...]
 
 
 def claims(answer: str) -> list[Claim]:
-    """The sentences of an answer, each with the citations behind it."""
-    found: list[Claim] = []
-    # "The fee is $5 [1]." means the same as "The fee is $5. [1]".
-    answer = re.sub(r"((?:\s*\[\d{1,2}\])+)([.!?])", r"\2\1", answer.strip())
-    for block in re.split(r"(?<=\])\s+(?=[^\s\[])", answer):
-        cited = tuple(int(number) for number in CITATION.findall(block))
-        said = sentences(CITATION.sub("", block))
-        found += [Claim(sentence, cited) for sentence in said if TOKEN.search(sentence)]
-    return found
-
-
-def stem(word: str) -> str:
-    """A crude stem, so that ``refunds`` meets ``refund``."""
-    for ending in ("ing", "ed", "es", "s"):
-        if word.endswith(ending) and len(word) - len(ending) >= 4:
-            return word[: -len(ending)]
-    return word
-
-
-def content(text: str) -> tuple[set[str], set[str]]:
-    """``(stems of content words, numbers)`` of a text; words with a digit in them count as numbers."""
-    words, numbers = set(), set()
-    for token in TOKEN.findall(text.lower()):
-        if any(char.isdigit() for char in token):
-            numbers.add(token.replace(",", ""))
-        elif token not in COMMON:
-            words.add(stem(token))
-    return words, numbers
-
-
-def without_list_mark(sentence: str) -> str:
-    """The sentence without a leading ``2.`` or ``-``: the number of a step is not a fact."""
-    return re.sub(r"^(?:\d{1,2}[.)]|[-*])\s+", "", sentence)
+    """The sentences of an answer, each with the citations in it or behind it."""
+    found = citations.marks(answer)
+    bare = citations.blanked(answer, found)
+    places = [span for span in spans(bare) if SAYS_SOMETHING.search(bare, *span)]
+    said: list[Claim] = []
+    until, cited = len(answer), tuple[int, ...]()
+    for start, end in reversed(places):
+        own = tuple(number for mark in found if start <= mark.start < until for number in mark.numbers)
+        cited = own or cited
+        said.append(Claim(citations.removed(answer, start, end, found), cited, start, end))
+        until = start
+    return said[::-1]
 
 
 def check(answer: str, passages: Sequence[Passage], embed: Embed) -> list[Claim]:
     """Every claim of ``answer`` with the passage that supports it best; ``by`` is None where none does."""
-    known = [content(f"{p.title} {p.text}") for p in passages]
-    settled: list[Claim] = []
-    for claim in claims(answer):
-        words, numbers = content(without_list_mark(claim.text))
-        best, by = 0.0, None
-        for index, (passage_words, passage_numbers) in enumerate(known):
-            if not numbers <= passage_numbers:
-                continue
-            share = (len(words & passage_words) + len(numbers)) / max(1, len(words) + len(numbers))
-            # An equal share goes to the passage the answer itself cites.
-            if share > best or (share == best and by is not None and index + 1 in claim.cited and by + 1 not in claim.cited):
-                best, by = share, index
-        if best < WORDS_ENOUGH and by is not None:
-            best, by = _by_meaning(claim.text, passages, known, numbers, best, embed)
-        settled.append(Claim(claim.text, claim.cited, best, by))
-    return settled
+    sources = [_read(passage) for passage in passages]
+    return [_settled(claim, sources, embed) for claim in claims(answer)]
 
 
-def _by_meaning(
-    sentence: str, passages: Sequence[Passage], known: Sequence[tuple[set[str], set[str]]], numbers: set[str], share: float, embed: Embed
-) -> tuple[float, int | None]:
-    """Support of a paraphrase: its nearest sentence among the passages that hold its numbers."""
-    if share < WORDS_PARAPHRASE:
-        return share, None
-    options = [(i, s) for i, p in enumerate(passages) if numbers <= known[i][1] for s in sentences(p.text)]
+def plain(sentence: str) -> str:
+    """The form in which a quotation is compared: one space, folded quotes, no list mark, no final stop."""
+    return " ".join(facts.fold(without_list_mark(sentence)).split()).rstrip(".!?…:;\"')* ")
+
+
+def _read(passage: Passage) -> _Source:
+    said = sentences(passage.text)
+    bare = [plain(sentence) for sentence in said]
+    full = [" ".join(facts.fold(without_list_mark(sentence)).split()) for sentence in said]
+    runs = {" ".join([*full[at:end], bare[end]]) for at in range(len(said)) for end in range(at, min(at + QUOTE_LINES, len(said)))}
+    parts = tuple((sentence, facts.read(without_list_mark(sentence))) for sentence in said)
+    return _Source(facts.read(passage.title), frozenset(runs - {""}), parts, tuple(_pair(*one, *two) for one, two in pairwise(parts)))
+
+
+def _pair(first: str, said_first: Facts, second: str, said_second: Facts) -> _Pair:
+    first, second = without_list_mark(first), without_list_mark(second)
+    both = f"{first} {second}"
+    return _Pair(both, bool(REFERS_BACK.match(second)), said_first, said_second, facts.read(both))
+
+
+def _settled(claim: Claim, sources: Sequence[_Source], embed: Embed) -> Claim:
+    """``claim`` with what supports it. Among passages that do, one the answer cites comes first: its citation is then right."""
+    said = plain(claim.text)
+    quoting = [index for index, source in enumerate(sources) if said in source.quotes]
+    if quoting:
+        return replace(claim, support=1.0, by=_preferred(claim, dict.fromkeys(quoting, 1.0)), holders=tuple(quoting), quoted=True)
+    told = facts.read(without_list_mark(claim.text))
+    options = [(index, text, share) for index, source in enumerate(sources) for text, share in _candidates(told, source)]
+    shares: dict[int, float] = {}
+    for index, _, share in options:
+        shares[index] = max(share, shares.get(index, 0.0))
+    enough = {index: share for index, share in shares.items() if share >= WORDS_ENOUGH}
+    if not enough:
+        enough = _by_meaning(claim.text, [(index, text) for index, text, share in options if share >= WORDS_PARAPHRASE], embed)
+    by = _preferred(claim, enough)
+    support = max(shares.values(), default=0.0) if by is None else enough[by]
+    return replace(claim, support=support, by=by, holders=tuple(sorted(enough)))
+
+
+def _preferred(claim: Claim, support: dict[int, float]) -> int | None:
+    return max(support, key=lambda index: (index + 1 in claim.cited, support[index], -index), default=None)
+
+
+def _candidates(claim: Facts, source: _Source) -> Iterator[tuple[str, float]]:
+    """Sentences and pairs of ``source`` that the claim agrees with, and the share of its content they hold."""
+    windows = [*source.parts, *((pair.text, pair.both) for pair in source.pairs if _may_join(claim, pair))]
+    for text, known in windows:
+        if facts.agree(claim, known, source.title):
+            held = len(claim.words & (known.words | source.title.words)) + len(claim.numbers)
+            yield text, held / max(1, len(claim.words) + len(claim.numbers))
+
+
+def _may_join(claim: Facts, pair: _Pair) -> bool:
+    """Whether a claim may draw on two sentences: the second refers back, or the claim tells most of both and all their numbers.
+
+    Else "The review takes 5 days. The refund takes 30 days." would hold a review of 30 days. A negation belongs to one sentence.
+    """
+    if claim.negations or pair.both.negations:
+        return False
+    content = set(claim.sequence)
+    covered = all(len(content & set(part.sequence)) >= PAIR_COVERED * len(set(part.sequence)) for part in (pair.first, pair.second))
+    return pair.refers_back or (covered and {number.kind for number in pair.both.numbers} <= content)
+
+
+def _by_meaning(sentence: str, options: Sequence[tuple[int, str]], embed: Embed) -> dict[int, float]:
+    """Support of a paraphrase by passage: the closeness of its nearest sentence, where that is enough."""
+    if not options:
+        return {}
     vectors = embed([sentence, *(text for _, text in options)])
-    closeness = vectors[1:] @ vectors[0]
-    best = int(closeness.argmax())
-    return (float(closeness[best]), options[best][0]) if closeness[best] >= MEANING_ENOUGH else (share, None)
+    found: dict[int, float] = {}
+    for (index, _), closeness in zip(options, vectors[1:] @ vectors[0], strict=True):
+        if closeness >= MEANING_ENOUGH:
+            found[index] = max(float(closeness), found.get(index, 0.0))
+    return found

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from mdsa_local.domains.prompts import NOT_FOUND
 from mdsa_local.types import Check, Citation, Draft, Passage, Verdict
-from mdsa_local.validation import grounding, rules
+from mdsa_local.validation import citations, facts, grounding, rules
+from mdsa_local.validation.sentences import sentences
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 
 # Below this cosine of a question to the nearest sentence nothing in the passages is about it; measured on the shipped knowledge.
 FLOOR = 0.35
-# An answer this much further from the question than the nearest sentence of the passages answers something else.
+# An answer this much further from the question (cosine) than the nearest sentence of the passages answers something else; a little room,
+# because a quoted step or figure is often further from the question than the sentence that introduces it.
 OFF_CONTEXT = 0.22
 
 
@@ -30,7 +32,8 @@ def judge(question: str, draft: Draft, passages: Sequence[Passage], embed: Embed
         checks.append(check)
         if not check.passed:
             return fallback(question, passages, embed, checks, f"{check.name}: {check.detail}")
-    settled = grounding.check(draft.text, passages, embed)
+    answer = draft.text.strip()
+    settled = grounding.check(answer, passages, embed)
     unsupported = [claim for claim in settled if claim.by is None]
     checks.append(
         Check("grounding", bool(settled) and not unsupported, f"{len(settled) - len(unsupported)} of {len(settled)} sentences are in the passages")
@@ -41,7 +44,9 @@ def judge(question: str, draft: Draft, passages: Sequence[Passage], embed: Embed
     checks.append(relevance)
     if not relevance.passed:
         return fallback(question, passages, embed, checks, "the model's answer is about something else")
-    text, cited = with_citations(settled, passages)
+    text = citations.set_right(answer, settled)
+    numbers = sorted({number for mark in citations.marks(text) for number in mark.numbers})
+    cited = tuple(Citation(number, passages[number - 1]) for number in numbers)
     return Verdict("success", text, cited, tuple(checks), support=sum(claim.support for claim in settled) / len(settled))
 
 
@@ -58,7 +63,11 @@ def plain_checks(draft: Draft) -> Iterator[Check]:
 
 
 def on_context(question: str, settled: Sequence[Claim], passages: Sequence[Passage], embed: Embed) -> Check:
-    """Whether the answer is about what was asked, by comparison with the best the passages have."""
+    """Whether the answer answers, and is about what was asked by comparison with the best sentence of the passages."""
+    if all(claim.text.rstrip("\"'”’)* ").endswith(("?", "？")) for claim in settled):
+        return Check("relevance", False, "the answer is a question")
+    if not all(claim.quoted for claim in settled) and repeats(question, settled):
+        return Check("relevance", False, "the answer repeats the question")
     candidates = list(pieces(passages))
     vectors = embed([question, " ".join(claim.text for claim in settled), *(claim.text for claim in settled), *(text for _, text in candidates)])
     closeness = vectors[1:] @ vectors[0]
@@ -66,21 +75,17 @@ def on_context(question: str, settled: Sequence[Claim], passages: Sequence[Passa
     return Check("relevance", ours >= best - OFF_CONTEXT, f"closeness to the question {ours:.2f}, best sentence of the passages {best:.2f}")
 
 
+def repeats(question: str, settled: Sequence[Claim]) -> bool:
+    """Whether the answer is nothing but words of the question, in their order."""
+    asked, said = (f" {' '.join(rules.WORD.findall(facts.fold(text)))} " for text in (question, " ".join(claim.text for claim in settled)))
+    return said in asked
+
+
 def pieces(passages: Sequence[Passage]) -> Iterator[tuple[int, str]]:
     """Every sentence of every passage, with the index of its passage."""
     for index, passage in enumerate(passages):
-        for sentence in grounding.sentences(passage.text):
+        for sentence in sentences(passage.text):
             yield index, sentence
-
-
-def with_citations(settled: Sequence[Claim], passages: Sequence[Passage]) -> tuple[str, tuple[Citation, ...]]:
-    """The answer with ``[n]``, the number of the passage in the prompt, behind each run of sentences from one passage."""
-    parts: list[str] = []
-    for at, claim in enumerate(settled):
-        last_of_run = at + 1 == len(settled) or settled[at + 1].by != claim.by
-        parts.append(f"{claim.text} [{claim.by + 1}]" if last_of_run and claim.by is not None else claim.text)
-    used = sorted({claim.by for claim in settled if claim.by is not None})
-    return " ".join(parts), tuple(Citation(index + 1, passages[index]) for index in used)
 
 
 def fallback(question: str, passages: Sequence[Passage], embed: Embed, checks: Sequence[Check], reason: str) -> Verdict:

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
+from itertools import groupby
 
 from mdsa_local.errors import InputError
 from mdsa_local.types import Check
+from mdsa_local.validation import citations, facts
+from mdsa_local.validation.sentences import FENCE, LIST_MARK, sentences, without_list_mark
 
 WORD = re.compile(r"\w+(?:[.,:'/-]\w+)*", re.UNICODE)
 LONGEST_ANSWER_WORDS = 600
+# Runs of four words count from this length on; below it, single words do.
+SHORT_WORDS, RUN_WORDS = 16, 4
+# A list whose lines end alike repeats an eighth of its runs, a loop nearly all.
+REPEATED_SHARE = 1 / 3
 
 
 def question(text: str, max_chars: int) -> str:
@@ -18,7 +26,7 @@ def question(text: str, max_chars: int) -> str:
         text.encode("utf-8")
     except UnicodeEncodeError:
         raise InputError("the question is not valid UTF-8 text", "Send it as UTF-8; check your terminal's encoding.") from None
-    stripped = text.strip()
+    stripped = text.removeprefix("\ufeff").strip()
     if not stripped:
         raise InputError("the question is empty", 'Ask something: mdsa ask "How do I dispute a charge?"')
     if len(stripped) > max_chars:
@@ -26,9 +34,9 @@ def question(text: str, max_chars: int) -> str:
             f"the question has {len(stripped):,} characters; at most {max_chars:,} are accepted",
             "Shorten it, put long text into a knowledge base (mdsa kb add FILE), or raise the setting max_question_chars.",
         )
-    bad = next((char for char in stripped if unicodedata.category(char) in ("Cc", "Cs", "Co", "Cn") and char not in "\n\r\t"), None)
+    bad = next((char for char in stripped if unicodedata.category(char) in ("Cc", "Cs") and char not in "\n\r\t"), None)
     if bad is not None:
-        raise InputError(f"the question contains the control or unassigned character U+{ord(bad):04X}", "Remove it and ask again.")
+        raise InputError(f"the question contains the control character U+{ord(bad):04X}", "Remove it and ask again.")
     if not any(char.isalnum() for char in stripped):
         raise InputError("the question has no letter or digit in it", "Ask it in words.")
     return stripped
@@ -44,18 +52,35 @@ def not_too_long(draft: str, finish_reason: str) -> Check:
     words = len(WORD.findall(draft))
     if words > LONGEST_ANSWER_WORDS:
         return Check("length", False, f"{words} words")
-    return Check("length", finish_reason != "length", "cut off at max_tokens" if finish_reason == "length" else "")
+    if finish_reason == "stop":
+        return Check("length", True)
+    return Check("length", False, "cut off at max_tokens" if finish_reason == "length" else f"ended early: {finish_reason or 'no reason given'}")
 
 
 def not_repeated(draft: str) -> Check:
-    """No run of words keeps coming back: a four-word sequence that makes up a third of the text, or a sentence said three times."""
-    words = [word.lower() for word in WORD.findall(draft)]
-    if len(words) >= 16:
-        runs: dict[tuple[str, ...], int] = {}
-        for at in range(len(words) - 3):
-            run = tuple(words[at : at + 4])
-            runs[run] = runs.get(run, 0) + 1
-        run, times = max(runs.items(), key=lambda item: item[1])
-        if times >= 3 and times * 4 > len(words) / 3:
-            return Check("repetition", False, f"{' '.join(run)!r} occurs {times} times")
-    return Check("repetition", True)
+    """Nothing keeps coming back: a sentence said three times, runs of four words, or in a short text one word."""
+    prose = FENCE.sub("\n", citations.blanked(draft, citations.marks(draft)))
+    again = _said_too_often(prose)
+    if again:
+        return Check("repetition", False, f"{again!r} is said at least three times")
+    words = [word.lower() for word in WORD.findall(prose)]
+    if not words:
+        return Check("repetition", True)
+    if len(words) < SHORT_WORDS:
+        word, times = Counter(words).most_common(1)[0]
+        return Check("repetition", times < 3 or times * 2 <= len(words), f"{word!r} occurs {times} times in {len(words)} words")
+    runs = Counter(tuple(words[at : at + RUN_WORDS]) for at in range(len(words) - RUN_WORDS + 1))
+    run, times = runs.most_common(1)[0]
+    repeated = sum(count for count in runs.values() if count >= 3)
+    return Check("repetition", repeated < REPEATED_SHARE * runs.total(), f"{' '.join(run)!r} occurs {times} times" if times >= 3 else "")
+
+
+def _said_too_often(prose: str) -> str:
+    """A sentence said three times. "Tap Next." may come back in a list of steps, unless in a row or among few others."""
+    said = [(" ".join(facts.fold(without_list_mark(sentence)).split()), bool(LIST_MARK.match(sentence))) for sentence in sentences(prose)]
+    said = [(sentence, step) for sentence, step in said if WORD.search(sentence)]
+    in_a_row = (sentence for sentence, run in groupby(sentence for sentence, _ in said) if len(list(run)) >= 3)
+    in_prose = (sentence for sentence, times in Counter(sentence for sentence, step in said if not step).items() if times >= 3)
+    steps = Counter(sentence for sentence, step in said if step)
+    in_steps = (sentence for sentence, times in steps.items() if times >= 3 and len(steps) * 2 <= steps.total())
+    return next(in_a_row, "") or next(in_prose, "") or next(in_steps, "")

@@ -5,7 +5,7 @@ import pytest
 from mdsa_local.domains.prompts import NOT_FOUND
 from mdsa_local.routing.encoder import Encoder
 from mdsa_local.types import Draft, Passage, Verdict
-from mdsa_local.validation import grounding, ladder
+from mdsa_local.validation import ladder
 
 FEES = Passage("fees#0", "fees.md", "finance", "Card fees", "A replacement card costs $5. A replacement card arrives in 4 business days.", 0, 74, 0.8)
 ATM = Passage(
@@ -64,6 +64,25 @@ def test_an_answer_to_something_else_is_replaced(encoder: Encoder) -> None:
 def test_repeating_and_cut_off_answers_are_replaced(encoder: Encoder) -> None:
     assert judge(encoder, "A replacement card costs $5. " * 9).status == "degraded"
     assert judge(encoder, "A replacement card costs $5. A repl", finish="length").status == "degraded"
+    assert judge(encoder, "A replacement card costs $5. [1]", finish="cancelled").status == "degraded"
+
+
+@pytest.mark.parametrize(
+    ("question", "draft"),
+    [
+        ("what is a replacement card?", "What is a replacement card? [1]"),
+        ("what is a replacement card", "a replacement card [1]"),
+        (QUESTION, "Is it a replacement card? [1]"),
+    ],
+)
+def test_a_question_is_no_answer(encoder: Encoder, question: str, draft: str) -> None:
+    verdict = judge(encoder, draft, question)
+    assert verdict.status == "degraded"
+    assert [check.name for check in verdict.checks if not check.passed] == ["relevance"]
+
+
+def test_a_question_that_guesses_the_sentence_gets_it(encoder: Encoder) -> None:
+    assert judge(encoder, "A replacement card costs $5. [1]", "a replacement card costs $5?").status == "success"
 
 
 def test_the_refusal_stays_a_refusal(encoder: Encoder) -> None:
@@ -75,8 +94,3 @@ def test_without_anything_near_it_says_not_in_the_documents(encoder: Encoder) ->
     verdict = judge(encoder, "Saturn has rings.", "how many rings does saturn have")
     assert verdict.status == "not_found"
     assert ladder.judge(QUESTION, Draft("It is free.", "nano", "stop", 1, 1), (), encoder.encode).status == "not_found"
-
-
-def test_claims_carry_their_citations() -> None:
-    found = grounding.claims("The fee is $5. [1] Delivery takes 4.5 days [2][3]. Done")
-    assert [(claim.text, claim.cited) for claim in found] == [("The fee is $5.", (1,)), ("Delivery takes 4.5 days.", (2, 3)), ("Done", ())]

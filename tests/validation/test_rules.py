@@ -16,7 +16,7 @@ from mdsa_local.validation import rules
         ("caf\udce9", "UTF-8"),
         ("\x00", "U+0000"),
         ("?!...", "letter or digit"),
-        ("a\u202eb\ue000", "U+E000"),
+        ("what is\x85 it", "U+0085"),
     ],
 )
 def test_bad_questions_get_one_clear_error(text: str, said: str) -> None:
@@ -27,20 +27,62 @@ def test_bad_questions_get_one_clear_error(text: str, said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["¿Cuánto cuesta?", "税金はいくらですか", "line one\nline two\tend", "what is 2**3", "👩‍👩‍👧 family plan?", "é" * 8000]
+    "text",
+    [
+        "¿Cuánto cuesta?",
+        "税金はいくらですか",
+        "line one\nline two\tend",
+        "what is 2**3",
+        "👩‍👩‍👧 family plan?",
+        "a\u202eb\ue000",
+        "new \U0001fadd",
+        "é" * 8000,
+    ],
 )
 def test_real_questions_pass_unchanged(text: str) -> None:
     assert rules.question(f"  {text} ", 8000) == text
 
 
-def test_repetition_is_found_and_prose_is_not() -> None:
-    assert not rules.not_repeated("the fee is five dollars " * 6).passed
-    text = "A refund takes 5 days. A transfer takes 3 days. A loan takes 1 day. The card is free. The account is free too, and so on."
+def test_a_byte_order_mark_is_no_part_of_the_question() -> None:
+    assert rules.question("\ufeff how much?", 20) == "how much?"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "the fee is five dollars " * 6,
+        "Paracetamol paracetamol paracetamol.",
+        "No. No. No.",
+        "The fee is $5. [1] It is due today. The fee is $5. [1] Pay it in the app or by phone, as you like. The fee is $5. [1]",
+        "1. Tap Next. 2. Tap Next. 3. Tap Next.",
+        "1. Tap Next.\n2. Tap Back.\n3. Tap Next.\n4. Tap Back.\n5. Tap Next.\n6. Tap Back.",
+        "The card arrives in four business days at your home " * 3,
+    ],
+)
+def test_repetition_is_found(text: str) -> None:
+    assert not rules.not_repeated(text).passed
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "$5.",
+        "Call 112 now.",
+        "A refund takes 5 days. A transfer takes 3 days. A loan takes 1 day. The card is free. The account is free too, and so on.",
+        "1. Tap Next.\n2. Enter your name.\n3. Tap Next.\n4. Enter your PIN.\n5. Tap Next.\n6. Tap Done.",
+        "A payment from a new country raises the fraud score. An amount 5 times the usual spending raises the fraud score. "
+        "A payment from a new device raises the fraud score.",
+    ],
+)
+def test_real_prose_and_steps_are_no_repetition(text: str) -> None:
     assert rules.not_repeated(text).passed
 
 
 def test_an_answer_cut_off_is_said_to_be() -> None:
-    assert not rules.not_too_long("The fee", "length").passed
+    assert rules.not_too_long("The fee", "length").detail == "cut off at max_tokens"
+    for reason in ("length", "cancelled", "error", ""):
+        assert not rules.not_too_long("The fee", reason).passed
     assert rules.not_too_long("The fee is $5.", "stop").passed
     assert not rules.not_too_long("word " * 700, "stop").passed
 

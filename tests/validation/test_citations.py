@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import pytest
+
+from mdsa_local.routing.encoder import Encoder
+from mdsa_local.types import Passage
+from mdsa_local.validation import citations, grounding
+
+
+def passage(text: str) -> Passage:
+    return Passage("p#0", "p.md", "finance", "Cards", text, 0, len(text), 0.5)
+
+
+PASSAGES = (
+    passage("The fee is $5. It takes 4 days. The fee is paid at once."),
+    passage("1. Open the app.\n2. Tap Cards.\n3. Choose Freeze.\n\nRun this:\n```sh\nmdsa ask\nmdsa route x[1]\n```"),
+    passage("The limit is $400 a day. The fee is paid at once."),
+)
+RIGHT = [
+    "The fee is $5. [1]",
+    "The fee is $5 [1].",
+    "**The fee is $5.**  [1]",
+    "The fee [1] is $5.",
+    "The fee is $5. It takes 4 days. [1]",
+    "The fee is $5 [1]. The limit is $400 a day [3].",
+    "The fee is $5. The limit is $400 a day. [1, 3]",
+    "The fee is $5. The limit is $400 a day. [1][3]",
+    "The fee is paid at once. [1][3]",
+    "The fee is paid at once. [3]",
+    "1. Open the app.\n2. Tap Cards.\n3. Choose Freeze. [2]",
+    "1. Open the app. [2]\n2. Tap Cards.\n3. Choose Freeze.",
+    "1. Open the app. [2]\n\n2. Tap Cards. [2]\n",
+    "Run this: [2]\n```sh\nmdsa ask\nmdsa route x[1]\n```\n[2]",
+]
+
+
+def mended(encoder: Encoder, answer: str) -> str:
+    answer = answer.strip()
+    return citations.set_right(answer, grounding.check(answer, PASSAGES, encoder.encode))
+
+
+@pytest.mark.parametrize("answer", RIGHT)
+def test_right_citations_leave_the_answer_as_it_is(encoder: Encoder, answer: str) -> None:
+    assert mended(encoder, answer) == answer.strip()
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("The fee is $5.", "The fee is $5. [1]"),
+        ("The fee is $5", "The fee is $5 [1]"),
+        ("The fee is $5. It takes 4 days. The limit is $400 a day.", "The fee is $5. It takes 4 days. [1] The limit is $400 a day. [3]"),
+        ("The fee is $5 [3].", "The fee is $5 [1]."),
+        ("The fee is $5. [9]", "The fee is $5. [1]"),
+        ("The fee is $5. [1, 2]", "The fee is $5. [1]"),
+        ("The fee is $5. [1][2]", "The fee is $5. [1]"),
+        ("The fee is $5. The limit is $400 a day. [3]", "The fee is $5. [1] The limit is $400 a day. [3]"),
+        ("[1] The fee is $5. [3] The limit is $400 a day.", "The fee is $5. [1] The limit is $400 a day. [3]"),
+        ("[1] The fee is $5.\n[3] The limit is $400 a day.", "The fee is $5. [1]\nThe limit is $400 a day. [3]"),
+        ("The fee is $5. [1]\nIt takes 4 days.", "The fee is $5. [1]\nIt takes 4 days. [1]"),
+        ("1. Open the app.\n2. Tap Cards.\n\n3. Choose Freeze.", "1. Open the app.\n2. Tap Cards.\n\n3. Choose Freeze. [2]"),
+        ("```sh\nmdsa ask\nmdsa route x[1]\n```", "```sh\nmdsa ask\nmdsa route x[1]\n```\n[2]"),
+    ],
+)
+def test_only_the_marks_are_set_right(encoder: Encoder, answer: str, expected: str) -> None:
+    assert mended(encoder, answer) == expected
+    assert mended(encoder, expected) == expected
+
+
+def test_marks_are_found_and_code_and_links_have_none() -> None:
+    found = citations.marks("A [1] b[2, 3]. `x[4]` [5](http://x) [one] [6;7]")
+    assert [mark.numbers for mark in found] == [(1,), (2, 3), (6, 7)]
+
+
+def test_claims_carry_their_citations() -> None:
+    found = grounding.claims("The fee is $5. [1] Delivery takes 4.5 days [2][3]. Done")
+    assert [(claim.text, claim.cited) for claim in found] == [("The fee is $5.", (1,)), ("Delivery takes 4.5 days.", (2, 3)), ("Done", ())]

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import pytest
+
+from mdsa_local.validation.sentences import sentences, spans, without_list_mark
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The fee rose in 2024. Nobody pays it.", ["The fee rose in 2024.", "Nobody pays it."]),
+        ("1. Open the app. 2. Tap Cards. 3. Choose Freeze.", ["1. Open the app.", "2. Tap Cards.", "3. Choose Freeze."]),
+        ("1. Open the app.\n2. Tap Cards.", ["1. Open the app.", "2. Tap Cards."]),
+        ("Which year? 24. 5 people came.", ["Which year?", "24.", "5 people came."]),
+        ("Press 1. Tap Cards.", ["Press 1.", "Tap Cards."]),
+        ("Dr. Ames and Mrs. Lee work here. Mr. Ode left.", ["Dr. Ames and Mrs. Lee work here.", "Mr. Ode left."]),
+        ("Bring a card, e.g. Visa, i.e. Plastic. It costs approx. 5.", ["Bring a card, e.g. Visa, i.e. Plastic.", "It costs approx. 5."]),
+        ("Form No. 5 is free. No. You cannot.", ["Form No. 5 is free.", "No.", "You cannot."]),
+        ("J. R. Smith wrote it. Call above 38 C. Then rest.", ["J. R. Smith wrote it.", "Call above 38 C.", "Then rest."]),
+        ("Cuesta 5 euros. Él paga. ¿Quién? Ésta.", ["Cuesta 5 euros.", "Él paga.", "¿Quién?", "Ésta."]),
+        ("費用は5ドルです。明日払います。", ["費用は5ドルです。", "明日払います。"]),
+        ('Tap "Yes." Then wait. (It takes 5 s.) Go **now.** Stop.', ['Tap "Yes."', "Then wait.", "(It takes 5 s.)", "Go **now.**", "Stop."]),
+        ("It opens at\nten each day.\nCall us.", ["It opens at\nten each day.", "Call us."]),
+        ("Run this:\n```sh\nmdsa ask. Then\nrun it\n```\nDone.", ["Run this:", "mdsa ask. Then", "run it", "Done."]),
+        ("", []),
+    ],
+)
+def test_sentences(text: str, expected: list[str]) -> None:
+    assert sentences(text) == expected
+    assert [text[start:end] for start, end in spans(text)] == expected
+
+
+@pytest.mark.parametrize(
+    ("sentence", "bare"),
+    [("2. Tap Cards.", "Tap Cards."), ("- Tap", "Tap"), ("**3.** Tap", "Tap"), ("Step 2: Tap", "Tap"), ("2024. Tap", "2024. Tap"), ("Tap", "Tap")],
+)
+def test_list_marks(sentence: str, bare: str) -> None:
+    assert without_list_mark(sentence) == bare
