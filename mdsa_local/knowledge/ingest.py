@@ -110,7 +110,16 @@ def _files(roots: Iterable[Path], failed: list[tuple[str, str]]) -> Iterator[_Fi
 
 
 def _usable(path: Path, failed: list[tuple[str, str]]) -> bool:
-    if not path.exists():
+    try:
+        str(path).encode()
+        exists = path.exists()
+    except UnicodeEncodeError:
+        failed.append((str(path).encode("utf-8", "replace").decode(), "its name is not UTF-8"))
+        return False
+    except OSError as error:
+        failed.append((str(path), _reason(error)))
+        return False
+    if not exists:
         failed.append((str(path), "does not exist"))
     elif not path.is_file():
         failed.append((str(path), "not a file"))

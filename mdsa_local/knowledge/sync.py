@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 GLOBAL_FOLDER = "_global"
 # Starts of ingest's reasons that stay true until the file changes. The user hears of them once; any other failure is tried again.
-SETTLED = ("not a supported type", "has no text")
+SETTLED = ("not a supported type", "has no text", "its name is not UTF-8")
 
 
 def folders(settings: Settings) -> Iterator[tuple[str | None, Path]]:
