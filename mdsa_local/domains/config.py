@@ -28,6 +28,7 @@ class Generation(BaseModel):
     repeat_penalty: float = Field(1.0, gt=0.0, le=5.0)
     seed: int | None = Field(None, ge=0)
     stop: tuple[str, ...] = ()
+    grammar: str = Field("", description="GBNF that every answer has to follow; llama.cpp only")
 
 
 class DomainConfig(BaseModel):

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mdsa_local.domains import prompts
+from mdsa_local.domains import prompts, quoting
 from mdsa_local.domains.config import DomainConfig
 from mdsa_local.runtime.backend import Finished, Message
 from mdsa_local.types import Draft, Passage
@@ -39,7 +39,10 @@ class DomainExecutor:
         fitted, tokens = prompts.fit(lambda kept: backend.count_tokens(messages(kept)), shown, backend.n_context_tokens, domain.generation.max_tokens)
         yield {"prompt_tokens": tokens, "passages": fitted, "passages_dropped": len(shown) - fitted}
         written: list[str] = []
-        for piece in backend.stream(messages(shown[:fitted]), domain.generation, deadline_s=self.manager.settings.request_timeout_s):
+        generation = domain.generation
+        if self.manager.decoding(reference) == "quotes":
+            generation = generation.model_copy(update={"grammar": quoting.grammar([text for _, text in shown[:fitted]])})
+        for piece in backend.stream(messages(shown[:fitted]), generation, deadline_s=self.manager.settings.request_timeout_s):
             if isinstance(piece, Finished):
                 yield Draft("".join(written).strip(), reference, piece.reason, piece.prompt_tokens, piece.tokens_generated)
             else:

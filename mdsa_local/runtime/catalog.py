@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -16,12 +16,16 @@ from mdsa_local.settings import explain, read_yaml
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """A model's file. ``sha256`` is empty and ``size_bytes`` 0 where no model.yaml says them."""
+    """A model's file. ``sha256`` is empty and ``size_bytes`` 0 where no model.yaml says them.
+
+    ``decoding`` is ``quotes`` for a model that answers by quotation only; see :mod:`mdsa_local.domains.quoting`.
+    """
 
     name: str
     path: Path
     sha256: str = ""
     size_bytes: int = 0
+    decoding: str = ""
 
 
 class FileEntry(BaseModel):
@@ -41,6 +45,7 @@ class ModelCard(BaseModel):
 
     files: Mapping[str, FileEntry]
     default: str
+    decoding: Literal["", "quotes"] = ""
 
 
 def find(name: str, folders: Sequence[Path]) -> ModelFile:
@@ -106,7 +111,7 @@ def _on_card(path: Path) -> Iterator[ModelFile]:
         raise ConfigError(f"{path}: key 'default' is {card.default!r}", f"Choose one of: {', '.join(sorted(card.files))}.")
     folder = path.parent
     for variant, entry in card.files.items():
-        model = ModelFile(f"{folder.name}-{variant}", folder / entry.file, entry.sha256, entry.size_bytes)
+        model = ModelFile(f"{folder.name}-{variant}", folder / entry.file, entry.sha256, entry.size_bytes, card.decoding)
         yield model
         if variant == card.default:
-            yield ModelFile(folder.name, model.path, model.sha256, model.size_bytes)
+            yield replace(model, name=folder.name)

@@ -85,6 +85,11 @@ class ModelManager:
         target = self._target(ref)
         return Path(target.target) if target.scheme == "gguf" else Reference(target.scheme, target.target)
 
+    def decoding(self, ref: str) -> str:
+        """How the model wants to be decoded: ``quotes``, or an empty string for freely. Raises as :meth:`resolve`."""
+        file = self._target(ref).file
+        return file.decoding if file else ""
+
     def ensure_ready(self, ref: str) -> Backend:
         """The model, loaded. Should others need its room meanwhile, it is loaded again when used; while a call runs it stays.
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mdsa_local.domains.config import Generation
-from mdsa_local.errors import BackendUnavailableError, ModelFileError, ModelMemoryError
+from mdsa_local.errors import BackendUnavailableError, InputError, ModelFileError, ModelMemoryError
 
 logger = logging.getLogger("mdsa_local.llama")
 # Without a handler of its own, Python prints warnings of an unconfigured logger to stderr.
@@ -203,6 +203,12 @@ class Sampler:
         lib = self._lib
         self._chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
         stages = []
+        if generation.grammar:
+            grammar = lib.llama_sampler_init_grammar(model.vocab, generation.grammar.encode(), b"root")
+            if not grammar:
+                lib.llama_sampler_free(self._chain)
+                raise InputError("the grammar is not valid GBNF", "Fix `grammar` in the generation settings.")
+            stages.append(grammar)
         if generation.repeat_penalty != 1.0:
             count = lib.llama_vocab_n_tokens(model.vocab)
             stages.append(lib.llama_sampler_init_penalties(count, PENALTY_WINDOW_TOKENS, generation.repeat_penalty, 0.0, 0.0))

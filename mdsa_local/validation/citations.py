@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from mdsa_local.validation.sentences import FENCE, LIST_MARK
+from mdsa_local.sentences import FENCE, LIST_MARK
 
 if TYPE_CHECKING:
     from mdsa_local.validation.grounding import Claim

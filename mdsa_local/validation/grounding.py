@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from mdsa_local.sentences import sentences, spans, without_list_mark
 from mdsa_local.types import Passage
 from mdsa_local.validation import citations, facts
 from mdsa_local.validation.facts import Facts
-from mdsa_local.validation.sentences import sentences, spans, without_list_mark
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from mdsa_local.domains.prompts import NOT_FOUND
+from mdsa_local.sentences import sentences
 from mdsa_local.types import Check, Citation, Draft, Passage, Verdict
 from mdsa_local.validation import citations, facts, grounding, rules
-from mdsa_local.validation.sentences import sentences
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,9 +8,9 @@ from collections import Counter
 from itertools import groupby
 
 from mdsa_local.errors import InputError
+from mdsa_local.sentences import FENCE, LIST_MARK, sentences, without_list_mark
 from mdsa_local.types import Check
 from mdsa_local.validation import citations, facts
-from mdsa_local.validation.sentences import FENCE, LIST_MARK, sentences, without_list_mark
 
 WORD = re.compile(r"\w+(?:[.,:'/-]\w+)*", re.UNICODE)
 LONGEST_ANSWER_WORDS = 600

@@ -7,10 +7,10 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from mdsa_local.routing.encoder import Encoder
+from mdsa_local.sentences import LIST_MARK, sentences, spans
 from mdsa_local.settings import shipped
 from mdsa_local.types import Draft, Passage
 from mdsa_local.validation import facts, grounding, ladder
-from mdsa_local.validation.sentences import LIST_MARK, sentences, spans
 
 DOSE = (
     "Adults may take 1 g up to four times a day. Do not take more than 4 g in 24 hours. Never combine it with alcohol. "

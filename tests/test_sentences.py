@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mdsa_local.validation.sentences import sentences, spans, without_list_mark
+from mdsa_local.sentences import sentences, spans, without_list_mark
 
 
 @pytest.mark.parametrize(
