@@ -260,7 +260,7 @@ class TinyBERTOrchestrator:
             # Without a passage no answer could stand: the model is not asked.
             yield Token(draft.text)
             return draft
-        for piece in self.executor.stream(domain, query.text, passages):
+        for piece in self.executor.stream(domain, query.text, passages, self.encoder.encode):
             if isinstance(piece, str):
                 first = first or (time.perf_counter() - began) * 1000
                 yield Token(piece)

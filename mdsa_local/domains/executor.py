@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mdsa_local.domains import prompts, quoting
@@ -12,6 +12,9 @@ from mdsa_local.runtime.backend import Finished, Message
 from mdsa_local.types import Draft, Passage
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from mdsa_local.orchestrator import TinyBERTOrchestrator
     from mdsa_local.runtime.manager import ModelManager
 
@@ -24,10 +27,12 @@ class DomainExecutor:
         self._lock = threading.Lock()
         self._front: TinyBERTOrchestrator | None = None
 
-    def stream(self, domain: DomainConfig, question: str, passages: Sequence[Passage]) -> Iterator[str | dict[str, int] | Draft]:
+    def stream(
+        self, domain: DomainConfig, question: str, passages: Sequence[Passage], embed: Callable[[list[str]], NDArray[np.float32]]
+    ) -> Iterator[str | dict[str, int] | Draft]:
         """A dict saying what was fitted into the prompt, text pieces as the model writes them, then the :class:`Draft`.
 
-        Raises :class:`ContextOverflowError` when the question does not fit, and the errors of the backend.
+        ``embed`` is the encoder. Raises :class:`ContextOverflowError` when the question does not fit, and the errors of the backend.
         """
         reference = domain.model or self.manager.settings.default_model
         shown = [(passage.title, passage.text) for passage in passages]
@@ -41,7 +46,12 @@ class DomainExecutor:
         written: list[str] = []
         generation = domain.generation
         if self.manager.decoding(reference) == "quotes":
-            generation = generation.model_copy(update={"grammar": quoting.grammar([text for _, text in shown[:fitted]])})
+            generation = generation.model_copy(
+                update={
+                    "grammar": quoting.grammar(quoting.shortlist(question, [text for _, text in shown[:fitted]], embed)),
+                    "refusal": prompts.NOT_FOUND,
+                }
+            )
         for piece in backend.stream(messages(shown[:fitted]), generation, deadline_s=self.manager.settings.request_timeout_s):
             if isinstance(piece, Finished):
                 yield Draft("".join(written).strip(), reference, piece.reason, piece.prompt_tokens, piece.tokens_generated)

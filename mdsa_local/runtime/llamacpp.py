@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 import time
@@ -68,6 +69,10 @@ class LlamaCppBackend:
                     "Ask a shorter question, give fewer passages, or raise context_tokens.",
                 )
             if self._prefill(prompt, deadline):
+                if generation.refusal and self._likely(generation.refusal, prompt, deadline):
+                    yield generation.refusal
+                    yield Finished("stop", len(prompt), len(self._model.tokenize_part(generation.refusal)))
+                    return
                 yield from self._decode(len(prompt), generation, deadline)
             else:
                 yield Finished("cancelled", len(prompt), 0)
@@ -154,6 +159,20 @@ class LlamaCppBackend:
         if rest := stops.flush():
             yield rest
         yield Finished(reason, n_prompt, made)
+
+    def _likely(self, text: str, prompt: list[int], deadline: float) -> bool:
+        """Whether ``text`` has a probability of one half or more as the answer; leaves the context as it was after the prompt.
+
+        Token by token a fixed phrase wins too often: its mass stays together while that of other answers is spread over many beginnings.
+        """
+        likelihood = 0.0
+        for token in self._model.tokenize_part(text):
+            likelihood += self._model.log_probability(token)
+            if likelihood < math.log(0.5) or not self._evaluate([token], deadline):
+                break
+        self._model.keep(len(prompt) - 1)
+        self._evaluate(prompt[-1:], deadline)
+        return likelihood >= math.log(0.5)
 
     def _evaluate(self, tokens: list[int], deadline: float) -> bool:
         """Append ``tokens``; False when cancelled, :class:`BackendTimeoutError` past the deadline."""

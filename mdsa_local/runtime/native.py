@@ -149,14 +149,18 @@ class Model:
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a rendered prompt; control tokens written out in it count as such. Adds BOS when the model wants one and the text has none."""
+        first = [self.bos_id] if self.adds_bos and not (self.bos_text and text.startswith(self.bos_text)) else []
+        return first + self.tokenize_part(text)
+
+    def tokenize_part(self, text: str) -> list[int]:
+        """Token ids of a text that something stands before."""
         raw = text.encode("utf-8", "replace")
         room = len(raw) + 16
         ids = (ctypes.c_int32 * room)()
         count = self.lib.llama_tokenize(self.vocab, raw, len(raw), ids, room, False, True)
         if count < 0:
             raise ModelFileError(f"{self.path}: its tokenizer failed on a text of {len(raw)} bytes", "Use another build of the model.")
-        first = [self.bos_id] if self.adds_bos and not (self.bos_text and text.startswith(self.bos_text)) else []
-        return first + ids[:count]
+        return list(ids[:count])
 
     def piece(self, token: int) -> bytes:
         """The bytes of a token, which may be part of a character; empty for control tokens."""
@@ -181,6 +185,15 @@ class Model:
         """Append at most :data:`BATCH_TOKENS` tokens; llama_decode's code: 0 done, 1 no room, 2 aborted, negative for failure."""
         array = (ctypes.c_int32 * len(tokens))(*tokens)
         return int(self.lib.llama_decode(self._context, self.lib.llama_batch_get_one(array, len(tokens))))
+
+    def log_probability(self, token: int) -> float:
+        """Natural logarithm of the probability of ``token`` after the last one evaluated."""
+        import numpy as np
+
+        pointer = self.lib.llama_get_logits_ith(self._context, -1)
+        logits = np.ctypeslib.as_array(pointer, shape=(self.lib.llama_vocab_n_tokens(self.vocab),)).astype(np.float64)
+        highest = logits.max()
+        return float(logits[token] - highest - np.log(np.exp(logits - highest).sum()))
 
     def sampler(self, generation: Generation) -> Sampler:
         """A new sampler for one answer."""

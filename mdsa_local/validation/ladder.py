@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 FLOOR = 0.35
 # An answer this much further from the question (cosine) than the nearest sentence of the passages answers something else; a little room,
 # because a quoted step or figure is often further from the question than the sentence that introduces it.
-OFF_CONTEXT = 0.22
+OFF_CONTEXT = 0.12
 
 
 def judge(question: str, draft: Draft, passages: Sequence[Passage], embed: Embed) -> Verdict:

@@ -8,6 +8,7 @@ from mdsa_local.domains import prompts, quoting
 from mdsa_local.domains.config import Generation
 from mdsa_local.domains.prompts import NOT_FOUND
 from mdsa_local.orchestrator import TinyBERTOrchestrator
+from mdsa_local.routing.encoder import Encoder
 from mdsa_local.runtime.backend import Message
 from mdsa_local.settings import shipped
 
@@ -29,16 +30,23 @@ def test_units_are_substrings_in_order_and_leave_out_nothing() -> None:
         assert "".join("".join(found).split()) == "".join(text.split())
 
 
+def test_the_shortlist_keeps_the_nearest_under_their_passage(encoder: Encoder) -> None:
+    assert quoting.shortlist("what does a new card cost?", [FEES, STEPS], encoder.encode, 1) == [["A replacement card costs $5."], []]
+    assert quoting.shortlist("x", ["", ""], encoder.encode) == [[], []]
+
+
 def test_strings_are_escaped_for_the_grammar() -> None:
     assert quoting.literal('a "b" \\ c\nd') == '"a \\"b\\" \\\\ c\\nd"'
-    assert quoting.grammar([]) == f'root ::= "{NOT_FOUND}"'
+    assert quoting.grammar([]) == ""
 
 
 @pytest.mark.parametrize("question", ["what does a new card cost", "how do i freeze my card", "who is the king of france", "asdf"])
 @pytest.mark.parametrize("temperature", [0.0, 1.5])
 def test_the_shipped_model_can_write_nothing_but_quotations(product: TinyBERTOrchestrator, question: str, temperature: float) -> None:
     passages = [FEES, STEPS]
-    generation = Generation(max_tokens=200, temperature=temperature, seed=1, grammar=quoting.grammar(passages))
+    generation = Generation(
+        max_tokens=200, temperature=temperature, seed=1, grammar=quoting.grammar([quoting.units(text) for text in passages]), refusal=NOT_FOUND
+    )
     user = prompts.user_message([("Fees", FEES), ("Freeze a card", STEPS)], question)
     said = product.manager.generate("nano", [Message("system", prompts.system_message("")), Message("user", user)], generation)
     if said != NOT_FOUND:
