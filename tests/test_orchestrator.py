@@ -171,7 +171,7 @@ def test_a_failing_runtime_is_counted_and_raised(says: TinyBERTOrchestrator) -> 
 
 
 def test_passages_that_do_not_fit_are_dropped_and_said_so(says: TinyBERTOrchestrator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scripted, "CONTEXT_TOKENS", 330)
+    monkeypatch.setattr(scripted, "CONTEXT_TOKENS", 430)
     scripted.SAYS["finance"] = NOT_FOUND
     trace = says.ask("What does an overdraft cost?").trace
     detail = next(stage.detail for stage in trace if stage.stage == "generate")
