@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mdsa_local.knowledge.ingest import Report
     from mdsa_local.routing.encoder import Encoder
     from mdsa_local.routing.router import IntentRouter
+    from mdsa_local.validation.grounding import Embed
 
 logger = logging.getLogger(__name__)
 NO_DOMAIN = "This does not belong to any domain I know."
@@ -155,10 +156,11 @@ class TinyBERTOrchestrator:
                 yield Token(verdict.text)
             else:
                 chosen = self.registry.get(route.domain)
+                embed = self.encoder.remembering()
                 passages = self._timed("retrieve", trace, lambda: self._retrieve(query, vector, chosen.name))
                 yield Retrieved(passages)
-                draft = yield from self._generate(chosen, query, passages, trace)
-                verdict = self._timed("validate", trace, lambda: ladder.judge(query.text, draft, passages, self.encoder.encode))
+                draft = yield from self._generate(chosen, query, passages, embed, trace)
+                verdict = self._timed("validate", trace, lambda: ladder.judge(query.text, draft, passages, embed))
                 if verdict.text != draft.text:
                     yield Revised(verdict.text, verdict.reason, "citations" if verdict.status == "success" else "replaced")
             answer = self._answer(request_id, query, route, draft, verdict, trace, (time.perf_counter() - began) * 1000)
@@ -253,14 +255,16 @@ class TinyBERTOrchestrator:
             router = self.router
         return vector, router.route_vector(vector)
 
-    def _generate(self, domain: DomainConfig, query: Query, passages: tuple[Passage, ...], trace: list[Stage]) -> Generator[Event, None, Draft]:
+    def _generate(
+        self, domain: DomainConfig, query: Query, passages: tuple[Passage, ...], embed: Embed, trace: list[Stage]
+    ) -> Generator[Event, None, Draft]:
         began, first, detail = time.perf_counter(), 0.0, dict[str, Any]()
         draft = Draft(NOT_FOUND, "", "stop", 0, 0)
         if not passages:
             # Without a passage no answer could stand: the model is not asked.
             yield Token(draft.text)
             return draft
-        for piece in self.executor.stream(domain, query.text, passages, self.encoder.encode):
+        for piece in self.executor.stream(domain, query.text, passages, embed):
             if isinstance(piece, str):
                 first = first or (time.perf_counter() - began) * 1000
                 yield Token(piece)

@@ -11,6 +11,7 @@ from mdsa_local.cli.output import Domain, Json, Question, bold, dim, document, j
 
 if TYPE_CHECKING:
     from mdsa_local.orchestrator import TinyBERTOrchestrator
+    from mdsa_local.settings import Settings
     from mdsa_local.types import Answer
 
 TOUR = (
@@ -23,13 +24,13 @@ TOUR = (
 )
 
 
-def opened() -> TinyBERTOrchestrator:
+def opened(settings: Settings) -> TinyBERTOrchestrator:
     """An orchestrator whose knowledge bases are in step with the domains' folders; tells its progress."""
     from mdsa_local.knowledge.lance import import_lancedb
     from mdsa_local.orchestrator import TinyBERTOrchestrator
 
     import_lancedb(trim=True)
-    orchestrator = TinyBERTOrchestrator()
+    orchestrator = TinyBERTOrchestrator(settings=settings)
     for name, report in orchestrator.prepare(progress("knowledge bases")):
         for path, reason in report.failed:
             note(f"warning: {name}: {path}: {reason}")
@@ -46,8 +47,9 @@ def ask(
     from mdsa_local.settings import Settings
     from mdsa_local.validation import rules
 
-    text = rules.question(joined(question), Settings.load().max_question_chars)
-    with opened() as orchestrator:
+    settings = Settings.load()
+    text = rules.question(joined(question), settings.max_question_chars)
+    with opened(settings) as orchestrator:
         if model:
             for known in orchestrator.registry:
                 orchestrator.registry.register(known.model_copy(update={"model": model}))
@@ -59,7 +61,9 @@ def ask(
 
 def tour(as_json: Json = False) -> None:
     """Ask one question for each domain, one that fits none, and one that two knowledge bases answer together."""
-    with opened() as orchestrator:
+    from mdsa_local.settings import Settings
+
+    with opened(Settings.load()) as orchestrator:
         if as_json:
             document([orchestrator.ask(text).to_dict() for _, text in TOUR])
             return

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +98,18 @@ class Encoder:
             chosen = order[start : start + BATCH]
             out[chosen] = self._forward([rows[i] for i in chosen])
         return out
+
+    def remembering(self) -> Callable[[list[str]], NDArray[np.float32]]:
+        """:meth:`encode` for one question's stages, which ask for the same sentences: each text is encoded once."""
+        known: dict[str, NDArray[np.float32]] = {}
+
+        def encode(texts: list[str]) -> NDArray[np.float32]:
+            if missing := [text for text in dict.fromkeys(texts) if text not in known]:
+                known.update(zip(missing, self.encode(missing), strict=True))
+            vectors: NDArray[Any] = self._np.stack([known[text] for text in texts])
+            return vectors
+
+        return encode
 
     def _forward(self, rows: list[list[int]]) -> NDArray[np.float32]:
         np = self._np

@@ -73,9 +73,11 @@ class LlamaCppBackend:
                     yield generation.refusal
                     yield Finished("stop", len(prompt), len(self._model.tokenize_part(generation.refusal)))
                     return
-                yield from self._decode(len(prompt), generation, deadline)
-            else:
-                yield Finished("cancelled", len(prompt), 0)
+                # Weighing the refusal can be cancelled too, and leaves nothing to sample from.
+                if not self._cancelled:
+                    yield from self._decode(len(prompt), generation, deadline)
+                    return
+            yield Finished("cancelled", len(prompt), 0)
 
     def cancel(self) -> None:
         """Stop the running stream, even while it reads its prompt, from any thread: it ends as ``cancelled``. No effect when idle."""
@@ -161,18 +163,21 @@ class LlamaCppBackend:
         yield Finished(reason, n_prompt, made)
 
     def _likely(self, text: str, prompt: list[int], deadline: float) -> bool:
-        """Whether ``text`` has a probability of one half or more as the answer; leaves the context as it was after the prompt.
+        """Whether ``text`` has a probability of one half or more as the answer; if not, the context is as it was after the prompt.
 
         Token by token a fixed phrase wins too often: its mass stays together while that of other answers is spread over many beginnings.
         """
         likelihood = 0.0
-        for token in self._model.tokenize_part(text):
+        for number, token in enumerate(self._model.tokenize_part(text)):
             likelihood += self._model.log_probability(token)
-            if likelihood < math.log(0.5) or not self._evaluate([token], deadline):
-                break
-        self._model.keep(len(prompt) - 1)
-        self._evaluate(prompt[-1:], deadline)
-        return likelihood >= math.log(0.5)
+            if likelihood < math.log(0.5):
+                if number:
+                    self._model.keep(len(prompt) - 1)
+                    self._evaluate(prompt[-1:], deadline)
+                return False
+            if not self._evaluate([token], deadline):
+                return False
+        return True
 
     def _evaluate(self, tokens: list[int], deadline: float) -> bool:
         """Append ``tokens``; False when cancelled, :class:`BackendTimeoutError` past the deadline."""
