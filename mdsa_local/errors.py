@@ -12,6 +12,7 @@
     ├── BackendError             a runtime failed
     │   ├── BackendUnavailableError   not installed, not running, or not reachable
     │   └── BackendTimeoutError       did not answer in time
+    ├── DependencyError          an optional package is missing; says how to install it
     └── StorageError             the disk: read-only, full, locked or damaged
 
 Each carries a ``hint`` (what to do next), whether a retry can help, an HTTP status and an exit code.
@@ -113,6 +114,12 @@ class BackendTimeoutError(BackendError):
     """The runtime did not answer in time."""
 
     status, retryable = 504, True
+
+
+class DependencyError(MDSAError):
+    """An optional package is missing."""
+
+    status, exit_code = 501, 3
 
 
 class StorageError(MDSAError):

@@ -8,16 +8,17 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mdsa_local.domains.config import DomainConfig
 from mdsa_local.domains.executor import DomainExecutor
 from mdsa_local.domains.prompts import NOT_FOUND
 from mdsa_local.domains.registry import DomainRegistry
-from mdsa_local.errors import InputError, MDSAError, StorageError
+from mdsa_local.errors import ConfigError, InputError, MDSAError, ModelFileError, ModelNotFoundError, StorageError
 from mdsa_local.runtime.manager import ModelManager
 from mdsa_local.settings import Settings
 from mdsa_local.types import Answer, Completed, Draft, Event, Passage, Query, Retrieved, Revised, Route, Routed, Stage, Token, Verdict
@@ -27,11 +28,23 @@ if TYPE_CHECKING:
     from mdsa_local.knowledge.dual_rag import DualRAG
     from mdsa_local.knowledge.ingest import Report
     from mdsa_local.routing.encoder import Encoder
+    from mdsa_local.routing.lexical import LexicalEncoder
     from mdsa_local.routing.router import IntentRouter
     from mdsa_local.validation.grounding import Embed
 
 logger = logging.getLogger(__name__)
 NO_DOMAIN = "This does not belong to any domain I know."
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """How a question was understood: its route, the text that is searched and answered (with the previous turn where it leans on it),
+    the vector of that text, and what the trace tells of it."""
+
+    route: Route
+    text: str
+    vector: Any
+    detail: Mapping[str, Any]
 
 
 class TinyBERTOrchestrator:
@@ -73,21 +86,44 @@ class TinyBERTOrchestrator:
         self._total_ms = 0.0
 
     @cached_property
-    def encoder(self) -> Encoder:
-        """The sentence encoder, loaded when first needed."""
-        from mdsa_local.routing.encoder import Encoder
+    def encoder(self) -> Encoder | LexicalEncoder:
+        """The sentence encoder, loaded when first needed.
 
-        return Encoder.load(settings=self.settings)
+        When its files are missing or damaged, what routes and searches by words alone stands in; with the setting ``strict`` that is an error,
+        :class:`ModelError`.
+        """
+        from mdsa_local.routing.encoder import Encoder
+        from mdsa_local.routing.lexical import LexicalEncoder
+
+        try:
+            return Encoder.load(settings=self.settings)
+        except (ModelNotFoundError, ModelFileError) as error:
+            if self.settings.strict:
+                raise
+            logger.warning("%s; routing and searching by words alone. %s", error, error.hint)
+            return LexicalEncoder(str(error))
+
+    @property
+    def _degraded(self) -> str:
+        """Why the encoder is not at work; empty when it is."""
+        return getattr(self.encoder, "reason", "")
 
     @cached_property
     def router(self) -> IntentRouter:
         """The router, with every registered domain."""
         from mdsa_local.routing.router import IntentRouter
 
-        accept, ask = self.settings.confidence_threshold, self.settings.use_reasoning_threshold
-        router = IntentRouter(self.encoder, self.encoder.calibration, max(accept, ask), ask, self.settings.home / "cache" / "anchors")
-        for domain in self.registry:
-            router.register(domain)
+        given = self.settings.model_fields_set
+        accept, ask = (getattr(self.settings, name) if name in given else None for name in ("confidence_threshold", "use_reasoning_threshold"))
+        router = IntentRouter(self.encoder, self.encoder.calibration, accept, ask, self.settings.home / "cache" / "anchors", background=True)
+        if self.settings.router_file.is_file() and not self._degraded:
+            try:
+                router.restore(self.settings.router_file, self.registry)
+                return router
+            except ConfigError as error:
+                logger.warning("%s; routing by examples alone. %s", error, error.hint)
+        # Fitting takes longer than a question may: what was configured is fitted by `mdsa router fit`, what comes and goes later by itself.
+        router.register_all(self.registry, refit=False)
         return router
 
     @cached_property
@@ -109,6 +145,10 @@ class TinyBERTOrchestrator:
             if self._prepared:
                 return []
             done = []
+            if self._degraded:
+                # Without the encoder nothing can be embedded; what is there is searched by words.
+                self._prepared = True
+                return []
             try:
                 if sync.pending(self.settings, self.encoder.fingerprint):
                     done = sync.sync(self.knowledge, self.settings, self.encoder.fingerprint, progress)
@@ -130,8 +170,9 @@ class TinyBERTOrchestrator:
         )
         with self._lock:
             self.registry.register(domain)
-            if "router" in self.__dict__:
-                self.router.register(domain)
+            router = self.__dict__.get("router")
+        if router is not None:
+            router.register(domain)
 
     def unregister_domain(self, name: str) -> None:
         """Forget a domain; its knowledge base stays on disk. Raises :class:`UnknownNameError`."""
@@ -140,16 +181,21 @@ class TinyBERTOrchestrator:
             if "router" in self.__dict__:
                 self.router.unregister(name)
 
-    def stream(self, text: str, *, domain: str | None = None, context: Mapping[str, Any] | None = None) -> Generator[Event, None, None]:
+    def stream(
+        self, text: str, *, domain: str | None = None, history: Sequence[str] = (), context: Mapping[str, Any] | None = None
+    ) -> Generator[Event, None, None]:
         """The events of one question: :class:`Routed`, :class:`Retrieved`, :class:`Token` …, perhaps :class:`Revised`, :class:`Completed`.
 
-        ``domain`` skips the routing. Raises :class:`MDSAError`; closing the iterator early stops the model.
+        ``domain`` skips the routing. ``history`` holds the user's earlier turns, oldest first; where the question does not stand alone, the last
+        is read before it: to route, to search and to answer. Raises :class:`MDSAError`; closing the iterator early stops the model.
         """
         began, request_id = time.perf_counter(), uuid.uuid4().hex
         trace: list[Stage] = []
         try:
-            query = self._query(text, domain, context)
-            vector, route = self._timed("route", trace, lambda: self._route(query))
+            query = self._query(text, domain, history, context)
+            read: _Read = self._timed("route", trace, lambda: self._route(query))
+            route = read.route
+            trace[-1] = replace(trace[-1], detail=read.detail)
             yield Routed(route)
             if route.domain is None:
                 verdict, draft = Verdict("abstained", NO_DOMAIN, (), (), route.reason), None
@@ -157,12 +203,15 @@ class TinyBERTOrchestrator:
             else:
                 chosen = self.registry.get(route.domain)
                 embed = self.encoder.remembering()
-                passages = self._timed("retrieve", trace, lambda: self._retrieve(query, vector, chosen.name))
+                passages = self._timed("retrieve", trace, lambda: self._retrieve(read, chosen.name))
                 yield Retrieved(passages)
-                draft = yield from self._generate(chosen, query, passages, embed, trace)
-                verdict = self._timed("validate", trace, lambda: ladder.judge(query.text, draft, passages, embed))
+                draft = yield from self._generate(chosen, read.text, passages, embed, trace)
+                verdict = self._timed("validate", trace, lambda: ladder.judge(read.text, draft, passages, embed))
+                kind: Literal["citations", "replaced"] = "citations" if verdict.status == "success" else "replaced"
+                if self._degraded and verdict.status == "success":
+                    verdict = replace(verdict, status="degraded", reason=f"found by words alone: {self._degraded}")
                 if verdict.text != draft.text:
-                    yield Revised(verdict.text, verdict.reason, "citations" if verdict.status == "success" else "replaced")
+                    yield Revised(verdict.text, verdict.reason, kind)
             answer = self._answer(request_id, query, route, draft, verdict, trace, (time.perf_counter() - began) * 1000)
             yield Completed(answer)
         except MDSAError:
@@ -172,9 +221,9 @@ class TinyBERTOrchestrator:
             self._count("cancelled", None, began)
             raise
 
-    def ask(self, text: str, *, domain: str | None = None, context: Mapping[str, Any] | None = None) -> Answer:
+    def ask(self, text: str, *, domain: str | None = None, history: Sequence[str] = (), context: Mapping[str, Any] | None = None) -> Answer:
         """The whole answer: the last event of :meth:`stream`."""
-        *_, last = self.stream(text, domain=domain, context=context)
+        *_, last = self.stream(text, domain=domain, history=history, context=context)
         if not isinstance(last, Completed):
             raise AssertionError("a stream ends with Completed")
         return last.answer
@@ -190,13 +239,15 @@ class TinyBERTOrchestrator:
 
     process = process_request
 
-    async def aask(self, text: str, *, domain: str | None = None, context: Mapping[str, Any] | None = None) -> Answer:
+    async def aask(self, text: str, *, domain: str | None = None, history: Sequence[str] = (), context: Mapping[str, Any] | None = None) -> Answer:
         """:meth:`ask` without blocking the event loop."""
-        return await asyncio.to_thread(self.ask, text, domain=domain, context=context)
+        return await asyncio.to_thread(self.ask, text, domain=domain, history=history, context=context)
 
-    async def astream(self, text: str, *, domain: str | None = None, context: Mapping[str, Any] | None = None) -> AsyncIterator[Event]:
+    async def astream(
+        self, text: str, *, domain: str | None = None, history: Sequence[str] = (), context: Mapping[str, Any] | None = None
+    ) -> AsyncIterator[Event]:
         """:meth:`stream` without blocking the event loop; leaving the loop early stops the model."""
-        events = self.stream(text, domain=domain, context=context)
+        events = self.stream(text, domain=domain, history=history, context=context)
         waiting: asyncio.Future[Event | None] | None = None
         try:
             while True:
@@ -237,26 +288,36 @@ class TinyBERTOrchestrator:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _query(self, text: str, domain: str | None, context: Mapping[str, Any] | None) -> Query:
+    def _query(self, text: str, domain: str | None, history: Sequence[str], context: Mapping[str, Any] | None) -> Query:
         if not isinstance(text, str):
             raise InputError(f"the question is a {type(text).__name__}, not a string", "Pass the question as text.")
-        return Query(rules.question(text, self.settings.max_question_chars), domain, dict(context or {}))
+        limit = self.settings.max_question_chars
+        return Query(rules.question(text, limit), domain, dict(context or {}), rules.previous(history, limit))
 
-    def _retrieve(self, query: Query, vector: Any, domain: str) -> tuple[Passage, ...]:
+    def _retrieve(self, read: _Read, domain: str) -> tuple[Passage, ...]:
         self.prepare()
-        return self.knowledge.search(query.text, vector, domain, self.settings.top_k)
+        return self.knowledge.search(read.text, None if self._degraded else read.vector, domain, self.settings.top_k)
 
-    def _route(self, query: Query) -> tuple[Any, Route]:
-        vector = self.encoder.encode([query.text])[0]
-        if query.domain is not None:
-            chosen = self.registry.get(query.domain)
-            return vector, Route(chosen.name, 1.0, {chosen.name: 1.0}, "chosen by the caller")
+    def _route(self, query: Query) -> _Read:
+        chosen = self.registry.get(query.domain) if query.domain is not None else None
+        if chosen is not None and not query.history:
+            route = Route(chosen.name, 1.0, {chosen.name: 1.0}, "chosen by the caller")
+            return _Read(route, query.text, self.encoder.encode([query.text])[0], {"truncated": self.encoder.cuts(query.text)})
         with self._lock:
             router = self.router
-        return vector, router.route_vector(vector)
+        route, vector = router.routed(query.text, query.history)
+        if chosen is not None:
+            route = replace(route, domain=chosen.name, confidence=1.0, scores={chosen.name: 1.0}, reason="chosen by the caller")
+        if self._degraded:
+            route = replace(route, degraded=self._degraded)
+        text = query.text if route.context == "message" else f"{query.history[-1].rstrip()} {query.text}"
+        detail: dict[str, Any] = {"context": route.context, "truncated": self.encoder.cuts(text)}
+        if route.parts:
+            detail["parts"] = [[part.domain, part.text] for part in route.parts]
+        return _Read(route, text, vector, detail)
 
     def _generate(
-        self, domain: DomainConfig, query: Query, passages: tuple[Passage, ...], embed: Embed, trace: list[Stage]
+        self, domain: DomainConfig, question: str, passages: tuple[Passage, ...], embed: Embed, trace: list[Stage]
     ) -> Generator[Event, None, Draft]:
         began, first, detail = time.perf_counter(), 0.0, dict[str, Any]()
         draft = Draft(NOT_FOUND, "", "stop", 0, 0)
@@ -264,14 +325,14 @@ class TinyBERTOrchestrator:
             # Without a passage no answer could stand: the model is not asked.
             yield Token(draft.text)
             return draft
-        for piece in self.executor.stream(domain, query.text, passages, embed):
+        for piece in self.executor.stream(domain, question, passages, embed):
             if isinstance(piece, str):
                 first = first or (time.perf_counter() - began) * 1000
                 yield Token(piece)
             elif isinstance(piece, Draft):
                 draft = piece
             else:
-                detail = dict(piece)
+                detail = piece.detail()
         trace.append(Stage("generate", (time.perf_counter() - began) * 1000, {**detail, "first_token_ms": round(first, 2)}))
         return draft
 

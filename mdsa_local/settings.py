@@ -47,6 +47,7 @@ class Settings(BaseModel):
     home: Path = Field(description="folder of the user's data")
     default_model: str = Field("nano", min_length=1, description="model reference of domains that name none")
     encoder: str = Field("tinybert", description="name in models/ or folder of the routing and retrieval encoder")
+    strict: bool = Field(False, description="an error, not a degraded answer by words alone, when the encoder cannot be loaded")
     confidence_threshold: Probability = Field(0.5, description="a route at or above this confidence is accepted")
     use_reasoning_threshold: Probability = Field(0.35, description="below this confidence no domain is chosen; between the two the answer is flagged")
     top_k: int = Field(4, ge=1, le=20, description="passages given to the model")
@@ -61,6 +62,11 @@ class Settings(BaseModel):
     def knowledge_dir(self) -> Path:
         """Where LanceDB keeps its tables."""
         return self.home / "knowledge"
+
+    @property
+    def router_file(self) -> Path:
+        """Where ``mdsa router fit`` leaves what it learned."""
+        return self.home / "router.npz"
 
     @property
     def domain_dirs(self) -> tuple[Path, ...]:
@@ -98,7 +104,7 @@ class Settings(BaseModel):
     def changed(self, **values: Any) -> Settings:
         """A copy with other values. Raises :class:`ConfigError`."""
         try:
-            return type(self)(**{**self.model_dump(), **values})
+            return type(self)(**{**self.model_dump(exclude_unset=True), **values})
         except ValidationError as error:
             raise ConfigError(f"settings: {explain(error)}", "Pass a value of the kind described in the README.") from None
 

@@ -14,27 +14,78 @@ Status = Literal["success", "degraded", "not_found", "abstained", "error"]
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A question as it enters. ``metadata`` carries ``user_id``, ``session_id`` and whatever else the caller passes."""
+    """A question as it enters. ``history``: at most the user's previous turn. ``metadata`` carries ``user_id``, ``session_id`` and whatever
+    else the caller passes."""
 
     text: str
     domain: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    history: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A piece of a question that belongs to a domain of its own; ``text`` stands in the question from character ``start`` to ``end``."""
+
+    domain: str
+    text: str
+    confidence: float
+    start: int
+    end: int
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a question belongs; ``domain`` is None when no domain fits."""
+    """Where a question belongs; ``domain`` is None when no domain fits.
+
+    ``parts``: the pieces of a question that belongs to several domains, else empty. ``context`` says whether the message decided alone or
+    together with the user's previous turn; ``switched``: it changed the topic of that turn. ``degraded``: why the route was found by words
+    alone; empty when it was found by the encoder.
+    """
 
     domain: str | None
     confidence: float
     scores: Mapping[str, float]
     reason: str
     ms: float = 0.0
+    parts: tuple[Part, ...] = ()
+    context: Literal["message", "with_previous"] = "message"
+    switched: bool = False
+    degraded: str = ""
 
     @property
     def abstained(self) -> bool:
         """Whether no domain was chosen."""
         return self.domain is None
+
+
+@dataclass(frozen=True, slots=True)
+class Near:
+    """An anchor near a question: an example, keyword, description or name of a domain."""
+
+    domain: str
+    text: str
+    kind: str
+    similarity: float
+
+
+@dataclass(frozen=True, slots=True)
+class RouteExplanation:
+    """A route and what decided it.
+
+    ``near``: the nearest anchors of the likeliest domains; ``evidence``: mean similarity to the nearest anchors of each domain, -1..1;
+    ``scope``: probability of belonging to any domain; ``accept`` and ``ask``: the thresholds, ``per_domain`` those of single domains in
+    place of ``ask``; ``head_weight``: how much the trained head counts beside the evidence, 0..1.
+    """
+
+    route: Route
+    near: tuple[Near, ...]
+    evidence: Mapping[str, float]
+    scope: float
+    accept: float
+    ask: float
+    per_domain: Mapping[str, float]
+    head_weight: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 TOUR = (
     ("Finance", "My card was charged twice, how do I get my money back?"),
     ("Medical", "How much paracetamol can an adult take in a day?"),
-    ("Support", "How long do I have to return something I bought?"),
-    ("Technical", "The API gives me error 429, what is the rate limit?"),
+    ("Support", "How long is the warranty on my device?"),
+    ("Technical", "How many API requests a minute are allowed?"),
     ("None of them", "What's the weather on Mars?"),
-    ("Two knowledge bases", "I sent back my Pulse Cuff, when will the refund reach my card?"),
+    ("Two knowledge bases", "How do I make a complaint, and when must I get the final answer?"),
 )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import typer
 
-from mdsa_local.cli.output import Json, document, table
+from mdsa_local.cli.output import Json, document, line, table
 
 app = typer.Typer(no_args_is_help=True, help="The domains there are.")
 
@@ -27,3 +29,29 @@ def list_(as_json: Json = False) -> None:
         document([row | {"examples": len(d.examples), "folder": str(d.folder)} for row, d in zip(rows, found, strict=True)])
         return
     table([(d.name, d.title, d.model or settings.default_model, str(len(d.examples))) for d in found], ("name", "title", "model", "examples"))
+
+
+@app.command("check")
+def check(as_json: Json = False) -> None:
+    """Show which domains overlap: examples that, left out, would be taken for another domain's."""
+    from mdsa_local.orchestrator import TinyBERTOrchestrator
+
+    with TinyBERTOrchestrator() as orchestrator:
+        found = orchestrator.router.collisions()
+        bare = [domain.name for domain in orchestrator.registry if not domain.examples]
+        total = orchestrator.router.n_examples
+    pairs = Counter((c.domain, c.other) for c in found)
+    if as_json:
+        collisions = [{"domain": c.domain, "text": c.text, "other": c.other, "own": round(c.own, 4), "others": round(c.others, 4)} for c in found]
+        overlaps = [{"domain": a, "other": b, "examples": n} for (a, b), n in pairs.most_common()]
+        document({"examples": total, "overlaps": overlaps, "collisions": collisions, "without_examples": bare})
+        return
+    for name in bare:
+        line(f"{name}: no examples, so nothing can be checked; add a few under `examples`")
+    if not found:
+        line(f"no overlap among {total} examples")
+        return
+    line(f"{len(found)} of {total} examples lie nearer to another domain:")
+    table([(a, b, str(n)) for (a, b), n in pairs.most_common()], ("domain", "taken for", "examples"))
+    line()
+    table([(c.domain, c.other, f"{c.own:.2f}", f"{c.others:.2f}", c.text) for c in found[:20]], ("domain", "taken for", "own", "other", "example"))

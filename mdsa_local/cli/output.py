@@ -74,6 +74,25 @@ def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> None:
         line(bold(text) if at == 0 else text)
 
 
+def counts(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> None:
+    """Print a table of counts: with ``rich``, diagonal and misses coloured, on a terminal; plain columns elsewhere."""
+    if not sys.stdout.isatty():
+        table([[str(cell) for cell in row] for row in rows], header)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(box=None)
+    for at, name in enumerate(header):
+        shown.add_column(name, justify="right" if at else "left")
+    for row in rows:
+        cells = [str(row[0])]
+        for name, count in zip(header[1:], row[1:], strict=True):
+            cells.append(f"[green]{count}[/green]" if name == row[0] else f"[red]{count}[/red]" if count else "[dim]0[/dim]")
+        shown.add_row(*cells)
+    Console().print(shown)
+
+
 def progress(what: str) -> Callable[[str, int, int], None]:
     """A progress callback ``(source, done, all)`` for stderr: one line that renews itself on a terminal, now and then a line elsewhere.
 

@@ -8,17 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
-from mdsa_local.cli.output import Json, document, line, table
+from mdsa_local.cli.output import Json, counts, document, line
 from mdsa_local.errors import InputError
 
-app = typer.Typer(no_args_is_help=True, help="Measure the router.")
+app = typer.Typer(no_args_is_help=True, help="Measure the router, and teach it.")
 Pairs = list[tuple[str, str | None]]
 EXPECTED = 'Write lines like {"text": "...", "domain": "finance"}; domain null for out of scope.'
 
 
 @app.callback()
 def _group() -> None:
-    """Measure the router."""
+    """Measure the router, and teach it."""
 
 
 def read_pairs(path: Path) -> Pairs:
@@ -50,15 +50,52 @@ def _pair(row: Any) -> tuple[str, str | None]:
     text, domain = row["text"], row["domain"]
     if not isinstance(text, str):
         raise ValueError(f"key 'text': expected a string (given: {text!r})")
+    if not text.strip():
+        raise ValueError("key 'text' is empty")
+    text.encode()
     if domain is not None and not isinstance(domain, str):
         raise ValueError(f"key 'domain': expected a string or null (given: {domain!r})")
     return text, domain
+
+
+@app.command("fit")
+def fit(
+    file: Annotated[Path | None, typer.Argument(help='JSON lines {"text", "domain"}, domain null for out of scope.')] = None,
+    per_domain: Annotated[bool, typer.Option("--per-domain", help="Choose a threshold for each domain.")] = False,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    as_json: Json = False,
+) -> None:
+    """Learn from the domains' examples and those of a file; what is learned is used from then on.
+
+    Lines of domains that are installed add to their examples. The report tells accuracy on held-out examples and the thresholds chosen.
+    """
+    from mdsa_local.orchestrator import TinyBERTOrchestrator
+    from mdsa_local.routing.router import IntentRouter
+
+    given = read_pairs(file) if file else []
+    orchestrator = TinyBERTOrchestrator()
+    for name in {name for _, name in given if name is not None}:
+        orchestrator.registry.get(name)
+    router = IntentRouter(orchestrator.encoder, orchestrator.encoder.calibration, cache=orchestrator.settings.home / "cache" / "anchors")
+    for domain in orchestrator.registry:
+        added = [text for text, name in given if name == domain.name]
+        router.register(domain.model_copy(update={"examples": tuple(dict.fromkeys([*domain.examples, *added]))}))
+    router.fit([(text, None) for text, name in given if name is None], seed, per_domain=per_domain)
+    target = orchestrator.settings.router_file
+    router.save(target, orchestrator.registry)
+    report = {**router.report, "per_domain": dict(router.thresholds.per_domain or {}), "file": str(target)}
+    if as_json:
+        document(report)
+        return
+    for key, value in report.items():
+        line(f"{key.replace('_', ' '):<22} {value}")
 
 
 @app.command("eval")
 def evaluate(
     file: Annotated[Path, typer.Argument(help='JSON lines {"text", "domain"}; domain null for out of scope.')],
     fit: Annotated[Path | None, typer.Option("--fit", help="JSON lines to learn from first, instead of the installed domains.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Also draw reliability and confusion into this PNG.")] = None,
     as_json: Json = False,
 ) -> None:
     """Print accuracy, out-of-scope detection, calibration and confusion on a labelled file."""
@@ -74,12 +111,18 @@ def evaluate(
         router = IntentRouter()
         router.fit(read_pairs(fit))
     result = measure(router, pairs)
+    if plot is not None:
+        from mdsa_local.routing.plots import draw
+
+        draw(result, plot)
     if as_json:
         document(result)
         return
     for key, value in result.items():
-        if key != "confusion":
+        if key not in ("confusion", "reliability"):
             line(f"{key:<12} {value if not isinstance(value, float) else f'{value:.4f}'}")
     names = [*router.domains, "none"]
-    rows = [(row, *(str(result["confusion"].get(row, {}).get(column, 0)) for column in names)) for row in names if row in result["confusion"]]
-    table(rows, ("true \\ routed", *names))
+    rows = [[row, *(result["confusion"].get(row, {}).get(column, 0) for column in names)] for row in names if row in result["confusion"]]
+    counts(rows, ["true \\ routed", *names])
+    if plot is not None:
+        line(f"drawn: {plot}")

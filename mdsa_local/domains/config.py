@@ -29,6 +29,9 @@ class Generation(BaseModel):
     seed: int | None = Field(None, ge=0)
     stop: tuple[str, ...] = ()
     grammar: str = Field("", description="GBNF that every answer has to follow; llama.cpp only")
+    choices: tuple[tuple[str, float], ...] = Field(
+        (), description="beginnings of the answer, each with the log odds in its favour: it begins with the likeliest; llama.cpp only"
+    )
     refusal: str = Field(
         "", description="the whole answer where the model gives it a probability of one half or more, else ruled out; llama.cpp only"
     )

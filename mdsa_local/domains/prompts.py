@@ -7,13 +7,23 @@ from collections.abc import Callable, Sequence
 from mdsa_local.errors import ContextOverflowError
 
 NOT_FOUND = "The documents do not answer this."
+LONG_QUESTION = 300
 RULES = f"Answer only from the numbered passages and cite them like [1]. If they do not answer, say: {NOT_FOUND}"
 
 
-def user_message(passages: Sequence[tuple[str, str]], question: str) -> str:
-    """Numbered passages ``(title, text)``, then the question."""
-    shown = [f"[{number}] {title}\n{text}" for number, (title, text) in enumerate(passages, 1)]
-    return "\n\n".join([*shown, f"Question: {question}"])
+def user_message(passages: Sequence[tuple[str, str]], question: str, numbers: Sequence[int] = ()) -> str:
+    """The question, passages ``(title, text)`` with their ``numbers`` (from 1 when empty; a title once), and the question again.
+
+    Read before the passages it tells a causal model what to look for in them (query-aware contextualisation, Liu et al. 2023). A question of
+    more than ``LONG_QUESTION`` characters stands only once, after them.
+    """
+    asked = f"Question: {question}"
+    shown, told = list[str](), set[int]()
+    for number, (title, text) in zip(numbers or range(1, len(passages) + 1), passages, strict=True):
+        shown.append(f"[{number}]\n{text}" if number in told else f"[{number}] {title}\n{text}")
+        told.add(number)
+    twice = bool(shown) and len(question) <= LONG_QUESTION
+    return "\n\n".join([*([asked] if twice else []), *shown, asked])
 
 
 def system_message(system_prompt: str) -> str:

@@ -1,8 +1,8 @@
 """Answers that can only be quotations: a grammar of the sentences in the passages, for models whose skill is to point at the right one.
 
-A model of a few million parameters finds the sentence that answers long before it can copy every name and number in it. With this grammar
-llama.cpp lets it write nothing but whole sentences of the passages, each with its ``[n]``: it still chooses, token by token, among
-the few that the encoder finds nearest to the question.
+A model of a few million parameters cannot read four whole passages, nor copy every name and number in them. It is shown the few sentences
+that the encoder finds nearest to the question, nearest first, and with this grammar llama.cpp lets it write nothing but one or two of them,
+each with the ``[n]`` of its passage: it still chooses, token by token, which, or to refuse.
 A model asks for it by ``decoding: quotes`` in its ``model.yaml``.
 """
 
@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
+from mdsa_local.domains.prompts import NOT_FOUND
 from mdsa_local.sentences import spans
 
 if TYPE_CHECKING:
@@ -19,32 +21,56 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 STEP = re.compile(r"\d{1,2}[.)]\s")
-MOST_QUOTES = 2
-MOST_CHOICES = 3
+MOST_CHOICES = 5
+# Log odds for one unit of cosine; chosen on every second of the held-out questions, see models/nano/model.yaml.
+NEARNESS_ODDS = 60.0
 
 
-def shortlist(question: str, passages: Sequence[str], embed: Callable[[list[str]], NDArray[np.float32]], most: int = MOST_CHOICES) -> list[list[str]]:
-    """For each passage the units among the ``most`` of all passages that are nearest to the question by ``embed`` (unit vectors)."""
-    found = [(index, unit) for index, text in enumerate(passages) for unit in dict.fromkeys(units(text))]
+@dataclass(frozen=True, slots=True)
+class Extract:
+    """A unit of a passage: the place of the passage among those retrieved, from 0, the text, and its cosine with the question."""
+
+    passage: int
+    text: str
+    nearness: float = field(default=0.0, compare=False)
+
+    @property
+    def quoted(self) -> str:
+        """As it stands in an answer: with the number of its passage, from 1."""
+        return f"{self.text} [{self.passage + 1}]"
+
+
+def shortlist(question: str, passages: Sequence[str], embed: Callable[[list[str]], NDArray[np.float32]], most: int = MOST_CHOICES) -> list[Extract]:
+    """The ``most`` units of all passages that are nearest to the question by ``embed`` (unit vectors), nearest first."""
+    found = [Extract(index, unit) for index, text in enumerate(passages) for unit in dict.fromkeys(units(text))]
     if not found:
-        return [[] for _ in passages]
-    vectors = embed([question, *(unit for _, unit in found)])
-    nearest = set((-(vectors[1:] @ vectors[0])).argsort(kind="stable")[:most].tolist())
-    return [[unit for at, (owner, unit) in enumerate(found) if owner == index and at in nearest] for index in range(len(passages))]
+        return []
+    vectors = embed([question, *(unit.text for unit in found)])
+    near = vectors[1:] @ vectors[0]
+    return [replace(found[at], nearness=float(near[at])) for at in (-near).argsort(kind="stable")[:most]]
 
 
-def grammar(choices: Sequence[Sequence[str]]) -> str:
-    """GBNF for one or two quotations: ``choices`` holds what may be quoted of each passage, numbered from 1. Empty when that is nothing."""
-    more = ' ( " " quote )?' * (MOST_QUOTES - 1)
-    rules = [f"root ::= quote{more}"]
-    named = []
-    for number, found in enumerate(choices, 1):
-        if found:
-            rules.append(f"p{number} ::= ( {' | '.join(map(literal, found))} ) {literal(f' [{number}]')}")
-            named.append(f"p{number}")
-    if not named:
+def choices(extracts: Sequence[Extract]) -> tuple[tuple[str, float], ...]:
+    """What an answer may begin with, for :attr:`Generation.choices`: the model's own opinion and the encoder's nearness decide together."""
+    return tuple((extract.quoted, NEARNESS_ODDS * extract.nearness) for extract in dict.fromkeys(extracts))
+
+
+def constraints(extracts: Sequence[Extract]) -> dict[str, Any]:
+    """The fields of :class:`~mdsa_local.domains.config.Generation` that keep an answer to quotations of ``extracts`` or the refusal."""
+    return {"grammar": grammar(extracts), "choices": choices(extracts), "refusal": NOT_FOUND}
+
+
+def grammar(extracts: Sequence[Extract]) -> str:
+    """GBNF for one quotation or two different ones, each followed by the number of its passage, from 1. Empty when there is nothing to quote."""
+    if not extracts:
         return ""
-    return "\n".join([*rules, f"quote ::= {' | '.join(named)}"])
+    quotes = [literal(extract.quoted) for extract in dict.fromkeys(extracts)]
+    rules = [f"q{i} ::= {quote}" for i, quote in enumerate(quotes)]
+    roots = []
+    for i in range(len(quotes)):
+        others = " | ".join(f"q{j}" for j in range(len(quotes)) if j != i)
+        roots.append(f'q{i} ( " " ( {others} ) )?' if others else f"q{i}")
+    return "\n".join([f"root ::= {' | '.join(roots)}", *rules])
 
 
 def units(text: str) -> list[str]:

@@ -68,10 +68,10 @@ class DualRAG:
                 self._given_embedder = Encoder.load()
             return self._given_embedder
 
-    def search(self, text: str, vector: NDArray[np.float32], domain: str | None, top_k: int) -> tuple[Passage, ...]:
+    def search(self, text: str, vector: NDArray[np.float32] | None, domain: str | None, top_k: int) -> tuple[Passage, ...]:
         """The best ``top_k`` passages of the shared and the domain's knowledge base.
 
-        ``vector`` is that of ``text``, ``(width,) float32, unit length``.
+        ``vector`` is that of ``text``, ``(width,) float32, unit length``; None to search by words alone, with whatever encoder the tables were made.
         """
         return tuple(hit.passage for hit in self._hits(text, vector, Scope(self._shared, domain).tables, top_k))
 
@@ -131,7 +131,7 @@ class DualRAG:
                 self._knowledge_bases[name] = KnowledgeBase(self._database, name, embedder, GLOBAL if name == self._shared else name)
             return self._knowledge_bases[name]
 
-    def _hits(self, text: str, vector: NDArray[np.float32], tables: Iterable[str], top_k: int) -> list[Hit]:
+    def _hits(self, text: str, vector: NDArray[np.float32] | None, tables: Iterable[str], top_k: int) -> list[Hit]:
         if top_k < 1:
             raise InputError(f"top_k must be at least 1, not {top_k}")
         return search_all([self._named(name) for name in tables], vector, text, top_k)

@@ -113,10 +113,16 @@ class KnowledgeBase:
         """The best ``k`` passages, best first by fused rank. ``score`` is the cosine with ``vector``, 0 to 1."""
         return [hit.passage for hit in search_all([self], vector, text, k)]
 
-    async def find(self, table: Any, vector: NDArray[np.float32], text: str, k: int) -> list[Hit]:
-        """Candidates for the best ``k``: the nearest to ``vector``, and those sharing words with ``text``."""
+    async def find(self, table: Any, vector: NDArray[np.float32] | None, text: str, k: int) -> list[Hit]:
+        """Candidates for the best ``k``: the nearest to ``vector``, and those sharing words with ``text``; by words alone when it is None."""
         from lancedb.query import MatchQuery
 
+        if vector is None:
+            query = table.query().nearest_to_text(MatchQuery(text, "searchable")).select([*_COLUMNS, "_score"]).limit(max(CANDIDATES, 3 * k))
+            with storage_errors(self.database.folder, self.name):
+                found = (await query.to_arrow()).to_pylist()
+            # Within a table the best match counts as 1.
+            return [self._hit(row, row["_score"] / found[0]["_score"], rank) for rank, row in enumerate(found, 1)]
         if table is not self._checked:
             self._check(await table.schema())
             self._checked = table
@@ -227,8 +233,9 @@ class KnowledgeBase:
         return Hit(passage, cosine, rank, json.loads(row["metadata"]))
 
 
-def search_all(knowledge_bases: Iterable[KnowledgeBase], vector: NDArray[np.float32], text: str, k: int) -> list[Hit]:
-    """The best ``k`` of knowledge bases in one database, searched at the same time; ``vector`` is ``(width,) float32, unit length``."""
+def search_all(knowledge_bases: Iterable[KnowledgeBase], vector: NDArray[np.float32] | None, text: str, k: int) -> list[Hit]:
+    """The best ``k`` of knowledge bases in one database, searched at the same time; ``vector`` is ``(width,) float32, unit length``, or None
+    to search by words alone."""
     opened = [(knowledge_base, table) for knowledge_base in knowledge_bases if (table := knowledge_base.opened()) is not None]
 
     async def find() -> list[list[Hit]]:

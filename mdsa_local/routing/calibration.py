@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -11,18 +11,23 @@ from numpy.typing import NDArray
 
 from mdsa_local.errors import ConfigError
 
+OUTSIDE_SHARE = 0.1
+
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Maps evidence (mean cosine to the nearest examples of a domain) to probabilities.
+    """Maps evidence (soft mean of cosines to the nearest examples of a domain) and the head's opinion to probabilities.
 
-    ``scope``: the evidence at which a question is as likely in scope as out of it; ``slope``: how steeply that changes;
-    ``temperature``: how far apart two domains' evidence must be.
+    ``temperature``: how far apart two domains' evidence must be; ``sharpness``: exponent on the mixture of evidence and head.
+    ``scope``, ``slope``: the best evidence at which a question is as likely in scope as out of it, and how steeply that changes;
+    ``sureness``: how much a doubtful choice among the domains speaks against being in scope at all.
     """
 
     scope: float = 0.42
     slope: float = 25.0
     temperature: float = 0.05
+    sharpness: float = 1.0
+    sureness: float = 0.0
 
     @classmethod
     def read(cls, card: dict[str, Any]) -> Calibration:
@@ -30,38 +35,56 @@ class Calibration:
         try:
             return cls(**card.get("calibration", {}))
         except TypeError as error:
-            raise ConfigError(f"model.yaml of the encoder: calibration: {error}", "Known keys: scope, slope, temperature.") from None
+            known = ", ".join(field.name for field in fields(cls))
+            raise ConfigError(f"model.yaml of the encoder: calibration: {error}", f"Known keys: {known}.") from None
 
-    def in_scope(self, evidence: NDArray[np.floating]) -> NDArray[np.floating]:
-        """Probability that a question with this best evidence belongs to any domain."""
-        probability: NDArray[np.floating] = 1 / (1 + np.exp(-self.slope * (evidence - self.scope)))
+    def in_scope(self, evidence: NDArray[np.floating], share: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Probability that questions with this best evidence, whose best domain has this share ``(n,)``, belong to any domain."""
+        odds = self.slope * (evidence - self.scope) + self.sureness * np.log(np.maximum(share, 1e-6))
+        probability: NDArray[np.floating] = 1 / (1 + np.exp(-odds))
         return probability
 
 
-def fit_scope(inside: NDArray[np.floating], outside: NDArray[np.floating]) -> tuple[float, float]:
-    """``(scope, slope)`` by logistic regression with both sides weighing the same, in closed Newton steps (Platt 1999)."""
-    x = np.concatenate([inside, outside]).astype(np.float64)
-    y = np.concatenate([np.ones(len(inside)), np.zeros(len(outside))])
-    share = np.concatenate([np.full(len(inside), 0.5 / len(inside)), np.full(len(outside), 0.5 / len(outside))])
-    design = np.stack([x, np.ones_like(x)], axis=1)
-    beta = np.zeros(2)
+def logistic(design: NDArray[np.floating], y: NDArray[np.floating], weight: NDArray[np.floating], ridge: float = 1e-4) -> NDArray[np.floating]:
+    """Coefficients ``(d + 1,)`` of a weighted logistic regression on ``(n, d)``, the intercept last, by Newton steps (Platt 1999)."""
+    x = np.concatenate([design, np.ones((len(design), 1))], axis=1).astype(np.float64)
+    share = weight / weight.sum()
+    penalty = np.full(x.shape[1], ridge)
+    penalty[-1] = 1e-9
+    beta = np.zeros(x.shape[1])
     for _ in range(50):
-        p = 1 / (1 + np.exp(-design @ beta))
-        gradient = design.T @ (share * (y - p)) - 1e-4 * beta * np.array([1.0, 0.0])
-        hessian = (design * (share * p * (1 - p))[:, None]).T @ design + np.diag([1e-4, 1e-9])
-        beta = beta + np.linalg.solve(hessian, gradient)
-    return float(-beta[1] / beta[0]), float(beta[0])
+        p = 1 / (1 + np.exp(-np.clip(x @ beta, -30, 30)))
+        gradient = x.T @ (share * (y - p)) - penalty * beta
+        beta = beta + np.linalg.solve((x * (share * p * (1 - p))[:, None]).T @ x + np.diag(penalty), gradient)
+    return beta
 
 
-def fit_temperature(evidence: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
-    """The temperature under which ``softmax(evidence / t)`` gives the labels the highest likelihood. ``evidence`` is ``(n, domains)``."""
+def fit_scope(
+    inside: tuple[NDArray[np.floating], NDArray[np.floating]],
+    outside: tuple[NDArray[np.floating], NDArray[np.floating]],
+    outside_share: float = OUTSIDE_SHARE,
+) -> tuple[float, float, float]:
+    """``(scope, slope, sureness)`` from best evidence and best share ``(n,)`` of questions in and out of scope.
 
-    def loss(temperature: float) -> float:
-        scaled = evidence / temperature
-        scaled = scaled - scaled.max(axis=1, keepdims=True)
-        return float(np.mean(np.log(np.exp(scaled).sum(axis=1)) - scaled[np.arange(len(labels)), labels]))
+    The latter weigh ``outside_share`` of all, however many there are: about that many of the questions of a running system fit nowhere.
+    """
+    x = np.concatenate([np.stack([e, np.log(np.maximum(s, 1e-6))], axis=1) for e, s in (inside, outside)])
+    n, m = len(inside[0]), len(outside[0])
+    y = np.concatenate([np.ones(n), np.zeros(m)])
+    weight = np.concatenate([np.full(n, (1 - outside_share) / n), np.full(m, outside_share / m)])
+    slope, sureness, intercept = logistic(x, y, weight)
+    return float(-intercept / slope), float(slope), float(sureness)
 
-    return float(min(np.geomspace(0.005, 0.5, 60), key=loss))
+
+def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64], temperatures: NDArray[np.floating]) -> float:
+    """That of ``temperatures`` under which ``softmax(logits / t)`` gives the labels the highest likelihood. ``logits`` is ``(n, domains)``."""
+    return float(min(temperatures, key=lambda temperature: log_loss(logits / temperature, labels)))
+
+
+def log_loss(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
+    """Mean negative log likelihood of ``labels`` under the softmax of ``logits``."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return float(np.mean(np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]))
 
 
 def auroc(inside: Sequence[float], outside: Sequence[float]) -> float:

@@ -10,6 +10,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ class Encoder:
         from onnxruntime.capi import onnxruntime_pybind11_state as state
         from tokenizers import Tokenizer
 
+        self.folder = folder
         card = read_yaml(folder / "model.yaml") if (folder / "model.yaml").is_file() else {}
         self.width = int(card.get("width", 312))
         self.max_tokens = int(card.get("max_tokens", 256))
@@ -61,11 +63,8 @@ class Encoder:
             raise ModelFileError(f"{model} is damaged: {error}", "Reinstall mdsa-local.") from None
         self._inputs = {entry.name for entry in self._session.get_inputs()}
         self._tokenizer = Tokenizer.from_file(str(vocabulary))
-        self._tokenizer.enable_truncation(self.max_tokens)
+        self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self._counter = Tokenizer.from_file(str(vocabulary))
-        self._counter.no_truncation()
-        self._counter.no_padding()
         self._np = np
         # Encoding sets no state, but two short passes at once on few cores are slower than one after the other.
         self._lock = threading.Lock()
@@ -86,18 +85,32 @@ class Encoder:
 
     def count_tokens(self, text: str) -> int:
         """Word pieces in ``text``, without the two marks around them."""
-        return len(self._counter.encode(text, add_special_tokens=False).ids)
+        return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def encode(self, texts: list[str]) -> NDArray[np.float32]:
-        """``(n, width)`` float32, unit length, in the order of ``texts``; what is longer than ``max_tokens`` is read up to there."""
+        """``(n, width)`` float32, unit length, in the order of ``texts``.
+
+        Of what is longer than ``max_tokens`` the first and the last part are read, half of the window each; see :meth:`cuts`.
+        """
         np = self._np
         out: NDArray[Any] = np.empty((len(texts), self.width), dtype=np.float32)
-        rows = [encoding.ids for encoding in self._tokenizer.encode_batch(texts)]
+        rows = [self._window(encoding.ids) for encoding in self._tokenizer.encode_batch(texts)]
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         for start in range(0, len(order), BATCH):
             chosen = order[start : start + BATCH]
             out[chosen] = self._forward([rows[i] for i in chosen])
         return out
+
+    def cuts(self, text: str) -> bool:
+        """Whether ``text`` is longer than the window, so that its middle is not read."""
+        return self.count_tokens(text) > self.max_tokens - 2
+
+    def _window(self, ids: list[int]) -> list[int]:
+        """At most ``max_tokens`` of ``ids``: from its beginning and its end."""
+        if len(ids) <= self.max_tokens:
+            return ids
+        last = self.max_tokens // 2
+        return ids[: self.max_tokens - last] + ids[-last:]
 
     def remembering(self) -> Callable[[list[str]], NDArray[np.float32]]:
         """:meth:`encode` for one question's stages, which ask for the same sentences: each text is encoded once."""
@@ -110,6 +123,13 @@ class Encoder:
             return vectors
 
         return encode
+
+    def bare(self, text: str) -> Callable[[], object]:
+        """One forward pass over ``text``, ready tokenized: the session and nothing of ours, to measure against."""
+        np = self._np
+        ids = np.array([self._tokenizer.encode(text).ids], dtype=np.int64)
+        feed = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+        return partial(self._session.run, ["sentence_embedding"], {name: value for name, value in feed.items() if name in self._inputs})
 
     def _forward(self, rows: list[list[int]]) -> NDArray[np.float32]:
         np = self._np

@@ -8,11 +8,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mdsa_local.routing.calibration import auroc, expected_calibration_error
 from mdsa_local.routing.router import IntentRouter
 
 TIMED = 300
+
+
+def reliability(confidence: NDArray[np.floating], right: NDArray[np.bool_], bins: int = 10) -> list[dict[str, float]]:
+    """For each of ``bins`` equal ranges of confidence that is not empty: mean confidence, share that is right, and how many."""
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    return [
+        {"confidence": float(confidence[place == b].mean()), "right": float(right[place == b].mean()), "n": int((place == b).sum())}
+        for b in range(bins)
+        if (place == b).any()
+    ]
 
 
 def evaluate(router: IntentRouter, pairs: Sequence[tuple[str, str | None]]) -> dict[str, Any]:
@@ -28,7 +39,7 @@ def evaluate(router: IntentRouter, pairs: Sequence[tuple[str, str | None]]) -> d
     wanted = [domain for _, domain in pairs]
     inside = np.array([domain is not None for domain in wanted])
     right = np.array([a == b for a, b in zip(best, wanted, strict=True)])
-    routes = [str(name) if router.accepts(sure) else None for name, sure in zip(best, confidence, strict=True)]
+    routes = [str(name) if router.accepts(float(sure), str(name)) else None for name, sure in zip(best, confidence, strict=True)]
     given = np.array([name is not None for name in routes])
     times = []
     for text, _ in pairs[:TIMED]:
@@ -48,5 +59,6 @@ def evaluate(router: IntentRouter, pairs: Sequence[tuple[str, str | None]]) -> d
         "coverage": float(given[inside].mean()) if inside.any() else None,
         "p50_ms": float(np.percentile(times, 50)),
         "p99_ms": float(np.percentile(times, 99)),
+        "reliability": reliability(confidence, right),
         "confusion": {domain: dict(row) for domain, row in confusion.items()},
     }

@@ -1,78 +1,89 @@
-"""The router: which domain a question belongs to, how sure, or that none fits."""
+"""The router: which domain a question belongs to, how sure that is, or that none fits."""
 
 from __future__ import annotations
 
 import hashlib
-import os
+import json
+import logging
 import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mdsa_local.domains.config import DomainConfig
-from mdsa_local.errors import ConfigError, UnknownNameError
-from mdsa_local.routing.calibration import Calibration, fit_scope, fit_temperature
-from mdsa_local.routing.head import Floats, Head, softmax, train
-from mdsa_local.types import Route
+from mdsa_local.errors import ConfigError, InputError, UnknownNameError
+from mdsa_local.routing import conversation, fitting, splitting
+from mdsa_local.routing.anchors import Anchors, Floats, Index, TextEncoder, anchor_texts, embed
+from mdsa_local.routing.calibration import Calibration
+from mdsa_local.routing.fitting import Fit, Thresholds
+from mdsa_local.types import Near, Part, Route, RouteExplanation
 
-NEAREST = 5
-
-
-class TextEncoder(Protocol):
-    """What the router needs of an encoder."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes whenever the vectors do."""
-
-    def encode(self, texts: list[str]) -> Floats:
-        """``(n, d)`` float32, unit length."""
+logger = logging.getLogger(__name__)
+# Below this many examples a domain there is nothing to learn that the nearest examples do not tell.
+WORTH_FITTING = 8
+ATTEMPTS = 5
+EXPLAINED = 3
+# At this confidence a question is not looked through for parts of other domains. On questions of several domains it is not reached.
+CERTAIN = 0.95
 
 
 @dataclass(frozen=True, slots=True)
-class Anchors:
-    """What a domain is recognised by: texts and their vectors ``(n, d)``."""
+class Snapshot:
+    """What one question is routed with, whatever is registered meanwhile; ``outside`` are vectors ``(m, d)`` of out-of-scope questions."""
 
-    texts: tuple[str, ...]
-    vectors: Floats
-
-
-def anchor_texts(domain: DomainConfig) -> tuple[str, ...]:
-    """A domain's examples; while it has few, also its keywords, description and name."""
-    described = (domain.title or domain.name.replace("_", " "), *([domain.description] if domain.description else []), *domain.keywords)
-    return domain.examples if len(domain.examples) >= 4 * NEAREST else (*domain.examples, *described)
+    index: Index
+    fit: Fit
+    outside: Floats | None = None
 
 
-def evidence(vectors: Floats, anchors: Floats, *, skip_self: bool = False) -> NDArray[np.floating]:
-    """Mean cosine of each of ``(n, d)`` to its nearest anchors ``(m, d)``; ``skip_self`` leaves the closest, itself, out."""
-    similarities = vectors @ anchors.T
-    first = 1 if skip_self else 0
-    # Of few anchors one is near and the rest are not: their mean would say little.
-    k = min(max(1, min(NEAREST, similarities.shape[1] // 6)) + first, similarities.shape[1])
-    nearest = -np.sort(-np.partition(similarities, -k, axis=1)[:, -k:], axis=1)[:, first:]
-    mean: NDArray[np.floating] = nearest.mean(axis=1) if nearest.shape[1] else similarities.mean(axis=1)
-    return mean
+@dataclass(frozen=True, slots=True)
+class Collision:
+    """An example of ``domain`` whose evidence for itself, ``own``, is below that for domain ``other``, ``others``; -1..1."""
+
+    domain: str
+    text: str
+    other: str
+    own: float
+    others: float
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Probabilities of questions: ``scores`` ``(n, domains)``; ``scope`` ``(n,)``, that of belonging to any domain."""
+
+    names: tuple[str, ...]
+    scores: NDArray[np.floating]
+    scope: NDArray[np.floating]
 
 
 class IntentRouter:
-    """Routes by the nearest examples of each domain and, once :meth:`fit` has seen examples, by a trained head beside them.
+    """Routes by the nearest examples of each domain and, once fitted, by a trained head beside them where that is better.
 
     A route is accepted at or above ``accept`` and withheld below ``ask``; in between it is given with a reason that says so.
-    Thread-safe: readers see one consistent snapshot.
+    Thread-safe: every question sees one consistent snapshot.
+
+    Args:
+        encoder, calibration: None for the configured encoder and its own calibration.
+        accept, ask: thresholds of the confidence, 0..1; None for those of the fit, or 0.5 and 0.35 before one.
+        cache: folder that keeps vectors of examples from run to run.
+        background: refit the head in a thread when domains change; :meth:`settle` waits for it.
     """
 
     def __init__(
         self,
         encoder: TextEncoder | None = None,
         calibration: Calibration | None = None,
-        accept: float = 0.5,
-        ask: float = 0.35,
+        accept: float | None = None,
+        ask: float | None = None,
         cache: Path | None = None,
+        *,
+        background: bool = False,
     ) -> None:
         if encoder is None:
             from mdsa_local.routing.encoder import Encoder
@@ -83,147 +94,267 @@ class IntentRouter:
         self._calibration = calibration or Calibration()
         self._accept, self._ask = accept, ask
         self._cache = cache
+        self._background = background
         self._lock = threading.Lock()
-        self._anchors: dict[str, Anchors] = {}
-        self._head: Head | None = None
+        self._unfitted = Fit(None, 0.0, self._calibration, Thresholds(), {})
+        self._now = Snapshot(Index({}), self._unfitted)
+        self._options: dict[str, Any] = {"seed": 0, "per_domain": False}
+        self._refitting: threading.Thread | None = None
+        # Counts explicit fits: what a refit in the background finds must not replace what was asked for meanwhile.
+        self._asked = 0
 
     @property
     def domains(self) -> tuple[str, ...]:
         """Names of the registered domains."""
-        return tuple(self._anchors)
+        return self._now.index.names
 
     @property
     def calibration(self) -> Calibration:
         """The calibration in force."""
-        return self._calibration
+        return self._now.fit.calibration
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """The thresholds in force: those given to the constructor go before those of the fit."""
+        return self._thresholds(self._now)
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """Figures of the last fit; empty before one."""
+        return dict(self._now.fit.report)
+
+    @property
+    def n_examples(self) -> int:
+        """How many examples the domains have together."""
+        return len(self._now.index.examples[0])
 
     def register(self, domain: DomainConfig) -> None:
         """Add or replace a domain; takes effect with the next question."""
-        texts = anchor_texts(domain)
-        added = Anchors(texts, self._embed(texts))
+        self.register_all([domain])
+
+    def register_all(self, domains: Iterable[DomainConfig], *, refit: bool = True) -> None:
+        """Add or replace several domains at once. ``refit``: have the head follow, when the router was made with ``background``."""
+        added = {}
+        for domain in domains:
+            known = anchor_texts(domain)
+            added[domain.name] = Anchors(
+                tuple(t for t, _ in known), tuple(k for _, k in known), embed(self._encoder, [t for t, _ in known], self._cache)
+            )
         with self._lock:
-            self._anchors = {**self._anchors, domain.name: added}
-            self._head = None
+            self._change({**self._now.index.anchors, **added}, refit)
 
     def unregister(self, name: str) -> None:
         """Remove a domain. Raises :class:`UnknownNameError`."""
         with self._lock:
-            if name not in self._anchors:
-                raise UnknownNameError.among("domain", name, self._anchors)
-            self._anchors = {key: value for key, value in self._anchors.items() if key != name}
-            self._head = None
+            if name not in self._now.index.anchors:
+                raise UnknownNameError.among("domain", name, self._now.index.anchors)
+            self._change({key: value for key, value in self._now.index.anchors.items() if key != name}, True)
 
-    def fit(self, examples: Iterable[tuple[str, str | None]] | None = None, seed: int = 0) -> None:
+    def _change(self, anchors: dict[str, Anchors], refit: bool) -> None:
+        """Take other anchors. A head that does not know them goes; calibration and thresholds stay. Called with the lock held."""
+        kept = self._now.fit
+        bare = replace(kept, head=None, weight=0.0, calibration=replace(kept.calibration, sharpness=1.0), report={})
+        self._now = replace(self._now, index=Index(anchors), fit=bare)
+        if refit and self._background and self._refitting is None:
+            self._refitting = threading.Thread(target=self._refit, name="mdsa-router-refit", daemon=True)
+            self._refitting.start()
+
+    def _refit(self) -> None:
+        """Fit until what was fitted is what is registered. Domains with few examples, or none, are known by the nearest anchors alone."""
+        while True:
+            with self._lock:
+                now, asked, options = self._now, self._asked, dict(self._options)
+            counts = [len(a.examples) for a in now.index.anchors.values()]
+            found = None
+            if len(counts) > 1 and min(counts) >= WORTH_FITTING:
+                try:
+                    found = fitting.fit(now.index, self._calibration, now.outside, **options)
+                except Exception:
+                    logger.exception("the router's head could not be refitted; routing goes on by the nearest examples")
+            with self._lock:
+                if self._now.index is now.index or self._asked != asked:
+                    if found is not None and self._asked == asked:
+                        self._now = replace(now, fit=found)
+                    self._refitting = None
+                    return
+
+    def settle(self, timeout_s: float | None = None) -> bool:
+        """Wait until a refit in the background is through; False when it is not within ``timeout_s``."""
+        thread = self._refitting
+        if thread is not None:
+            thread.join(timeout_s)
+        return thread is None or not thread.is_alive()
+
+    def fit(self, examples: Iterable[tuple[str, str | None]] | None = None, seed: int = 0, *, per_domain: bool = False) -> dict[str, Any]:
         """Learn from ``(text, domain)`` pairs, domain None for out of scope; from the registered examples when None.
 
-        Given pairs replace the anchors of the domains they name; unknown names are registered. Seeded, no torch.
+        Given pairs replace the anchors of the domains they name; unknown names are registered. Seeded, no torch. ``per_domain`` chooses a
+        threshold for each domain. Returns the report, also kept as :attr:`report`. Raises :class:`ConfigError` when there is nothing to learn.
         """
-        if examples is not None:
-            pairs = list(examples)
-            named = [(text, name) for text, name in pairs if name is not None]
-            outside = [text for text, name in pairs if name is None]
-            if not named:
-                raise ConfigError("no examples to fit on: every line is out of scope", "Give lines with a domain.")
-            vectors = self._encoder.encode([text for text, _ in named])
-            rows: dict[str, list[int]] = {}
-            for i, (_, name) in enumerate(named):
-                rows.setdefault(name, []).append(i)
-            learned = {name: Anchors(tuple(named[i][0] for i in chosen), vectors[chosen]) for name, chosen in rows.items()}
-            with self._lock:
-                self._anchors = {**self._anchors, **learned}
-        else:
-            outside = []
-        anchors = self._anchors
-        if not anchors:
-            raise ConfigError("no examples to fit on: no domain is registered", "Register domains, or pass (text, domain) pairs.")
-        everything = np.concatenate([a.vectors for a in anchors.values()])
-        labels = [name for name, a in anchors.items() for _ in a.texts]
-        head = train(everything, labels, seed) if len(anchors) > 1 else None
-        calibration = self._calibrated(anchors, self._encoder.encode(outside) if outside else None)
+        texts: dict[str, list[str]] = {}
+        outside: list[str] = []
+        for text, name in examples or ():
+            (outside if name is None else texts.setdefault(name, [])).append(text)
+        learned = {name: Anchors(tuple(own), ("example",) * len(own), embed(self._encoder, own, self._cache)) for name, own in texts.items()}
+        beyond = embed(self._encoder, outside, self._cache) if outside else None
+        options = {"seed": seed, "per_domain": per_domain}
         with self._lock:
-            # A domain registered or removed meanwhile is unknown to this head.
-            self._head, self._calibration = (head if self._anchors is anchors else None), calibration
+            self._asked += 1
+            self._options = options
+            if learned:
+                self._change({**self._now.index.anchors, **learned}, False)
+            if beyond is not None:
+                self._now = replace(self._now, outside=beyond)
+        for _ in range(ATTEMPTS):
+            now = self._now
+            if not now.index.names:
+                raise ConfigError("no examples to fit on: no domain is registered", "Register domains, or pass (text, domain) pairs.")
+            found = fitting.fit(now.index, self._calibration, now.outside, seed=seed, per_domain=per_domain)
+            with self._lock:
+                if self._now.index is now.index:
+                    self._now = replace(now, fit=found)
+                    return dict(found.report)
+        raise ConfigError("the domains kept changing while the router was fitted", "Fit again when none is being registered or removed.")
 
-    def _calibrated(self, anchors: dict[str, Anchors], outside: Floats | None) -> Calibration:
-        """Temperature and, given out-of-scope vectors, scope, from leave-one-out evidence over at most 3000 anchors."""
-        names = list(anchors)
-        table, labels = [], []
-        for own, name in enumerate(names):
-            vectors = anchors[name].vectors[:: max(1, len(anchors[name].vectors) * len(names) // 3000)]
-            table.append(np.stack([evidence(vectors, anchors[other].vectors, skip_self=other == name) for other in names], axis=1))
-            labels += [own] * len(vectors)
-        rows = np.concatenate(table)
-        calibration = self._calibration
-        if len(names) > 1:
-            calibration = replace(calibration, temperature=fit_temperature(rows, np.array(labels)))
-        if outside is not None:
-            beyond = np.stack([evidence(outside, a.vectors) for a in anchors.values()], axis=1).max(axis=1)
-            scope, slope = fit_scope(rows.max(axis=1), beyond)
-            calibration = replace(calibration, scope=scope, slope=slope)
-        return calibration
+    def save(self, path: Path, domains: Iterable[DomainConfig] = ()) -> None:
+        """Write anchors, head, calibration and thresholds to ``path``. Raises :class:`StorageError`.
 
-    def route(self, text: str, history: Sequence[str] = ()) -> Route:
-        """The route of one question. ``history`` holds earlier user turns, oldest first."""
+        It is stamped with the encoder's fingerprint and with what the configured ``domains`` were.
+        """
+        now = self._now
+        fitting.save(path, fitting.Saved(now.fit, now.index.anchors, now.outside), self._encoder.fingerprint, stamp(domains))
+
+    def restore(self, path: Path, domains: Iterable[DomainConfig] = ()) -> None:
+        """Take over what :meth:`save` wrote. Raises :class:`ConfigError` when it is broken, or from another encoder or other ``domains``."""
+        saved = fitting.load(path, self._encoder.fingerprint, stamp(domains))
+        with self._lock:
+            self._asked += 1
+            self._now = Snapshot(Index(saved.anchors), saved.fit, saved.outside)
+
+    def route(self, text: str, history: Sequence[str] = (), *, split: bool = True) -> Route:
+        """The route of one question.
+
+        The question decides. When it does not stand alone, or two domains fit it about equally, the last of ``history`` (earlier user
+        turns, oldest first) is read with it. ``split``: look for parts that belong to different domains.
+        """
         began = time.perf_counter()
-        vector = self._encoder.encode([text])
-        return replace(self.route_vector(vector[0]), ms=(time.perf_counter() - began) * 1000)
+        now = self._now
+        route = self._routed(now, text, history)[0]
+        if split:
+            route = self._parted(now, text, route)
+        return replace(route, ms=(time.perf_counter() - began) * 1000)
 
-    def route_vector(self, vector: Floats) -> Route:
-        """The route of a question whose unit vector ``(d,)`` is known."""
+    def routed(self, text: str, history: Sequence[str] = ()) -> tuple[Route, Floats]:
+        """The route of a question, as :meth:`route` gives it but untimed, and the vector ``(d,)`` it was found by."""
+        now = self._now
+        route, vector = self._routed(now, text, history)
+        return self._parted(now, text, route), vector
+
+    def _routed(self, now: Snapshot, text: str, history: Sequence[str]) -> tuple[Route, Floats]:
+        if isinstance(history, str):
+            raise InputError("the history is no list of texts", "Pass the user's earlier messages as a list, oldest first.")
+        vector = self._encoder.encode([text])[0]
+        route = self._route_vector(now, vector)
+        if not history:
+            return route, vector
+        return conversation.route(text, history[-1], route, vector, self._encoder, partial(self._route_vector, now), self._thresholds(now))
+
+    def _thresholds(self, now: Snapshot) -> Thresholds:
+        fitted = now.fit.thresholds
+        ask = fitted.ask if self._ask is None else self._ask
+        accept = fitted.accept if self._accept is None else self._accept
+        return Thresholds(max(accept, ask), ask, fitted.per_domain if self._ask is None else None)
+
+    def _route_vector(self, now: Snapshot, vector: Floats) -> Route:
         began = time.perf_counter()
-        names, probabilities, scope = self._probabilities(vector[None, :])
-        if not names:
+        scored = self._score(now, vector[None, :])
+        if not scored.names:
             return Route(None, 0.0, {}, "no domain is registered")
-        scores = {name: float(p) for name, p in zip(names, probabilities[0], strict=True)}
+        thresholds = self._thresholds(now)
+        scores = {name: float(p) for name, p in zip(scored.names, scored.scores[0], strict=True)}
         best = max(scores, key=lambda name: scores[name])
-        confidence, inside = scores[best], float(scope[0])
+        confidence, inside, needed = scores[best], float(scored.scope[0]), thresholds.of(best)
         ms = (time.perf_counter() - began) * 1000
-        if confidence < self._ask:
-            why = "the question resembles no domain's examples" if inside < 0.5 else "several domains fit equally well"
-            return Route(None, confidence, scores, f"{why} (best: {best} at {confidence:.2f}, needed {self._ask:.2f})", ms)
-        flag = "" if confidence >= self._accept else f"; unsure, below {self._accept:.2f}"
+        if confidence < needed:
+            why = "the question resembles no domain's examples" if inside < 0.5 else "several domains fit about equally well"
+            return Route(None, confidence, scores, f"{why} (best: {best} at {confidence:.2f}, needed {needed:.2f})", ms)
+        flag = "" if confidence >= thresholds.accept else f"; unsure, below {thresholds.accept:.2f}"
         return Route(best, confidence, scores, f"nearest examples of {best}{flag}", ms)
 
-    def accepts(self, confidence: float) -> bool:
-        """Whether a domain is chosen at this confidence."""
-        return confidence >= self._ask
+    def parts(self, text: str) -> tuple[Part, ...]:
+        """The parts of ``text`` that belong to different domains, in order; empty when it is one question."""
+        return splitting.parts(text, self._encoder, partial(self._score, self._now))
+
+    def _parted(self, now: Snapshot, text: str, route: Route) -> Route:
+        """``route`` with its parts. Of a message that is surely one domain's none are looked for, since each piece costs a forward pass."""
+        if route.context != "message" or route.confidence >= CERTAIN:
+            return route
+        return replace(route, parts=splitting.parts(text, self._encoder, partial(self._score, now)))
+
+    def explain(self, text: str, history: Sequence[str] = ()) -> RouteExplanation:
+        """The route of ``text`` with what decided it: the nearest anchors of the likeliest domains, evidence, thresholds."""
+        now = self._now
+        began = time.perf_counter()
+        route, vector = self._routed(now, text, history)
+        route = replace(self._parted(now, text, route), ms=(time.perf_counter() - began) * 1000)
+        names = now.index.names
+        evidence = now.index.evidence(vector[None, :])[0] if names else np.zeros(0)
+        likely = sorted(names, key=lambda name: -route.scores.get(name, 0.0))[:EXPLAINED]
+        near = tuple(Near(name, *found) for name in likely for found in now.index.nearest(vector, name, EXPLAINED))
+        thresholds = self._thresholds(now)
+        return RouteExplanation(
+            route=route,
+            near=near,
+            evidence={name: float(value) for name, value in zip(names, evidence, strict=True)},
+            scope=float(self._score(now, vector[None, :]).scope[0]) if names else 0.0,
+            accept=thresholds.accept,
+            ask=thresholds.ask,
+            per_domain=dict(thresholds.per_domain or {}),
+            head_weight=now.fit.weight,
+        )
+
+    def collisions(self) -> list[Collision]:
+        """Examples that, left out, would be taken for another domain's, the worst first."""
+        index = self._now.index
+        vectors, owner, rows = index.examples
+        if len(index.names) < 2 or not len(vectors):
+            return []
+        evidence = index.evidence(vectors, rows)
+        own = evidence[np.arange(len(owner)), owner]
+        best = evidence.argmax(axis=1)
+        texts = [text for a in index.anchors.values() for text in a.texts]
+        found = [
+            Collision(index.names[owner[i]], texts[rows[i]], index.names[best[i]], float(own[i]), float(evidence[i, best[i]]))
+            for i in np.flatnonzero(best != owner)
+        ]
+        return sorted(found, key=lambda c: c.own - c.others)
+
+    def accepts(self, confidence: float, domain: str = "") -> bool:
+        """Whether ``domain`` is chosen at this confidence."""
+        return confidence >= self.thresholds.of(domain)
 
     def scores(self, texts: list[str]) -> tuple[tuple[str, ...], NDArray[np.floating]]:
         """Names of domains, and ``(n, domains)`` probabilities in their order; the rest to one is "none of these"."""
-        return self._probabilities(self._encoder.encode(texts))[:2]
+        scored = self.scores_of(self._encoder.encode(texts))
+        return scored.names, scored.scores
 
-    def _probabilities(self, vectors: Floats) -> tuple[tuple[str, ...], NDArray[np.floating], NDArray[np.floating]]:
-        """Names, their probabilities, and the probability of being in scope: of one snapshot, whatever is registered meanwhile."""
-        with self._lock:
-            anchors, head, calibration = self._anchors, self._head, self._calibration
-        if not anchors:
-            return (), np.zeros((len(vectors), 0)), np.zeros(len(vectors))
-        table = np.stack([evidence(vectors, a.vectors) for a in anchors.values()], axis=1)
-        shares = softmax(table / calibration.temperature)
-        if head is not None:
-            order = [head.domains.index(name) for name in anchors]
-            shares = np.sqrt(shares * head.probabilities(vectors)[:, order])
-            shares /= shares.sum(axis=1, keepdims=True)
-        scope = calibration.in_scope(table.max(axis=1))
-        return tuple(anchors), shares * scope[:, None], scope
+    def scores_of(self, vectors: Floats) -> Scored:
+        """Probabilities of questions whose unit vectors ``(n, d)`` are known."""
+        return self._score(self._now, vectors)
 
-    def _embed(self, texts: tuple[str, ...]) -> Floats:
-        """Vectors of ``texts``, from the cache when it has them: embedding a domain's examples takes longer than a question may."""
-        if self._cache is None or not texts:
-            return self._encoder.encode(list(texts))
-        key = hashlib.sha256("\0".join((self._encoder.fingerprint, *texts)).encode()).hexdigest()[:32]
-        path = self._cache / f"{key}.npy"
-        if path.is_file():
-            loaded: Floats = np.load(path)
-            if loaded.shape[0] == len(texts):
-                return loaded
-        vectors = self._encoder.encode(list(texts))
-        try:
-            self._cache.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(f".{os.getpid()}.npy")
-            np.save(temporary, vectors)
-            temporary.replace(path)
-        except OSError:
-            # A cache on a read-only or full disk only costs time.
-            return vectors
-        return vectors
+    @staticmethod
+    def _score(now: Snapshot, vectors: Floats) -> Scored:
+        names, fit = now.index.names, now.fit
+        if not names:
+            return Scored((), np.zeros((len(vectors), 0)), np.zeros(len(vectors)))
+        evidence = now.index.evidence(vectors)
+        judged = fitting.opinion(fit.head, vectors, names) if fit.head is not None else None
+        shares = fitting.mixed(evidence, judged, fit.weight, fit.calibration)
+        scope = fit.calibration.in_scope(evidence.max(axis=1), shares.max(axis=1))
+        return Scored(names, shares * scope[:, None], scope)
+
+
+def stamp(domains: Iterable[DomainConfig]) -> str:
+    """Changes when the names or the texts of ``domains`` do."""
+    known = sorted((domain.name, anchor_texts(domain)) for domain in domains)
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]

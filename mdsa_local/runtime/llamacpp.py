@@ -23,6 +23,7 @@ from mdsa_local.settings import Settings
 
 MAX_CONTEXT_TOKENS = 8192
 ABORTED = 2
+LEAD_TOKENS = 8
 
 
 class LlamaCppBackend:
@@ -74,8 +75,9 @@ class LlamaCppBackend:
                     yield Finished("stop", len(prompt), len(self._model.tokenize_part(generation.refusal)))
                     return
                 # Weighing the refusal can be cancelled too, and leaves nothing to sample from.
+                begin = self._likeliest(generation.choices, prompt, deadline) if generation.choices and not self._cancelled else []
                 if not self._cancelled:
-                    yield from self._decode(len(prompt), generation, deadline)
+                    yield from self._decode(len(prompt), generation, begin, deadline)
                     return
             yield Finished("cancelled", len(prompt), 0)
 
@@ -135,7 +137,8 @@ class LlamaCppBackend:
         self._evaluated = prompt[: len(prompt) // BATCH_TOKENS * BATCH_TOKENS]
         return True
 
-    def _decode(self, n_prompt: int, generation: Generation, deadline: float) -> Iterator[str | Finished]:
+    def _decode(self, n_prompt: int, generation: Generation, begin: list[int], deadline: float) -> Iterator[str | Finished]:
+        """Sample an answer that begins with the tokens ``begin``."""
         model, stops = self._model, StopFilter(generation.stop)
         limit = min(generation.max_tokens, self.n_context_tokens - n_prompt)
         reason: Reason = "length"
@@ -143,7 +146,11 @@ class LlamaCppBackend:
         sampler = model.sampler(generation)
         try:
             while made < limit:
-                token = sampler.sample()
+                if made < len(begin):
+                    token = begin[made]
+                    sampler.accept(token)
+                else:
+                    token = sampler.sample()
                 if model.ends(token):
                     reason = "stop"
                     break
@@ -163,21 +170,41 @@ class LlamaCppBackend:
         yield Finished(reason, n_prompt, made)
 
     def _likely(self, text: str, prompt: list[int], deadline: float) -> bool:
-        """Whether ``text`` has a probability of one half or more as the answer; if not, the context is as it was after the prompt.
+        """Whether ``text`` has a probability of one half or more as the answer.
 
         Token by token a fixed phrase wins too often: its mass stays together while that of other answers is spread over many beginnings.
         """
+        return self._weigh(self._model.tokenize_part(text), math.log(0.5), prompt, deadline) >= math.log(0.5)
+
+    def _likeliest(self, choices: Sequence[tuple[str, float]], prompt: list[int], deadline: float) -> list[int]:
+        """The tokens of the choice whose first ``LEAD_TOKENS`` tokens are the likeliest, its odds added; the context is left as after the prompt.
+
+        Behind them a choice only has to be copied, and a long one must not lose by its length.
+        """
+        best, chosen = -math.inf, list[int]()
+        for text, odds in sorted(choices, key=lambda choice: -choice[1]):
+            tokens = self._model.tokenize_part(text)
+            weight = odds + self._weigh(tokens[:LEAD_TOKENS], best - odds, prompt, deadline)
+            if weight > best:
+                best, chosen = weight, tokens
+        return chosen
+
+    def _weigh(self, tokens: list[int], least: float, prompt: list[int], deadline: float) -> float:
+        """The log probability of ``tokens`` after ``prompt``, evaluated no further than it takes to fall below ``least``; the context is left as
+        it was after the prompt."""
         likelihood = 0.0
-        for number, token in enumerate(self._model.tokenize_part(text)):
+        moved = False
+        for number, token in enumerate(tokens, 1):
             likelihood += self._model.log_probability(token)
-            if likelihood < math.log(0.5):
-                if number:
-                    self._model.keep(len(prompt) - 1)
-                    self._evaluate(prompt[-1:], deadline)
-                return False
+            if likelihood < least or number == len(tokens):
+                break
+            moved = True
             if not self._evaluate([token], deadline):
-                return False
-        return True
+                return -math.inf
+        if moved:
+            self._model.keep(len(prompt) - 1)
+            self._evaluate(prompt[-1:], deadline)
+        return likelihood
 
     def _evaluate(self, tokens: list[int], deadline: float) -> bool:
         """Append ``tokens``; False when cancelled, :class:`BackendTimeoutError` past the deadline."""

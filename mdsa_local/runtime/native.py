@@ -244,6 +244,10 @@ class Sampler:
         """The next token after the last one evaluated."""
         return int(self._lib.llama_sampler_sample(self._chain, self._model._context, -1))
 
+    def accept(self, token: int) -> None:
+        """Take ``token`` for sampled: the grammar goes on behind it."""
+        self._lib.llama_sampler_accept(self._chain, token)
+
     def close(self) -> None:
         """Free the chain; safe twice."""
         if self._chain:

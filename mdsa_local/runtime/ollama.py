@@ -204,9 +204,10 @@ def no_address(base_url: str, error: Exception) -> ConfigError:
 
 def sampling(generation: Generation) -> dict[str, Any]:
     """Ollama's names for sampling options. None of them makes the daemon load the model again."""
-    if generation.grammar or generation.refusal:
+    if generation.grammar or generation.refusal or generation.choices:
         raise InputError(
-            "Ollama cannot follow a grammar or weigh a refusal", "Remove `grammar` and `refusal` from the generation settings, or use a GGUF file."
+            "Ollama cannot follow a grammar or weigh answers",
+            "Remove `grammar`, `choices` and `refusal` from the generation settings, or use a GGUF file.",
         )
     options = {
         "num_predict": generation.max_tokens,

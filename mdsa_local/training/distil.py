@@ -16,6 +16,7 @@ Sources: TinyBERT (Jiao et al. 2020) for the shape, Reimers & Gurevych 2020 for 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import time
 from pathlib import Path
@@ -228,6 +229,7 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     args.work.mkdir(parents=True, exist_ok=True)
+    (args.work / "texts.json").write_text(json.dumps({"scale": args.scale}))
     texts = template_texts(args.data, args.seed) if args.start else distillation_texts(args.data, args.seed, args.scale)
     labels = label(texts, args.teacher, args.work).astype(np.float32)
     if args.start:

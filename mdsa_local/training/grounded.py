@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from mdsa_local.domains.prompts import NOT_FOUND, RULES, user_message
+from mdsa_local.domains.prompts import NOT_FOUND, user_message
 from mdsa_local.training.corpus import jsonl, queries, sentences, with_typo
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -166,10 +166,11 @@ def worded(question: str, rng: random.Random) -> str:
 
 @dataclass(slots=True)
 class Passage:
-    """A passage in the making: its title and its sentences or step lists."""
+    """A passage in the making: its title, its sentences or step lists, the template file it is from."""
 
     title: str
     parts: list[str]
+    file: str = ""
 
     def text(self) -> str:
         """Its parts as running text, a list of steps on lines of its own."""
@@ -185,7 +186,8 @@ class Templates:
     def __init__(self, folder: Path = TEMPLATES) -> None:
         self.topics: list[dict[str, Any]] = []
         for path in sorted(folder.glob("*.yaml")):
-            self.topics += yaml.safe_load(path.read_text(encoding="utf-8"))
+            self.topics += [topic | {"file": path.stem} for topic in yaml.safe_load(path.read_text(encoding="utf-8"))]
+        self.beside = {stem: [topic for topic in self.topics if topic["file"] == stem] for stem in {topic["file"] for topic in self.topics}}
 
     def statement(self, fact: dict[str, Any], slots: dict[str, list[str]], chosen: dict[str, str], rng: random.Random) -> str:
         """One fact put into words."""
@@ -207,7 +209,7 @@ class Templates:
             title += " > " + rng.choice(("Overview", "Details", "What to know", "Rules", "Questions", "Before you start", "Limits", "Good to know"))
         parts = [self.statement(fact, slots, chosen, rng) for fact in facts]
         rng.shuffle(parts)
-        return Passage(title, parts)
+        return Passage(title, parts, topic["file"])
 
     def build(self, rng: random.Random, most: int, size: int) -> tuple[list[Passage], str, list[tuple[int, str]]]:
         """``(passages, question, [(index of passage, quoted text)])``; no quotes when the question has no answer here."""
@@ -256,9 +258,9 @@ class Templates:
             return part == self._steps(fact, slots, chosen, rng)
         return any(part == _capital(fill(says, slots, chosen, rng)) for says in fact["says"])
 
-    def distractor(self, rng: random.Random, size: int) -> Passage:
-        """A passage of another topic."""
-        topic = rng.choice(self.topics)
+    def distractor(self, rng: random.Random, size: int, beside: str = "") -> Passage:
+        """A passage of another topic, from the file ``beside`` when one is given."""
+        topic = rng.choice(self.beside[beside] if beside else self.topics)
         return self.passage(topic, rng, rng.sample(topic["facts"], min(len(topic["facts"]), rng.randint(2, size))), {})
 
 
@@ -350,12 +352,14 @@ class Prose:
 def example(rng: random.Random, templates: Templates, prose: Prose, most: int, size: int, share: float) -> Example:
     """One example with at most ``most`` passages of about ``size`` sentences; ``share`` of them from templates."""
     words = 16 * size
-    from_templates = bool(templates.topics) and rng.random() < share
+    from_templates = rng.random() < share
     passages, question, quotes = templates.build(rng, most, size) if from_templates else prose.build(rng, most, words)
     total = rng.randint(1, most)
     while len(passages) < total:
-        use = bool(templates.topics) and rng.random() < 0.6
-        passages.append(templates.distractor(rng, size) if use else prose.distractor(rng, words))
+        use = rng.random() < (0.9 if from_templates else 0.4)
+        # What retrieval finds besides is mostly about the same things.
+        beside = passages[0].file if rng.random() < 0.6 else ""
+        passages.append(templates.distractor(rng, size, beside) if use else prose.distractor(rng, words))
     order = list(range(len(passages)))
     rng.shuffle(order)
     if quotes and rng.random() < 0.45:
@@ -364,6 +368,6 @@ def example(rng: random.Random, templates: Templates, prose: Prose, most: int, s
         order.insert(0, gold)
     place = {old: new for new, old in enumerate(order, 1)}
     answer = " ".join(f"{text} [{place[index]}]" for index, text in quotes) if quotes else NOT_FOUND
-    role = fill(rng.choice(ROLES), {}, {}, rng)
+    role = fill(rng.choice(ROLES), {}, {}, rng) if rng.random() < 0.1 else ""
     shown = [(passages[i].title, passages[i].text()) for i in order]
-    return Example(f"{role}\n{RULES}".strip() if rng.random() < 0.6 else role, user_message(shown, worded(question, rng)), answer)
+    return Example(role, user_message(shown, worded(question, rng)), answer)

@@ -1,11 +1,12 @@
 """Train the bundled SLM: a small Llama with its own tokenizer, from scratch, on grounded question answering.
 
 Pre-norm decoder with rotary positions (interleaved pairs, as llama.cpp's ``llama`` architecture expects), SwiGLU, RMSNorm and tied
-embeddings. Attention starts from a structure that can copy (:func:`structured`). The curriculum lengthens the examples. The loss counts
-fully on the answer, lightly on the passages, not on the system prompt.
+embeddings. Attention starts from a structure that can copy (:func:`structured`), embeddings from what the shipped encoder makes of each
+token (:func:`semantic`). The curriculum lengthens the examples. The loss counts most where a quotation begins, since there the sentence
+is chosen, fully on the rest of the answer, lightly on the passages, not on the system prompt.
 
     python -m mdsa_local.training.nano tokenizer --data DIR --work DIR
-    python -m mdsa_local.training.nano train --data DIR --work DIR --tokens 7e6
+    python -m mdsa_local.training.nano train --data DIR --work DIR --tokens 12e6
 
 ``train`` resumes from ``work/nano.pt`` when it is there.
 """
@@ -16,6 +17,7 @@ import argparse
 import json
 import math
 import random
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -28,6 +30,7 @@ from torch.nn import functional as F
 
 from mdsa_local.training.corpus import distillation_texts
 from mdsa_local.training.distil import device, save
+from mdsa_local.training.extracts import Extracts
 from mdsa_local.training.grounded import Example, Prose, Templates, example
 
 # The trainer numbers these first, in this order.
@@ -35,6 +38,10 @@ SPECIAL = ("<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|p
 # The pattern llama.cpp calls "qwen2": digits one by one, so that numbers are copied digit by digit.
 PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 PROMPT_WEIGHT = 0.2
+LEAD_WEIGHT = 3.0
+CITED = re.compile(r"\[\d+\] ?")
+# Tokens at the start of a quotation that choose it; the rest of it is copied.
+LEAD = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +158,22 @@ def structured(model: Nano) -> None:
     second.out.weight.copy_(value.T)
 
 
+@torch.no_grad()
+def semantic(model: Nano, tokenizer: Tokenizer) -> None:
+    """Give the last three eighths of each embedding the meaning of its token: the first principal components of the shipped encoder's
+    vector of the token's text. The rest stays random and keeps tokens apart."""
+    from mdsa_local.routing.encoder import Encoder
+
+    kept = model.shape.width * 3 // 8
+    encoder = Encoder.load("tinybert")
+    texts = [tokenizer.decode([token]).strip() or "." for token in range(len(SPECIAL), tokenizer.get_vocab_size())]
+    vectors = torch.tensor(encoder.encode(texts), dtype=torch.float32)
+    parts = torch.linalg.svd(vectors - vectors.mean(0), full_matrices=False)
+    # Half whitened, lest a few directions that all tokens share drown the others.
+    meaning = F.normalize(parts.U[:, :kept] * parts.S[:kept].sqrt(), dim=1)
+    model.embed.weight[len(SPECIAL) :, -kept:] = 0.02 * kept**0.5 * meaning
+
+
 def orthogonal(width: int) -> Tensor:
     """A random orthogonal matrix."""
     return nn.init.orthogonal_(torch.empty(width, width))
@@ -178,35 +201,45 @@ def encode(tokenizer: Tokenizer, made: Example) -> tuple[list[int], list[float]]
     """Token ids of one chat and the weight of each as a target."""
     bos, end, system, user, assistant = range(5)
     ids, weights = [bos], [0.0]
-    for mark, text, weight in ((system, made.system, 0.0), (user, made.user, PROMPT_WEIGHT), (assistant, made.answer, 1.0)):
-        if mark == system and not text:
-            continue
-        body = tokenizer.encode(text, add_special_tokens=False).ids
-        ids += [mark, *body, end]
-        weights += [0.0, *([weight] * len(body)), weight if mark == assistant else 0.0]
+    for mark, text, weight in ((system, made.system, 0.0), (user, made.user, PROMPT_WEIGHT)):
+        if text:
+            body = tokenizer.encode(text, add_special_tokens=False).ids
+            ids += [mark, *body, end]
+            weights += [0.0, *([weight] * len(body)), 0.0]
+    answer = tokenizer.encode(made.answer, add_special_tokens=False)
+    begins = [0, *(match.end() for match in CITED.finditer(made.answer))]
+    leads: set[int] = set()
+    for begin in begins:
+        first = next((i for i, (_, stop) in enumerate(answer.offsets) if stop > begin), len(answer.ids))
+        leads.update(range(first, first + LEAD))
+    ids += [assistant, *answer.ids, end]
+    weights += [0.0, *(LEAD_WEIGHT if i in leads else 1.0 for i in range(len(answer.ids) + 1))]
     return ids, weights
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
     """What examples look like up to ``until``, a share of the training: passages, sentences each, tokens at most,
-    the share of echoes, and the share of the batch size."""
+    the share of echoes, the share of the passages' tokens that count, the share of the batch size, and that of examples as :class:`Extracts`
+    makes them, the others being whole passages."""
 
     until: float
     passages: int
     sentences: int
     tokens: int
     echoes: float
+    counted: float
     batch: float = 1.0
+    extracts: float = 0.0
 
 
 # Nothing but echoes, in small steps, until copying works; mixed in from the start they are drowned by the language to be learned.
 CURRICULUM = (
-    Stage(0.05, 1, 3, 200, 1.0, 0.4),
-    Stage(0.1, 1, 3, 200, 0.15),
-    Stage(0.3, 2, 3, 320, 0.05),
-    Stage(0.6, 3, 5, 480, 0.03),
-    Stage(1.0, 4, 6, 760, 0.02),
+    Stage(0.025, 1, 3, 200, 1.0, 0.4, 0.4),
+    Stage(0.1, 1, 4, 220, 0.1, 0.4),
+    Stage(0.4, 2, 4, 320, 0.03, 0.2),
+    Stage(0.5, 3, 5, 480, 0.01, 0.1, 1.0, 0.8),
+    Stage(1.0, 3, 5, 480, 0.0, 0.05, 1.0, 0.95),
 )
 
 
@@ -226,18 +259,25 @@ def echo(tokenizer: Tokenizer, rng: random.Random) -> tuple[list[int], list[floa
     return [bos, user, *prompt, end, assistant, *wanted, end], [0.0] * (len(prompt) + 4) + [1.0] * (len(wanted) + 1)
 
 
-def stream(tokenizer: Tokenizer, data: Path, seed: int, per_batch: int, share_done: list[float]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless batches ``(ids, weights)`` of about ``per_batch`` tokens, rows of like length together."""
+def stream(
+    tokenizer: Tokenizer, data: Path, work: Path, seed: int, per_batch: int, share_done: list[float]
+) -> Iterator[tuple[Tensor, Tensor, float]]:
+    """Endless batches ``(ids, weights, share of the passages' tokens that count)`` of about ``per_batch`` tokens, rows of like length together."""
     rng = random.Random(seed)
     templates, prose = Templates(), Prose(data)
+    extracts = Extracts(templates, prose, work)
     pad = SPECIAL.index("<|pad|>")
     while True:
         stage = next(stage for stage in CURRICULUM if share_done[0] <= stage.until)
         rows: list[tuple[list[int], list[float]]] = []
         size = int(per_batch * stage.batch)
         while sum(len(ids) for ids, _ in rows) < 8 * size:
-            echoed = rng.random() < stage.echoes
-            row = echo(tokenizer, rng) if echoed else encode(tokenizer, example(rng, templates, prose, stage.passages, stage.sentences, 0.65))
+            if rng.random() < stage.echoes:
+                row = echo(tokenizer, rng)
+            elif rng.random() < stage.extracts:
+                row = encode(tokenizer, extracts.example(rng))
+            else:
+                row = encode(tokenizer, example(rng, templates, prose, stage.passages, stage.sentences, 0.78))
             if len(row[0]) <= stage.tokens:
                 rows.append(row)
         rows.sort(key=lambda row: len(row[0]))
@@ -255,19 +295,21 @@ def stream(tokenizer: Tokenizer, data: Path, seed: int, per_batch: int, share_do
             for i, (tokens, weight) in enumerate(group):
                 ids[i, : len(tokens)] = torch.tensor(tokens)
                 weights[i, : len(tokens)] = torch.tensor(weight)
-            yield ids, weights
+            yield ids, weights, stage.counted
 
 
-def losses(model: Nano, ids: Tensor, weights: Tensor) -> tuple[Tensor, float]:
-    """Weighted training loss, and the plain loss on the answers alone."""
+def losses(model: Nano, ids: Tensor, weights: Tensor, counted: float) -> tuple[Tensor, float, float]:
+    """Weighted training loss; the plain loss on the answers alone; the share of their leading tokens predicted."""
     hidden = model(ids[:, :-1])
     target, weight = ids[:, 1:], weights[:, 1:]
     # Passage tokens are many and matter little: a random part of them keeps the output layer cheap.
-    counted = (weight == 1.0) | ((weight > 0) & (torch.rand_like(weight) < 0.4))
-    each = F.cross_entropy(model.logits(hidden[counted]), target[counted], reduction="none")
-    weight = weight[counted]
-    answer = each.detach()[weight == 1.0]
-    return (each * weight).sum() / weight.sum(), answer.mean().item()
+    used = (weight >= 1.0) | ((weight > 0) & (torch.rand_like(weight) < counted))
+    logits = model.logits(hidden[used])
+    each = F.cross_entropy(logits, target[used], reduction="none")
+    weight = weight[used]
+    lead = weight == LEAD_WEIGHT
+    right = (logits[lead].detach().argmax(-1) == target[used][lead]).float().mean()
+    return (each * weight).sum() / weight.sum(), each.detach()[weight >= 1.0].mean().item(), right.item()
 
 
 def train(data: Path, work: Path, tokens: float, per_batch: int, rate: float, seed: int, until: float) -> None:
@@ -277,9 +319,10 @@ def train(data: Path, work: Path, tokens: float, per_batch: int, rate: float, se
     shape = Shape(vocabulary=tokenizer.get_vocab_size())
     model = Nano(shape)
     structured(model)
+    semantic(model, tokenizer)
     model.to(device())
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
-    done, step = 0, 0
+    done, step, led = 0, 0, 0.0
     checkpoint = work / "nano.pt"
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device())
@@ -288,27 +331,29 @@ def train(data: Path, work: Path, tokens: float, per_batch: int, rate: float, se
         done, step = state["tokens"], state["step"]
         print(f"resumed at step {step}, {done / 1e6:.2f}M tokens", flush=True)
     share = [done / tokens]
-    feed = stream(tokenizer, data, seed * 7919 + step, per_batch, share)
+    feed = stream(tokenizer, data, work, seed * 7919 + step, per_batch, share)
     began, first, running = time.time(), done, 0.0
     while done < min(tokens, until * tokens):
-        ids, weights = next(feed)
+        ids, weights, counted = next(feed)
         share[0] = done / tokens
         warm = min(1.0, (step + 1) / 40)
         scale = warm * min(1.0, (1.03 - share[0]) / 0.5)
         optimiser.param_groups[0]["lr"] = rate * scale
-        loss, answer = losses(model, ids.to(device()), weights.to(device()))
+        loss, answer, right = losses(model, ids.to(device()), weights.to(device()), counted)
         model.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         step, done = step + 1, done + int((ids != SPECIAL.index("<|pad|>")).sum())
         running = answer if not running or not math.isfinite(running) else 0.95 * running + 0.05 * answer
+        led = right if not led or not math.isfinite(led) else 0.95 * led + 0.05 * right if math.isfinite(right) else led
         if step % 20 == 0:
             line = {
                 "step": step,
                 "tokens": done,
                 "loss": round(loss.item(), 4),
                 "answer_loss": round(running, 4),
+                "lead_accuracy": round(led, 3),
                 "tokens_per_s": round((done - first) / (time.time() - began)),
             }
             print(json.dumps(line), flush=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from itertools import groupby
 
 from mdsa_local.errors import InputError
@@ -14,6 +15,8 @@ from mdsa_local.validation import citations, facts
 
 WORD = re.compile(r"\w+(?:[.,:'/-]\w+)*", re.UNICODE)
 LONGEST_ANSWER_WORDS = 600
+# Of an earlier message this much is read: what a later one leans on is said at once, and it must not push the passages out.
+PREVIOUS_CHARS = 300
 # Runs of four words count from this length on; below it, single words do.
 SHORT_WORDS, RUN_WORDS = 16, 4
 # A list whose lines end alike repeats an eighth of its runs, a loop nearly all.
@@ -40,6 +43,21 @@ def question(text: str, max_chars: int) -> str:
     if not any(char.isalnum() for char in stripped):
         raise InputError("the question has no letter or digit in it", "Ask it in words.")
     return stripped
+
+
+def previous(history: Sequence[str], max_chars: int) -> tuple[str, ...]:
+    """The beginning of the last of the user's earlier messages, as a tuple of one; empty when there is none, or none with words in it.
+
+    Raises :class:`InputError` when ``history`` is no list of texts. What is wrong with an earlier message does not stop the present one.
+    """
+    if isinstance(history, str) or not all(isinstance(turn, str) for turn in history):
+        raise InputError("the history is no list of texts", "Pass the user's earlier messages as a list, oldest first.")
+    for turn in reversed(list(history)[-1:]):
+        try:
+            return (question(turn[:PREVIOUS_CHARS], max_chars),)
+        except InputError:
+            return ()
+    return ()
 
 
 def not_empty(draft: str) -> Check:

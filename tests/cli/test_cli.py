@@ -54,7 +54,7 @@ def test_route_abstains_on_the_weather_on_mars(product: TinyBERTOrchestrator, ca
     assert code == 0
     assert found["domain"] is None
     assert found["abstained"]
-    assert set(found) == {"domain", "confidence", "scores", "abstained", "reason", "ms"}
+    assert set(found) == {"domain", "confidence", "scores", "abstained", "reason", "parts", "context", "switched", "degraded", "ms"}
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_router_eval(product: TinyBERTOrchestrator, capsys: pytest.CaptureFixtur
     file.write_text("".join(json.dumps({"text": text, "domain": domain}) + "\n" for text, domain in rows))
     _, out, _ = inside(capsys, "router", "eval", str(file), "--json")
     result = json.loads(out)
-    assert set(result) == {"n", "accuracy", "oos_auroc", "oos_recall", "ece", "coverage", "p50_ms", "p99_ms", "confusion"}
+    assert set(result) == {"n", "accuracy", "oos_auroc", "oos_recall", "ece", "coverage", "p50_ms", "p99_ms", "reliability", "confusion"}
     assert (result["n"], result["accuracy"]) == (3, 1.0)
     file.write_text('{"text": "x"}\n')
     code, _, err = inside(capsys, "router", "eval", str(file))

@@ -25,6 +25,14 @@ def test_what_cannot_fit_is_an_error_with_the_numbers(context: int) -> None:
         fit(words, PASSAGES, context, 20)
 
 
-def test_static_parts_come_before_the_question() -> None:
+def test_the_question_stands_before_and_after_the_passages() -> None:
     text = user_message(PASSAGES, "Why?")
-    assert text.index("[1] A") < text.index("[3] C") < text.index("Question: Why?")
+    assert text.startswith("Question: Why?\n\n[1] A\none two three\n\n[2] B")
+    assert text.endswith("[3] C\nseven eight nine\n\nQuestion: Why?")
+    assert user_message([], "Why?") == "Question: Why?"
+    assert user_message(PASSAGES, "Why? " * 200).startswith("[1] A")
+
+
+def test_sentences_keep_the_numbers_of_their_passages() -> None:
+    text = user_message([("B", "four"), ("A", "one"), ("B", "six")], "Why?", [2, 1, 2])
+    assert "[2] B\nfour\n\n[1] A\none\n\n[2]\nsix\n\n" in text

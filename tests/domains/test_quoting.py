@@ -7,6 +7,7 @@ import pytest
 from mdsa_local.domains import prompts, quoting
 from mdsa_local.domains.config import Generation
 from mdsa_local.domains.prompts import NOT_FOUND
+from mdsa_local.domains.quoting import Extract
 from mdsa_local.orchestrator import TinyBERTOrchestrator
 from mdsa_local.routing.encoder import Encoder
 from mdsa_local.runtime.backend import Message
@@ -30,9 +31,12 @@ def test_units_are_substrings_in_order_and_leave_out_nothing() -> None:
         assert "".join("".join(found).split()) == "".join(text.split())
 
 
-def test_the_shortlist_keeps_the_nearest_under_their_passage(encoder: Encoder) -> None:
-    assert quoting.shortlist("what does a new card cost?", [FEES, STEPS], encoder.encode, 1) == [["A replacement card costs $5."], []]
-    assert quoting.shortlist("x", ["", ""], encoder.encode) == [[], []]
+def test_the_shortlist_keeps_the_nearest_in_order(encoder: Encoder) -> None:
+    assert quoting.shortlist("what does a new card cost?", [STEPS, FEES], encoder.encode, 1) == [Extract(1, "A replacement card costs $5.")]
+    found = quoting.shortlist("how do i freeze my card", [FEES, STEPS], encoder.encode)
+    assert found[0].passage == 1
+    assert len(found) == 5
+    assert quoting.shortlist("x", ["", ""], encoder.encode) == []
 
 
 def test_strings_are_escaped_for_the_grammar() -> None:
@@ -44,13 +48,25 @@ def test_strings_are_escaped_for_the_grammar() -> None:
 @pytest.mark.parametrize("temperature", [0.0, 1.5])
 def test_the_shipped_model_can_write_nothing_but_quotations(product: TinyBERTOrchestrator, question: str, temperature: float) -> None:
     passages = [FEES, STEPS]
-    generation = Generation(
-        max_tokens=200, temperature=temperature, seed=1, grammar=quoting.grammar([quoting.units(text) for text in passages]), refusal=NOT_FOUND
-    )
-    user = prompts.user_message([("Fees", FEES), ("Freeze a card", STEPS)], question)
-    said = product.manager.generate("nano", [Message("system", prompts.system_message("")), Message("user", user)], generation)
+    extracts = [Extract(number, unit) for number, text in enumerate(passages) for unit in quoting.units(text)]
+    generation = Generation(max_tokens=200, temperature=temperature, seed=1, **quoting.constraints(extracts))
+    shown = [(("Fees", "Freeze a card")[extract.passage], extract.text) for extract in extracts]
+    user = prompts.user_message(shown, question, [extract.passage + 1 for extract in extracts])
+    said = product.manager.generate("nano", [Message("user", user)], generation)
     if said != NOT_FOUND:
         pieces = re.findall(r"(.+?) \[(\d)\](?: |$)", said, re.DOTALL)
         assert "".join(f"{text} [{number}] " for text, number in pieces).strip() == said
         assert all(text in quoting.units(passages[int(number) - 1]) for text, number in pieces)
     assert product.manager.decoding("nano") == "quotes"
+
+
+def test_the_odds_of_a_choice_count_beside_the_models_opinion(product: TinyBERTOrchestrator) -> None:
+    extracts = [Extract(0, unit) for unit in quoting.units(FEES)]
+    messages = [Message("user", prompts.user_message([("Fees", extract.text) for extract in extracts], "what does a new card cost?", [1, 1, 1]))]
+    grammar = quoting.grammar(extracts)
+    for wanted in extracts:
+        choices = tuple((extract.quoted, 1000.0 if extract == wanted else 0.0) for extract in extracts)
+        said = product.manager.generate("nano", messages, Generation(grammar=grammar, choices=choices))
+        assert said.startswith(wanted.quoted)
+        short = product.manager.generate("nano", messages, Generation(grammar=grammar, choices=choices, max_tokens=3))
+        assert wanted.quoted.startswith(short)

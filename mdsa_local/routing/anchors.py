@@ -1,0 +1,130 @@
+"""What domains are recognised by: the vectors of their examples, keywords and descriptions, searched at once."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mdsa_local.domains.config import DomainConfig
+
+Floats = NDArray[np.float32]
+# A domain with this many examples is known by them alone.
+ENOUGH = 20
+# Similarities are averaged as exp(cosine / SOFTNESS): nearly their maximum, yet several near ones count for more than one.
+SOFTNESS = 0.08
+# Rows of similarities held in memory at once.
+CHUNK = 500
+
+
+class TextEncoder(Protocol):
+    """What the router needs of an encoder."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever the vectors do."""
+
+    def encode(self, texts: list[str]) -> Floats:
+        """``(n, d)`` float32, unit length."""
+
+
+@dataclass(frozen=True, slots=True)
+class Anchors:
+    """What a domain is recognised by: texts, what each is (``example``, ``keyword``, ``description`` or ``name``), vectors ``(n, d)``."""
+
+    texts: tuple[str, ...]
+    kinds: tuple[str, ...]
+    vectors: Floats
+
+    @property
+    def examples(self) -> Floats:
+        """The vectors of the examples alone, ``(m, d)``."""
+        return self.vectors[[i for i, kind in enumerate(self.kinds) if kind == "example"]]
+
+
+def anchor_texts(domain: DomainConfig) -> list[tuple[str, str]]:
+    """``(text, kind)``: a domain's examples; while it has few, also its keywords, description and name."""
+    examples = [(text, "example") for text in domain.examples]
+    if len(examples) >= ENOUGH:
+        return examples
+    named = [(domain.title or domain.name.replace("_", " "), "name")]
+    described = [(domain.description, "description")] if domain.description else []
+    return examples + named + described + [(text.replace("_", " "), "keyword") for text in domain.keywords]
+
+
+class Index:
+    """All anchors of all domains in one matrix. Immutable: a change makes another."""
+
+    def __init__(self, anchors: Mapping[str, Anchors]) -> None:
+        self.anchors = dict(anchors)
+        self.names = tuple(self.anchors)
+        self.counts = np.array([len(a.texts) for a in self.anchors.values()], dtype=np.int64)
+        self.starts = np.concatenate([[0], np.cumsum(self.counts)[:-1]]) if self.names else np.zeros(0, np.int64)
+        self._matrix = np.concatenate([a.vectors for a in self.anchors.values()]) if self.names else np.zeros((0, 0), np.float32)
+
+    def evidence(self, vectors: Floats, own: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
+        """``(n, d)`` to ``(n, domains)``: the soft mean of cosines to each domain's nearest anchors.
+
+        ``own`` gives the row of the matrix that each vector itself is, to be left out; -1 for none.
+        """
+        if len(vectors) > CHUNK:
+            parts = range(0, len(vectors), CHUNK)
+            return np.concatenate([self.evidence(vectors[i : i + CHUNK], None if own is None else own[i : i + CHUNK]) for i in parts])
+        weights = np.exp((vectors @ self._matrix.T) * np.float32(1 / SOFTNESS))
+        counts = np.broadcast_to(self.counts, (len(vectors), len(self.names))).astype(np.float32)
+        if own is not None:
+            rows = np.flatnonzero(own >= 0)
+            weights[rows, own[rows]] = 0.0
+            counts = counts.copy()
+            counts[rows, np.searchsorted(self.starts, own[rows], side="right") - 1] -= 1
+        sums = np.add.reduceat(weights, self.starts, axis=1)
+        # A kernel density, so that the level at which a question is in scope depends little on how many anchors there are. A domain of few
+        # is not given the benefit of having few: it would draw questions away from larger ones.
+        soft: NDArray[np.float32] = np.float32(SOFTNESS) * np.log(np.maximum(sums, 1e-9) / np.maximum(counts, ENOUGH))
+        return soft
+
+    def nearest(self, vector: Floats, name: str, n: int) -> list[tuple[str, str, float]]:
+        """The ``n`` anchors of domain ``name`` nearest to ``(d,)``: text, kind and cosine, nearest first."""
+        mine = self.anchors[name]
+        similarity = mine.vectors @ vector
+        return [(mine.texts[i], mine.kinds[i], float(similarity[i])) for i in np.argsort(-similarity)[:n]]
+
+    @cached_property
+    def examples(self) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
+        """Vectors of all examples ``(n, d)``, the place of each one's domain in ``names``, and its row of the matrix."""
+        owner = np.repeat(np.arange(len(self.names)), self.counts)
+        kinds = np.array([kind for a in self.anchors.values() for kind in a.kinds])
+        rows = np.flatnonzero(kinds == "example")
+        return self._matrix[rows], owner[rows], rows
+
+
+def embed(encoder: TextEncoder, texts: list[str], cache: Path | None) -> Floats:
+    """Vectors of ``texts``, from the cache when it has them: embedding a domain's examples takes longer than a question may."""
+    if cache is None or not texts:
+        return encoder.encode(texts)
+    key = hashlib.sha256("\0".join((encoder.fingerprint, *texts)).encode()).hexdigest()[:32]
+    path = cache / f"{key}.npy"
+    if path.is_file():
+        # A damaged file is made again.
+        with contextlib.suppress(OSError, ValueError, EOFError):
+            loaded: Floats = np.load(path)
+            if loaded.shape[0] == len(texts):
+                return loaded
+    vectors = encoder.encode(texts)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}.npy")
+        np.save(temporary, vectors)
+        temporary.replace(path)
+    except OSError:
+        # A cache on a read-only or full disk only costs time.
+        return vectors
+    return vectors

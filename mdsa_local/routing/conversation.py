@@ -1,0 +1,77 @@
+"""Routing within a conversation: when the user's previous turn is read together with the present one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+from mdsa_local.routing.anchors import Floats, TextEncoder
+from mdsa_local.routing.fitting import Thresholds
+from mdsa_local.types import Route
+
+WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
+# Words that say nothing of a topic: closed classes, courtesies, and what questions are made with.
+EMPTY = frozenset(
+    """a about actually after again all also always am an and another any anyone anything are around as ask at away back be because been before
+    being both but by can can't come could did didn't do does doesn't doing don't done each either else even ever every everything few first
+    for from get gets getting give go goes going gone good got had happen happens has have having hello help her here hey hi him his how i i'd
+    i'll i'm i've if in instead into is isn't it it's its just keep know last later least less let like long look lot made make makes many
+    matter may maybe me mean means might mine more most much must my need needs never next no none not nothing now of off often oh ok okay old on once
+    one only or other our out over own part per please possible quite rather really right said same say says second see should shouldn't so
+    some something sometimes soon sorry still such sure take takes tell than thank thanks that that's the their them then there these they thing
+    things think this those though through till time times to too try trying two under until up us use used usually very want was wasn't way we
+    well were what what's when where which while who whole whom why will with within without won't work works would yes yet you your yours""".split()
+)
+OPENING = re.compile(r"(?:(?:ok|okay|oh|hm+|right|well|sure|thanks|thank you|great|fine|yes|no|yeah)[,.! ]+)*(.*)", re.IGNORECASE | re.DOTALL)
+LEANING = re.compile(
+    r"(and|but|or|so|then|also|because|what about|how about|what if|even if|only if|same|either way|in that case|else)\b", re.IGNORECASE
+)
+POINTING = frozenset(
+    "it its it's that that's this these those they them their there one ones same he him his she her such both either neither".split()
+)
+
+
+class Leaning(NamedTuple):
+    """How much a message leans on what came before: it opens like a continuation; words that point elsewhere; words of its own."""
+
+    continues: bool
+    points: int
+    content: int
+
+    @property
+    def alone(self) -> bool:
+        """Whether the message can be understood by itself."""
+        weight = 2 * self.continues + self.points
+        return self.content >= 2 + weight
+
+
+def leaning(text: str) -> Leaning:
+    """Judge ``text`` by its words."""
+    opened = OPENING.match(text.strip())
+    body = opened.group(1) if opened else text
+    words = [word.lower() for word in WORD.findall(body)]
+    content = {word for word in words if word not in EMPTY and len(word) > 1}
+    return Leaning(bool(LEANING.match(body)), sum(word in POINTING for word in words), len(content))
+
+
+def route(
+    text: str,
+    previous: str,
+    alone: Route,
+    vector: Floats,
+    encoder: TextEncoder,
+    route_vector: Callable[[Floats], Route],
+    thresholds: Thresholds,
+) -> tuple[Route, Floats]:
+    """The route of ``text`` after ``previous``, and the vector it was found by; ``alone`` and ``vector`` are those of ``text`` by itself."""
+    before, joined = encoder.encode([previous, f"{previous.rstrip()} {text}"])
+    earlier = route_vector(before)
+    judged = leaning(text)
+    ranked = sorted(alone.scores.values(), reverse=True)
+    thin = alone.confidence < thresholds.accept or (len(ranked) > 1 and ranked[0] - ranked[1] < 0.2)
+    if judged.alone and not (thin and judged.content < 4):
+        return replace(alone, switched=alone.domain != earlier.domain), vector
+    together = route_vector(joined)
+    return replace(together, context="with_previous", switched=together.domain != earlier.domain), joined

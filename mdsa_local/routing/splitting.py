@@ -1,0 +1,106 @@
+"""Splitting a question that belongs to several domains into its parts, by the router alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mdsa_local.routing.anchors import Floats, TextEncoder
+from mdsa_local.types import Part
+
+if TYPE_CHECKING:
+    from mdsa_local.routing.router import Scored
+
+LINKS = r"(?:and|also|plus|then|while|but|as well as|by the way|btw|separately|another thing|oh|&)"
+# Where one matter may end and another begin, and the words between that belong to neither.
+JOINT = re.compile(
+    rf"(?:[.?!;:]+(?=\s|$)\s*|\n\s*|,\s+|\s-+\s+|\s(?={LINKS}(?!\w)))(?:(?:{LINKS}|first(?:ly)?|second(?:ly)?|two things)(?!\w)[\s,:.]*)*",
+    re.IGNORECASE,
+)
+# A new sentence or a word that opens another matter; a comma, "and" or "while" join within one matter more often than not.
+STRONG = re.compile(r"[.?!;\n]|also|plus|by the way|btw|separately|another thing|second", re.IGNORECASE)
+WORD = re.compile(r"\w+")
+MOST_PIECES = 8
+SHORTEST_WORDS = 2
+SURE_AFTER_STRONG, SURE_AFTER_WEAK = 0.35, 0.6
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What stands between two joints, from character ``start`` to ``end``; ``strong``: the joint before it is one that opens another matter."""
+
+    start: int
+    end: int
+    strong: bool
+
+
+def pieces(text: str) -> list[Piece]:
+    """``text`` divided wherever it may be, without the joining words; what is too short goes to the piece before it."""
+    found: list[Piece] = []
+    start, strong = 0, True
+    for joint in [*JOINT.finditer(text), None]:
+        end = joint.start() if joint else len(text)
+        body = text[start:end].rstrip(" ,.;:!?\n-")
+        if len(WORD.findall(body)) >= SHORTEST_WORDS:
+            found.append(Piece(start, start + len(body), strong))
+            strong = False
+        elif found and body:
+            found[-1] = replace(found[-1], end=start + len(body))
+        if joint:
+            start, strong = joint.end(), strong or bool(STRONG.search(joint[0]))
+            if found and found[-1].end == joint.start():
+                strong = bool(STRONG.search(joint[0]))
+    return found
+
+
+def parts(text: str, encoder: TextEncoder, score: Callable[[Floats], Scored]) -> tuple[Part, ...]:
+    """The division of ``text`` whose parts are each surely of a domain, neighbours of different ones; empty when it is better left whole.
+
+    The best of all divisions at the joints is found by dynamic programming over the log probabilities of the parts.
+    """
+    spans = pieces(text)
+    if not 2 <= len(spans) <= MOST_PIECES:
+        return ()
+    runs = [(i, j) for i in range(len(spans)) for j in range(i + 1, len(spans) + 1)]
+    scored = score(encoder.encode([text[spans[i].start : spans[j - 1].end] for i, j in runs]))
+    by_run = dict(zip(runs, scored.scores, strict=True))
+    best = _divide([piece.strong for piece in spans], by_run)
+    if len(best) < 2:
+        return ()
+    found = []
+    for i, j in best:
+        row = by_run[i, j]
+        start, end = spans[i].start, spans[j - 1].end
+        found.append(Part(scored.names[int(row.argmax())], text[start:end], float(row.max()), start, end))
+    return tuple(found)
+
+
+def _divide(strong: list[bool], by_run: dict[tuple[int, int], NDArray[np.floating]]) -> list[tuple[int, int]]:
+    """Runs that cover all pieces, with the highest sum of their pieces' log confidence; neighbours differ in domain.
+
+    ``strong[i]``: the joint before piece ``i`` is strong. Both sides of a division must be as sure as its joint asks for.
+    """
+    n = len(strong)
+
+    def need(at: int) -> float:
+        return 0.0 if at in (0, n) else SURE_AFTER_STRONG if strong[at] else SURE_AFTER_WEAK
+
+    best: list[tuple[float, list[tuple[int, int]]]] = [(0.0, []), *((-np.inf, list[tuple[int, int]]()) for _ in range(n))]
+    for j in range(1, n + 1):
+        for i in range(j):
+            value, before = best[i]
+            row = by_run[i, j]
+            sure = float(row.max())
+            if value == -np.inf or sure < max(need(i), need(j)):
+                continue
+            if before and by_run[before[-1]].argmax() == row.argmax():
+                continue
+            total = value + float(np.log(max(sure, 1e-6))) * (j - i)
+            if total > best[j][0]:
+                best[j] = (total, [*before, (i, j)])
+    return best[n][1]

@@ -1,0 +1,115 @@
+"""``mdsa route``, ``mdsa router`` and ``mdsa domains`` as a user meets them."""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+from pathlib import Path
+
+import pytest
+
+from mdsa_local.orchestrator import TinyBERTOrchestrator
+from mdsa_local.routing import plots
+from tests.cli.test_cli import inside
+
+LINES = [
+    {"text": "my card was charged twice", "domain": "finance"},
+    {"text": "is 38 a fever", "domain": "medical"},
+    {"text": "where is my parcel", "domain": "support"},
+    {"text": "webhook signature fails", "domain": "technical"},
+    {"text": "best pizza in town", "domain": None},
+    {"text": "sing me a song", "domain": None},
+]
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    path = tmp_path / "questions.jsonl"
+    path.write_text("\n".join(map(json.dumps, LINES)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def own(product: TinyBERTOrchestrator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    home = tmp_path / "home"
+    monkeypatch.setenv("MDSA_HOME", str(home))
+    return home
+
+
+def test_explain_shows_what_decided(product: TinyBERTOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = inside(capsys, "route", "--explain", "my", "card", "was", "charged", "twice")
+    assert code == 0
+    assert out.startswith("finance")
+    assert "cosine" in out
+    assert "evidence " in out
+    assert ", ask " in out
+    code, out, _ = inside(capsys, "route", "--explain", "--json", "what's the weather on mars")
+    told = json.loads(out)
+    assert told["domain"] is None
+    assert told["reason"]
+    assert set(told["thresholds"]) == {"accept", "ask", "per_domain"}
+    assert {"domain", "text", "kind", "similarity"} == set(told["near"][0])
+
+
+def test_after_reads_the_previous_message(product: TinyBERTOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = inside(capsys, "route", "--json", "--after", "how much paracetamol can i take in a day", "and for children?")
+    found = json.loads(out)
+    assert code == 0
+    assert (found["domain"], found["context"], found["switched"]) == ("medical", "with_previous", False)
+
+
+def test_fit_is_used_from_then_on(own: Path, questions: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = inside(capsys, "router", "fit", str(questions), "--json")
+    assert code == 0, err
+    report = json.loads(out)
+    assert report["out_of_scope"] == 2
+    assert Path(report["file"]).is_file()
+    code, out, _ = inside(capsys, "route", "--explain", "--json", "where is my parcel")
+    assert json.loads(out)["head_weight"] == report["head_weight"]
+    Path(report["file"]).write_bytes(b"broken")
+    code, out, _ = inside(capsys, "route", "--json", "where is my parcel")
+    assert code == 0
+    assert json.loads(out)["domain"] == "support"
+
+
+def test_fit_on_an_unknown_domain_is_one_clear_error(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_text('{"text": "hello", "domain": "fianance"}\n', encoding="utf-8")
+    code, _, err = inside(capsys, "router", "fit", str(path))
+    assert code == 4
+    assert "Did you mean 'finance'?" in err
+
+
+def test_eval_draws_a_picture(product: TinyBERTOrchestrator, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "router.png"
+    code, out, err = inside(capsys, "router", "eval", str(questions), "--plot", str(picture))
+    assert code == 0, err
+    assert "true \\ routed" in out
+    content = picture.read_bytes()
+    width, height = struct.unpack(">II", content[16:24])
+    assert content.startswith(b"\x89PNG")
+    assert min(width, height) > 400
+    code, _, err = inside(capsys, "router", "eval", str(questions), "--plot", str(tmp_path / "missing" / "router.png"))
+    assert code == 7
+    assert "cannot write" in err
+
+
+def test_without_matplotlib_the_error_says_how_to_get_it(
+    product: TinyBERTOrchestrator, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert plots.draw is not None
+    code, _, err = inside(capsys, "router", "eval", str(questions), "--plot", str(tmp_path / "router.png"))
+    assert code == 3
+    assert "mdsa-local[plots]" in err
+
+
+def test_domains_check(product: TinyBERTOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = inside(capsys, "domains", "check", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["examples"] > 300
+    assert len(found["collisions"]) == sum(pair["examples"] for pair in found["overlaps"])
+    code, out, _ = inside(capsys, "domains", "check")
+    assert "lie nearer to another domain" in out

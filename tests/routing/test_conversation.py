@@ -1,0 +1,73 @@
+"""Two-turn dialogues written for this project: does reading the previous turn help, and only where it should?"""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from mdsa_local.errors import InputError
+from mdsa_local.orchestrator import TinyBERTOrchestrator
+from mdsa_local.routing.conversation import leaning
+from tests.conftest import DATA
+
+
+@pytest.fixture(scope="module")
+def dialogues() -> list[dict[str, str | None]]:
+    loaded: list[dict[str, str | None]] = yaml.safe_load((DATA / "dialogues.yaml").read_text(encoding="utf-8"))
+    return loaded
+
+
+def test_the_previous_turn_beats_the_message_alone_and_the_whole_history(
+    product: TinyBERTOrchestrator, dialogues: list[dict[str, str | None]]
+) -> None:
+    router = product.router
+    ours = alone = whole = 0
+    for turn in dialogues:
+        previous, message = str(turn["previous"]), str(turn["message"])
+        ours += router.route(message, [previous]).domain == turn["domain"]
+        alone += router.route(message).domain == turn["domain"]
+        whole += router.route(f"{previous} {message}").domain == turn["domain"]
+    assert len(dialogues) >= 100
+    assert ours > whole + 5
+    assert ours > alone + 15
+
+
+def test_only_one_previous_turn_is_read(product: TinyBERTOrchestrator) -> None:
+    router = product.router
+    short = router.route("and how long does that take?", ["where is my parcel"])
+    assert short.context == "with_previous"
+    longer = router.route("and how long does that take?", ["my head hurts", "is the hub down", "where is my parcel"])
+    assert longer.scores == short.scores
+
+
+def test_a_previous_turn_without_words_is_passed_over(product: TinyBERTOrchestrator) -> None:
+    answer = product.ask("where is my parcel", history=["👍"])
+    assert answer.domain == "support"
+    assert product.ask("where is my parcel", history=["x" * 20_000]).domain == "support"
+    with pytest.raises(InputError, match="history"):
+        product.ask("where is my parcel", history="how are you")
+    with pytest.raises(InputError, match="history"):
+        product.router.route("where is my parcel", "how are you")
+
+
+def test_a_change_of_topic_is_noticed(product: TinyBERTOrchestrator) -> None:
+    route = product.router.route("my card was charged twice by a petrol station", ["how much paracetamol can i take in a day"])
+    assert (route.domain, route.context, route.switched) == ("finance", "message", True)
+    same = product.router.route("and for children?", ["how much paracetamol can i take in a day"])
+    assert (same.domain, same.context, same.switched) == ("medical", "with_previous", False)
+
+
+@pytest.mark.parametrize(
+    ("text", "alone"),
+    [
+        ("and how long does that take?", False),
+        ("what about my wife", False),
+        ("why?", False),
+        ("", False),
+        ("ok thanks", False),
+        ("how do I freeze a stolen debit card", True),
+        ("ok thanks, where can I download my tax certificate", True),
+    ],
+)
+def test_what_stands_alone(text: str, alone: bool) -> None:
+    assert leaning(text).alone is alone

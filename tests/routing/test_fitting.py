@@ -1,0 +1,209 @@
+"""Fitting on examples: held-out choice of the head, thresholds, what is kept on disk, refitting in the background."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from mdsa_local.domains.config import DomainConfig
+from mdsa_local.errors import ConfigError, StorageError
+from mdsa_local.orchestrator import TinyBERTOrchestrator
+from mdsa_local.routing.anchors import Anchors, Floats, Index
+from mdsa_local.routing.calibration import Calibration, expected_calibration_error
+from mdsa_local.routing.encoder import Encoder
+from mdsa_local.routing.fitting import fit, mixed, opinion
+from mdsa_local.routing.router import IntentRouter
+from mdsa_local.settings import Settings
+from tests.conftest import DATA
+
+NAMES = ("finance", "medical", "support", "technical")
+
+
+def held_out(name: str) -> list[str]:
+    loaded: list[str] = yaml.safe_load((DATA / f"routing/{name}.yaml").read_text(encoding="utf-8"))
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def domains(product: TinyBERTOrchestrator) -> list[DomainConfig]:
+    return list(product.registry)
+
+
+def blobs(n: int, seed: int, spread: float = 0.5) -> dict[str, Floats]:
+    """``n`` unit vectors of each of three classes that overlap; each class has two clusters, so that a straight line does not part them."""
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(0).standard_normal((6, 16))
+    out = {}
+    for i, name in enumerate(("a", "b", "c")):
+        x = centres[rng.choice([i, i + 3], n)] + spread * 2 * rng.standard_normal((n, 16))
+        out[name] = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+    return out
+
+
+def index_of(vectors: dict[str, Floats]) -> Index:
+    return Index({name: Anchors(("",) * len(v), ("example",) * len(v), v) for name, v in vectors.items()})
+
+
+def test_confidence_after_a_fit_is_a_probability() -> None:
+    index = index_of(blobs(400, 1))
+    found = fit(index, Calibration(scope=-1.0))
+    assert found.report["accuracy"] >= found.report["accuracy_nearest"]
+    fresh = blobs(600, 2)
+    vectors = np.concatenate(list(fresh.values()))
+    labels = np.repeat(np.arange(3), 600)
+    shares = mixed(index.evidence(vectors), opinion(found.head, vectors, index.names) if found.head else None, found.weight, found.calibration)
+    assert expected_calibration_error(shares.max(axis=1).tolist(), (shares.argmax(axis=1) == labels).tolist()) <= 0.04
+
+
+def test_few_or_no_examples() -> None:
+    few = index_of(blobs(3, 1))
+    assert fit(few, Calibration()).head is None
+    one = Index({"a": Anchors(("x",), ("example",), blobs(1, 1)["a"])})
+    assert fit(one, Calibration()).weight == 0.0
+    with pytest.raises(ConfigError, match="none"):
+        fit(Index({"a": Anchors(("x",), ("keyword",), blobs(1, 1)["a"])}), Calibration())
+
+
+def test_a_fit_outlives_the_process_and_only_with_its_encoder_and_domains(encoder: Encoder, domains: list[DomainConfig], tmp_path: Path) -> None:
+    path = tmp_path / "router.npz"
+    router = IntentRouter(encoder, encoder.calibration)
+    router.register_all(domains)
+    router.fit([(text, name) for name in NAMES for text in held_out(name)] + [("what's the weather on mars", None)] * 5, per_domain=True)
+    router.save(path, domains)
+    again = IntentRouter(encoder, encoder.calibration)
+    again.restore(path, domains)
+    question = "how do i reset the hub"
+    assert again.route(question).scores == pytest.approx(router.route(question).scores, abs=2e-2)
+    assert again.thresholds == router.thresholds
+    assert set(again.thresholds.per_domain or {}) <= set(NAMES)
+
+    class Other:
+        fingerprint = "another"
+        encode = encoder.encode
+
+    with pytest.raises(ConfigError, match="another encoder"):
+        IntentRouter(Other()).restore(path, domains)
+    with pytest.raises(ConfigError, match="domains have changed"):
+        again.restore(path, domains[:-1])
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(ConfigError, match="not a fitted router"):
+        again.restore(path, domains)
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(StorageError):
+        router.save(blocked / "router.npz", domains)
+
+
+def test_the_product_uses_what_was_fitted_and_goes_on_without_it(encoder: Encoder, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = Settings.load(home=tmp_path)
+    with TinyBERTOrchestrator(settings=settings) as front:
+        front.router.fit()
+        front.router.save(settings.router_file, front.registry)
+        report = front.router.report
+        thresholds = front.router.thresholds
+    with TinyBERTOrchestrator(settings=settings) as front:
+        assert front.router.report == report
+        assert front.router.thresholds == thresholds
+        assert thresholds.ask != 0.35
+        front.register_domain("garden", "Plants", ["compost"])
+        assert front.router.thresholds.ask == thresholds.ask
+    with TinyBERTOrchestrator(settings=settings.changed(use_reasoning_threshold=0.6)) as front:
+        assert front.router.thresholds.ask == 0.6
+    settings.router_file.write_bytes(b"rubbish")
+    with TinyBERTOrchestrator(settings=settings) as front:
+        assert front.router.route("my card was charged twice").domain == "finance"
+    assert "not a fitted router" in caplog.text
+
+
+def test_a_domain_takes_effect_at_once_and_the_head_follows(encoder: Encoder, domains: list[DomainConfig]) -> None:
+    router = IntentRouter(encoder, encoder.calibration, background=True)
+    router.register_all(domains)
+    assert router.settle(120)
+    assert router.report["head_weight"] > 0
+    garden = DomainConfig(
+        name="garden",
+        examples=(
+            "when do i prune roses",
+            "my tomatoes have brown spots",
+            "how deep do tulip bulbs go",
+            "compost smells bad",
+            "slugs eat my lettuce",
+            "which plants like shade",
+            "how often should i water a fern",
+            "is it too late to sow carrots",
+        ),
+    )
+    router.register(garden)
+    assert router.route("slugs are eating the lettuce").domain == "garden"
+    assert router.settle(120)
+    assert router.route("slugs are eating the lettuce").domain == "garden"
+    assert router.report["head_weight"] > 0
+    router.unregister("garden")
+    assert router.route("slugs are eating the lettuce").domain != "garden"
+    assert router.settle(120)
+
+
+def test_registering_among_many_domains_is_quick(encoder: Encoder) -> None:
+    rng = np.random.default_rng(0)
+
+    class Made:
+        """Vectors at random: only the router's own work is timed."""
+
+        fingerprint = "made"
+
+        def encode(self, texts: list[str]) -> Floats:
+            x = rng.standard_normal((len(texts), encoder.width)).astype(np.float32)
+            made: Floats = x / np.linalg.norm(x, axis=1, keepdims=True)
+            return made
+
+    def domain(number: int) -> DomainConfig:
+        return DomainConfig(name=f"d{number}", examples=tuple(f"example {i} of {number}" for i in range(50)))
+
+    router = IntentRouter(Made())
+    router.register_all(domain(number) for number in range(100))
+    times = []
+    for number in range(5):
+        began = time.perf_counter()
+        router.register(domain(100 + number))
+        router.unregister(f"d{100 + number}")
+        times.append((time.perf_counter() - began) * 1000)
+    assert sorted(times)[2] < 100
+
+
+def test_what_is_learned_is_never_the_wrong_way_round() -> None:
+    same = blobs(30, 1)["a"]
+    found = fit(Index({"a": Anchors(("",) * 30, ("example",) * 30, same)}), Calibration(), same[:20])
+    assert found.calibration.slope > 0
+    assert found.calibration.sureness >= 0
+    few = Index({"a": Anchors(("",), ("example",), same[:1]), "b": Anchors(("",), ("example",), same[1:2])})
+    assert fit(few, Calibration(), same[2:9]).calibration == Calibration()
+
+
+def test_many_examples_are_held_out_in_part() -> None:
+    found = fit(index_of(blobs(1001, 1)), Calibration())
+    assert found.report["held_out"] == 750
+    assert found.report["head_weight"] > 0
+
+
+def test_it_explains_itself(product: TinyBERTOrchestrator) -> None:
+    told = product.router.explain("my card was charged twice")
+    assert told.route.domain == "finance"
+    assert told.near[0].domain == "finance"
+    assert told.near[0].kind == "example"
+    assert told.near[0].similarity >= told.near[1].similarity
+    assert told.evidence["finance"] == max(told.evidence.values())
+    assert told.ask <= told.accept
+
+
+def test_domains_that_overlap_are_found(encoder: Encoder) -> None:
+    router = IntentRouter(encoder, encoder.calibration)
+    shared = ["my card was stolen", "i lost my bank card", "somebody took my debit card"]
+    router.register(DomainConfig(name="bank", examples=("what is the overdraft fee", *shared)))
+    router.register(DomainConfig(name="cards", examples=("block a stolen card", "bank card gone", "replace a lost debit card")))
+    found = router.collisions()
+    assert any(c.domain == "bank" and c.other == "cards" and "card" in c.text for c in found)
+    assert all(c.own <= c.others for c in found)

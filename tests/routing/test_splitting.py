@@ -1,0 +1,62 @@
+"""Questions that belong to several domains, and questions that only look like it, written for this project."""
+
+from __future__ import annotations
+
+import time
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mdsa_local.orchestrator import TinyBERTOrchestrator
+from mdsa_local.routing.splitting import pieces
+from tests.conftest import DATA
+
+
+@pytest.fixture(scope="module")
+def questions() -> dict[str, list[dict[str, Any]]]:
+    loaded: dict[str, list[dict[str, Any]]] = yaml.safe_load((DATA / "multi_domain.yaml").read_text(encoding="utf-8"))
+    return loaded
+
+
+def test_precision_and_recall_of_the_split(product: TinyBERTOrchestrator, questions: dict[str, list[dict[str, Any]]]) -> None:
+    router = product.router
+    assert len(questions["several"]) >= 80
+    assert len(questions["single"]) >= 80
+    found = right = 0
+    for asked in questions["several"]:
+        parts = router.route(asked["question"]).parts
+        found += len(parts) > 1
+        right += [part.domain for part in parts] == [part["domain"] for part in asked["parts"]]
+        assert all(asked["question"][part.start : part.end] == part.text for part in parts)
+    false = sum(len(router.route(asked["question"]).parts) > 1 for asked in questions["single"])
+    assert found / (found + false) >= 0.85
+    assert right / len(questions["several"]) >= 0.7
+
+
+def test_the_example_of_the_documentation(product: TinyBERTOrchestrator) -> None:
+    parts = product.router.route("My card was stolen and the app shows error 401").parts
+    assert [(part.domain, part.text) for part in parts] == [("finance", "My card was stolen"), ("technical", "the app shows error 401")]
+
+
+def test_numbers_and_addresses_stay_whole() -> None:
+    for text in ("firmware 2.1 returned my payment of 20.00 to the card", "the hub at 192.168.1.1 is down since 10:30 and 1,000 users wait"):
+        assert all(text[p.start : p.end].split() == [w for w in text.split() if w in text[p.start : p.end].split()] for p in pieces(text))
+        assert all(piece.start == 0 or text[piece.start - 1] == " " for piece in pieces(text))
+
+
+def test_a_run_of_blanks_takes_no_time() -> None:
+    began = time.perf_counter()
+    pieces("a b" + " " * 7900 + "c d")
+    assert time.perf_counter() - began < 0.2
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=300))
+def test_pieces_lie_in_the_text_in_order(text: str) -> None:
+    spans = pieces(text)
+    assert all(0 <= piece.start < piece.end <= len(text) for piece in spans)
+    assert all(before.end <= after.start for before, after in pairwise(spans))
