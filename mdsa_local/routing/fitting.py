@@ -118,7 +118,8 @@ def fit(index: Index, calibration: Calibration, outside: Floats | None = None, *
         beyond = beyond.max(1) * calibration.in_scope(table.max(1), beyond.max(1))
     best = shares.argmax(axis=1)
     confidence = shares.max(axis=1) * calibration.in_scope(evidence.max(axis=1), shares.max(axis=1))
-    thresholds = _thresholds(confidence, best, names, per_domain)
+    # Nothing out of scope was shown, so nothing speaks for letting more in than before.
+    thresholds = _thresholds(confidence, best, names, per_domain, Thresholds().ask if beyond is None else LOWEST)
 
     def needed(chosen: NDArray[np.int64]) -> NDArray[np.floating]:
         return np.array([thresholds.of(names[i]) for i in chosen])
@@ -172,15 +173,15 @@ def _best_loss(
     return min(log_loss(logits * sharpness, labels) for sharpness in SHARPNESS[::4])
 
 
-def _thresholds(confidence: NDArray[np.floating], best: NDArray[np.int64], names: Sequence[str], per_domain: bool) -> Thresholds:
+def _thresholds(confidence: NDArray[np.floating], best: NDArray[np.int64], names: Sequence[str], per_domain: bool, lowest: float) -> Thresholds:
     """``ask`` refuses ``REFUSED`` of what belongs somewhere; ``accept`` flags as many again, and all below one half."""
     if len(confidence) < LEAST_HELD_OUT:
         return Thresholds()
-    ask = float(np.clip(np.quantile(confidence, REFUSED), LOWEST, HIGHEST))
+    ask = float(np.clip(np.quantile(confidence, REFUSED), lowest, HIGHEST))
     own = {}
     for i, name in enumerate(names):
         if per_domain and (best == i).sum() >= 1 / REFUSED:
-            own[name] = float(np.clip(np.quantile(confidence[best == i], REFUSED), LOWEST, HIGHEST))
+            own[name] = float(np.clip(np.quantile(confidence[best == i], REFUSED), lowest, HIGHEST))
     return Thresholds(float(np.clip(np.quantile(confidence, 2 * REFUSED), 0.5, HIGHEST)), ask, own or None)
 
 

@@ -28,6 +28,11 @@ def held_out(name: str) -> list[str]:
     return loaded
 
 
+def outside() -> list[str]:
+    loaded: list[str] = yaml.safe_load((DATA / "out_of_scope.yaml").read_text(encoding="utf-8"))
+    return loaded
+
+
 @pytest.fixture(scope="module")
 def domains(product: TinyBERTOrchestrator) -> list[DomainConfig]:
     return list(product.registry)
@@ -101,7 +106,9 @@ def test_a_fit_outlives_the_process_and_only_with_its_encoder_and_domains(encode
 def test_the_product_uses_what_was_fitted_and_goes_on_without_it(encoder: Encoder, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = Settings.load(home=tmp_path)
     with TinyBERTOrchestrator(settings=settings) as front:
-        front.router.fit()
+        assert front.router.fit()["threshold"] >= 0.35
+        assert front.router.route("what's the weather on mars").domain is None
+        front.router.fit([(text, None) for text in outside()])
         front.router.save(settings.router_file, front.registry)
         report = front.router.report
         thresholds = front.router.thresholds
