@@ -52,7 +52,7 @@ def shortlist(question: str, passages: Sequence[str], embed: Callable[[list[str]
 
 def choices(extracts: Sequence[Extract]) -> tuple[tuple[str, float], ...]:
     """What an answer may begin with, for :attr:`Generation.choices`: the model's own opinion and the encoder's nearness decide together."""
-    return tuple((extract.quoted, NEARNESS_ODDS * extract.nearness) for extract in dict.fromkeys(extracts))
+    return tuple((extract.quoted, NEARNESS_ODDS * extract.nearness) for extract in extracts)
 
 
 def constraints(extracts: Sequence[Extract]) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def grammar(extracts: Sequence[Extract]) -> str:
     """GBNF for one quotation or two different ones, each followed by the number of its passage, from 1. Empty when there is nothing to quote."""
     if not extracts:
         return ""
-    quotes = [literal(extract.quoted) for extract in dict.fromkeys(extracts)]
+    quotes = [literal(extract.quoted) for extract in extracts]
     rules = [f"q{i} ::= {quote}" for i, quote in enumerate(quotes)]
     roots = []
     for i in range(len(quotes)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -43,6 +43,12 @@ class Anchors:
     texts: tuple[str, ...]
     kinds: tuple[str, ...]
     vectors: Floats
+
+    @classmethod
+    def made(cls, known: Sequence[tuple[str, str]], encoder: TextEncoder, cache: Path | None = None) -> Anchors:
+        """From ``(text, kind)``; see :func:`embed` for ``cache``."""
+        texts = [text for text, _ in known]
+        return cls(tuple(texts), tuple(kind for _, kind in known), embed(encoder, texts, cache))
 
     @property
     def examples(self) -> Floats:

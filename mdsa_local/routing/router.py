@@ -96,8 +96,7 @@ class IntentRouter:
         self._cache = cache
         self._background = background
         self._lock = threading.Lock()
-        self._unfitted = Fit(None, 0.0, self._calibration, Thresholds(), {})
-        self._now = Snapshot(Index({}), self._unfitted)
+        self._now = Snapshot(Index({}), Fit(None, 0.0, self._calibration, Thresholds(), {}))
         self._options: dict[str, Any] = {"seed": 0, "per_domain": False}
         self._refitting: threading.Thread | None = None
         # Counts explicit fits: what a refit in the background finds must not replace what was asked for meanwhile.
@@ -134,12 +133,7 @@ class IntentRouter:
 
     def register_all(self, domains: Iterable[DomainConfig], *, refit: bool = True) -> None:
         """Add or replace several domains at once. ``refit``: have the head follow, when the router was made with ``background``."""
-        added = {}
-        for domain in domains:
-            known = anchor_texts(domain)
-            added[domain.name] = Anchors(
-                tuple(t for t, _ in known), tuple(k for _, k in known), embed(self._encoder, [t for t, _ in known], self._cache)
-            )
+        added = {domain.name: Anchors.made(anchor_texts(domain), self._encoder, self._cache) for domain in domains}
         with self._lock:
             self._change({**self._now.index.anchors, **added}, refit)
 
@@ -195,7 +189,7 @@ class IntentRouter:
         outside: list[str] = []
         for text, name in examples or ():
             (outside if name is None else texts.setdefault(name, [])).append(text)
-        learned = {name: Anchors(tuple(own), ("example",) * len(own), embed(self._encoder, own, self._cache)) for name, own in texts.items()}
+        learned = {name: Anchors.made([(text, "example") for text in own], self._encoder, self._cache) for name, own in texts.items()}
         beyond = embed(self._encoder, outside, self._cache) if outside else None
         options = {"seed": seed, "per_domain": per_domain}
         with self._lock:

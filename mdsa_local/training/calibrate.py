@@ -58,13 +58,7 @@ def calibrate(encoder: Encoder, domains: Sequence[DomainConfig], beyond: list[st
     far = encoder.encode(beyond)
     for few in (0, 10, None):
         kept, asked = known_by(domains, few, rng)
-        index = Index(
-            {
-                d.name: Anchors(tuple(t for t, _ in a), tuple(k for _, k in a), encoder.encode([t for t, _ in a]))
-                for d in kept
-                for a in [anchor_texts(d)]
-            }
-        )
+        index = Index({domain.name: Anchors.made(anchor_texts(domain), encoder) for domain in kept})
         if few is None:
             vectors, owner, rows = index.examples
             evidence, wanted = index.evidence(vectors, rows), owner

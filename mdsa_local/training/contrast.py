@@ -18,6 +18,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer
 
 from mdsa_local.training.corpus import distillation_texts, jsonl, windows, with_typo
-from mdsa_local.training.distil import MAX_TOKENS, device, embed, finish, fresh_student, save
+from mdsa_local.training.distil import MAX_TOKENS, departure, device, embed, finish, keep, resumed
 from mdsa_local.training.grounded import Templates, fill, worded
 
 HELD_OUT = 12
@@ -45,19 +46,19 @@ def intents(data: Path) -> dict[str, dict[str, list[str]]]:
     return out
 
 
-def fact_pairs(topics: Sequence[dict[str, object]], templates: Templates, rng: random.Random, n_topics: int, n_facts: int) -> list[Pair]:
+def fact_pairs(topics: Sequence[dict[str, Any]], templates: Templates, rng: random.Random, n_topics: int, n_facts: int) -> list[Pair]:
     """Questions and the statements that answer them, ``n_facts`` of each of ``n_topics`` topics."""
     pairs = []
     for topic in rng.sample(topics, n_topics):
-        slots, chosen = topic.get("slots") or {}, {}  # type: ignore[var-annotated]
-        title = fill(rng.choice(topic["title"]), slots, chosen, rng)  # type: ignore[call-overload, arg-type]
-        facts: list[dict[str, list[str]]] = topic["facts"]  # type: ignore[assignment]
+        slots, chosen = topic.get("slots") or {}, dict[str, str]()
+        title = fill(rng.choice(topic["title"]), slots, chosen, rng)
+        facts = topic["facts"]
         for fact in rng.sample(facts, min(n_facts, len(facts))):
-            question = worded(fill(rng.choice(fact["asks"]), slots, chosen, rng), rng)  # type: ignore[arg-type]
-            said = templates.statement(fact, slots, chosen, rng)  # type: ignore[arg-type]
+            question = worded(fill(rng.choice(fact["asks"]), slots, chosen, rng), rng)
+            said = templates.statement(fact, slots, chosen, rng)
             kind = rng.random()
             if kind < 0.15:
-                said = fill(rng.choice(fact["asks"]), slots, chosen, rng)  # type: ignore[arg-type]
+                said = fill(rng.choice(fact["asks"]), slots, chosen, rng)
             elif kind < 0.4:
                 said = f"{title}: {said}"
             pairs.append((question, said))
@@ -116,20 +117,8 @@ def train(data: Path, teacher: Path, start: Path, labelled: Path, work: Path, st
         by_focus[str(row["focus"])].append(row)
     subjects = [rows for rows in by_focus.values() if len(rows) > 1]
     torch.manual_seed(seed)
-    student, dense = fresh_student(teacher)
     checkpoint = work / "contrast.pt"
-    state = torch.load(checkpoint if checkpoint.exists() else start / "distil.pt", map_location="cpu")
-    student.load_state_dict(state["student"])
-    dense.load_state_dict(state["dense"])
-    student.to(device())
-    dense.to(device())
-    weights = [*student.parameters(), *dense.parameters()]
-    optimiser = torch.optim.AdamW(weights, lr=rate, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
-    step = 0
-    if checkpoint.exists():
-        optimiser.load_state_dict(state["optimiser"])
-        step = state["step"]
-        print(f"resumed at step {step}", flush=True)
+    student, dense, optimiser, step = resumed(teacher, start / "distil.pt", checkpoint, rate)
 
     def vectors(texts: list[str]) -> Tensor:
         made = tokenizer(texts, truncation=True, max_length=MAX_TOKENS, padding=True, return_tensors="pt").to(device())
@@ -163,16 +152,16 @@ def train(data: Path, teacher: Path, start: Path, labelled: Path, work: Path, st
             running.append(round(loss.item(), 3))
         texts, targets = next(anchors)
         out, wanted = vectors(texts), targets.to(device())
-        loss = 3 * ((1 - (out * wanted).sum(-1).mean()) + 4 * ((out @ out.T - wanted @ wanted.T) ** 2).mean())
+        loss = 3 * departure(out, wanted)[0]
         loss.backward()
         running.append(round(loss.item(), 3))
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        torch.nn.utils.clip_grad_norm_([*student.parameters(), *dense.parameters()], 1.0)
         optimiser.step()
         step += 1
         if step % 10 == 0:
             print(f"step {step} losses {running} {(time.time() - began) / (step - first):.2f} s/step", flush=True)
         if step % 50 == 0 or step == steps:
-            save({"student": student.state_dict(), "dense": dense.state_dict(), "optimiser": optimiser.state_dict(), "step": step}, checkpoint)
+            keep(student, dense, optimiser, step, checkpoint)
     print(f"held-out questions that find their statement: {found():.3f}", flush=True)
     finish(student, dense, tokenizer, work)
 

@@ -104,6 +104,35 @@ def embed(student: BertModel, dense: torch.nn.Linear, ids: torch.Tensor, mask: t
     return F.normalize(dense((hidden * weight).sum(1) / weight.sum(1)), dim=-1)
 
 
+def resumed(teacher_path: Path, start: Path | None, checkpoint: Path, rate: float) -> tuple[BertModel, torch.nn.Linear, torch.optim.Optimizer, int]:
+    """Student, dense layer, optimiser and step: of ``checkpoint`` when there is one, else weights of the run in ``start``, else fresh."""
+    student, dense = fresh_student(teacher_path)
+    found = checkpoint if checkpoint.exists() else start
+    state = torch.load(found, map_location="cpu") if found else None
+    if state:
+        student.load_state_dict(state["student"])
+        dense.load_state_dict(state["dense"])
+    student.to(device())
+    dense.to(device())
+    optimiser = torch.optim.AdamW([*student.parameters(), *dense.parameters()], lr=rate, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
+    if not state or found != checkpoint:
+        return student, dense, optimiser, 0
+    optimiser.load_state_dict(state["optimiser"])
+    print(f"resumed at step {state['step']}", flush=True)
+    return student, dense, optimiser, state["step"]
+
+
+def keep(student: BertModel, dense: torch.nn.Linear, optimiser: torch.optim.Optimizer, step: int, checkpoint: Path) -> None:
+    """Write what :func:`resumed` reads."""
+    save({"student": student.state_dict(), "dense": dense.state_dict(), "optimiser": optimiser.state_dict(), "step": step}, checkpoint)
+
+
+def departure(out: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """How far unit vectors ``(n, d)`` are from the teacher's, each and among one another; and their mean cosine."""
+    cosine = (out * target).sum(-1).mean()
+    return (1 - cosine) + 4 * ((out @ out.T - target @ target.T) ** 2).mean(), cosine
+
+
 def batches(lengths: np.ndarray, size: int, rng: random.Random) -> list[np.ndarray]:
     """Batches of texts of like length, in random order; ``size`` counts texts of 32 tokens or fewer, fewer when longer."""
     order = np.array(sorted(range(len(lengths)), key=lambda i: lengths[i] + 4 * rng.random()))
@@ -128,24 +157,9 @@ def train(
     kept = np.array([i for i in range(len(texts)) if i not in held])
     held_out = sorted(held)
     torch.manual_seed(seed)
-    student, dense = fresh_student(teacher_path)
-    if start:
-        state = torch.load(start / "distil.pt", map_location="cpu")
-        student.load_state_dict(state["student"])
-        dense.load_state_dict(state["dense"])
-    student.to(device())
-    dense.to(device())
-    weights = [*student.parameters(), *dense.parameters()]
-    optimiser = torch.optim.AdamW(weights, lr=rate, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
+    checkpoint = work / "distil.pt"
+    student, dense, optimiser, step = resumed(teacher_path, start / "distil.pt" if start else None, checkpoint, rate)
     plan = [(epoch, batch) for epoch in range(epochs) for batch in batches(lengths[kept], size, random.Random(seed + epoch))]
-    step, checkpoint = 0, work / "distil.pt"
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=device())
-        student.load_state_dict(state["student"])
-        dense.load_state_dict(state["dense"])
-        optimiser.load_state_dict(state["optimiser"])
-        step = state["step"]
-        print(f"resumed at step {step}", flush=True)
 
     def pad(rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         longest = max(map(len, rows))
@@ -181,12 +195,10 @@ def train(
                 inputs[j] = row
         out = embed(student, dense, *pad(inputs))
         target = targets[rows].to(device())
-        cosine = (out * target).sum(-1).mean()
-        geometry = ((out @ out.T - target @ target.T) ** 2).mean()
-        loss = (1 - cosine) + 4 * geometry
+        loss, cosine = departure(out, target)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        torch.nn.utils.clip_grad_norm_([*student.parameters(), *dense.parameters()], 1.0)
         optimiser.step()
         step += 1
         running = 0.98 * running + 0.02 * float(cosine)
@@ -196,7 +208,7 @@ def train(
             )
         if step % 500 == 0 or step == len(plan):
             print(f"step {step} held-out cosine {held_out_cosine():.4f}", flush=True)
-            save({"student": student.state_dict(), "dense": dense.state_dict(), "optimiser": optimiser.state_dict(), "step": step}, checkpoint)
+            keep(student, dense, optimiser, step, checkpoint)
     finish(student, dense, tokenizer, work)
 
 

@@ -7,7 +7,6 @@ the encoder has been trained on these very questions and would put the right sen
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 
 from mdsa_local.domains.prompts import NOT_FOUND, user_message
 from mdsa_local.domains.quoting import MOST_CHOICES
+from mdsa_local.routing.anchors import embed
 from mdsa_local.routing.encoder import Encoder
 from mdsa_local.training.grounded import SLOT, Example, Prose, Templates, _capital, fill, worded
 
@@ -52,18 +52,8 @@ class Extracts:
                 for key, group in ((self.said, statements), (self.asked, fact["asks"])):
                     key[t, f] = slice(len(texts), len(texts) + len(group))
                     texts += [fill(text, slots, chosen, rng) for text in group]
-        self.vectors = self._embedded(texts, work)
+        self.vectors = embed(Encoder.load("tinybert"), texts, work)
         self.places = {id(topic): t for t, topic in enumerate(templates.topics)}
-
-    @staticmethod
-    def _embedded(texts: list[str], work: Path) -> np.ndarray:
-        encoder = Encoder.load("tinybert")
-        key = hashlib.sha256("\0".join((encoder.fingerprint, *texts)).encode()).hexdigest()[:16]
-        path = work / f"templates_{key}.npy"
-        if not path.exists():
-            np.save(path, encoder.encode(texts))
-        loaded: np.ndarray = np.load(path)
-        return loaded
 
     def _candidates(
         self, t: int, facts: Sequence[int], number: int, chosen: dict[str, str], asked: np.ndarray, rng: random.Random, less: float = 0.0

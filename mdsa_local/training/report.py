@@ -16,8 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mdsa_local.domains.config import DomainConfig
 from mdsa_local.routing.anchors import Floats
 from mdsa_local.routing.encoder import Encoder
@@ -33,20 +31,12 @@ class Remembering:
     """An encoder that encodes no text twice."""
 
     def __init__(self, encoder: Encoder) -> None:
-        self._encoder = encoder
-        self._known: dict[str, Floats] = {}
-
-    @property
-    def fingerprint(self) -> str:
-        """That of the encoder."""
-        return self._encoder.fingerprint
+        self.fingerprint = encoder.fingerprint
+        self._encode = encoder.remembering()
 
     def encode(self, texts: list[str]) -> Floats:
         """See :meth:`Encoder.encode`."""
-        missing = [text for text in dict.fromkeys(texts) if text not in self._known]
-        if missing:
-            self._known.update(zip(missing, self._encoder.encode(missing), strict=True))
-        return np.stack([self._known[text] for text in texts])
+        return self._encode(texts)
 
 
 def measure(data: Path, folder: Path) -> dict[str, Any]:
