@@ -104,6 +104,11 @@ class Index:
         return [(mine.texts[i], mine.kinds[i], float(similarity[i])) for i in np.argsort(-similarity)[:n]]
 
     @cached_property
+    def texts(self) -> tuple[str, ...]:
+        """The text of each row of the matrix."""
+        return tuple(text for a in self.anchors.values() for text in a.texts)
+
+    @cached_property
     def examples(self) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
         """Vectors of all examples ``(n, d)``, the place of each one's domain in ``names``, and its row of the matrix."""
         owner = np.repeat(np.arange(len(self.names)), self.counts)

@@ -62,16 +62,17 @@ def route(
     alone: Route,
     vector: Floats,
     encoder: TextEncoder,
-    route_vector: Callable[[Floats], Route],
+    route_vector: Callable[[str, Floats], Route],
     thresholds: Thresholds,
 ) -> tuple[Route, Floats]:
     """The route of ``text`` after ``previous``, and the vector it was found by; ``alone`` and ``vector`` are those of ``text`` by itself."""
-    before, joined = encoder.encode([previous, f"{previous.rstrip()} {text}"])
-    earlier = route_vector(before)
+    both = f"{previous.rstrip()} {text}"
+    before, joined = encoder.encode([previous, both])
+    earlier = route_vector(previous, before)
     judged = leaning(text)
     ranked = sorted(alone.scores.values(), reverse=True)
     thin = alone.confidence < thresholds.accept or (len(ranked) > 1 and ranked[0] - ranked[1] < 0.2)
     if judged.alone and not (thin and judged.content < 4):
         return replace(alone, switched=alone.domain != earlier.domain), vector
-    together = route_vector(joined)
+    together = route_vector(both, joined)
     return replace(together, context="with_previous", switched=together.domain != earlier.domain), joined

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 PER_SUBCLASS, MOST_SUBCLASSES = 100, 25
-HIDDEN, EPOCHS, BATCH, RATE, SMOOTHING, DROPOUT, DECAY = 256, 15, 128, 2e-3, 0.05, 0.2, 1e-4
+HIDDEN, EPOCHS, BATCH, RATE, SMOOTHING, DROPOUT, DECAY = 384, 15, 256, 3e-3, 0.05, 0.2, 1e-4
 
 
 def softmax(logits: NDArray[np.floating]) -> NDArray[np.floating]:

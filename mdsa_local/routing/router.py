@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from mdsa_local.domains.config import DomainConfig
 from mdsa_local.errors import ConfigError, InputError, UnknownNameError
 from mdsa_local.routing import conversation, fitting, splitting
-from mdsa_local.routing.anchors import Anchors, Floats, Index, TextEncoder, anchor_texts, embed
+from mdsa_local.routing.anchors import Anchors, Floats, Index, TextEncoder, anchor_texts
 from mdsa_local.routing.calibration import Calibration
 from mdsa_local.routing.fitting import Fit, Thresholds
 from mdsa_local.types import Near, Part, Route, RouteExplanation
@@ -35,11 +35,11 @@ CERTAIN = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What one question is routed with, whatever is registered meanwhile; ``outside`` are vectors ``(m, d)`` of out-of-scope questions."""
+    """What one question is routed with, whatever is registered meanwhile; ``outside`` are questions known to be out of scope."""
 
     index: Index
     fit: Fit
-    outside: Floats | None = None
+    outside: Anchors | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ class IntentRouter:
     def _change(self, anchors: dict[str, Anchors], refit: bool) -> None:
         """Take other anchors. A head that does not know them goes; calibration and thresholds stay. Called with the lock held."""
         kept = self._now.fit
-        bare = replace(kept, head=None, weight=0.0, calibration=replace(kept.calibration, sharpness=1.0), report={})
+        bare = replace(kept, judge=None, weight=0.0, calibration=replace(kept.calibration, sharpness=1.0), report={})
         self._now = replace(self._now, index=Index(anchors), fit=bare)
         if refit and self._background and self._refitting is None:
             self._refitting = threading.Thread(target=self._refit, name="mdsa-router-refit", daemon=True)
@@ -190,7 +190,7 @@ class IntentRouter:
         for text, name in examples or ():
             (outside if name is None else texts.setdefault(name, [])).append(text)
         learned = {name: Anchors.made([(text, "example") for text in own], self._encoder, self._cache) for name, own in texts.items()}
-        beyond = embed(self._encoder, outside, self._cache) if outside else None
+        beyond = Anchors.made([(text, "outside") for text in outside], self._encoder, self._cache) if outside else None
         options = {"seed": seed, "per_domain": per_domain}
         with self._lock:
             self._asked += 1
@@ -248,7 +248,7 @@ class IntentRouter:
         if isinstance(history, str):
             raise InputError("the history is no list of texts", "Pass the user's earlier messages as a list, oldest first.")
         vector = self._encoder.encode([text])[0]
-        route = self._route_vector(now, vector)
+        route = self._route_vector(now, text, vector)
         if not history:
             return route, vector
         return conversation.route(text, history[-1], route, vector, self._encoder, partial(self._route_vector, now), self._thresholds(now))
@@ -259,9 +259,9 @@ class IntentRouter:
         accept = fitted.accept if self._accept is None else self._accept
         return Thresholds(max(accept, ask), ask, fitted.per_domain if self._ask is None else None)
 
-    def _route_vector(self, now: Snapshot, vector: Floats) -> Route:
+    def _route_vector(self, now: Snapshot, text: str, vector: Floats) -> Route:
         began = time.perf_counter()
-        scored = self._score(now, vector[None, :])
+        scored = self._score(now, [text], vector[None, :])
         if not scored.names:
             return Route(None, 0.0, {}, "no domain is registered")
         thresholds = self._thresholds(now)
@@ -300,7 +300,7 @@ class IntentRouter:
             route=route,
             near=near,
             evidence={name: float(value) for name, value in zip(names, evidence, strict=True)},
-            scope=float(self._score(now, vector[None, :]).scope[0]) if names else 0.0,
+            scope=float(self._score(now, [text], vector[None, :]).scope[0]) if names else 0.0,
             accept=thresholds.accept,
             ask=thresholds.ask,
             per_domain=dict(thresholds.per_domain or {}),
@@ -316,7 +316,7 @@ class IntentRouter:
         evidence = index.evidence(vectors, rows)
         own = evidence[np.arange(len(owner)), owner]
         best = evidence.argmax(axis=1)
-        texts = [text for a in index.anchors.values() for text in a.texts]
+        texts = index.texts
         found = [
             Collision(index.names[owner[i]], texts[rows[i]], index.names[best[i]], float(own[i]), float(evidence[i, best[i]]))
             for i in np.flatnonzero(best != owner)
@@ -329,20 +329,17 @@ class IntentRouter:
 
     def scores(self, texts: list[str]) -> tuple[tuple[str, ...], NDArray[np.floating]]:
         """Names of domains, and ``(n, domains)`` probabilities in their order; the rest to one is "none of these"."""
-        scored = self.scores_of(self._encoder.encode(texts))
+        scored = self._score(self._now, texts, self._encoder.encode(texts))
         return scored.names, scored.scores
 
-    def scores_of(self, vectors: Floats) -> Scored:
-        """Probabilities of questions whose unit vectors ``(n, d)`` are known."""
-        return self._score(self._now, vectors)
-
     @staticmethod
-    def _score(now: Snapshot, vectors: Floats) -> Scored:
+    def _score(now: Snapshot, texts: Sequence[str], vectors: Floats) -> Scored:
+        """Probabilities of questions and their unit vectors ``(n, d)``."""
         names, fit = now.index.names, now.fit
         if not names:
             return Scored((), np.zeros((len(vectors), 0)), np.zeros(len(vectors)))
         evidence = now.index.evidence(vectors)
-        judged = fitting.opinion(fit.head, vectors, names) if fit.head is not None else None
+        judged = fitting.opinion(fit.judge, texts, vectors, names) if fit.judge is not None else None
         shares = fitting.mixed(evidence, judged, fit.weight, fit.calibration)
         scope = fit.calibration.in_scope(evidence.max(axis=1), shares.max(axis=1))
         return Scored(names, shares * scope[:, None], scope)

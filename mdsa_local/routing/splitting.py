@@ -58,7 +58,7 @@ def pieces(text: str) -> list[Piece]:
     return found
 
 
-def parts(text: str, encoder: TextEncoder, score: Callable[[Floats], Scored]) -> tuple[Part, ...]:
+def parts(text: str, encoder: TextEncoder, score: Callable[[list[str], Floats], Scored]) -> tuple[Part, ...]:
     """The division of ``text`` whose parts are each surely of a domain, neighbours of different ones; empty when it is better left whole.
 
     The best of all divisions at the joints is found by dynamic programming over the log probabilities of the parts.
@@ -67,7 +67,8 @@ def parts(text: str, encoder: TextEncoder, score: Callable[[Floats], Scored]) ->
     if not 2 <= len(spans) <= MOST_PIECES:
         return ()
     runs = [(i, j) for i in range(len(spans)) for j in range(i + 1, len(spans) + 1)]
-    scored = score(encoder.encode([text[spans[i].start : spans[j - 1].end] for i, j in runs]))
+    texts = [text[spans[i].start : spans[j - 1].end] for i, j in runs]
+    scored = score(texts, encoder.encode(texts))
     by_run = dict(zip(runs, scored.scores, strict=True))
     best = _divide([piece.strong for piece in spans], by_run)
     if len(best) < 2:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from pathlib import Path
 
@@ -53,6 +54,10 @@ def index_of(vectors: dict[str, Floats]) -> Index:
     return Index({name: Anchors(("",) * len(v), ("example",) * len(v), v) for name, v in vectors.items()})
 
 
+def beyond(vectors: Floats) -> Anchors:
+    return Anchors(("",) * len(vectors), ("outside",) * len(vectors), vectors)
+
+
 def test_confidence_after_a_fit_is_a_probability() -> None:
     index = index_of(blobs(400, 1))
     found = fit(index, Calibration(scope=-1.0))
@@ -60,13 +65,14 @@ def test_confidence_after_a_fit_is_a_probability() -> None:
     fresh = blobs(600, 2)
     vectors = np.concatenate(list(fresh.values()))
     labels = np.repeat(np.arange(3), 600)
-    shares = mixed(index.evidence(vectors), opinion(found.head, vectors, index.names) if found.head else None, found.weight, found.calibration)
+    judged = opinion(found.judge, [""] * len(vectors), vectors, index.names) if found.judge else None
+    shares = mixed(index.evidence(vectors), judged, found.weight, found.calibration)
     assert expected_calibration_error(shares.max(axis=1).tolist(), (shares.argmax(axis=1) == labels).tolist()) <= 0.04
 
 
 def test_few_or_no_examples() -> None:
     few = index_of(blobs(3, 1))
-    assert fit(few, Calibration()).head is None
+    assert fit(few, Calibration()).judge is None
     one = Index({"a": Anchors(("x",), ("example",), blobs(1, 1)["a"])})
     assert fit(one, Calibration()).weight == 0.0
     with pytest.raises(ConfigError, match="none"):
@@ -183,11 +189,42 @@ def test_registering_among_many_domains_is_quick(encoder: Encoder) -> None:
 
 def test_what_is_learned_is_never_the_wrong_way_round() -> None:
     same = blobs(30, 1)["a"]
-    found = fit(Index({"a": Anchors(("",) * 30, ("example",) * 30, same)}), Calibration(), same[:20])
+    found = fit(Index({"a": Anchors(("",) * 30, ("example",) * 30, same)}), Calibration(), beyond(same[:20]))
     assert found.calibration.slope > 0
     assert found.calibration.sureness >= 0
     few = Index({"a": Anchors(("",), ("example",), same[:1]), "b": Anchors(("",), ("example",), same[1:2])})
-    assert fit(few, Calibration(), same[2:9]).calibration == Calibration()
+    assert fit(few, Calibration(), beyond(same[2:9])).calibration == Calibration()
+
+
+def test_words_that_vectors_blur_are_learned() -> None:
+    rng = np.random.default_rng(3)
+    blurred = blobs(150, 1, spread=2.0)
+    said = {name: tuple(f"tell me about the {name}-form {rng.integers(40)}" for _ in range(150)) for name in blurred}
+    index = Index({name: Anchors(said[name], ("example",) * 150, v) for name, v in blurred.items()})
+    found = fit(index, Calibration())
+    assert found.report["word_share"] > 0
+    assert found.report["accuracy"] > found.report["accuracy_nearest"] + 0.1
+    assert found.judge
+    fresh = blobs(20, 5, spread=2.0)["b"]
+    judged = opinion(found.judge, ["where is my b-form 41"] * 20, fresh, index.names)
+    assert judged.mean(axis=0).argmax() == 1
+
+
+def test_a_fit_with_words_is_kept(tmp_path: Path, encoder: Encoder) -> None:
+    rng = random.Random(0)
+    pairs: list[tuple[str, str | None]] = [
+        (f"please {verb} the {noun}", verb) for verb in ("polish", "paint") for noun in rng.choices(("door", "gate"), k=40)
+    ]
+    router = IntentRouter(encoder, encoder.calibration)
+    report = router.fit([*pairs, *((f"sing number {i}", None) for i in range(8))])
+    router.save(tmp_path / "router.npz")
+    again = IntentRouter(encoder, encoder.calibration)
+    again.restore(tmp_path / "router.npz")
+    assert again.report == report
+    for text in ("paint the fence", "polish it", "sing number 9"):
+        before, after = router.route(text), again.route(text)
+        assert before.domain == after.domain
+        assert abs(before.confidence - after.confidence) < 0.01
 
 
 def test_many_examples_are_held_out_in_part() -> None:
