@@ -20,6 +20,7 @@ TOUR = (
     ("Support", "How long is the warranty on my device?"),
     ("Technical", "How many API requests a minute are allowed?"),
     ("None of them", "What's the weather on Mars?"),
+    ("Not in the documents", "What will the Saver Pot rate be two years from now?"),
     ("Two knowledge bases", "How do I make a complaint, and when must I get the final answer?"),
 )
 
@@ -60,7 +61,7 @@ def ask(
 
 
 def tour(as_json: Json = False) -> None:
-    """Ask one question for each domain, one that fits none, and one that two knowledge bases answer together."""
+    """Ask one question for each domain, one that fits none, one the documents do not answer, one that two knowledge bases answer together."""
     from mdsa_local.settings import Settings
 
     with opened(Settings.load()) as orchestrator:

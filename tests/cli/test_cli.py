@@ -206,3 +206,17 @@ def test_answering_opens_no_socket(product: TinyBERTOrchestrator) -> None:
     ran = subprocess.run([sys.executable, "-c", OFFLINE], capture_output=True, timeout=300)
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout)["domain"] == "finance"
+
+
+def test_the_tour_answers_cites_and_declines(product: TinyBERTOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = inside(capsys, "tour", "--json")
+    assert code == 0
+    *domains, nowhere, unanswered, both = json.loads(out)
+    told = {"finance": '"Charged twice"', "medical": "4,000 mg", "support": "24 months", "technical": "120 requests"}
+    for answer, (domain, fact) in zip(domains, told.items(), strict=True):
+        assert (answer["domain"], answer["status"]) == (domain, "success")
+        assert fact in answer["response"]
+        assert f"[{answer['citations'][0]['number']}]" in answer["response"]
+    assert (nowhere["domain"], nowhere["status"]) == (None, "abstained")
+    assert (unanswered["domain"], unanswered["status"]) == ("finance", "not_found")
+    assert {citation["knowledge_base"] for citation in both["citations"]} == {"global", both["domain"]}
