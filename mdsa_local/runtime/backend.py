@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 from mdsa_local.domains.config import Generation
 from mdsa_local.errors import InputError, UnknownNameError
@@ -16,8 +16,17 @@ Reason = Literal["stop", "length", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A tool that a model asks to have run. ``id`` is empty where the runtime gives none."""
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation. ``role`` is ``system``, ``user`` or ``assistant``."""
+    """One turn of a conversation. ``role`` is ``system``, ``user``, ``assistant`` or ``tool``."""
 
     role: str
     content: str
@@ -25,11 +34,16 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The end of a stream. ``reason`` is ``stop`` (the model or a stop string ended it), ``length`` (no tokens left) or ``cancelled``."""
+    """The end of a stream. ``reason`` is ``stop`` (the model or a stop string ended it), ``length`` (no tokens left) or ``cancelled``.
+
+    ``tool_calls`` and ``thinking`` (what the model wrote before its answer) come from runtimes that tell them apart from the text.
+    """
 
     reason: Reason
     prompt_tokens: int
     tokens_generated: int
+    tool_calls: tuple[ToolCall, ...] = ()
+    thinking: str = ""
 
 
 class Backend(Protocol):
