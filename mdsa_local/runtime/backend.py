@@ -96,6 +96,7 @@ class BackendModule(Protocol):
 BACKENDS = {
     "gguf": "mdsa_local.runtime.llamacpp",
     "ollama": "mdsa_local.runtime.ollama",
+    "openai": "mdsa_local.runtime.openai",
 }
 
 

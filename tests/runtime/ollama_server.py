@@ -44,6 +44,22 @@ class JsonHandler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         """Keep the test output clean."""
 
+    def do_GET(self) -> None:
+        """See :meth:`get`."""
+        self.get()
+
+    def do_POST(self) -> None:
+        """See :meth:`post`."""
+        self.post()
+
+    def get(self) -> None:
+        """What a subclass answers to GET."""
+        raise NotImplementedError
+
+    def post(self) -> None:
+        """What a subclass answers to POST."""
+        raise NotImplementedError
+
     def body(self) -> dict[str, Any]:
         """The request's JSON, remembered."""
         found = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -80,7 +96,7 @@ class JsonHandler(BaseHTTPRequestHandler):
 class OllamaHandler(JsonHandler):
     """Answers ``/api/version``, ``/api/tags``, ``/api/ps``, ``/api/show`` and ``/api/chat``."""
 
-    def do_GET(self) -> None:
+    def get(self) -> None:
         """What the daemon is and has: one running model with a context of 2048."""
         self.server.calls.append((self.path, {}))
         names = [{"name": name, "model": name, "size": 10**9} for name in ("llama3.2:1b", "nano")]
@@ -91,7 +107,7 @@ class OllamaHandler(JsonHandler):
         }
         self.json(200, answers[self.path]) if self.path in answers else self.json(404, {"error": "not found"})
 
-    def do_POST(self) -> None:
+    def post(self) -> None:
         """``/api/show`` and ``/api/chat``."""
         body = self.body()
         kind = body["model"].partition(":")[0]
