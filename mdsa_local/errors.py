@@ -11,7 +11,8 @@
     │   └── ModelMemoryError     it does not fit the memory budget
     ├── BackendError             a runtime failed
     │   ├── BackendUnavailableError   not installed, not running, or not reachable
-    │   └── BackendTimeoutError       did not answer in time
+    │   ├── BackendTimeoutError       did not answer in time
+    │   └── InvalidOutputError        answered what does not follow the schema, twice
     ├── DependencyError          an optional package is missing; says how to install it
     └── StorageError             the disk: read-only, full, locked or damaged
 
@@ -114,6 +115,10 @@ class BackendTimeoutError(BackendError):
     """The runtime did not answer in time."""
 
     status, retryable = 504, True
+
+
+class InvalidOutputError(BackendError):
+    """The model's answer does not follow the schema, and neither does the second one."""
 
 
 class DependencyError(MDSAError):

@@ -19,6 +19,7 @@ from mdsa_local.runtime.chat_template import render
 from mdsa_local.runtime.gguf import memory_estimate_bytes, read_gguf
 from mdsa_local.runtime.native import BATCH_TOKENS, Model
 from mdsa_local.runtime.stopping import StopFilter
+from mdsa_local.runtime.structured import constrained_by_grammar
 from mdsa_local.settings import Settings
 
 MAX_CONTEXT_TOKENS = 8192
@@ -62,6 +63,7 @@ class LlamaCppBackend:
     def stream(self, messages: Sequence[Message], generation: Generation, *, deadline_s: float) -> Iterator[str | Finished]:
         """See :class:`~mdsa_local.runtime.backend.Backend`. A second stream waits for the first to end, at most until its own deadline."""
         deadline = time.monotonic() + deadline_s
+        generation = constrained_by_grammar(generation)
         with self._owned(deadline):
             prompt = self._prompt(messages)
             if len(prompt) + 1 > self.n_context_tokens:
