@@ -97,6 +97,7 @@ BACKENDS = {
     "gguf": "mdsa_local.runtime.llamacpp",
     "ollama": "mdsa_local.runtime.ollama",
     "openai": "mdsa_local.runtime.openai",
+    "transformers": "mdsa_local.runtime.transformers",
 }
 
 
