@@ -6,7 +6,7 @@ import re
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from mdsa_local.domains.config import Generation
@@ -23,7 +23,7 @@ from mdsa_local.errors import (
     ModelNotFoundError,
 )
 from mdsa_local.runtime.backend import Finished, Message, Reason, ToolCall
-from mdsa_local.runtime.wire import Wires, estimated_tokens, is_loopback, limits, timeout
+from mdsa_local.runtime.wire import Wires, as_json, estimated_tokens, is_loopback, limits, timeout
 from mdsa_local.settings import Settings
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class OllamaBackend:
     def _request(self, messages: Sequence[Message], options: Mapping[str, Any]) -> dict[str, Any]:
         return {
             "model": self.name,
-            "messages": [asdict(message) for message in messages],
+            "messages": as_json(messages),
             "options": dict(options),
             "keep_alive": self._keep_alive,
             "stream": True,

@@ -7,7 +7,7 @@ import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mdsa_local.domains.config import Generation
@@ -22,7 +22,7 @@ from mdsa_local.errors import (
     ModelNotFoundError,
 )
 from mdsa_local.runtime.backend import Finished, Message, Reason, ToolCall
-from mdsa_local.runtime.wire import Wires, estimated_tokens, is_loopback, limits, timeout
+from mdsa_local.runtime.wire import Wires, as_json, estimated_tokens, is_loopback, limits, timeout
 from mdsa_local.settings import Settings
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class OpenAIBackend:
 
     def stream(self, messages: Sequence[Message], generation: Generation, *, deadline_s: float) -> Iterator[str | Finished]:
         """See :class:`~mdsa_local.runtime.backend.Backend`. A server that falls silent is given up at ``deadline_s`` at the latest."""
-        request = {"model": self.name, "messages": [asdict(message) for message in messages], **parameters(generation)}
+        request = {"model": self.name, "messages": as_json(messages), **parameters(generation)}
         if not self._refuses and (tokens := self.count_tokens(messages)) > self.n_context_tokens:
             raise ContextOverflowError(
                 f"the prompt may have {tokens} tokens; {self.name} has room for {self.n_context_tokens}",

@@ -122,7 +122,8 @@ class TransformersBackend:
         shown = [Message(message.role, self._control.sub(lambda found: f"{found[0][0]} {found[0][1:]}", message.content)) for message in messages]
         bos, eos = str(self._tokenizer.bos_token or ""), str(self._tokenizer.eos_token or "")
         text = render(self._tokenizer.get_chat_template(), shown, bos=bos, eos=eos, source=str(self._folder))
-        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        # Half a character, which the tokenizer does not take, becomes a question mark as it does in llama.cpp.
+        return list(self._tokenizer(text.encode("utf-8", "replace").decode(), add_special_tokens=False)["input_ids"])
 
     def _decode(self, prompt: list[int], generation: Generation, follower: Follower | None, deadline: float) -> Iterator[str | Finished]:
         limit = min(generation.max_tokens, self.n_context_tokens - len(prompt))

@@ -105,6 +105,11 @@ def timeout(read_s: float) -> httpx.Timeout:
     return httpx.Timeout(read_s, connect=min(CONNECT_TIMEOUT_S, read_s))
 
 
+def as_json(messages: Sequence[Message]) -> list[dict[str, str]]:
+    """Messages for a request's body. Half a character, which UTF-8 cannot hold, becomes a question mark as it does in llama.cpp."""
+    return [{"role": message.role, "content": message.content.encode("utf-8", "replace").decode()} for message in messages]
+
+
 def estimated_tokens(messages: Sequence[Message]) -> int:
     """An estimate for servers without a tokenizer to ask: a third of the UTF-8 bytes and 8 a message. It errs high on ordinary text."""
     return sum(TOKENS_PER_MESSAGE + math.ceil(len(message.content.encode("utf-8", "replace")) / BYTES_PER_TOKEN) for message in messages)
