@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import BufferedRandom
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urljoin, urlsplit
 
 from mdsa_local.errors import BackendError, BackendTimeoutError, BackendUnavailableError, InputError, ModelFileError, ModelNotFoundError, StorageError
@@ -109,7 +110,7 @@ class Fetcher:
             _note_of(partial).unlink()
         return target
 
-    def _fill(self, file: IO[bytes], remote: Remote, start: int, progress: Progress) -> None:
+    def _fill(self, file: BufferedRandom, remote: Remote, start: int, progress: Progress) -> None:
         done, connections = start, 0
         while done < remote.size_bytes:
             before, connections = done, connections + 1
@@ -127,7 +128,7 @@ class Fetcher:
             if done < remote.size_bytes:
                 time.sleep(min(0.1 * connections, 2.0))
 
-    def _chunks(self, file: IO[bytes], remote: Remote, start: int) -> Iterator[int]:
+    def _chunks(self, file: BufferedRandom, remote: Remote, start: int) -> Iterator[int]:
         """Append what the server sends from byte ``start`` on; the length of the file after each chunk."""
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
         with self._following("GET", remote.url, headers) as (response, _):
@@ -250,7 +251,7 @@ def forget(partial: Path) -> None:
 
 
 @contextmanager
-def only_one(file: IO[bytes], target: Path) -> Iterator[None]:
+def only_one(file: BufferedRandom, target: Path) -> Iterator[None]:
     """Hold a lock on an open file; the system lets it go when the process ends, however it ends. Raises :class:`InputError` when another has it."""
     try:
         if sys.platform == "win32":
@@ -271,7 +272,7 @@ def _note_of(partial: Path) -> Path:
     return partial.with_name(f"{partial.name}.json")
 
 
-def _kept(partial: Path, file: IO[bytes], remote: Remote) -> int:
+def _kept(partial: Path, file: BufferedRandom, remote: Remote) -> int:
     """How much of the partial file belongs to this very file; the rest is cut off."""
     note = _note_of(partial)
     belongs: dict[str, Any] = {"size_bytes": remote.size_bytes, "version": remote.version}
@@ -284,7 +285,7 @@ def _kept(partial: Path, file: IO[bytes], remote: Remote) -> int:
     return 0
 
 
-def _verify(file: IO[bytes], remote: Remote, target: Path) -> None:
+def _verify(file: BufferedRandom, remote: Remote, target: Path) -> None:
     size = file.seek(0, os.SEEK_END)
     if size != remote.size_bytes:
         raise ModelFileError(f"{target}: {size} bytes came, {remote.size_bytes} were announced", "Run it again.")
