@@ -61,6 +61,7 @@ class Settings(BaseModel):
     )
     ollama_api_key: SecretStr = Field(SecretStr(""), description="key for an Ollama that wants one")
     openai_api_key: SecretStr = Field(SecretStr(""), description="key for OpenAI-compatible servers that want one")
+    hub_url: str = Field("https://huggingface.co", description="where `mdsa models pull` fetches from; nothing else uses it")
     request_timeout_s: float = Field(120.0, gt=0, description="longest wait for a runtime, in seconds")
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
@@ -106,6 +106,21 @@ def backend_module(scheme: str) -> BackendModule:
     if scheme not in BACKENDS:
         raise UnknownNameError.among("model scheme", scheme, BACKENDS)
     return cast(BackendModule, importlib.import_module(BACKENDS[scheme]))
+
+
+# What every backend follows.
+SAMPLING = frozenset({"max_tokens", "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "stop"})
+
+
+def refuse_unsupported(generation: Generation, supported: Collection[str], runtime: str) -> None:
+    """Raise :class:`InputError` for settings beyond :data:`SAMPLING` and ``supported`` that are not at their default: none is ignored in silence."""
+    fields = type(generation).model_fields
+    asked = [name for name in fields if name not in SAMPLING and name not in supported and getattr(generation, name) != fields[name].default]
+    if asked:
+        raise InputError(
+            f"{runtime} cannot follow {', '.join(asked)}",
+            f"Remove {'it' if len(asked) == 1 else 'them'} from the generation settings, or use a GGUF file.",
+        )
 
 
 def parse_reference(ref: str) -> Reference:

@@ -101,6 +101,10 @@ class Fetcher:
         except ModelFileError:
             forget(partial)
             raise
+        except BackendError:
+            if not partial.stat().st_size:
+                forget(partial)
+            raise
         except OSError as error:
             raise StorageError(
                 f"cannot write {partial}: {error.strerror or error}", "Free some space; what is there is kept, so run it again."

@@ -22,7 +22,7 @@ from mdsa_local.errors import (
     ModelMemoryError,
     ModelNotFoundError,
 )
-from mdsa_local.runtime.backend import Finished, Message, Reason, ToolCall
+from mdsa_local.runtime.backend import Finished, Message, Reason, ToolCall, refuse_unsupported
 from mdsa_local.runtime.wire import Wires, as_json, estimated_tokens, is_loopback, limits, timeout
 from mdsa_local.settings import Settings
 
@@ -281,11 +281,7 @@ def seconds_if_number(keep_alive: str | float) -> str | float:
 
 def sampling(generation: Generation) -> dict[str, Any]:
     """Ollama's names for sampling options. None of them makes the daemon load the model again."""
-    if generation.grammar or generation.refusal or generation.choices:
-        raise InputError(
-            "Ollama cannot follow a grammar or weigh answers",
-            "Remove `grammar`, `choices` and `refusal` from the generation settings, or use a GGUF file.",
-        )
+    refuse_unsupported(generation, ("json_schema", "tools", "think"), "Ollama")
     options = {
         "num_predict": generation.max_tokens,
         "temperature": generation.temperature,

@@ -21,7 +21,7 @@ from mdsa_local.errors import (
     MDSAError,
     ModelNotFoundError,
 )
-from mdsa_local.runtime.backend import Finished, Message, Reason, ToolCall
+from mdsa_local.runtime.backend import Finished, Message, Reason, ToolCall, refuse_unsupported
 from mdsa_local.runtime.wire import Wires, as_json, estimated_tokens, is_loopback, limits, timeout
 from mdsa_local.settings import Settings
 
@@ -233,11 +233,7 @@ def arguments(text: str) -> dict[str, Any]:
 
 def parameters(generation: Generation) -> dict[str, Any]:
     """OpenAI's names for the settings, and those that llama-server, vLLM and LM Studio add to them."""
-    if generation.grammar or generation.refusal or generation.choices:
-        raise InputError(
-            "OpenAI-compatible servers cannot follow a grammar or weigh answers",
-            "Remove `grammar`, `choices` and `refusal` from the generation settings, or use a GGUF file.",
-        )
+    refuse_unsupported(generation, ("json_schema", "tools", "think"), "an OpenAI-compatible server")
     found: dict[str, Any] = {
         "stream": True,
         "stream_options": {"include_usage": True},

@@ -102,8 +102,8 @@ def instructed(messages: Sequence[Message], schema: Mapping[str, Any]) -> list[M
 
 def constrained_by_grammar(generation: Generation) -> Generation:
     """For llama.cpp: the settings with the schema as a grammar. Raises :class:`InputError` for what the in-process engine cannot do."""
-    if generation.tools or generation.think:
-        raise InputError("models in this process neither call tools nor think apart", "Remove `tools` and `think` from the generation settings.")
+    if asked := [name for name in ("tools", "think") if getattr(generation, name)]:
+        raise InputError(f"models in this process cannot follow {' and '.join(asked)}", "Remove it from the generation settings.")
     if generation.json_schema is None:
         return generation
     if generation.grammar or generation.choices or generation.refusal:

@@ -25,7 +25,7 @@ from mdsa_local.errors import (
     ModelMemoryError,
     ModelNotFoundError,
 )
-from mdsa_local.runtime.backend import Finished, Message, Reason
+from mdsa_local.runtime.backend import Finished, Message, Reason, refuse_unsupported
 from mdsa_local.runtime.chat_template import render
 from mdsa_local.runtime.grammar import Follower
 from mdsa_local.runtime.schema_grammar import schema_rules
@@ -82,7 +82,7 @@ class TransformersBackend:
     def stream(self, messages: Sequence[Message], generation: Generation, *, deadline_s: float) -> Iterator[str | Finished]:
         """See :class:`~mdsa_local.runtime.backend.Backend`. A second stream waits for the first to end, at most until its own deadline."""
         deadline = time.monotonic() + deadline_s
-        refuse_unknown(generation)
+        refuse_unsupported(generation, ("json_schema",), "transformers")
         follower = None if generation.json_schema is None else Follower(schema_rules(generation.json_schema))
         if not self._owner.acquire(timeout=min(max(0.0, deadline_s), threading.TIMEOUT_MAX)):
             raise BackendTimeoutError(f"{self.name} was busy with another request until the deadline", "Ask again, or raise request_timeout_s.")
@@ -293,13 +293,6 @@ def quantized(transformers: Any, quantization: Quantization, device: str) -> dic
     four = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.bfloat16}
     config = transformers.BitsAndBytesConfig(**(four if quantization == "int4" else {"load_in_8bit": True}))
     return {"quantization_config": config, "device_map": {"": 0}}
-
-
-def refuse_unknown(generation: Generation) -> None:
-    """Raise :class:`InputError` for settings that this backend cannot follow."""
-    asked = [name for name in ("grammar", "choices", "refusal", "tools", "think") if getattr(generation, name)]
-    if asked:
-        raise InputError(f"transformers cannot follow {', '.join(asked)}", "Remove it from the generation settings, or use a GGUF file.")
 
 
 def split_target(target: str) -> tuple[str, Quantization]:

@@ -22,7 +22,7 @@ class Handler(BaseHTTPRequestHandler):
         """What a hub says before it redirects to the storage."""
         self._note()
         kind, size = self._kind(), len(self.server.content)
-        if kind == "absent":
+        if kind == "absent" or self.server.absent:
             self._head(404, {})
         elif kind == "gated":
             self._head(200 if self.headers.get("Authorization") == "Bearer secret" else 401, {"Content-Length": str(size)} | self._linked(size))
@@ -110,6 +110,7 @@ class Server(ThreadingHTTPServer):
         self.sha256 = hashlib.sha256(content).hexdigest()
         self.calls: list[tuple[str, str, str, str]] = []
         self.sends: list[int] = []
+        self.absent = False
         self.released = threading.Event()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
