@@ -336,3 +336,14 @@ def open_backend(target: str, name: str, settings: Settings) -> OllamaBackend:
         backend.close()
         raise
     return backend
+
+
+def survey(settings: Settings, timeout_s: float) -> tuple[str, dict[str, int]]:
+    """A daemon's version, and its models with their sizes in bytes. Raises :class:`BackendError`."""
+    daemon = OllamaBackend("any", settings.ollama_base_url, timeout_s, api_key=settings.ollama_api_key.get_secret_value())
+    try:
+        version = str(daemon._get("/api/version").get("version", "unknown"))
+        models = daemon._get("/api/tags").get("models") or []
+        return version, {str(model["model"]): int(model.get("size") or 0) for model in models if model.get("model")}
+    finally:
+        daemon.close()
