@@ -181,7 +181,7 @@ def _model(ref: str, where: str, manager: Any, settings: Settings) -> Iterator[F
 
     target = manager.resolve(ref)
     if not isinstance(target, Path):
-        yield Finding("models", "ok", f"{where}: {ref}, in another program", facts={"ref": ref})
+        yield Finding("models", "ok", f"{where}: {ref}, by {target.scheme}", facts={"ref": ref})
         return
     needed = llamacpp.estimate_bytes(str(target), settings)
     facts = {"ref": ref, "path": str(target), "memory_bytes": needed}

@@ -252,7 +252,7 @@ def pull(
         offer, variant = find_offer(_catalogue(), ref)
         file, facts = shelf.HubFile(offer.repository, "main", offer.files[variant].file), {"licence": offer.licence, "description": offer.good_for}
         name = name or ref.partition(":")[0]
-    hosts = (*shelf.HUB_STORAGE, *(allow_host or ())) if settings.hub_url == Settings.model_fields["hub_url"].default else tuple(allow_host or ())
+    hosts = (*shelf.storage_hosts(settings.hub_url), *(allow_host or ()))
     with Fetcher(settings.hub_url, os.environ.get("HF_TOKEN", ""), hosts) as fetcher:
         model = shelf.pull(
             file, name, variant, settings, fetcher, facts=facts, sha256=sha256, anyway=anyway, progress=_downloading(f"{name}-{variant}")

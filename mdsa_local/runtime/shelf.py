@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -23,8 +24,6 @@ from mdsa_local.runtime.gguf import GGUFInfo, read_gguf
 from mdsa_local.runtime.residency import describe_bytes
 from mdsa_local.settings import Settings, read_yaml, storage_error
 
-# Where huggingface.co keeps large files.
-HUB_STORAGE = (".huggingface.co", ".hf.co")
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 # llama_ftype of llama.h.
 QUANTIZATIONS = {"Q4_0": 2, "Q8_0": 7, "Q4_K_M": 15, "Q5_K_M": 17}
@@ -59,6 +58,11 @@ class HubFile:
     def file_name(self) -> str:
         """Without folders."""
         return self.path.rpartition("/")[2]
+
+
+def storage_hosts(hub_url: str) -> tuple[str, ...]:
+    """Where a hub keeps large files, beside itself, as :class:`~mdsa_local.runtime.download.Fetcher` takes it; known of huggingface.co alone."""
+    return (".huggingface.co", ".hf.co") if urlsplit(hub_url).hostname == "huggingface.co" else ()
 
 
 def pull(

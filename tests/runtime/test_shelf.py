@@ -134,6 +134,11 @@ def test_what_is_no_reference(ref: str) -> None:
         HubFile.parse(ref)
 
 
+def test_storage_is_only_known_of_the_real_hub() -> None:
+    assert shelf.storage_hosts("https://huggingface.co/") == (".huggingface.co", ".hf.co")
+    assert shelf.storage_hosts("https://huggingface.co.example.com") == shelf.storage_hosts("http://127.0.0.1:1") == ()
+
+
 def test_names_from_files() -> None:
     assert plain_name("Qwen2.5-0.5B-Instruct-Q4_K_M.gguf") == "qwen2.5-0.5b-instruct"
     assert plain_name("Some Model (v2).f16.gguf") == "some-model-v2"
