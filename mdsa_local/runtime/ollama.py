@@ -239,7 +239,7 @@ def answer(name: str, parts: Iterator[ChatResponse]) -> Iterator[str | Finished]
             yield part.message.content
         if part.done:
             reason: Reason = "length" if part.done_reason == "length" else "stop"
-            yield Finished(reason, part.prompt_eval_count or 0, part.eval_count or 0, tuple(calls), "".join(thinking))
+            yield Finished(reason, part.prompt_eval_count or 0, part.eval_count or 0, tool_calls=tuple(calls), thinking="".join(thinking))
             return
     raise BackendError(f"Ollama's answer from {name} broke off before its end", "Ask again; see the log of `ollama serve` when it repeats.")
 

@@ -220,7 +220,7 @@ class _Said:
         """The end. A server that counts no tokens sends one an event, which are counted in their place."""
         calls = tuple(ToolCall(call["name"], arguments(call["arguments"]), call["id"]) for _, call in sorted(self.calls.items()))
         prompt, made = self.usage.get("prompt_tokens", 0), self.usage.get("completion_tokens", self.pieces)
-        return Finished(self.reason or "stop", prompt, made, calls, "".join(self.thinking))
+        return Finished(self.reason or "stop", prompt, made, tool_calls=calls, thinking="".join(self.thinking))
 
 
 def arguments(text: str) -> dict[str, Any]:
