@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from mdsa_local.cli.output import Json, counts, document, line
+from mdsa_local.cli.output import Json, counts, document, line, note
 from mdsa_local.errors import DependencyError, InputError
 
 app = typer.Typer(no_args_is_help=True, help="Measure the router, and teach it.")
@@ -161,6 +162,10 @@ def evaluate(
     else:
         router = IntentRouter()
         router.fit(read_pairs(fit))
+    unknown = Counter(name for _, name in pairs if name is not None and name not in router.domains)
+    if unknown:
+        listed = ", ".join(f"{name} ({n})" for name, n in unknown.most_common())
+        note(f"warning: these domains are not registered, so their questions cannot be right: {listed}. Known: {', '.join(router.domains)}.")
     result = measure(router, pairs)
     if plot is not None:
         from mdsa_local.routing.plots import draw
