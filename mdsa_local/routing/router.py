@@ -363,13 +363,13 @@ class IntentRouter:
         names, classifier = now.index.names, self._classifier
         if not names:
             return Scored((), np.zeros((len(texts), 0)), np.zeros(len(texts)))
+        found = self._by_vectors(now, encode(texts))
         if classifier is None:
-            return self._by_vectors(now, encode(texts))
-        known, told = classifier.knows(names), classifier.shares(texts, names)
-        if not known.all():
-            # The classifier was never shown these: how likely each is say the vectors, and the rest is the classifier's to divide.
-            other = np.where(known, 0.0, self._by_vectors(now, encode(texts)).scores)
-            told = told * (1 - other.sum(axis=1, keepdims=True)) + other
+            return found
+        # A classifier is sure of what it was never shown, too. Whether a question belongs anywhere, and how likely the domains are that have
+        # no label, say the vectors; what they leave is the classifier's to divide.
+        other = np.where(classifier.knows(names), 0.0, found.scores)
+        told = (found.scope - other.sum(axis=1))[:, None] * classifier.shares(texts, names) + other
         return Scored(names, told, told.sum(axis=1))
 
     @staticmethod
