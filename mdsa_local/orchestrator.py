@@ -116,7 +116,8 @@ class TinyBERTOrchestrator:
         given = self.settings.model_fields_set
         accept, ask = (getattr(self.settings, name) if name in given else None for name in ("confidence_threshold", "use_reasoning_threshold"))
         router = IntentRouter(self.encoder, self.encoder.calibration, accept, ask, self.settings.home / "cache" / "anchors", background=True)
-        if self.settings.router_file.is_file() and not self._degraded:
+        trained = getattr(self.encoder, "classifier", None) is not None
+        if self.settings.router_file.is_file() and not self._degraded and not trained:
             try:
                 router.restore(self.settings.router_file, self.registry)
                 return router

@@ -18,7 +18,10 @@ NETWORK = (
     "pip could not reach the package index. The first set-up needs the network once; nothing after that does.\n"
     "Connect (behind a proxy: set HTTPS_PROXY), then run this again."
 )
-DISK = "The disk is full. A set-up needs about 1.5 GB in this checkout, and some in the temporary folder. Free some space, then run this again."
+DISK = (
+    "The disk is full. A set-up needs about 1.5 GB in this checkout, 4 GB with the developer tools, and some in the temporary folder. "
+    "Free some space, then run this again."
+)
 MEMORY = (
     "The compiler ran out of memory. Close other programs or compile one file at a time (environment variable CMAKE_BUILD_PARALLEL_LEVEL=1), "
     "then run this again."

@@ -39,7 +39,8 @@ def test_its_commands_exist(command: str, capsys: pytest.CaptureFixture[str]) ->
 
 def test_every_command_and_setting_is_in_it() -> None:
     assert {f"models {name}" for name in ("list", "show", "fit", "pull", "add", "rm", "quantize")} | {"doctor"} <= set(COMMANDS)
-    assert {"ask", "route", "tour", "kb add", "kb list", "kb search", "kb sync", "router eval", "domains list", "bench"} <= set(COMMANDS)
+    wanted = {"ask", "route", "tour", "kb add", "kb list", "kb search", "kb sync", "router eval", "router export", "domains list", "bench"}
+    assert wanted <= set(COMMANDS)
     for name in Settings.model_fields:
         assert f"`{name}`" in README or name == "home", name
 

@@ -40,10 +40,11 @@ def check(as_json: Json = False) -> None:
         found = orchestrator.router.collisions()
         bare = [domain.name for domain in orchestrator.registry if not domain.examples]
         total = orchestrator.router.n_examples
+        sizes = {domain.name: len(domain.examples) for domain in orchestrator.registry}
     pairs = Counter((c.domain, c.other) for c in found)
     if as_json:
         collisions = [{"domain": c.domain, "text": c.text, "other": c.other, "own": round(c.own, 4), "others": round(c.others, 4)} for c in found]
-        overlaps = [{"domain": a, "other": b, "examples": n} for (a, b), n in pairs.most_common()]
+        overlaps = [{"domain": a, "other": b, "examples": n, "of": sizes[a]} for (a, b), n in pairs.most_common()]
         document({"examples": total, "overlaps": overlaps, "collisions": collisions, "without_examples": bare})
         return
     for name in bare:
@@ -52,6 +53,6 @@ def check(as_json: Json = False) -> None:
         line(f"no overlap among {total} examples")
         return
     line(f"{len(found)} of {total} examples lie nearer to another domain:")
-    table([(a, b, str(n)) for (a, b), n in pairs.most_common()], ("domain", "taken for", "examples"))
+    table([(a, b, f"{n} of {sizes[a]}") for (a, b), n in pairs.most_common()], ("domain", "taken for", "examples"))
     line()
     table([(c.domain, c.other, f"{c.own:.2f}", f"{c.others:.2f}", c.text) for c in found[:20]], ("domain", "taken for", "own", "other", "example"))

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from mdsa_local.cli.output import Json, counts, document, line
-from mdsa_local.errors import InputError
+from mdsa_local.cli.output import Json, counts, document, line, note
+from mdsa_local.errors import DependencyError, InputError
 
 app = typer.Typer(no_args_is_help=True, help="Measure the router, and teach it.")
+
+
+class Quantize(StrEnum):
+    """How an exported model's weights are kept."""
+
+    int8 = "int8"
+    none = "none"
+
+
 Pairs = list[tuple[str, str | None]]
 EXPECTED = 'Write lines like {"text": "...", "domain": "finance"}; domain null for out of scope.'
 
@@ -91,6 +102,47 @@ def fit(
         line(f"{key.replace('_', ' '):<22} {value}")
 
 
+@app.command("export")
+def export(
+    model: Annotated[str, typer.Option("--model", help="A folder, or a name on the hub, of an encoder or a sequence classifier.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write; a bare name means one in $MDSA_HOME/models.")],
+    quantize: Annotated[Quantize, typer.Option("--quantize", help="Weights in INT8, or none: as they are.")] = Quantize.int8,
+    encoder: Annotated[str, typer.Option("--encoder", help="Of a classifier: the encoder that makes vectors beside it.")] = "tinybert",
+    labels: Annotated[str, typer.Option("--labels", help="Of a classifier that does not name them: its classes in order, a,b,c.")] = "",
+    calibrate: Annotated[Path | None, typer.Option("--calibrate", help="Of a classifier: JSON lines that it has not seen.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a routing model of any BERT-like Hugging Face encoder or of a fine-tuned sequence classifier.
+
+    What is written was compared with torch; the figures, checksums and calibration are in its model.yaml. A name on the hub is fetched from
+    there; a folder needs no network. Needs the extra train.
+    """
+    from mdsa_local.settings import Settings
+
+    settings = Settings.load()
+    bare = not out.is_absolute() and len(out.parts) == 1
+    folder = settings.home / "models" / out if bare else out.expanduser().absolute()
+    try:
+        from mdsa_local.training.export_router import export as convert
+    except ModuleNotFoundError as error:
+        if error.name and error.name.startswith("mdsa_local"):
+            raise
+        raise DependencyError(f"exporting needs {error.name}", 'Install it with: pip install "mdsa-local[train]"') from None
+    named = [label.strip() for label in labels.split(",") if label.strip()]
+    pairs = read_pairs(calibrate) if calibrate else []
+    done = convert(model, folder, quantize=quantize.value, encoder=encoder, labels=named, calibration=pairs, settings=settings)
+    line_of_config = f"encoder: {folder.name if folder.parent in settings.model_dirs else folder}"
+    if as_json:
+        document({"folder": str(folder), "config": line_of_config, **done.card})
+        return
+    for key, value in done.card.items():
+        if key not in ("made", "files", "architecture"):
+            line(f"{key:<14} {value}")
+    line(f"{'size':<14} {done.card['files']['model.onnx']['size_bytes'] / 1e6:.1f} MB")
+    line(f"written to {folder}; to use it, put into {settings.home / 'config.yaml'}:")
+    line(line_of_config)
+
+
 @app.command("eval")
 def evaluate(
     file: Annotated[Path, typer.Argument(help='JSON lines {"text", "domain"}; domain null for out of scope.')],
@@ -110,6 +162,10 @@ def evaluate(
     else:
         router = IntentRouter()
         router.fit(read_pairs(fit))
+    unknown = Counter(name for _, name in pairs if name is not None and name not in router.domains)
+    if unknown:
+        listed = ", ".join(f"{name} ({n})" for name, n in unknown.most_common())
+        note(f"warning: these domains are not registered, so their questions cannot be right: {listed}. Known: {', '.join(router.domains)}.")
     result = measure(router, pairs)
     if plot is not None:
         from mdsa_local.routing.plots import draw

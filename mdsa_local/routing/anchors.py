@@ -23,6 +23,8 @@ ENOUGH = 20
 SOFTNESS = 0.08
 # Rows of similarities held in memory at once.
 CHUNK = 500
+# Up to this many questions are multiplied without the BLAS library.
+FEW = 4
 
 
 class TextEncoder(Protocol):
@@ -56,6 +58,20 @@ class Anchors:
         return self.vectors[[i for i, kind in enumerate(self.kinds) if kind == "example"]]
 
 
+def cosines(vectors: Floats, matrix: Floats) -> Floats:
+    """``(n, d)`` and ``(m, d)``, unit length, to ``(n, m)``.
+
+    OpenBLAS shares even one question's product out among threads, and waits a time slice of the system, 8 ms here, for each that another
+    process keeps from running; on one thread the product is bound by memory, and numpy's own loop is as fast.
+    """
+    if len(vectors) > FEW:
+        return vectors @ matrix.T
+    out: Floats = np.empty((len(vectors), len(matrix)), np.float32)
+    for vector, row in zip(vectors, out, strict=True):
+        np.einsum("ij,j->i", matrix, vector, out=row)
+    return out
+
+
 def anchor_texts(domain: DomainConfig) -> list[tuple[str, str]]:
     """``(text, kind)``: a domain's examples; while it has few, also its keywords, description and name."""
     examples = [(text, "example") for text in domain.examples]
@@ -84,7 +100,9 @@ class Index:
         if len(vectors) > CHUNK:
             parts = range(0, len(vectors), CHUNK)
             return np.concatenate([self.evidence(vectors[i : i + CHUNK], None if own is None else own[i : i + CHUNK]) for i in parts])
-        weights = np.exp((vectors @ self._matrix.T) * np.float32(1 / SOFTNESS))
+        weights = cosines(vectors, self._matrix)
+        weights *= np.float32(1 / SOFTNESS)
+        np.exp(weights, out=weights)
         counts = np.broadcast_to(self.counts, (len(vectors), len(self.names))).astype(np.float32)
         if own is not None:
             rows = np.flatnonzero(own >= 0)
@@ -100,7 +118,7 @@ class Index:
     def nearest(self, vector: Floats, name: str, n: int) -> list[tuple[str, str, float]]:
         """The ``n`` anchors of domain ``name`` nearest to ``(d,)``: text, kind and cosine, nearest first."""
         mine = self.anchors[name]
-        similarity = mine.vectors @ vector
+        similarity = cosines(vector[None, :], mine.vectors)[0]
         return [(mine.texts[i], mine.kinds[i], float(similarity[i])) for i in np.argsort(-similarity)[:n]]
 
     @cached_property

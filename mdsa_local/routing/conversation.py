@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
-from mdsa_local.routing.anchors import Floats, TextEncoder
 from mdsa_local.routing.fitting import Thresholds
 from mdsa_local.types import Route
 
@@ -56,23 +55,14 @@ def leaning(text: str) -> Leaning:
     return Leaning(bool(LEANING.match(body)), sum(word in POINTING for word in words), len(content))
 
 
-def route(
-    text: str,
-    previous: str,
-    alone: Route,
-    vector: Floats,
-    encoder: TextEncoder,
-    route_vector: Callable[[str, Floats], Route],
-    thresholds: Thresholds,
-) -> tuple[Route, Floats]:
-    """The route of ``text`` after ``previous``, and the vector it was found by; ``alone`` and ``vector`` are those of ``text`` by itself."""
-    both = f"{previous.rstrip()} {text}"
-    before, joined = encoder.encode([previous, both])
-    earlier = route_vector(previous, before)
+def route(text: str, previous: str, alone: Route, routes: Callable[[list[str]], list[Route]], thresholds: Thresholds) -> tuple[Route, str]:
+    """The route of ``text`` after ``previous``, and the text it was found by; ``alone`` is that of ``text`` by itself."""
+    joined = f"{previous.rstrip()} {text}"
     judged = leaning(text)
     ranked = sorted(alone.scores.values(), reverse=True)
     thin = alone.confidence < thresholds.accept or (len(ranked) > 1 and ranked[0] - ranked[1] < 0.2)
     if judged.alone and not (thin and judged.content < 4):
-        return replace(alone, switched=alone.domain != earlier.domain), vector
-    together = route_vector(both, joined)
+        (earlier,) = routes([previous])
+        return replace(alone, switched=alone.domain != earlier.domain), text
+    earlier, together = routes([previous, joined])
     return replace(together, context="with_previous", switched=together.domain != earlier.domain), joined

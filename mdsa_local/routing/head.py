@@ -47,7 +47,12 @@ class Head:
     def probabilities(self, vectors: Floats) -> NDArray[np.floating]:
         """``(n, d)`` unit vectors to ``(n, domains)`` probabilities."""
         w1, b1, w2, b2 = self.weights
-        by_subclass = softmax(np.maximum(vectors @ w1 + b1, 0) @ w2 + b2)
+        if len(vectors) == 1:
+            # Not by BLAS: see anchors.cosines.
+            hidden = np.maximum(np.einsum("ij,jk->ik", vectors, w1) + b1, 0)
+            by_subclass = softmax(np.einsum("ij,jk->ik", hidden, w2) + b2)
+        else:
+            by_subclass = softmax(np.maximum(vectors @ w1 + b1, 0) @ w2 + b2)
         return np.stack([by_subclass[:, self.owner == j].sum(axis=1) for j in range(len(self.domains))], axis=1)
 
 

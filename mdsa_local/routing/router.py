@@ -7,7 +7,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from mdsa_local.errors import ConfigError, InputError, UnknownNameError
 from mdsa_local.routing import conversation, fitting, splitting
 from mdsa_local.routing.anchors import Anchors, Floats, Index, TextEncoder, anchor_texts
 from mdsa_local.routing.calibration import Calibration
+from mdsa_local.routing.classifier import Classifier
 from mdsa_local.routing.fitting import Fit, Thresholds
 from mdsa_local.types import Near, Part, Route, RouteExplanation
 
@@ -62,6 +63,9 @@ class Scored:
     scope: NDArray[np.floating]
 
 
+Score = Callable[[list[str]], Scored]
+
+
 class IntentRouter:
     """Routes by the nearest examples of each domain and, once fitted, by a trained head beside them where that is better.
 
@@ -69,7 +73,7 @@ class IntentRouter:
     Thread-safe: every question sees one consistent snapshot.
 
     Args:
-        encoder, calibration: None for the configured encoder and its own calibration.
+        encoder, calibration: None for the configured encoder and its own calibration; an encoder with a ``classifier`` is routed with that.
         accept, ask: thresholds of the confidence, 0..1; None for those of the fit, or 0.5 and 0.35 before one.
         cache: folder that keeps vectors of examples from run to run.
         background: refit the head in a thread when domains change; :meth:`settle` waits for it.
@@ -91,6 +95,7 @@ class IntentRouter:
             loaded = Encoder.load()
             encoder, calibration = loaded, calibration or loaded.calibration
         self._encoder = encoder
+        self._classifier: Classifier | None = getattr(encoder, "classifier", None)
         self._calibration = calibration or Calibration()
         self._accept, self._ask = accept, ask
         self._cache = cache
@@ -149,7 +154,7 @@ class IntentRouter:
         kept = self._now.fit
         bare = replace(kept, judge=None, weight=0.0, calibration=replace(kept.calibration, sharpness=1.0), report={})
         self._now = replace(self._now, index=Index(anchors), fit=bare)
-        if refit and self._background and self._refitting is None:
+        if refit and self._background and self._classifier is None and self._refitting is None:
             self._refitting = threading.Thread(target=self._refit, name="mdsa-router-refit", daemon=True)
             self._refitting.start()
 
@@ -185,6 +190,9 @@ class IntentRouter:
         Given pairs replace the anchors of the domains they name; unknown names are registered. Seeded, no torch. ``per_domain`` chooses a
         threshold for each domain. Returns the report, also kept as :attr:`report`. Raises :class:`ConfigError` when there is nothing to learn.
         """
+        if self._classifier is not None:
+            where = self._classifier.folder
+            raise ConfigError(f"nothing to fit: a trained classifier routes ({where})", "Train it again, or set `encoder` to an encoder.")
         texts: dict[str, list[str]] = {}
         outside: list[str] = []
         for text, name in examples or ():
@@ -233,25 +241,41 @@ class IntentRouter:
         """
         began = time.perf_counter()
         now = self._now
-        route = self._routed(now, text, history)[0]
+        score = self._reading(now)[0]
+        route = self._routed(now, text, history, score)[0]
         if split:
-            route = self._parted(now, text, route)
+            route = self._parted(text, route, score)
         return replace(route, ms=(time.perf_counter() - began) * 1000)
 
     def routed(self, text: str, history: Sequence[str] = ()) -> tuple[Route, Floats]:
         """The route of a question, as :meth:`route` gives it but untimed, and the vector ``(d,)`` it was found by."""
         now = self._now
-        route, vector = self._routed(now, text, history)
-        return self._parted(now, text, route), vector
+        score, encode = self._reading(now)
+        route, read = self._routed(now, text, history, score)
+        return self._parted(text, route, score), encode([read])[0]
 
-    def _routed(self, now: Snapshot, text: str, history: Sequence[str]) -> tuple[Route, Floats]:
+    def _reading(self, now: Snapshot) -> tuple[Score, Callable[[list[str]], Floats]]:
+        """What scores the texts of one question, and what encodes them; none is encoded twice."""
+        known: dict[str, Floats] = {}
+
+        def encode(texts: list[str]) -> Floats:
+            if missing := [text for text in dict.fromkeys(texts) if text not in known]:
+                known.update(zip(missing, self._encoder.encode(missing), strict=True))
+            return np.stack([known[text] for text in texts])
+
+        return partial(self._score, now, encode), encode
+
+    def _routed(self, now: Snapshot, text: str, history: Sequence[str], score: Score) -> tuple[Route, str]:
+        """The route of a question, and the text that it was found by."""
         if isinstance(history, str):
             raise InputError("the history is no list of texts", "Pass the user's earlier messages as a list, oldest first.")
-        vector = self._encoder.encode([text])[0]
-        route = self._route_vector(now, text, vector)
-        if not history:
-            return route, vector
-        return conversation.route(text, history[-1], route, vector, self._encoder, partial(self._route_vector, now), self._thresholds(now))
+
+        def routes(texts: list[str]) -> list[Route]:
+            scored = score(texts)
+            return [self._judged(now, scored, at) for at in range(len(texts))]
+
+        route = routes([text])[0]
+        return conversation.route(text, history[-1], route, routes, self._thresholds(now)) if history else (route, text)
 
     def _thresholds(self, now: Snapshot) -> Thresholds:
         fitted = now.fit.thresholds
@@ -259,38 +283,41 @@ class IntentRouter:
         accept = fitted.accept if self._accept is None else self._accept
         return Thresholds(max(accept, ask), ask, fitted.per_domain if self._ask is None else None)
 
-    def _route_vector(self, now: Snapshot, text: str, vector: Floats) -> Route:
-        began = time.perf_counter()
-        scored = self._score(now, [text], vector[None, :])
+    def _judged(self, now: Snapshot, scored: Scored, at: int) -> Route:
+        """The route, untimed, of the question in row ``at``."""
         if not scored.names:
             return Route(None, 0.0, {}, "no domain is registered")
         thresholds = self._thresholds(now)
-        scores = {name: float(p) for name, p in zip(scored.names, scored.scores[0], strict=True)}
+        scores = {name: float(p) for name, p in zip(scored.names, scored.scores[at], strict=True)}
         best = max(scores, key=lambda name: scores[name])
-        confidence, inside, needed = scores[best], float(scored.scope[0]), thresholds.of(best)
-        ms = (time.perf_counter() - began) * 1000
+        confidence, inside, needed = scores[best], float(scored.scope[at]), thresholds.of(best)
         if confidence < needed:
-            why = "the question resembles no domain's examples" if inside < 0.5 else "several domains fit about equally well"
-            return Route(None, confidence, scores, f"{why} (best: {best} at {confidence:.2f}, needed {needed:.2f})", ms)
+            nothing = "the question resembles no domain's examples" if self._classifier is None else "none of the classifier's labels fits"
+            why = nothing if inside < 0.5 else "several domains fit about equally well"
+            return Route(None, confidence, scores, f"{why} (best: {best} at {confidence:.2f}, needed {needed:.2f})")
         flag = "" if confidence >= thresholds.accept else f"; unsure, below {thresholds.accept:.2f}"
-        return Route(best, confidence, scores, f"nearest examples of {best}{flag}", ms)
+        by_label = self._classifier is not None and bool(self._classifier.knows((best,))[0])
+        found = f"the classifier says {best}" if by_label else f"nearest examples of {best}"
+        return Route(best, confidence, scores, f"{found}{flag}")
 
     def parts(self, text: str) -> tuple[Part, ...]:
         """The parts of ``text`` that belong to different domains, in order; empty when it is one question."""
-        return splitting.parts(text, self._encoder, partial(self._score, self._now))
+        return splitting.parts(text, self._reading(self._now)[0])
 
-    def _parted(self, now: Snapshot, text: str, route: Route) -> Route:
+    def _parted(self, text: str, route: Route, score: Score) -> Route:
         """``route`` with its parts. Of a message that is surely one domain's none are looked for, since each piece costs a forward pass."""
         if route.context != "message" or route.confidence >= CERTAIN:
             return route
-        return replace(route, parts=splitting.parts(text, self._encoder, partial(self._score, now)))
+        return replace(route, parts=splitting.parts(text, score))
 
     def explain(self, text: str, history: Sequence[str] = ()) -> RouteExplanation:
         """The route of ``text`` with what decided it: the nearest anchors of the likeliest domains, evidence, thresholds."""
         now = self._now
         began = time.perf_counter()
-        route, vector = self._routed(now, text, history)
-        route = replace(self._parted(now, text, route), ms=(time.perf_counter() - began) * 1000)
+        score, encode = self._reading(now)
+        route, read = self._routed(now, text, history, score)
+        route = replace(self._parted(text, route, score), ms=(time.perf_counter() - began) * 1000)
+        vector = encode([read])[0]
         names = now.index.names
         evidence = now.index.evidence(vector[None, :])[0] if names else np.zeros(0)
         likely = sorted(names, key=lambda name: -route.scores.get(name, 0.0))[:EXPLAINED]
@@ -300,7 +327,7 @@ class IntentRouter:
             route=route,
             near=near,
             evidence={name: float(value) for name, value in zip(names, evidence, strict=True)},
-            scope=float(self._score(now, [text], vector[None, :]).scope[0]) if names else 0.0,
+            scope=float(score([read]).scope[0]) if names else 0.0,
             accept=thresholds.accept,
             ask=thresholds.ask,
             per_domain=dict(thresholds.per_domain or {}),
@@ -329,15 +356,26 @@ class IntentRouter:
 
     def scores(self, texts: list[str]) -> tuple[tuple[str, ...], NDArray[np.floating]]:
         """Names of domains, and ``(n, domains)`` probabilities in their order; the rest to one is "none of these"."""
-        scored = self._score(self._now, texts, self._encoder.encode(texts))
+        scored = self._score(self._now, self._encoder.encode, texts)
         return scored.names, scored.scores
 
-    @staticmethod
-    def _score(now: Snapshot, texts: Sequence[str], vectors: Floats) -> Scored:
-        """Probabilities of questions and their unit vectors ``(n, d)``."""
-        names, fit = now.index.names, now.fit
+    def _score(self, now: Snapshot, encode: Callable[[list[str]], Floats], texts: list[str]) -> Scored:
+        names, classifier = now.index.names, self._classifier
         if not names:
-            return Scored((), np.zeros((len(vectors), 0)), np.zeros(len(vectors)))
+            return Scored((), np.zeros((len(texts), 0)), np.zeros(len(texts)))
+        found = self._by_examples(now, texts, encode(texts))
+        if classifier is None:
+            return found
+        # A classifier is sure of what it was never shown, too. Whether a question belongs anywhere, and how likely the domains are that have
+        # no label, say the vectors; what they leave is the classifier's to divide.
+        other = np.where(classifier.knows(names), 0.0, found.scores)
+        told = (found.scope - other.sum(axis=1))[:, None] * classifier.shares(texts, names) + other
+        return Scored(names, told, told.sum(axis=1))
+
+    @staticmethod
+    def _by_examples(now: Snapshot, texts: list[str], vectors: Floats) -> Scored:
+        """By the nearest anchors and what was learned; ``vectors`` are those of ``texts``, and ``now`` has domains."""
+        names, fit = now.index.names, now.fit
         evidence = now.index.evidence(vectors)
         judged = fitting.opinion(fit.judge, texts, vectors, names) if fit.judge is not None else None
         shares = fitting.mixed(evidence, judged, fit.weight, fit.calibration)

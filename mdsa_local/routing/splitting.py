@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from mdsa_local.routing.anchors import Floats, TextEncoder
 from mdsa_local.types import Part
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ def pieces(text: str) -> list[Piece]:
     return found
 
 
-def parts(text: str, encoder: TextEncoder, score: Callable[[list[str], Floats], Scored]) -> tuple[Part, ...]:
+def parts(text: str, score: Callable[[list[str]], Scored]) -> tuple[Part, ...]:
     """The division of ``text`` whose parts are each surely of a domain, neighbours of different ones; empty when it is better left whole.
 
     The best of all divisions at the joints is found by dynamic programming over the log probabilities of the parts.
@@ -67,8 +66,7 @@ def parts(text: str, encoder: TextEncoder, score: Callable[[list[str], Floats], 
     if not 2 <= len(spans) <= MOST_PIECES:
         return ()
     runs = [(i, j) for i in range(len(spans)) for j in range(i + 1, len(spans) + 1)]
-    texts = [text[spans[i].start : spans[j - 1].end] for i, j in runs]
-    scored = score(texts, encoder.encode(texts))
+    scored = score([text[spans[i].start : spans[j - 1].end] for i, j in runs])
     by_run = dict(zip(runs, scored.scores, strict=True))
     best = _divide([piece.strong for piece in spans], by_run)
     if len(best) < 2:

@@ -20,7 +20,7 @@ import numpy as np
 
 from mdsa_local.domains.config import DomainConfig
 from mdsa_local.domains.registry import DomainRegistry
-from mdsa_local.routing.anchors import Anchors, Index, anchor_texts
+from mdsa_local.routing.anchors import Anchors, Index, TextEncoder, anchor_texts
 from mdsa_local.routing.calibration import Calibration, fit_scope, fit_temperature
 from mdsa_local.routing.encoder import Encoder
 from mdsa_local.routing.fitting import TEMPERATURES
@@ -52,10 +52,14 @@ def known_by(domains: Sequence[DomainConfig], few: int | None, rng: random.Rando
     return kept, asked
 
 
-def calibrate(encoder: Encoder, domains: Sequence[DomainConfig], beyond: list[str], rng: random.Random) -> Calibration:
-    """One calibration for all three ways of knowing the domains, each weighing the same."""
+def calibrate(encoder: TextEncoder, domains: Sequence[DomainConfig], beyond: list[str] | None, rng: random.Random) -> Calibration:
+    """One calibration for all three ways of knowing the domains, each weighing the same.
+
+    ``beyond`` are questions that belong to none of ``domains``. Without any, each domain's questions asked of the others take their place:
+    nearer to them than most of what a running system is asked in vain, so that it abstains rather too often.
+    """
     inside, labels, outside = [], [], []
-    far = encoder.encode(beyond)
+    far = encoder.encode(beyond) if beyond is not None else None
     for few in (0, 10, None):
         kept, asked = known_by(domains, few, rng)
         index = Index({domain.name: Anchors.made(anchor_texts(domain), encoder) for domain in kept})
@@ -66,12 +70,22 @@ def calibrate(encoder: Encoder, domains: Sequence[DomainConfig], beyond: list[st
             evidence, wanted = index.evidence(encoder.encode([text for text, _ in asked])), np.array([place for _, place in asked])
         inside.append(evidence)
         labels.append(wanted)
-        outside.append(index.evidence(far))
-    table, wanted, others = np.concatenate(inside), np.concatenate(labels), np.concatenate(outside)
+        if far is not None:
+            outside.append(index.evidence(far))
+        else:
+            others = evidence.copy()
+            others[np.arange(len(others)), wanted] = -1.0
+            outside.append(others)
+    table, wanted, beside = np.concatenate(inside), np.concatenate(labels), np.concatenate(outside)
     found = Calibration(temperature=fit_temperature(table, wanted, TEMPERATURES))
     # By evidence alone: how sure the choice is tells little of the scope while a domain is known by few anchors.
-    scope, slope, _ = fit_scope((table.max(axis=1), np.ones(len(table))), (others.max(axis=1), np.ones(len(others))), OUTSIDE_SHARE)
+    scope, slope, _ = fit_scope((table.max(axis=1), np.ones(len(table))), (beside.max(axis=1), np.ones(len(beside))), OUTSIDE_SHARE)
     return replace(found, scope=scope, slope=slope)
+
+
+def written(calibration: Calibration) -> dict[str, float]:
+    """The block of a ``model.yaml``."""
+    return {key: round(value, 4) for key, value in asdict(calibration).items()}
 
 
 def main() -> None:
@@ -84,7 +98,7 @@ def main() -> None:
     rng = random.Random(args.seed)
     domains = list(DomainRegistry.from_folders([shipped("domains")]))
     found = calibrate(Encoder(args.encoder), domains, outside(args.data, rng), rng)
-    print("calibration:", json.dumps({key: round(value, 4) for key, value in asdict(found).items()}))
+    print("calibration:", json.dumps(written(found)))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mdsa_local.cli import bench
 from mdsa_local.orchestrator import TinyBERTOrchestrator
 from mdsa_local.routing import plots
 from tests.cli.test_cli import inside
@@ -105,11 +106,37 @@ def test_without_matplotlib_the_error_says_how_to_get_it(
     assert "mdsa-local[plots]" in err
 
 
+def test_eval_tells_of_domains_that_are_not_there(product: TinyBERTOrchestrator, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_text('{"text": "my card was charged twice", "domain": "fianance"}\n', encoding="utf-8")
+    code, out, err = inside(capsys, "router", "eval", str(path), "--json")
+    assert code == 0
+    assert json.loads(out)["accuracy"] == 0
+    assert "fianance (1)" in err
+    assert "Known: finance" in err
+
+
+def test_bench_measures_beside_the_bare_session(
+    product: TinyBERTOrchestrator, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "MANY_DOMAINS", 3)
+    code, out, err = inside(capsys, "bench", "route", "--runs", "1", "--json")
+    assert code == 0, err
+    rows = {row["name"]: row for row in json.loads(out)["results"]}
+    assert {"route_p50", "route_p99", "route_batch", "route_p50_200_domains"} <= set(rows)
+    for name in ("route_p50", "route_p99", "route_batch", "route_p50_200_domains"):
+        row = rows[name]
+        assert row["ratio"] == pytest.approx(row["ours"] / row["baseline"], rel=0.01)
+    assert rows["route_p50"]["ours"] <= rows["route_p99"]["ours"]
+    assert rows["route_batch"]["better"] == "higher"
+
+
 def test_domains_check(product: TinyBERTOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = inside(capsys, "domains", "check", "--json")
     found = json.loads(out)
     assert code == 0
     assert found["examples"] > 300
     assert len(found["collisions"]) == sum(pair["examples"] for pair in found["overlaps"])
+    assert all(0 < pair["examples"] <= pair["of"] for pair in found["overlaps"])
     code, out, _ = inside(capsys, "domains", "check")
     assert "lie nearer to another domain" in out

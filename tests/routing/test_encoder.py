@@ -4,12 +4,14 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mdsa_local.errors import ModelFileError, ModelNotFoundError
+from mdsa_local.routing import session
 from mdsa_local.routing.encoder import Encoder
 from mdsa_local.settings import read_yaml, shipped
 
@@ -23,6 +25,15 @@ def test_vectors_have_unit_length_and_keep_their_order(encoder: Encoder) -> None
     assert np.allclose(np.linalg.norm(together, axis=1), 1, atol=1e-4)
     alone = np.concatenate([encoder.encode([text]) for text in TEXTS])
     assert (np.sum(together * alone, axis=1) > 0.97).all()
+
+
+def test_many_texts_on_several_threads_keep_their_order(encoder: Encoder) -> None:
+    texts = [f"question {i} about " + "the parcel " * (i % 7) + "and its delivery" for i in range(3 * session.BATCH)]
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(encoder.encode, [texts] * 3))
+    alone = np.concatenate([encoder.encode([text]) for text in texts])
+    for together in found:
+        assert (np.sum(together * alone, axis=1) > 0.97).all()
 
 
 def test_nothing_gives_an_empty_array(encoder: Encoder) -> None:

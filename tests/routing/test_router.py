@@ -14,6 +14,7 @@ from mdsa_local.domains.config import DomainConfig
 from mdsa_local.errors import ConfigError, UnknownNameError
 from mdsa_local.orchestrator import TinyBERTOrchestrator
 from mdsa_local.routing import fitting
+from mdsa_local.routing.anchors import ENOUGH, FEW, SOFTNESS, Anchors, Index
 from mdsa_local.routing.encoder import Encoder
 from mdsa_local.routing.evaluation import evaluate
 from mdsa_local.routing.fitting import Fit
@@ -153,3 +154,15 @@ def test_vectors_are_cached_on_disk_and_only_for_this_encoder(encoder: Encoder, 
     counting.fingerprint = "another"
     IntentRouter(counting, cache=tmp_path).register(domain)
     assert counting.texts == 2 * embedded
+
+
+def test_a_question_alone_has_the_evidence_it_has_among_many() -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((40, 24)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    index = Index({name: Anchors(("",) * 8, ("example",) * 8, vectors[8 * i : 8 * i + 8]) for i, name in enumerate("abcd")})
+    together = index.evidence(vectors[32:])
+    assert len(vectors[32:]) > FEW
+    assert np.allclose(np.concatenate([index.evidence(vectors[i : i + 1]) for i in range(32, 40)]), together, atol=1e-5)
+    exact = np.log(np.exp(vectors[32:] @ vectors[:8].T / SOFTNESS).sum(axis=1) / ENOUGH) * SOFTNESS
+    assert np.allclose(together[:, 0], exact, atol=1e-5)
