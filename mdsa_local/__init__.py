@@ -26,8 +26,8 @@ _WHERE = {
         "Token", "Verdict",
     ),
     "errors": (
-        "BackendError", "BackendTimeoutError", "BackendUnavailableError", "ConfigError", "ContextOverflowError", "InputError", "MDSAError",
-        "ModelError", "ModelFileError", "ModelMemoryError", "ModelNotFoundError", "StorageError", "UnknownNameError",
+        "BackendError", "BackendTimeoutError", "BackendUnavailableError", "BusyError", "ConfigError", "ContextOverflowError", "InputError",
+        "MDSAError", "ModelError", "ModelFileError", "ModelMemoryError", "ModelNotFoundError", "StorageError", "UnknownNameError",
     ),
 }  # fmt: skip
 _HOME = {name: module for module, names in _WHERE.items() for name in names}

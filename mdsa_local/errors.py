@@ -11,7 +11,8 @@
     │   └── ModelMemoryError     it does not fit the memory budget
     ├── BackendError             a runtime failed
     │   ├── BackendUnavailableError   not installed, not running, or not reachable
-    │   └── BackendTimeoutError       did not answer in time
+    │   ├── BackendTimeoutError       did not answer in time
+    │   └── BusyError                 its queue is full; says when to come back
     ├── DependencyError          an optional package is missing; says how to install it
     └── StorageError             the disk: read-only, full, locked or damaged
 
@@ -114,6 +115,16 @@ class BackendTimeoutError(BackendError):
     """The runtime did not answer in time."""
 
     status, retryable = 504, True
+
+
+class BusyError(BackendError):
+    """The runtime's queue is full. ``retry_after_s`` says when to come back."""
+
+    status, retryable = 429, True
+
+    def __init__(self, message: str, hint: str = "", retry_after_s: float = 1.0) -> None:
+        super().__init__(message, hint)
+        self.retry_after_s = retry_after_s
 
 
 class DependencyError(MDSAError):

@@ -26,6 +26,14 @@ class Generation(BaseModel):
     top_p: float = Field(0.95, gt=0.0, le=1.0)
     min_p: float = Field(0.05, ge=0.0, le=1.0)
     repeat_penalty: float = Field(1.0, gt=0.0, le=5.0)
+    presence_penalty: float = Field(0.0, ge=-5.0, le=5.0)
+    frequency_penalty: float = Field(0.0, ge=-5.0, le=5.0)
+    logit_bias: tuple[tuple[Annotated[int, Field(ge=0)], float], ...] = Field(
+        (), description="pairs of a token's id and what is added to its logit; a mapping will do; llama.cpp only"
+    )
+    probabilities: int | None = Field(
+        None, ge=0, le=50, description="log probabilities of the tokens written, with that many alternatives each; llama.cpp only"
+    )
     seed: int | None = Field(None, ge=0)
     stop: tuple[str, ...] = ()
     grammar: str = Field("", description="GBNF that every answer has to follow; llama.cpp only")
@@ -35,6 +43,11 @@ class Generation(BaseModel):
     refusal: str = Field(
         "", description="the whole answer where the model gives it a probability of one half or more, else ruled out; llama.cpp only"
     )
+
+    @field_validator("logit_bias", mode="before")
+    @classmethod
+    def _pairs(cls, value: Any) -> Any:
+        return tuple(value.items()) if isinstance(value, dict) else value
 
 
 class DomainConfig(BaseModel):
