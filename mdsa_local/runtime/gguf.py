@@ -161,7 +161,27 @@ def read_gguf(path: Path) -> GGUFInfo:
         raise ModelFileError(f"{path}: cannot be read: {error.strerror or error}", "Give a readable .gguf file.") from None
 
 
-def _parse(reader: _Reader) -> GGUFInfo:
+def raw_metadata(path: Path) -> list[tuple[str, bytes]]:
+    """Each metadata key of the file with the bytes of its whole entry, key included. Raises as :func:`read_gguf`."""
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            reader = _Reader(data, path)
+            _, n_pairs = _begin(reader)
+            pairs = []
+            for _ in range(n_pairs):
+                start = reader.at
+                key = reader.text("a metadata key")
+                reader.value(reader.scalar("I", key), key)
+                pairs.append((key, data[start : reader.at]))
+            return pairs
+    except FileNotFoundError:
+        raise ModelNotFoundError(f"no model file {path}", "Check the path.") from None
+    except (OSError, ValueError) as error:
+        raise ModelFileError(f"{path}: cannot be read: {error}", "Give a readable .gguf file.") from None
+
+
+def _begin(reader: _Reader) -> tuple[int, int]:
+    """Check magic and version; ``(number of tensors, number of metadata pairs)``."""
     start = reader.take(4, "magic")
     if (magic := reader.data[start : start + 4]) != MAGIC:
         raise reader.damaged(f"not a GGUF file: begins with {magic!r}, expected {MAGIC!r}")
@@ -169,7 +189,12 @@ def _parse(reader: _Reader) -> GGUFInfo:
     if version not in VERSIONS:
         kind = "a big-endian file" if version and version & 0xFFFF == 0 else f"version {version}"
         raise reader.damaged(f"unsupported GGUF: {kind}, expected version {' or '.join(map(str, VERSIONS))}")
-    n_tensors, n_pairs = reader.count(24, "tensors"), reader.count(13, "metadata pairs")
+    return reader.count(24, "tensors"), reader.count(13, "metadata pairs")
+
+
+def _parse(reader: _Reader) -> GGUFInfo:
+    n_tensors, n_pairs = _begin(reader)
+    version = struct.unpack_from("<I", reader.data, len(MAGIC))[0]
     metadata: dict[str, Any] = {}
     for _ in range(n_pairs):
         key = reader.text("a metadata key")
