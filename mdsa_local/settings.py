@@ -54,6 +54,8 @@ class Settings(BaseModel):
     max_question_chars: int = Field(8000, ge=1, description="longest question accepted, in characters")
     context_tokens: int = Field(0, ge=0, description="context of in-process models in tokens; 0 for the model's own, at most 8192")
     threads: int = Field(0, ge=0, description="CPU threads for generation; 0 for one per core")
+    parallel: int = Field(8, ge=1, le=64, description="answers that one in-process model writes at once; more wait")
+    queue_limit: int = Field(64, ge=0, description="requests that may wait for one in-process model; one more is told when to come back")
     memory_budget_mb: int = Field(0, ge=0, description="memory for all loaded models in MB; 0 for half of what is installed")
     ollama_base_url: str = Field("http://127.0.0.1:11434", description="address of the Ollama daemon")
     request_timeout_s: float = Field(120.0, gt=0, description="longest wait for a runtime, in seconds")

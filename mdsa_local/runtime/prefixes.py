@@ -1,0 +1,143 @@
+"""Beginnings of prompts whose keys and values stay in memory for the next request: what is reusable, and what goes first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mdsa_local.runtime.native import BATCH_TOKENS, Context
+
+# Shorter beginnings are evaluated again: that takes one batch.
+LEAST_TOKENS = 32
+
+
+@dataclass(slots=True, eq=False)
+class Kept:
+    """Tokens in memory under a sequence of their own; the first ``n_prompt`` were a prompt, the rest its answer.
+
+    ``warm``: a static prefix, kept longer than others and saved on unload. ``used`` grows with each use.
+    """
+
+    sequence: int
+    tokens: Sequence[int]
+    n_prompt: int
+    n_static: int
+    warm: bool
+    used: int
+
+
+class Prefixes:
+    """The table of kept beginnings of one context, at most ``most``."""
+
+    def __init__(self, context: Context, sequences: list[int], most: int) -> None:
+        """``sequences``: the ids that are free, shared with whoever seats requests."""
+        self._context, self._free, self._most = context, sequences, most
+        self.entries: list[Kept] = []
+        self._clock = 0
+
+    def begin(self, sequence: int, prompt: Sequence[int]) -> int:
+        """Let the empty ``sequence`` begin with the longest kept beginning of ``prompt``; the number of tokens, 0 for none."""
+        lengths = [(reusable(kept, prompt, self._context.model.cuttable), kept) for kept in self.entries]
+        best, kept = max(lengths, key=lambda pair: pair[0], default=(0, None))
+        if kept is None or not best:
+            return 0
+        self._touch(kept)
+        self._context.copy(kept.sequence, sequence, best)
+        return best
+
+    def keep(self, sequence: int, tokens: Sequence[int], n_prompt: int, n_static: int) -> None:
+        """Keep a finished sequence as it is, in place of those that it continues; or free it where it is too short to be worth it."""
+        if len(tokens) < LEAST_TOKENS:
+            self.release(sequence)
+            return
+        for old in [kept for kept in self.entries if not kept.warm and kept.tokens == tokens[: len(kept.tokens)]]:
+            self._drop(old)
+        self._add(Kept(sequence, tokens, n_prompt, n_static, False, 0))
+
+    def snapshot(self, sequence: int, tokens: Sequence[int]) -> None:
+        """Keep what ``sequence`` holds at this moment, ``tokens``, as a static prefix; nothing is moved, the cells are shared."""
+        if self.warm(tokens) or len(tokens) < LEAST_TOKENS:
+            return
+        # Room among the ids first: the new one may need that of the oldest.
+        self._make_room()
+        if self._free:
+            own = self._free.pop()
+            self._context.copy(sequence, own, len(tokens))
+            self._add(Kept(own, list(tokens), len(tokens), len(tokens), True, 0))
+
+    def restored(self, sequence: int, tokens: Sequence[int]) -> None:
+        """Enter a static prefix that was read back into ``sequence``."""
+        self._add(Kept(sequence, list(tokens), len(tokens), len(tokens), True, 0))
+
+    def warm(self, tokens: Sequence[int]) -> bool:
+        """Whether exactly these tokens are kept as a static prefix."""
+        return any(kept.warm and kept.tokens == tokens for kept in self.entries)
+
+    def evict(self) -> bool:
+        """Drop the one that is worth least; False when there is none."""
+        if not self.entries:
+            return False
+        self._drop(least_worth(self.entries))
+        return True
+
+    def _add(self, kept: Kept) -> None:
+        self._make_room()
+        self._touch(kept)
+        self.entries.append(kept)
+
+    def _make_room(self) -> None:
+        while len(self.entries) >= self._most:
+            self.evict()
+
+    def _touch(self, kept: Kept) -> None:
+        self._clock += 1
+        kept.used = self._clock
+
+    def _drop(self, kept: Kept) -> None:
+        self.entries.remove(kept)
+        self.release(kept.sequence)
+
+    def release(self, sequence: int) -> None:
+        """Empty a sequence and give back its id."""
+        self._context.cut(sequence, 0)
+        self._free.append(sequence)
+
+
+def reusable(kept: Kept, prompt: Sequence[int], cuttable: bool) -> int:
+    """How many tokens of ``prompt`` may begin from ``kept``: all but one at most, and within a prompt only whole batches as :func:`boundary`
+    cuts them, so that the rest is evaluated in batches of the same shape as without reuse."""
+    shared = common(kept.tokens, prompt[:-1])
+    if not cuttable:
+        return shared if shared == len(kept.tokens) else 0
+    if shared > kept.n_prompt or shared == kept.n_static:
+        return shared
+    return floor(shared, kept.n_static)
+
+
+def floor(length: int, n_static: int) -> int:
+    """The last boundary at or before ``length``."""
+    start = n_static if length >= n_static else 0
+    return start + (length - start) // BATCH_TOKENS * BATCH_TOKENS
+
+
+def boundary(length: int, n_static: int) -> int:
+    """The boundary after ``length``: batches count from the beginning up to the end of the static prefix, and anew from there."""
+    following = floor(length, n_static) + BATCH_TOKENS
+    return n_static if length < n_static < following else following
+
+
+def common(one: Sequence[int], other: Sequence[int]) -> int:
+    """Length of the longest common beginning. By halves, because lists are compared in C."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def least_worth(entries: Sequence[Kept]) -> Kept:
+    """Which goes first: the least recently used, static prefixes last."""
+    return min(entries, key=lambda kept: (kept.warm, kept.used))
