@@ -56,7 +56,8 @@ class Settings(BaseModel):
     threads: int = Field(0, ge=0, description="CPU threads for generation; 0 for one per core")
     parallel: int = Field(8, ge=1, le=64, description="answers that one in-process model writes at once; more wait")
     queue_limit: int = Field(64, ge=0, description="requests that may wait for one in-process model; one more is told when to come back")
-    memory_budget_mb: int = Field(0, ge=0, description="memory for all loaded models in MB; 0 for half of what is installed")
+    memory_budget_mb: int = Field(0, ge=0, description="memory for all loaded models in MB; 0 for 70 % of what is free at the start")
+    keep_alive_s: float = Field(0.0, ge=0, description="idle seconds after which a model is unloaded; 0 keeps it until its room is needed")
     ollama_base_url: str = Field("http://127.0.0.1:11434", description="address of the Ollama daemon")
     request_timeout_s: float = Field(120.0, gt=0, description="longest wait for a runtime, in seconds")
 

@@ -49,10 +49,15 @@ BATCH_TOKENS = 64
 PENALTY_WINDOW_TOKENS = 64
 NO_MEMORY = re.compile(r"alloc|out of memory|mmap failed", re.IGNORECASE)
 
+# What llama.cpp says of each buffer that it allocates or maps.
+BUFFER = re.compile(rb"buffer size = +([\d.]+) MiB")
+
 _lock = threading.Lock()
 _library: Any = None
 _callbacks: list[Any] = []
 _errors: deque[str] = deque(maxlen=8)
+# Bytes of buffers named in the log, by the thread that was in llama.cpp.
+_allocated: dict[int, int] = {}
 
 
 def library() -> Any:
@@ -87,6 +92,9 @@ def _log() -> Any:
         level = level if kind == CONTINUED else LEVELS.get(kind, logging.DEBUG)
         if any(part in text for part in EXPECTED):
             level = logging.DEBUG
+        if found := BUFFER.search(text):
+            thread = threading.get_ident()
+            _allocated[thread] = _allocated.get(thread, 0) + int(float(found[1]) * 2**20)
         line += text.decode("utf-8", "replace")
         if line.endswith("\n"):
             done, line = line.strip(), ""
@@ -135,16 +143,19 @@ class ContextOptions:
 class Model:
     """A model's weights and vocabulary. The vocabulary may be read from any thread. Free it with :meth:`close`, after its contexts."""
 
-    def __init__(self, path: Path, gpu_layers: int = 0) -> None:
+    def __init__(self, path: Path, gpu_layers: int = 0, mapped: bool = True) -> None:
+        """``mapped``: use the file's pages as they are in the system's cache; else read what is needed into memory of our own."""
         self.lib = library()
         self.path, self.gpu_layers = path, gpu_layers
         _errors.clear()
+        _allocated.pop(threading.get_ident(), None)
         params = self.lib.llama_model_default_params()
-        params.load_mode = self.lib.LLAMA_LOAD_MODE_MMAP
+        params.load_mode = self.lib.LLAMA_LOAD_MODE_MMAP if mapped else self.lib.LLAMA_LOAD_MODE_NONE
         params.n_gpu_layers = gpu_layers
         self.handle = self.lib.llama_model_load_from_file(os.fsencode(path), params)
         if not self.handle:
             raise _load_error(path, "llama.cpp cannot load it")
+        self.size_bytes = _allocated.pop(threading.get_ident(), 0)
         self.vocab = self.lib.llama_model_get_vocab(self.handle)
         self.vocabulary_size = int(self.lib.llama_vocab_n_tokens(self.vocab))
         self.bos_id = self.lib.llama_vocab_bos(self.vocab)
@@ -197,6 +208,7 @@ class Model:
         """Free the weights; safe twice."""
         if self.handle:
             self.lib.llama_model_free(self.handle)
+            give_back()
         self.handle = None
 
 
@@ -222,9 +234,11 @@ class Context:
             params.flash_attn_type = self.lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.abort_callback, params.abort_callback_data = self.abort.callback, self.abort.address
         _errors.clear()
+        _allocated.pop(threading.get_ident(), None)
         self.handle = self.lib.llama_init_from_model(model.handle, params)
         if not self.handle:
             raise _load_error(model.path, f"llama.cpp cannot make a context of {options.cells} tokens")
+        self.size_bytes = _allocated.pop(threading.get_ident(), 0)
         self._memory = self.lib.llama_get_memory(self.handle)
         # The arrays of the batch are numpy's, because filling them through ctypes takes five calls a token.
         self._tokens, self._positions, self._owners = (np.zeros(options.batch_tokens, np.int32) for _ in range(3))
@@ -418,6 +432,12 @@ class Sampler:
         if self._chain:
             self._lib.llama_sampler_free(self._chain)
         self._grammar = self._chain = None
+
+
+def give_back() -> None:
+    """Have the C library return free memory to the system. glibc keeps it: of two models of 60 and 74 MB loaded in turns, 80 MB stayed."""
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)
 
 
 def _load_error(path: Path, what: str) -> ModelFileError | ModelMemoryError:
