@@ -58,6 +58,7 @@ class Settings(BaseModel):
     queue_limit: int = Field(64, ge=0, description="requests that may wait for one in-process model; one more is told when to come back")
     memory_budget_mb: int = Field(0, ge=0, description="memory for all loaded models in MB; 0 for 70 % of what is free at the start")
     keep_alive_s: float = Field(0.0, ge=0, description="idle seconds after which a model is unloaded; 0 keeps it until its room is needed")
+    states_mb: int = Field(512, ge=0, description="disk for what models made of system prompts, so that they need not read them again; 0 for none")
     ollama_base_url: str = Field("http://127.0.0.1:11434", description="address of the Ollama daemon")
     request_timeout_s: float = Field(120.0, gt=0, description="longest wait for a runtime, in seconds")
 
@@ -65,6 +66,11 @@ class Settings(BaseModel):
     def knowledge_dir(self) -> Path:
         """Where LanceDB keeps its tables."""
         return self.home / "knowledge"
+
+    @property
+    def states_dir(self) -> Path:
+        """Where key-value states of system prompts are kept between loads."""
+        return self.home / "cache" / "states"
 
     @property
     def router_file(self) -> Path:

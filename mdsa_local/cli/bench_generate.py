@@ -26,6 +26,7 @@ from mdsa_local.settings import Settings
 CONTEXT = 2048
 TOKENS = 48
 TOGETHER = 8
+ONE = Generation(max_tokens=1)
 Result = Callable[[str, float, float, str, str], dict[str, Any]]
 
 
@@ -43,9 +44,10 @@ def generating(model: Path | None, runs: int, llama_server: Path | None, setting
     """The rows of the suite; rates in tokens a second, medians of ``runs`` turns."""
     threads = settings.threads or default_threads()
     with weights(model) as path:
+        rows = swapping(path, threads, runs, result)
         backend = LlamaCppBackend(path, path.stem, CONTEXT, threads, parallel=TOGETHER)
         try:
-            rows = _decoding(backend, path, threads, runs, result)
+            rows += _decoding(backend, path, threads, runs, result)
             if llama_server:
                 rows += _against_server(backend, llama_server, path, threads, runs, result)
         finally:
@@ -101,6 +103,33 @@ def _decoding(backend: LlamaCppBackend, path: Path, threads: int, runs: int, res
         result("decode_8_over_1", middle(eight), middle(one), "1/s", "higher"),
         result("bare_8_over_1", middle(bare_eight), middle(bare_one), "1/s", "higher"),
         result("over_llama_generate", middle(one), middle(generate), "1/s", "higher"),
+    ]
+
+
+def swapping(path: Path, threads: int, runs: int, result: Result) -> list[dict[str, Any]]:
+    """Milliseconds from a question to its first token behind a system prompt of 300 tokens or more, the model just loaded: with the prompt's state
+    from disk, against without. ``with_load`` counts loading too."""
+    warm, cold, warm_load, cold_load = (list[float]() for _ in range(4))
+    with tempfile.TemporaryDirectory() as folder:
+        for turn in range(runs + 1):
+            for first, load, states in ((cold, cold_load, None), (warm, warm_load, Path(folder))):
+                began = time.perf_counter()
+                backend = LlamaCppBackend(path, path.stem, CONTEXT, threads, states=states, states_bytes=10**9)
+                system = "Keep to the rules of the house."
+                while backend.count_tokens([Message("system", system), Message("user", "")]) < 304:
+                    system += " Answer kindly, and only what you know."
+                asked = time.perf_counter()
+                list(backend.stream([Message("system", system), Message("user", "What does a new card cost?")], ONE, deadline_s=600))
+                ended = time.perf_counter()
+                backend.close()
+                # The first turn writes the state and warms the system's cache.
+                if turn:
+                    first.append((ended - asked) * 1000)
+                    load.append((ended - began) * 1000)
+    middle = statistics.median
+    return [
+        result("ttft_after_swap", middle(warm), middle(cold), "ms", "lower"),
+        result("ttft_after_swap_with_load", middle(warm_load), middle(cold_load), "ms", "lower"),
     ]
 
 

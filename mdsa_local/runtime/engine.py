@@ -15,6 +15,7 @@ from mdsa_local.errors import BackendError, BusyError, MDSAError
 from mdsa_local.runtime.answering import LEAD_TOKENS, NO_TARGET, Request, Seat, late
 from mdsa_local.runtime.backend import Finished
 from mdsa_local.runtime.native import BATCH_TOKENS, Context, ContextOptions, Model
+from mdsa_local.runtime.prefix_store import PrefixStore
 from mdsa_local.runtime.prefixes import Prefixes, boundary
 
 ABORTED, NO_ROOM = 2, 1
@@ -63,12 +64,12 @@ def context_options(n_context_tokens: int, parallel: int, threads: int) -> Conte
 class Engine:
     """Runs requests on one model. :meth:`submit`, :meth:`cancel`, :meth:`expire` and :meth:`close` are safe from any thread."""
 
-    def __init__(self, model: Model, options: ContextOptions, name: str, parallel: int, queue_limit: int) -> None:
+    def __init__(self, model: Model, options: ContextOptions, name: str, parallel: int, queue_limit: int, store: PrefixStore | None = None) -> None:
         self.name, self.model, self.options = name, model, options
         self._parallel, self._queue_limit = parallel, queue_limit
         self.context = Context(model, options)
         self._free = list(range(options.sequences))
-        self.prefixes = Prefixes(self.context, self._free, KEPT_PREFIXES)
+        self.prefixes = Prefixes(self.context, self._free, KEPT_PREFIXES, store)
         self._changed = threading.Condition()
         self._waiting: deque[Request] = deque()
         self._seats: list[Seat] = []
@@ -143,10 +144,15 @@ class Engine:
         finally:
             with self._changed:
                 self._closing = True
+            self.prefixes.save()
             self.context.close()
 
     def _turn(self) -> bool:
         """One batch; False when the engine is to end."""
+        with self._changed:
+            busy = self._waiting or self._seats or self._paused or self._closing
+        if not busy and self.prefixes.unsaved():
+            self.prefixes.save()
         with self._changed:
             while not (self._waiting or self._seats or self._paused or self._closing):
                 self._changed.wait()
@@ -185,13 +191,14 @@ class Engine:
             if need > room and self._seats:
                 return
             room -= need
-            sequence = self._free.pop()
             if self._paused:
                 seat = self._paused.pop(0)
-                seat.sequence = sequence
+                seat.sequence = self._free.pop()
             else:
                 request = self._waiting.popleft()
                 request.began = time.monotonic()
+                self.prefixes.restore(request.prompt[: request.n_static])
+                sequence = self._free.pop()
                 reused = self.prefixes.begin(sequence, request.prompt)
                 seat = Seat(request, sequence, self.context, list(request.prompt[:reused]))
                 self._count(reused_tokens=reused)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import threading
 import time
@@ -19,6 +20,7 @@ from mdsa_local.runtime.chat_template import render
 from mdsa_local.runtime.engine import Engine, EngineStats, context_options
 from mdsa_local.runtime.gguf import OVERHEAD_BYTES, VOCABULARY_BYTES, GGUFInfo, memory_estimate_bytes, read_gguf
 from mdsa_local.runtime.native import ContextOptions, Model
+from mdsa_local.runtime.prefix_store import PrefixStore, fingerprint
 from mdsa_local.runtime.prefixes import LEAST_TOKENS, common
 from mdsa_local.settings import Settings
 
@@ -36,10 +38,22 @@ class LlamaCppBackend:
     not evaluated again.
     """
 
-    def __init__(self, path: Path, name: str, n_context_tokens: int = 0, threads: int = 0, *, parallel: int = 8, queue_limit: int = 64) -> None:
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        n_context_tokens: int = 0,
+        threads: int = 0,
+        *,
+        parallel: int = 8,
+        queue_limit: int = 64,
+        states: Path | None = None,
+        states_bytes: int = 0,
+    ) -> None:
         """Load ``path``. ``n_context_tokens`` 0 means 8192; the model's training context is the limit. ``threads`` 0 means one per core.
 
-        ``queue_limit``: requests that may wait beside the ``parallel`` that are written; one more gets a :class:`BusyError`.
+        ``queue_limit``: requests that may wait beside the ``parallel`` that are written; one more gets a :class:`BusyError`. ``states``: folder for
+        the key-value states of system prompts, of at most ``states_bytes``; None keeps them in memory only.
         Raises :class:`ModelNotFoundError`, :class:`ModelFileError`, :class:`ModelMemoryError`, :class:`BackendUnavailableError`, and
         :class:`ModelError` for a model without a chat template.
         """
@@ -56,7 +70,8 @@ class LlamaCppBackend:
         self._model = Model(path, mapped=info.repacked_bytes < info.size_bytes // 4)
         try:
             options = context_options(self.n_context_tokens, parallel, threads or default_threads())
-            self._engine = Engine(self._model, options, name, parallel, queue_limit)
+            store = PrefixStore(states, self._state_key(), states_bytes) if states and states_bytes else None
+            self._engine = Engine(self._model, options, name, parallel, queue_limit, store)
         except BaseException:
             self._model.close()
             raise
@@ -146,6 +161,12 @@ class LlamaCppBackend:
             self._open()
             return self._model.tokenize_part(text) if text else []
 
+    def _state_key(self) -> str:
+        """All that a key-value state depends on but its tokens."""
+        model = self._model
+        template = hashlib.sha256(model.chat_template.encode()).hexdigest()
+        return f"{fingerprint(self._path)} {template} llama.cpp {model.lib.__version__} gpu {model.gpu_layers}"
+
     def _open(self) -> None:
         if self._closed:
             raise BackendError(f"{self.name} was closed")
@@ -191,5 +212,12 @@ def estimate_bytes(target: str, settings: Settings) -> int:
 def open_backend(target: str, name: str, settings: Settings) -> LlamaCppBackend:
     """Load the file ``target``. Raises as :class:`LlamaCppBackend`."""
     return LlamaCppBackend(
-        Path(target), name, settings.context_tokens, settings.threads, parallel=settings.parallel, queue_limit=settings.queue_limit
+        Path(target),
+        name,
+        settings.context_tokens,
+        settings.threads,
+        parallel=settings.parallel,
+        queue_limit=settings.queue_limit,
+        states=settings.states_dir,
+        states_bytes=settings.states_mb * 10**6,
     )

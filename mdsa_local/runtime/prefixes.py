@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mdsa_local.runtime.native import BATCH_TOKENS, Context
+from mdsa_local.runtime.prefix_store import PrefixStore
 
 # Shorter beginnings are evaluated again: that takes one batch.
 LEAST_TOKENS = 32
@@ -24,14 +25,15 @@ class Kept:
     n_static: int
     warm: bool
     used: int
+    saved: bool = False
 
 
 class Prefixes:
     """The table of kept beginnings of one context, at most ``most``."""
 
-    def __init__(self, context: Context, sequences: list[int], most: int) -> None:
-        """``sequences``: the ids that are free, shared with whoever seats requests."""
-        self._context, self._free, self._most = context, sequences, most
+    def __init__(self, context: Context, sequences: list[int], most: int, store: PrefixStore | None = None) -> None:
+        """``sequences``: the ids that are free, shared with whoever seats requests. Static prefixes go to ``store``, if there is one."""
+        self._context, self._free, self._most, self._store = context, sequences, most, store
         self.entries: list[Kept] = []
         self._clock = 0
 
@@ -65,9 +67,31 @@ class Prefixes:
             self._context.copy(sequence, own, len(tokens))
             self._add(Kept(own, list(tokens), len(tokens), len(tokens), True, 0))
 
-    def restored(self, sequence: int, tokens: Sequence[int]) -> None:
-        """Enter a static prefix that was read back into ``sequence``."""
-        self._add(Kept(sequence, list(tokens), len(tokens), len(tokens), True, 0))
+    def restore(self, tokens: Sequence[int]) -> None:
+        """Read a static prefix back from disk, if it is there and not in memory."""
+        if self._store is None or len(tokens) < LEAST_TOKENS or self.warm(tokens) or (state := self._store.load(tokens)) is None:
+            return
+        self._make_room()
+        sequence = self._free.pop()
+        if self._context.restore(sequence, state) and self._context.length(sequence) == len(tokens):
+            self._add(Kept(sequence, list(tokens), len(tokens), len(tokens), True, 0, saved=True))
+        else:
+            self.release(sequence)
+            self._store.drop(tokens)
+
+    def unsaved(self) -> bool:
+        """Whether a static prefix is not on disk yet."""
+        return self._store is not None and any(kept.warm and not kept.saved for kept in self.entries)
+
+    def save(self) -> None:
+        """Write every static prefix to disk that is not there."""
+        for kept in self.entries:
+            self._save(kept)
+
+    def _save(self, kept: Kept) -> None:
+        if self._store is not None and kept.warm and not kept.saved:
+            self._store.save(kept.tokens, self._context.state(kept.sequence))
+            kept.saved = True
 
     def warm(self, tokens: Sequence[int]) -> bool:
         """Whether exactly these tokens are kept as a static prefix."""
@@ -94,6 +118,7 @@ class Prefixes:
         kept.used = self._clock
 
     def _drop(self, kept: Kept) -> None:
+        self._save(kept)
         self.entries.remove(kept)
         self.release(kept.sequence)
 
