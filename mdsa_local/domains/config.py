@@ -40,6 +40,7 @@ class Generation(BaseModel):
     choices: tuple[tuple[str, float], ...] = Field(
         (), description="beginnings of the answer, each with the log odds in its favour: it begins with the likeliest; llama.cpp only"
     )
+    adapter: str = Field("", description="path of a LoRA adapter (GGUF) on top of the model; llama.cpp only")
     refusal: str = Field(
         "", description="the whole answer where the model gives it a probability of one half or more, else ruled out; llama.cpp only"
     )
@@ -65,6 +66,7 @@ class DomainConfig(BaseModel):
     keywords: tuple[str, ...] = ()
     system_prompt: str = ""
     model: Annotated[str | None, Field(validation_alias=AliasChoices("model", "model_name"))] = None
+    adapter: str = Field("", description="LoRA adapter (GGUF) on top of the model; a relative path counts from the domain's folder")
     generation: Generation = Generation()
     examples: tuple[str, ...] = ()
     folder: Path | None = Field(None, exclude=True)
@@ -101,6 +103,14 @@ class DomainConfig(BaseModel):
         if name == "global":
             raise ValueError("'global' is the shared knowledge base; choose another name")
         return name
+
+    @property
+    def sampling(self) -> Generation:
+        """How to generate for this domain: ``generation``, with its adapter."""
+        if not self.adapter:
+            return self.generation
+        path = Path(self.adapter).expanduser()
+        return self.generation.model_copy(update={"adapter": str((self.folder or Path.cwd()) / path)})
 
     @classmethod
     def read(cls, folder: Path) -> DomainConfig:

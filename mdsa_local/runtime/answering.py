@@ -45,6 +45,7 @@ class Request:
     refusal: Sequence[int] = ()
     choices: Sequence[tuple[Sequence[int], float]] = ()
     events: SimpleQueue[str | Finished | MDSAError] = field(default_factory=SimpleQueue)
+    adapter: str = ""
     cancelled: bool = False
     expired: bool = False
     made: int = 0

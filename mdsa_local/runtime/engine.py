@@ -22,6 +22,8 @@ ABORTED, NO_ROOM = 2, 1
 # Tokens of prompts in a batch beside answers under way: half as long a pause for them, at 98 % of the speed of reading.
 SHARED_TOKENS = 32
 KEPT_PREFIXES = 8
+# Batches in a row for one adapter while answers with another wait.
+ADAPTER_TURNS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,7 @@ class Engine:
         self._paused: list[Seat] = []
         # Requests whose evaluation takes so long that it is worth interrupting.
         self._interruptible: frozenset[int] = frozenset()
+        self._adapter, self._turns = "", 0
         self._closing = False
         self._seconds = 1.0
         self._stats = EngineStats()
@@ -197,9 +200,14 @@ class Engine:
             else:
                 request = self._waiting.popleft()
                 request.began = time.monotonic()
-                self.prefixes.restore(request.prompt[: request.n_static])
+                try:
+                    self.context.load_adapter(request.adapter)
+                except MDSAError as error:
+                    request.events.put(error)
+                    continue
+                self.prefixes.restore(request.prompt[: request.n_static], request.adapter)
                 sequence = self._free.pop()
-                reused = self.prefixes.begin(sequence, request.prompt)
+                reused = self.prefixes.begin(sequence, request.prompt, request.adapter)
                 seat = Seat(request, sequence, self.context, list(request.prompt[:reused]))
                 self._count(reused_tokens=reused)
             self._seats.append(seat)
@@ -220,11 +228,12 @@ class Engine:
     def _fill(self) -> list[_Part]:
         """Fill the batch: the next token of every answer, then what of the prompts has room beside them."""
         self.context.clear()
-        writing = [seat for seat in self._seats if seat.left == 1]
+        seats = self._group()
+        writing = [seat for seat in seats if seat.left == 1]
         parts = [self._put(seat, 1, 1) for seat in writing]
         outputs = self.options.outputs - len(parts)
         room = SHARED_TOKENS if parts else BATCH_TOKENS
-        for seat in self._seats:
+        for seat in seats:
             if seat.left == 1 or not room:
                 continue
             here = len(seat.tokens)
@@ -236,6 +245,16 @@ class Engine:
                 outputs -= wanted
                 room -= count
         return parts
+
+    def _group(self) -> list[Seat]:
+        """The seats of one adapter: llama.cpp applies one to a whole batch. With several under way each has its turn of some batches."""
+        adapters = list(dict.fromkeys(seat.request.adapter for seat in self._seats))
+        if adapters and (self._adapter not in adapters or (len(adapters) > 1 and self._turns >= ADAPTER_TURNS)):
+            following = adapters.index(self._adapter) + 1 if self._adapter in adapters else 0
+            self._adapter, self._turns = adapters[following % len(adapters)], 0
+            self.context.use_adapter(self._adapter)
+        self._turns += 1
+        return [seat for seat in self._seats if seat.request.adapter == self._adapter]
 
     def _put(self, seat: Seat, count: int, outputs: int) -> _Part:
         row = self.context.add(seat.sequence, len(seat.tokens), seat.step.tokens[seat.done : seat.done + count], outputs)
@@ -277,7 +296,7 @@ class Engine:
         else:
             self._count(prompt_tokens=part.count)
             if len(seat.tokens) == request.n_static:
-                self.prefixes.snapshot(seat.sequence, seat.tokens)
+                self.prefixes.snapshot(seat.sequence, seat.tokens, request.adapter)
         if seat.left:
             return
         try:
@@ -299,7 +318,7 @@ class Engine:
         request = seat.request
         if keep:
             n_prompt = min(len(request.prompt), len(seat.tokens))
-            self.prefixes.keep(seat.sequence, seat.tokens, n_prompt, min(request.n_static, n_prompt))
+            self.prefixes.keep(seat.sequence, seat.tokens, n_prompt, min(request.n_static, n_prompt), request.adapter)
         else:
             self.prefixes.release(seat.sequence)
 

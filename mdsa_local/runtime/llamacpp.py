@@ -145,6 +145,7 @@ class LlamaCppBackend:
             min(len(prompt) + max(min(limit, EXPECTED_TOKENS), LEAD_TOKENS, len(refusal)), self._engine.options.cells),
             refusal,
             [(tokens, odds) for text, odds in generation.choices if (tokens := self._part(text))],
+            adapter=generation.adapter,
         )
 
     def _prompt(self, messages: Sequence[Message]) -> list[int]:

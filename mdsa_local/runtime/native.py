@@ -163,6 +163,8 @@ class Model:
         self.bos_text, self.eos_text = self._text(self.bos_id), self._text(self.lib.llama_vocab_eos(self.vocab))
         template = self.lib.llama_model_chat_template(self.handle, None)
         self.chat_template = template.decode("utf-8", "replace") if template else ""
+        # By path; freed with the model.
+        self.adapters: dict[str, Any] = {}
         # What keeps a running state in place of keys and values cannot be cut back to an earlier token.
         self.cuttable = not (self.lib.llama_model_is_recurrent(self.handle) or self.lib.llama_model_is_hybrid(self.handle))
 
@@ -256,6 +258,25 @@ class Context:
             self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
         )
         self._candidates = np.zeros(model.vocabulary_size, np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)]))
+
+    def load_adapter(self, path: str) -> None:
+        """Load a LoRA adapter, once. Raises :class:`ModelFileError` when it is none, or one for another model."""
+        if not path or path in self.model.adapters:
+            return
+        _errors.clear()
+        _allocated.pop(threading.get_ident(), None)
+        handle = self.lib.llama_adapter_lora_init(self.model.handle, os.fsencode(path)) if Path(path).is_file() else None
+        if not handle:
+            raise _load_error(Path(path), "llama.cpp cannot use it as an adapter" if Path(path).is_file() else "there is no such adapter")
+        self.model.adapters[path] = handle
+        self.model.size_bytes += _allocated.pop(threading.get_ident(), 0)
+
+    def use_adapter(self, path: str) -> None:
+        """Evaluate with a loaded adapter from now on, or with none for an empty path."""
+        handles = [self.model.adapters[path]] if path else []
+        array, scales = (self.lib.llama_adapter_lora_p_ctypes * 1)(*handles), (ctypes.c_float * 1)(1.0)
+        if self.lib.llama_set_adapters_lora(self.handle, array, len(handles), scales):
+            raise ModelFileError(f"{path}: llama.cpp cannot apply it", "Use an adapter made for this model.")
 
     def clear(self) -> None:
         """Empty the batch."""

@@ -32,14 +32,15 @@ class PrefixStore:
             if not psutil.pid_exists(int(left.stem.rpartition("-")[2] or 0)):
                 left.unlink(missing_ok=True)
 
-    def path(self, tokens: Sequence[int]) -> Path:
-        """Where the state of ``tokens`` is, or would be."""
-        digest = hashlib.sha256(self._key.encode() + b"\0" + array("i", tokens).tobytes()).hexdigest()
+    def path(self, tokens: Sequence[int], adapter: str = "") -> Path:
+        """Where the state of ``tokens`` under an adapter (a path) is, or would be."""
+        key = f"{self._key} {fingerprint(Path(adapter)) if adapter else ''}\0"
+        digest = hashlib.sha256(key.encode() + array("i", tokens).tobytes()).hexdigest()
         return self._folder / f"{digest[:40]}{SUFFIX}"
 
-    def save(self, tokens: Sequence[int], state: bytes) -> None:
+    def save(self, tokens: Sequence[int], state: bytes, adapter: str = "") -> None:
         """Write a state; whole or not at all. A disk that cannot be written is logged."""
-        path = self.path(tokens)
+        path = self.path(tokens, adapter)
         if len(state) > self._cap:
             return
         part = path.with_name(f"{path.stem}-{os.getpid()}{UNFINISHED}")
@@ -59,9 +60,9 @@ class PrefixStore:
                 part.unlink(missing_ok=True)
             logger.warning("%s: the state of a prompt's beginning cannot be kept: %s", path, error.strerror or error)
 
-    def load(self, tokens: Sequence[int]) -> bytes | None:
+    def load(self, tokens: Sequence[int], adapter: str = "") -> bytes | None:
         """The state of ``tokens``; None when there is none, or it is damaged: it is then removed."""
-        path = self.path(tokens)
+        path = self.path(tokens, adapter)
         try:
             raw = path.read_bytes()
             os.utime(path)
@@ -71,12 +72,12 @@ class PrefixStore:
         if raw[: len(MAGIC)] == MAGIC and hashlib.sha256(raw[head:]).digest() == raw[len(MAGIC) : head]:
             return raw[head:]
         logger.warning("%s is damaged; the prompt's beginning is evaluated again", path)
-        self.drop(tokens)
+        self.drop(tokens, adapter)
         return None
 
-    def drop(self, tokens: Sequence[int]) -> None:
+    def drop(self, tokens: Sequence[int], adapter: str = "") -> None:
         """Remove a state."""
-        self.path(tokens).unlink(missing_ok=True)
+        self.path(tokens, adapter).unlink(missing_ok=True)
 
     def _shrink(self) -> None:
         files = sorted((stat.st_mtime_ns, stat.st_size, path) for path in self._folder.glob(f"*{SUFFIX}") if (stat := path.stat()))

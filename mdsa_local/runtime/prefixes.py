@@ -25,6 +25,7 @@ class Kept:
     n_static: int
     warm: bool
     used: int
+    adapter: str = ""
     saved: bool = False
 
 
@@ -37,9 +38,10 @@ class Prefixes:
         self.entries: list[Kept] = []
         self._clock = 0
 
-    def begin(self, sequence: int, prompt: Sequence[int]) -> int:
-        """Let the empty ``sequence`` begin with the longest kept beginning of ``prompt``; the number of tokens, 0 for none."""
-        lengths = [(reusable(kept, prompt, self._context.model.cuttable), kept) for kept in self.entries]
+    def begin(self, sequence: int, prompt: Sequence[int], adapter: str) -> int:
+        """Let the empty ``sequence`` begin with the longest kept beginning of ``prompt`` under ``adapter``; the number of tokens, 0 for none."""
+        usable = [kept for kept in self.entries if kept.adapter == adapter]
+        lengths = [(reusable(kept, prompt, self._context.model.cuttable), kept) for kept in usable]
         best, kept = max(lengths, key=lambda pair: pair[0], default=(0, None))
         if kept is None or not best:
             return 0
@@ -47,37 +49,40 @@ class Prefixes:
         self._context.copy(kept.sequence, sequence, best)
         return best
 
-    def keep(self, sequence: int, tokens: Sequence[int], n_prompt: int, n_static: int) -> None:
+    def keep(self, sequence: int, tokens: Sequence[int], n_prompt: int, n_static: int, adapter: str) -> None:
         """Keep a finished sequence as it is, in place of those that it continues; or free it where it is too short to be worth it."""
         if len(tokens) < LEAST_TOKENS:
             self.release(sequence)
             return
-        for old in [kept for kept in self.entries if not kept.warm and kept.tokens == tokens[: len(kept.tokens)]]:
+        alike = [kept for kept in self.entries if kept.adapter == adapter and not kept.warm]
+        for old in [kept for kept in alike if kept.tokens == tokens[: len(kept.tokens)]]:
             self._drop(old)
-        self._add(Kept(sequence, tokens, n_prompt, n_static, False, 0))
+        self._add(Kept(sequence, tokens, n_prompt, n_static, False, 0, adapter))
 
-    def snapshot(self, sequence: int, tokens: Sequence[int]) -> None:
+    def snapshot(self, sequence: int, tokens: Sequence[int], adapter: str) -> None:
         """Keep what ``sequence`` holds at this moment, ``tokens``, as a static prefix; nothing is moved, the cells are shared."""
-        if self.warm(tokens) or len(tokens) < LEAST_TOKENS:
+        if self.warm(tokens, adapter) or len(tokens) < LEAST_TOKENS:
             return
         # Room among the ids first: the new one may need that of the oldest.
         self._make_room()
         if self._free:
             own = self._free.pop()
             self._context.copy(sequence, own, len(tokens))
-            self._add(Kept(own, list(tokens), len(tokens), len(tokens), True, 0))
+            self._add(Kept(own, list(tokens), len(tokens), len(tokens), True, 0, adapter))
 
-    def restore(self, tokens: Sequence[int]) -> None:
+    def restore(self, tokens: Sequence[int], adapter: str) -> None:
         """Read a static prefix back from disk, if it is there and not in memory."""
-        if self._store is None or len(tokens) < LEAST_TOKENS or self.warm(tokens) or (state := self._store.load(tokens)) is None:
+        if self._store is None or len(tokens) < LEAST_TOKENS or self.warm(tokens, adapter):
+            return
+        if (state := self._store.load(tokens, adapter)) is None:
             return
         self._make_room()
         sequence = self._free.pop()
         if self._context.restore(sequence, state) and self._context.length(sequence) == len(tokens):
-            self._add(Kept(sequence, list(tokens), len(tokens), len(tokens), True, 0, saved=True))
+            self._add(Kept(sequence, list(tokens), len(tokens), len(tokens), True, 0, adapter, saved=True))
         else:
             self.release(sequence)
-            self._store.drop(tokens)
+            self._store.drop(tokens, adapter)
 
     def unsaved(self) -> bool:
         """Whether a static prefix is not on disk yet."""
@@ -90,12 +95,12 @@ class Prefixes:
 
     def _save(self, kept: Kept) -> None:
         if self._store is not None and kept.warm and not kept.saved:
-            self._store.save(kept.tokens, self._context.state(kept.sequence))
+            self._store.save(kept.tokens, self._context.state(kept.sequence), kept.adapter)
             kept.saved = True
 
-    def warm(self, tokens: Sequence[int]) -> bool:
+    def warm(self, tokens: Sequence[int], adapter: str) -> bool:
         """Whether exactly these tokens are kept as a static prefix."""
-        return any(kept.warm and kept.tokens == tokens for kept in self.entries)
+        return any(kept.warm and kept.adapter == adapter and kept.tokens == tokens for kept in self.entries)
 
     def evict(self) -> bool:
         """Drop the one that is worth least; False when there is none."""

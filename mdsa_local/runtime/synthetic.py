@@ -93,6 +93,29 @@ def write_random(path: Path, shape: Shape, quantization: str = "Q4_0", *, seed: 
     return path
 
 
+def write_lora(path: Path, shape: Shape, rank: int = 8, *, strength: float = 1.0, seed: int = 0) -> Path:
+    """Write a random LoRA adapter for models of ``shape``, on the queries and the output of each layer's attention."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    pairs: dict[str, Any] = {"general.type": "adapter", "general.architecture": shape.architecture, "adapter.type": "lora"}
+    pairs["adapter.lora.alpha"] = float(rank)
+    tensors = [
+        (f"blk.{layer}.{part}.weight.lora_{which}", (rows, columns))
+        for layer in range(shape.layers)
+        for part in ("attn_q", "attn_output")
+        for which, rows, columns in (("a", rank, shape.width), ("b", shape.width, rank))
+    ]
+    header, data = b"", b""
+    for name, (rows, columns) in tensors:
+        header += _string(name) + struct.pack("<I2QIQ", 2, columns, rows, TYPE_IDS["F32"], len(data))
+        raw = (rng.standard_normal((rows, columns), np.float32) * np.float32(strength / columns**0.5)).tobytes()
+        data += raw + bytes(-len(raw) % ALIGNMENT)
+    head = struct.pack("<4sIQQ", MAGIC, 3, len(tensors), len(pairs)) + b"".join(_pair(key, value) for key, value in pairs.items()) + header
+    path.write_bytes(head + bytes(-len(head) % ALIGNMENT) + data)
+    return path
+
+
 def _metadata(shape: Shape, quantization: str, name: str) -> dict[str, Any]:
     prefix = shape.architecture
     return {
