@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -54,6 +54,9 @@ class Settings(BaseModel):
     max_question_chars: int = Field(8000, ge=1, description="longest question accepted, in characters")
     context_tokens: int = Field(0, ge=0, description="context of in-process models in tokens; 0 for the model's own, at most 8192")
     threads: int = Field(0, ge=0, description="CPU threads for generation; 0 for one per core")
+    gpu_layers: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
+        "auto", description="layers of in-process models on the GPU; auto: as many as its free memory takes, where llama.cpp was built for it"
+    )
     parallel: int = Field(8, ge=1, le=64, description="answers that one in-process model writes at once; more wait")
     queue_limit: int = Field(64, ge=0, description="requests that may wait for one in-process model; one more is told when to come back")
     memory_budget_mb: int = Field(0, ge=0, description="memory for all loaded models in MB; 0 for 70 % of what is free at the start")

@@ -9,17 +9,19 @@ import time
 from collections import OrderedDict
 from collections.abc import Generator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import psutil
 
 from mdsa_local.domains.config import Generation
 from mdsa_local.errors import BackendError, ContextOverflowError, ModelError
+from mdsa_local.runtime import gpu
 from mdsa_local.runtime.answering import LEAD_TOKENS, Request, Stream
 from mdsa_local.runtime.backend import Message
 from mdsa_local.runtime.chat_template import render
 from mdsa_local.runtime.engine import Engine, EngineStats, context_options
 from mdsa_local.runtime.gguf import OVERHEAD_BYTES, VOCABULARY_BYTES, GGUFInfo, memory_estimate_bytes, read_gguf
-from mdsa_local.runtime.native import ContextOptions, Model
+from mdsa_local.runtime.native import ContextOptions, Model, library
 from mdsa_local.runtime.prefix_store import PrefixStore, fingerprint
 from mdsa_local.runtime.prefixes import LEAST_TOKENS, common
 from mdsa_local.settings import Settings
@@ -49,11 +51,13 @@ class LlamaCppBackend:
         queue_limit: int = 64,
         states: Path | None = None,
         states_bytes: int = 0,
+        gpu_layers: int | Literal["auto"] = "auto",
     ) -> None:
         """Load ``path``. ``n_context_tokens`` 0 means 8192; the model's training context is the limit. ``threads`` 0 means one per core.
 
         ``queue_limit``: requests that may wait beside the ``parallel`` that are written; one more gets a :class:`BusyError`. ``states``: folder for
-        the key-value states of system prompts, of at most ``states_bytes``; None keeps them in memory only.
+        the key-value states of system prompts, of at most ``states_bytes``; None keeps them in memory only. ``gpu_layers``: see
+        :mod:`mdsa_local.runtime.gpu`.
         Raises :class:`ModelNotFoundError`, :class:`ModelFileError`, :class:`ModelMemoryError`, :class:`BackendUnavailableError`, and
         :class:`ModelError` for a model without a chat template.
         """
@@ -67,9 +71,11 @@ class LlamaCppBackend:
         self.n_context_tokens = context_tokens(info.context_length, n_context_tokens)
         self._path = path
         # What is rearranged on loading is read, not mapped: 0.5B parameters in Q4_0 then take 447 MB in place of 629.
-        self._model = Model(path, mapped=info.repacked_bytes < info.size_bytes // 4)
+        options = context_options(self.n_context_tokens, parallel, threads or default_threads())
+        beside = _estimate(info, options) - info.size_bytes
+        on_gpu = gpu.layers(info, gpu_layers, gpu.free_bytes(library()) if gpu_layers == "auto" else 0, beside)
+        self._model = Model(path, on_gpu, mapped=bool(on_gpu) or info.repacked_bytes < info.size_bytes // 4)
         try:
-            options = context_options(self.n_context_tokens, parallel, threads or default_threads())
             store = PrefixStore(states, self._state_key(), states_bytes) if states and states_bytes else None
             self._engine = Engine(self._model, options, name, parallel, queue_limit, store)
         except BaseException:
@@ -206,7 +212,10 @@ def options_for(info: GGUFInfo, settings: Settings) -> ContextOptions:
 def estimate_bytes(target: str, settings: Settings) -> int:
     """Memory for the file ``target`` under ``settings``. Raises as :func:`~mdsa_local.runtime.gguf.read_gguf`."""
     info = read_gguf(Path(target))
-    options = options_for(info, settings)
+    return _estimate(info, options_for(info, settings))
+
+
+def _estimate(info: GGUFInfo, options: ContextOptions) -> int:
     return memory_estimate_bytes(info, options.cells, options.batch_tokens, max(options.outputs, options.sequences))
 
 
@@ -221,4 +230,5 @@ def open_backend(target: str, name: str, settings: Settings) -> LlamaCppBackend:
         queue_limit=settings.queue_limit,
         states=settings.states_dir,
         states_bytes=settings.states_mb * 10**6,
+        gpu_layers=settings.gpu_layers,
     )
