@@ -12,7 +12,8 @@ from mdsa_local.orchestrator import TinyBERTOrchestrator
 from mdsa_local.settings import Settings
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+PAGES = [README, *(path.read_text(encoding="utf-8") for path in sorted((Path(__file__).parent.parent / "docs").glob("*.md")))]
+BLOCKS = [block for page in PAGES for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL)]
 COMMANDS = sorted(
     set(re.findall(r"\bmdsa ((?:kb |router |domains |models )?[a-z]+)\b", "\n".join(re.findall(r"`mdsa [^`]*`|^mdsa .*$", README, re.MULTILINE))))
 )

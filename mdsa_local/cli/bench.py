@@ -20,7 +20,6 @@ import typer
 
 from mdsa_local.cli.output import Json, document, table
 from mdsa_local.errors import UnknownNameError
-from mdsa_local.settings import Settings
 
 # 19 tokens with the marks around them.
 LINE = "My card was charged twice at the shop today how do I get my money back"
@@ -41,6 +40,7 @@ def bench(
 ) -> None:
     """Measure this machine: a cold start, the router, generation, many callers at once, or many models in one memory budget."""
     from mdsa_local.cli import bench_generate, bench_soak
+    from mdsa_local.settings import Settings
 
     suites: dict[str, Callable[[int], list[dict[str, Any]]]] = {
         "startup": startup,
