@@ -84,12 +84,13 @@ def stressing(model: Path | None, seconds: float, callers: int, settings: Settin
 
 def _decoding(backend: LlamaCppBackend, path: Path, threads: int, runs: int, result: Result) -> list[dict[str, Any]]:
     bare = Bare(backend.weights, threads)
+    length = backend.count_tokens(_question(0))
     plain = Plain(path, threads)
     one, eight, bare_one, bare_eight, generate = (list[float]() for _ in range(5))
     try:
         # In turns, so that whatever else the machine does meets all alike; the first turn only warms up.
         for turn in range(runs + 1):
-            measured = (_ours(backend, 1), bare.rate(1), _ours(backend, TOGETHER), bare.rate(TOGETHER), plain.rate())
+            measured = (_ours(backend, 1), bare.rate(1, length), _ours(backend, TOGETHER), bare.rate(TOGETHER, length), plain.rate())
             if turn:
                 for rates, rate in zip((one, bare_one, eight, bare_eight, generate), measured, strict=True):
                     rates.append(rate)
@@ -139,7 +140,7 @@ def _ours(backend: LlamaCppBackend, n: int) -> float:
 
     def answer(number: int) -> None:
         # Different from the first word, so that no beginning is shared.
-        stream = backend.stream([Message("user", f"{number} {_words(number)}")], Generation(max_tokens=TOKENS), deadline_s=600)
+        stream = backend.stream(_question(number), Generation(max_tokens=TOKENS), deadline_s=600)
         next(stream)
         begun.wait(600)
         for _ in stream:
@@ -156,6 +157,10 @@ def _ours(backend: LlamaCppBackend, n: int) -> float:
     for caller in callers:
         caller.join()
     return tokens / seconds
+
+
+def _question(number: int) -> list[Message]:
+    return [Message("user", f"{number} {_words(number)}")]
 
 
 def _words(number: int) -> str:
@@ -181,17 +186,19 @@ class Bare:
             lib.llama_sampler_chain_add(chain, lib.llama_sampler_init_greedy())
             self._samplers.append(chain)
 
-    def rate(self, n: int) -> float:
-        """Tokens a second of ``n`` sequences."""
+    def rate(self, n: int, prompt_tokens: int) -> float:
+        """Tokens a second of ``n`` sequences behind prompts of that many tokens."""
         lib, context, batch = self._lib, self._context, self._batch
         lib.llama_memory_clear(lib.llama_get_memory(context), False)
         for sequence in range(n):
-            self._fill([(300 + at + 40 * sequence, at, sequence, at == 31) for at in range(32)])
-            lib.llama_decode(context, batch)
+            for start in range(0, prompt_tokens, 64):
+                places = range(start, min(start + 64, prompt_tokens))
+                self._fill([(300 + at + 40 * sequence, at, sequence, at == prompt_tokens - 1) for at in places])
+                lib.llama_decode(context, batch)
         tokens = [400 + sequence for sequence in range(n)]
         began = time.perf_counter()
         for at in range(TOKENS):
-            self._fill([(token, 32 + at, sequence, True) for sequence, token in enumerate(tokens)])
+            self._fill([(token, prompt_tokens + at, sequence, True) for sequence, token in enumerate(tokens)])
             lib.llama_decode(context, batch)
             tokens = [lib.llama_sampler_sample(self._samplers[row], context, row) for row in range(n)]
         return n * TOKENS / (time.perf_counter() - began)
