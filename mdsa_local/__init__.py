@@ -19,6 +19,7 @@ _WHERE = {
     "knowledge.dual_rag": ("DualRAG",),
     "routing.encoder": ("Encoder",),
     "routing.router": ("IntentRouter",),
+    "runtime.hardware": ("HardwareDetector",),
     "runtime.manager": ("ModelManager",),
     "settings": ("Settings",),
     "types": (
@@ -27,6 +28,7 @@ _WHERE = {
     ),
     "errors": (
         "BackendError", "BackendTimeoutError", "BackendUnavailableError", "BusyError", "ConfigError", "ContextOverflowError", "InputError",
+        "InvalidOutputError",
         "MDSAError", "ModelError", "ModelFileError", "ModelMemoryError", "ModelNotFoundError", "StorageError", "UnknownNameError",
     ),
 }  # fmt: skip
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from mdsa_local.orchestrator import TinyBERTOrchestrator as TinyBERTOrchestrator
     from mdsa_local.routing.encoder import Encoder as Encoder
     from mdsa_local.routing.router import IntentRouter as IntentRouter
+    from mdsa_local.runtime.hardware import HardwareDetector as HardwareDetector
     from mdsa_local.runtime.manager import ModelManager as ModelManager
     from mdsa_local.settings import Settings as Settings
     from mdsa_local.types import *  # noqa: F403

@@ -12,7 +12,8 @@
     ├── BackendError             a runtime failed
     │   ├── BackendUnavailableError   not installed, not running, or not reachable
     │   ├── BackendTimeoutError       did not answer in time
-    │   └── BusyError                 its queue is full; says when to come back
+    │   ├── BusyError                 its queue is full; says when to come back
+    │   └── InvalidOutputError        answered what does not follow the schema, twice
     ├── DependencyError          an optional package is missing; says how to install it
     └── StorageError             the disk: read-only, full, locked or damaged
 
@@ -125,6 +126,10 @@ class BusyError(BackendError):
     def __init__(self, message: str, hint: str = "", retry_after_s: float = 1.0) -> None:
         super().__init__(message, hint)
         self.retry_after_s = retry_after_s
+
+
+class InvalidOutputError(BackendError):
+    """The model's answer does not follow the schema, and neither does the second one."""
 
 
 class DependencyError(MDSAError):

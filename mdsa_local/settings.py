@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from mdsa_local.errors import ConfigError, StorageError
 
@@ -63,6 +63,12 @@ class Settings(BaseModel):
     keep_alive_s: float = Field(0.0, ge=0, description="idle seconds after which a model is unloaded; 0 keeps it until its room is needed")
     states_mb: int = Field(512, ge=0, description="disk for what models made of system prompts, so that they need not read them again; 0 for none")
     ollama_base_url: str = Field("http://127.0.0.1:11434", description="address of the Ollama daemon")
+    ollama_keep_alive: str = Field(
+        "5m", coerce_numbers_to_str=True, description="how long Ollama keeps an idle model: 5m, seconds, 0, or -1 for ever"
+    )
+    ollama_api_key: SecretStr = Field(SecretStr(""), description="key for an Ollama that wants one")
+    openai_api_key: SecretStr = Field(SecretStr(""), description="key for OpenAI-compatible servers that want one")
+    hub_url: str = Field("https://huggingface.co", description="where `mdsa models pull` fetches from; nothing else uses it")
     request_timeout_s: float = Field(120.0, gt=0, description="longest wait for a runtime, in seconds")
 
     @property
@@ -102,6 +108,8 @@ class Settings(BaseModel):
         if environ.get("OLLAMA_BASE_URL") or environ.get("OLLAMA_HOST"):
             values["ollama_base_url"] = environ.get("OLLAMA_BASE_URL") or environ["OLLAMA_HOST"]
             origin["ollama_base_url"] = "the environment"
+        if environ.get("OLLAMA_API_KEY"):
+            values["ollama_api_key"], origin["ollama_api_key"] = environ["OLLAMA_API_KEY"], "environment variable OLLAMA_API_KEY"
         for key in cls.model_fields:
             if (name := f"MDSA_{key.upper()}") in environ and key != "home":
                 values[key], origin[key] = environ[name], f"environment variable {name}"

@@ -11,11 +11,16 @@ from mdsa_local.cli.main import run
 from mdsa_local.orchestrator import TinyBERTOrchestrator
 from mdsa_local.settings import Settings
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-PAGES = [README, *(path.read_text(encoding="utf-8") for path in sorted((Path(__file__).parent.parent / "docs").glob("*.md")))]
-BLOCKS = [block for page in PAGES for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL)]
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCS = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))
+BLOCKS = re.findall(r"```python\n(.*?)```", README + DOCS, re.DOTALL)
 COMMANDS = sorted(
-    set(re.findall(r"\bmdsa ((?:kb |router |domains |models )?[a-z]+)\b", "\n".join(re.findall(r"`mdsa [^`]*`|^mdsa .*$", README, re.MULTILINE))))
+    set(
+        re.findall(
+            r"\bmdsa ((?:kb |router |domains |models )?[a-z]+)\b", "\n".join(re.findall(r"`mdsa [^`]*`|^mdsa .*$", README + DOCS, re.MULTILINE))
+        )
+    )
 )
 
 
@@ -33,6 +38,7 @@ def test_its_commands_exist(command: str, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_every_command_and_setting_is_in_it() -> None:
+    assert {f"models {name}" for name in ("list", "show", "fit", "pull", "add", "rm", "quantize")} | {"doctor"} <= set(COMMANDS)
     assert {"ask", "route", "tour", "kb add", "kb list", "kb search", "kb sync", "router eval", "domains list", "bench"} <= set(COMMANDS)
     for name in Settings.model_fields:
         assert f"`{name}`" in README or name == "home", name

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from mdsa_local import __version__
-from mdsa_local.cli import ask, bench, domains, kb, route, router
+from mdsa_local.cli import ask, bench, doctor, domains, kb, models, route, router
 from mdsa_local.cli.output import document, line, note
 from mdsa_local.errors import InputError, MDSAError
 
@@ -22,7 +22,9 @@ app.command("route")(route.route)
 app.add_typer(kb.app, name="kb")
 app.add_typer(domains.app, name="domains")
 app.add_typer(router.app, name="router")
+app.add_typer(models.app, name="models")
 app.command("bench")(bench.bench)
+app.command("doctor")(doctor.doctor)
 
 # From glibc's malloc.h.
 M_ARENA_MAX = -8
@@ -35,6 +37,8 @@ WELCOME = """mdsa_local {version}: several small language models on your own mac
   mdsa kb add PATH -d DOMAIN   add your own documents
   mdsa kb search "..."         what the knowledge bases hold
   mdsa domains list            the domains there are
+  mdsa models fit              which models fit this machine
+  mdsa doctor                  what is there, what is wrong, what would serve better
 
 mdsa --help lists all commands. Nothing leaves this machine."""
 

@@ -44,6 +44,9 @@ class Generation(BaseModel):
     refusal: str = Field(
         "", description="the whole answer where the model gives it a probability of one half or more, else ruled out; llama.cpp only"
     )
+    json_schema: dict[str, Any] | None = Field(None, description="JSON schema that the answer follows; see mdsa_local.runtime.structured")
+    tools: tuple[dict[str, Any], ...] = Field((), description="functions the model may call: name, description, and parameters as a JSON schema")
+    think: bool | None = Field(None, description="whether a model that can think first does; None: not, as its thoughts come out of max_tokens")
 
     @field_validator("logit_bias", mode="before")
     @classmethod

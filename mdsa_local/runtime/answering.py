@@ -191,7 +191,7 @@ def _write(seat: Seat, row: int, begin: Sequence[int]) -> Generator[Evaluate, in
         sampler.close()
     if rest := stops.flush():
         put(rest)
-    put(Finished(reason, len(request.prompt), request.made, tuple(told)))
+    put(Finished(reason, len(request.prompt), request.made, probabilities=tuple(told)))
 
 
 def _probability(context: Context, row: int, token: int, n_alternatives: int) -> TokenProbability:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 from mdsa_local.domains.config import Generation
 from mdsa_local.errors import InputError, UnknownNameError
@@ -16,8 +16,17 @@ Reason = Literal["stop", "length", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A tool that a model asks to have run. ``id`` is empty where the runtime gives none."""
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation. ``role`` is ``system``, ``user`` or ``assistant``."""
+    """One turn of a conversation. ``role`` is ``system``, ``user``, ``assistant`` or ``tool``."""
 
     role: str
     content: str
@@ -41,12 +50,15 @@ class TokenProbability:
 class Finished:
     """The end of a stream. ``reason`` is ``stop`` (the model or a stop string ended it), ``length`` (no tokens left) or ``cancelled``.
 
+    ``tool_calls`` and ``thinking`` (what the model wrote before its answer) come from runtimes that tell them apart from the text.
     ``probabilities``: one for each token, where :attr:`Generation.probabilities` asked for them and the runtime has them.
     """
 
     reason: Reason
     prompt_tokens: int
     tokens_generated: int
+    tool_calls: tuple[ToolCall, ...] = ()
+    thinking: str = ""
     probabilities: tuple[TokenProbability, ...] = ()
 
 
@@ -100,6 +112,8 @@ class BackendModule(Protocol):
 BACKENDS = {
     "gguf": "mdsa_local.runtime.llamacpp",
     "ollama": "mdsa_local.runtime.ollama",
+    "openai": "mdsa_local.runtime.openai",
+    "transformers": "mdsa_local.runtime.transformers",
 }
 
 
@@ -108,6 +122,21 @@ def backend_module(scheme: str) -> BackendModule:
     if scheme not in BACKENDS:
         raise UnknownNameError.among("model scheme", scheme, BACKENDS)
     return cast(BackendModule, importlib.import_module(BACKENDS[scheme]))
+
+
+# What every backend follows.
+SAMPLING = frozenset({"max_tokens", "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "stop"})
+
+
+def refuse_unsupported(generation: Generation, supported: Collection[str], runtime: str) -> None:
+    """Raise :class:`InputError` for settings beyond :data:`SAMPLING` and ``supported`` that are not at their default: none is ignored in silence."""
+    fields = type(generation).model_fields
+    asked = [name for name in fields if name not in SAMPLING and name not in supported and getattr(generation, name) != fields[name].default]
+    if asked:
+        raise InputError(
+            f"{runtime} cannot follow {', '.join(asked)}",
+            f"Remove {'it' if len(asked) == 1 else 'them'} from the generation settings, or use a GGUF file.",
+        )
 
 
 def parse_reference(ref: str) -> Reference:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mdsa_local.errors import ConfigError, ModelFileError, ModelNotFoundError, UnknownNameError
 from mdsa_local.settings import explain, read_yaml
+
+# Hashing takes 1.4 s a gigabyte on an AMD EPYC, beside reading it: nothing for a small file, a wait before each start with a large one.
+REMEMBERED_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +33,24 @@ class ModelFile:
 
 
 class FileEntry(BaseModel):
-    """One file in a model.yaml."""
+    """One file in a model.yaml: ``file`` beside it, or ``path`` to where a file lies that was added by reference."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    file: str = Field(pattern=r"^[^/\\]+$")
+    file: str = Field("", pattern=r"^[^/\\]*$")
+    path: Path | None = None
     sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     size_bytes: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if bool(self.file) == bool(self.path) or (self.path and not self.path.is_absolute()):
+            raise ValueError("give either file, a name beside model.yaml, or path, an absolute path")
+        return self
+
+    def beside(self, folder: Path) -> Path:
+        """Where the file lies for a model.yaml in ``folder``."""
+        return self.path or folder / self.file
 
 
 class ModelCard(BaseModel):
@@ -69,12 +84,20 @@ def known(folders: Sequence[Path]) -> dict[str, ModelFile]:
     return models
 
 
-def verify(model: ModelFile) -> None:
-    """Compare size and SHA-256 with what model.yaml says. Raises :class:`ModelNotFoundError` and :class:`ModelFileError`."""
+def verify(model: ModelFile, seen: Path | None = None) -> None:
+    """Compare size and SHA-256 with what model.yaml says. Raises :class:`ModelNotFoundError` and :class:`ModelFileError`.
+
+    ``seen`` is a folder that remembers which files were found right: those larger than 64 MB are read again only after they changed.
+    """
     try:
-        size = model.path.stat().st_size
+        status = model.path.stat()
+        size = status.st_size
         if model.size_bytes and size != model.size_bytes:
             raise ModelFileError(f"{model.path}: has {size} bytes, its model.yaml says {model.size_bytes}", "Download or install the model again.")
+        known = f"{model.sha256} {size} {status.st_mtime_ns}"
+        stamp = seen / f"{hashlib.sha256(str(model.path).encode()).hexdigest()[:32]}" if seen and size > REMEMBERED_BYTES else None
+        if stamp and stamp.is_file() and stamp.read_text(encoding="utf-8") == known:
+            return
         if model.sha256:
             with model.path.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -82,6 +105,11 @@ def verify(model: ModelFile) -> None:
                 raise ModelFileError(
                     f"{model.path}: its SHA-256 is {found}, its model.yaml says {model.sha256}", "Download or install the model again."
                 )
+            if stamp:
+                # Where it cannot be remembered, the file is read again next time.
+                with suppress(OSError):
+                    stamp.parent.mkdir(parents=True, exist_ok=True)
+                    stamp.write_text(known, encoding="utf-8")
     except FileNotFoundError:
         raise ModelNotFoundError(f"{model.name}: its file {model.path} is missing", "Download or install the model again.") from None
     except OSError as error:
@@ -99,7 +127,8 @@ def _on_card(path: Path) -> Iterator[ModelFile]:
     """The files of one model.yaml, under its name and under ``name-variant``; nothing for what is no language model, such as the encoder."""
     values = read_yaml(path)
     files = values.get("files")
-    if not (isinstance(files, dict) and any(isinstance(entry, dict) and str(entry.get("file", "")).endswith(".gguf") for entry in files.values())):
+    entries = [entry for entry in files.values() if isinstance(entry, dict)] if isinstance(files, dict) else []
+    if not any(str(entry.get("file") or entry.get("path") or "").lower().endswith(".gguf") for entry in entries):
         return
     try:
         card = ModelCard.model_validate(values)
@@ -111,7 +140,7 @@ def _on_card(path: Path) -> Iterator[ModelFile]:
         raise ConfigError(f"{path}: key 'default' is {card.default!r}", f"Choose one of: {', '.join(sorted(card.files))}.")
     folder = path.parent
     for variant, entry in card.files.items():
-        model = ModelFile(f"{folder.name}-{variant}", folder / entry.file, entry.sha256, entry.size_bytes, card.decoding)
+        model = ModelFile(f"{folder.name}-{variant}", entry.beside(folder), entry.sha256, entry.size_bytes, card.decoding)
         yield model
         if variant == card.default:
             yield replace(model, name=folder.name)

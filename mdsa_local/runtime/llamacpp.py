@@ -24,6 +24,7 @@ from mdsa_local.runtime.gguf import OVERHEAD_BYTES, VOCABULARY_BYTES, GGUFInfo, 
 from mdsa_local.runtime.native import ContextOptions, Model, library
 from mdsa_local.runtime.prefix_store import PrefixStore, fingerprint
 from mdsa_local.runtime.prefixes import LEAST_TOKENS, common
+from mdsa_local.runtime.structured import constrained_by_grammar
 from mdsa_local.settings import Settings
 
 MAX_CONTEXT_TOKENS = 8192
@@ -103,7 +104,7 @@ class LlamaCppBackend:
     def stream(self, messages: Sequence[Message], generation: Generation, *, deadline_s: float) -> Stream:
         """See :class:`~mdsa_local.runtime.backend.Backend`. Raises :class:`BusyError` when too many wait. The stream's ``close`` works from any
         thread, also while a prompt is read."""
-        return Stream(self._engine, self._requests(messages, generation, deadline_s), self.name)
+        return Stream(self._engine, self._requests(messages, constrained_by_grammar(generation), deadline_s), self.name)
 
     @property
     def weights(self) -> Model:

@@ -367,7 +367,7 @@ class ModelManager:
         try:
             self._unload(victims)
             if target.file and target.file not in self._verified:
-                verify(target.file)
+                verify(target.file, self.settings.home / "cache" / "verified")
                 self._verified.add(target.file)
             began = time.monotonic()
             backend = backend_module(target.scheme).open_backend(target.target, target.name, self.settings)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
-import math
+import re
 import threading
-import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import urlsplit
 
 from mdsa_local.domains.config import Generation
 from mdsa_local.errors import (
@@ -21,20 +18,30 @@ from mdsa_local.errors import (
     ContextOverflowError,
     InputError,
     MDSAError,
+    ModelError,
     ModelMemoryError,
     ModelNotFoundError,
 )
-from mdsa_local.runtime.backend import Finished, Message, Reason
+from mdsa_local.runtime.backend import Finished, Message, Reason, ToolCall, refuse_unsupported
+from mdsa_local.runtime.wire import Wires, as_json, estimated_tokens, is_loopback, limits, timeout
 from mdsa_local.settings import Settings
 
 if TYPE_CHECKING:
-    from ollama import Client, ResponseError
+    from ollama import ChatResponse, Client, ResponseError
 
 DEFAULT_CONTEXT_TOKENS = 4096
-CONNECT_TIMEOUT_S = 5.0
-# Common tokenizers average four bytes a token on English and not much below three on other text; chat markers add a few tokens a message.
-BYTES_PER_TOKEN = 3
-TOKENS_PER_MESSAGE = 8
+# Daemons before this one ignore `truncate` and `shift`, and cut a long prompt in silence.
+REFUSES_SINCE = (0, 12, 6)
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What a daemon says of itself and of a model. ``capabilities`` are words like ``completion``, ``tools``, ``thinking``, ``vision``,
+    ``embedding``; None where the daemon is too old to say. ``context_length`` is what the model was trained with, 0 where unknown."""
+
+    version: tuple[int, ...]
+    capabilities: frozenset[str] | None
+    context_length: int
 
 
 class OllamaBackend:
@@ -44,103 +51,132 @@ class OllamaBackend:
     options may differ. A prompt that is too long is refused, never cut (``truncate`` and ``shift`` are off).
     """
 
-    def __init__(self, model: str, base_url: str, timeout_s: float, n_context_tokens: int = 0) -> None:
-        """``timeout_s`` is the longest silence of the daemon; ``n_context_tokens`` 0 leaves the context to the daemon."""
+    def __init__(
+        self, model: str, base_url: str, timeout_s: float, n_context_tokens: int = 0, *, keep_alive: str | float = "5m", api_key: str = ""
+    ) -> None:
+        """``timeout_s`` is the longest silence of the daemon; ``n_context_tokens`` 0 leaves the context to the daemon.
+
+        ``keep_alive`` is how long the daemon keeps the model after a request: ``5m``, seconds, 0 for not at all, -1 for ever.
+        """
         self.name = model
         self.n_context_tokens = n_context_tokens or DEFAULT_CONTEXT_TOKENS
-        self._base_url, self._timeout_s = base_url, timeout_s
+        self.probed: Probed | None = None
+        self._base_url, self._timeout_s, self._api_key = base_url, timeout_s, api_key
+        self._keep_alive = seconds_if_number(keep_alive)
         self._options: Mapping[str, Any] = {"num_ctx": n_context_tokens} if n_context_tokens else {}
         self._client: Client | None = None
         self._connecting = threading.Lock()
-        self._requests = 0
-        self._closed = False
+        self._wires = Wires(model)
 
     def load(self) -> None:
-        """Have the daemon load the model, and read back how large its context is.
+        """Ask what the model can do, have the daemon load it, and read back how large its context is.
 
-        Raises :class:`ModelNotFoundError` and :class:`BackendError`.
+        Raises :class:`ModelNotFoundError`, :class:`ModelError` for a model that writes no text, and :class:`BackendError`.
         """
-        with self._connected() as client, self._mapped():
-            from ollama import ChatResponse, ProcessResponse
+        version = str(self._get("/api/version").get("version", ""))
+        from ollama import ChatResponse, ResponseError, ShowResponse
 
-            request = {**self._request((), self._options), "stream": False}
-            client._request(ChatResponse, "POST", "/api/chat", json=request, timeout=self._timeout(self._timeout_s))
-            running = client._request(ProcessResponse, "GET", "/api/ps", timeout=self._timeout(self._timeout_s))
-        for model in running.models:
-            if self.name in (model.model, model.name) or f"{self.name}:latest" in (model.model, model.name):
-                self.n_context_tokens = model.context_length or self.n_context_tokens
+        self.probed = self._probe(version, self._call(ShowResponse, "/api/show", {"model": self.name}))
+        if self.probed.capabilities is not None and "completion" not in self.probed.capabilities:
+            found = ", ".join(sorted(self.probed.capabilities)) or "nothing"
+            raise ModelError(f"Ollama's model {self.name} writes no text: its capabilities are {found}", "Choose a chat model; see: ollama list")
+        self._call(ChatResponse, "/api/chat", {**self._request((), self._options), "stream": False})
+        try:
+            running = self._get("/api/ps", raw_errors=True).get("models", [])
+        except ResponseError:
+            # Hosted daemons do not tell what runs; they use what the model was trained with.
+            self.n_context_tokens = self._options.get("num_ctx") or self.probed.context_length or self.n_context_tokens
+            return
+        for model in running:
+            if {self.name, f"{self.name}:latest"} & {model.get("model"), model.get("name")}:
+                self.n_context_tokens = model.get("context_length") or self.n_context_tokens
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
-        """An estimate, because Ollama has no tokenizer to ask: a third of the UTF-8 bytes and 8 a message. It errs high on ordinary text; the daemon
-        refuses a prompt for which it erred low."""
-        return sum(TOKENS_PER_MESSAGE + math.ceil(len(message.content.encode("utf-8", "replace")) / BYTES_PER_TOKEN) for message in messages)
+        """An estimate, because Ollama has no tokenizer to ask; the daemon refuses a prompt for which it erred low."""
+        return estimated_tokens(messages)
 
     def stream(self, messages: Sequence[Message], generation: Generation, *, deadline_s: float) -> Iterator[str | Finished]:
-        """See :class:`~mdsa_local.runtime.backend.Backend`. A daemon that falls silent is given up after ``deadline_s`` without a piece."""
-        deadline = time.monotonic() + deadline_s
+        """See :class:`~mdsa_local.runtime.backend.Backend`. A daemon that falls silent is given up at ``deadline_s`` at the latest."""
         request = self._request(messages, {**self._options, **sampling(generation)})
-        with self._connected() as client, self._mapped():
-            from ollama import ChatResponse
+        request |= extras(generation, self.probed.capabilities if self.probed else None)
+        self._refuse_what_would_be_cut(messages)
+        client = self._connected()
+        from ollama import ChatResponse
 
-            # Client.chat() of ollama 0.6.3 takes neither truncate nor shift, so this calls what it is made of.
-            timeout = self._timeout(min(deadline_s, self._timeout_s))
-            parts = client._request(ChatResponse, "POST", "/api/chat", stream=True, json=request, timeout=timeout)
-            with closing(cast("Generator[ChatResponse, None, None]", parts)):
-                for part in parts:
-                    if part.message.content and not self._closed:
-                        yield part.message.content
-                    if part.done or self._closed:
-                        reason: Reason = "cancelled" if self._closed else "length" if part.done_reason == "length" else "stop"
-                        yield Finished(reason, part.prompt_eval_count or 0, part.eval_count or 0)
-                        return
-                    if time.monotonic() >= deadline:
-                        raise BackendTimeoutError(f"{self.name} was not done at the deadline", "Ask for fewer tokens, or raise the time-out.")
-        raise BackendError(f"Ollama's answer from {self.name} broke off before its end", "Ask again; see the log of `ollama serve` when it repeats.")
+        with self._wires.request(deadline_s) as wire:
+            try:
+                with self._mapped():
+                    # Client.chat() of ollama 0.6.3 takes neither truncate nor shift, so this calls what it is made of.
+                    waits = timeout(min(deadline_s, self._timeout_s))
+                    parts = client._request(
+                        ChatResponse, "POST", "/api/chat", stream=True, json=request, timeout=waits, extensions={"trace": wire.trace}
+                    )
+                    with closing(cast("Generator[ChatResponse, None, None]", parts)):
+                        yield from answer(self.name, parts)
+            except MDSAError:
+                if wire.cut_by == "close":
+                    yield Finished("cancelled", 0, 0)
+                elif wire.cut_by == "deadline":
+                    raise BackendTimeoutError(f"{self.name} was not done at the deadline", "Ask for fewer tokens, or raise the time-out.") from None
+                else:
+                    raise
 
     def close(self) -> None:
-        """See :class:`~mdsa_local.runtime.backend.Backend`. A running stream ends at its next piece. The daemon unloads by its own rules."""
+        """See :class:`~mdsa_local.runtime.backend.Backend`. A running stream ends at once. The daemon unloads by its own rules."""
+        self._wires.close()
         with self._connecting:
-            self._closed = True
-            self._disconnect()
-
-    def _disconnect(self) -> None:
-        # Closing a socket that another thread reads from does not wake that thread, so the last request closes it.
-        if self._client and not self._requests:
-            self._client.close()  # type: ignore[no-untyped-call]
+            if self._client:
+                self._client.close()  # type: ignore[no-untyped-call]
             self._client = None
+
+    def _probe(self, version: str, shown: Any) -> Probed:
+        trained = [int(value) for key, value in (shown.modelinfo or {}).items() if key.endswith(".context_length") and isinstance(value, int)]
+        found = None if shown.capabilities is None else frozenset(map(str, shown.capabilities))
+        return Probed(tuple(int(part) for part in re.findall(r"\d+", version)[:3]), found, max([0, *trained]))
+
+    def _refuse_what_would_be_cut(self, messages: Sequence[Message]) -> None:
+        """For daemons that cut in silence. No tokenizer makes more tokens than bytes, but for the chat markers."""
+        if self.probed and self.probed.version and self.probed.version < REFUSES_SINCE:
+            most = sum(len(message.content.encode("utf-8", "replace")) + 16 for message in messages)
+            if most > self.n_context_tokens:
+                raise ContextOverflowError(
+                    f"the prompt may have {most} tokens; {self.name} has room for {self.n_context_tokens}, and this Ollama would cut it in silence",
+                    f"Update Ollama to {'.'.join(map(str, REFUSES_SINCE))} or newer, which refuses only what really does not fit.",
+                )
 
     def _request(self, messages: Sequence[Message], options: Mapping[str, Any]) -> dict[str, Any]:
         return {
             "model": self.name,
-            "messages": [asdict(message) for message in messages],
+            "messages": as_json(messages),
             "options": dict(options),
+            "keep_alive": self._keep_alive,
             "stream": True,
             "truncate": False,
             "shift": False,
         }
 
-    def _timeout(self, read_s: float) -> Any:
-        import httpx
+    def _call(self, kind: Any, path: str, body: Mapping[str, Any]) -> Any:
+        client = self._connected()
+        with self._wires.request(self._timeout_s) as wire, self._mapped():
+            return client._request(kind, "POST", path, json=body, timeout=timeout(self._timeout_s), extensions={"trace": wire.trace})
 
-        return httpx.Timeout(max(read_s, 0.001), connect=min(CONNECT_TIMEOUT_S, max(read_s, 0.001)))
+    def _get(self, path: str, *, raw_errors: bool = False) -> dict[str, Any]:
+        client = self._connected()
+        with self._wires.request(self._timeout_s) as wire, self._mapped(raw_errors=raw_errors):
+            found = client._request_raw("GET", path, timeout=timeout(self._timeout_s), extensions={"trace": wire.trace}).json()  # type: ignore[no-untyped-call]
+            if not isinstance(found, dict):
+                raise TypeError(f"expected an object, found {type(found).__name__}")
+            return found
 
-    @contextmanager
-    def _connected(self) -> Iterator[Client]:
+    def _connected(self) -> Client:
         with self._connecting:
-            if self._closed:
+            if self._wires.closed:
                 raise BackendError(f"{self.name} was closed")
-            self._client = client = self._client or connect(self._base_url)
-            self._requests += 1
-        try:
-            yield client
-        finally:
-            with self._connecting:
-                self._requests -= 1
-                if self._closed:
-                    self._disconnect()
+            self._client = self._client or connect(self._base_url, self._api_key)
+            return self._client
 
     @contextmanager
-    def _mapped(self) -> Iterator[None]:
+    def _mapped(self, *, raw_errors: bool = False) -> Iterator[None]:
         """The one place where failures of the network, the client and the daemon become errors of ours."""
         import httpx
         from ollama import ResponseError
@@ -149,6 +185,8 @@ class OllamaBackend:
         try:
             yield
         except ResponseError as error:
+            if raw_errors:
+                raise
             raise self._refused(error) from None
         except httpx.ConnectTimeout:
             raise BackendUnavailableError(f"{where} cannot be reached", "Start it: ollama serve") from None
@@ -165,24 +203,48 @@ class OllamaBackend:
 
     def _refused(self, error: ResponseError) -> Exception:
         """What an error that the daemon reported means."""
-        reason, lower = str(error.error), str(error.error).lower()
-        if error.status_code == 404:
+        reason, lower, status = str(error.error), str(error.error).lower(), error.status_code
+        if status == 404:
             return ModelNotFoundError(f"Ollama has no model {self.name}: {reason}", f"Fetch it: ollama pull {self.name}")
-        if error.status_code == 503:
+        if status == 503:
             return BackendUnavailableError(f"Ollama is busy: {reason}", "Ask again in a moment.")
-        if error.status_code == 400 and "context" in lower:
+        if status in (401, 403):
+            return BackendError(f"Ollama at {self._base_url} refused the key: {reason}", "Set ollama_api_key or OLLAMA_API_KEY.")
+        if 300 <= status < 400:
+            return BackendError(f"Ollama at {self._base_url} redirects elsewhere, which is not followed", "Set ollama_base_url to where it leads.")
+        if status == 400 and "context" in lower:
             return ContextOverflowError(
                 f"the prompt does not fit the context of {self.name}: {reason}",
                 "Ask a shorter question, give fewer passages, or raise context_tokens.",
             )
+        if status == 400 and "does not support" in lower:
+            return InputError(f"Ollama's model {self.name} cannot do this: {reason}", "Choose a model that can: see ollama show MODEL.")
         if "requires more system memory" in lower:
             return ModelMemoryError(f"Ollama cannot load {self.name}: {reason}", "Choose a smaller model, or lower context_tokens.")
-        if error.status_code == -1:
+        if status == -1:
             return BackendError(f"Ollama's answer from {self.name} broke off: {reason}", "Ask again; see the log of `ollama serve` when it repeats.")
-        return BackendError(f"Ollama refused {self.name} with status {error.status_code}: {reason}", "See the log of `ollama serve`.")
+        return BackendError(f"Ollama refused {self.name} with status {status}: {reason}", "See the log of `ollama serve`.")
 
 
-def connect(base_url: str) -> Client:
+def answer(name: str, parts: Iterator[ChatResponse]) -> Iterator[str | Finished]:
+    """Text of the daemon's parts as they come, then the end with what came beside the text. Raises :class:`BackendError` when there is no end."""
+    thinking: list[str] = []
+    calls: list[ToolCall] = []
+    for part in parts:
+        thinking.append(part.message.thinking or "")
+        for call in part.message.tool_calls or ():
+            # ollama 0.6.3 drops the id that newer daemons give; a number keeps calls of one answer apart.
+            calls.append(ToolCall(call.function.name, dict(call.function.arguments), f"call_{len(calls)}"))
+        if part.message.content:
+            yield part.message.content
+        if part.done:
+            reason: Reason = "length" if part.done_reason == "length" else "stop"
+            yield Finished(reason, part.prompt_eval_count or 0, part.eval_count or 0, tool_calls=tuple(calls), thinking="".join(thinking))
+            return
+    raise BackendError(f"Ollama's answer from {name} broke off before its end", "Ask again; see the log of `ollama serve` when it repeats.")
+
+
+def connect(base_url: str, api_key: str = "") -> Client:
     """A client for ``base_url`` that has not opened a socket yet. Raises :class:`ConfigError` when that is no address."""
     import httpx
 
@@ -192,9 +254,15 @@ def connect(base_url: str) -> Client:
         raise BackendUnavailableError(f"the ollama client cannot be loaded: {error}", "Install it: pip install ollama") from None
     try:
         # A proxy of the environment must not see, nor break, what stays on this machine; nor may a redirect lead off it.
-        return Client(base_url, trust_env=not is_loopback(base_url), follow_redirects=False)
+        headers = {"authorization": f"Bearer {api_key}"} if api_key else None
+        return Client(reachable(base_url), trust_env=not is_loopback(base_url), follow_redirects=False, limits=limits(), headers=headers)
     except (ValueError, httpx.InvalidURL) as error:
         raise no_address(base_url, error) from None
+
+
+def reachable(base_url: str) -> str:
+    """``base_url``, but this machine in place of the addresses that mean "listen everywhere" in ``OLLAMA_HOST`` and that Windows cannot reach."""
+    return re.sub(r"^((?:https?://)?)(?:0\.0\.0\.0|\[::\])(?=$|[:/])", r"\g<1>127.0.0.1", base_url)
 
 
 def no_address(base_url: str, error: Exception) -> ConfigError:
@@ -202,13 +270,18 @@ def no_address(base_url: str, error: Exception) -> ConfigError:
     return ConfigError(f"ollama_base_url {base_url!r} is no address: {error}", "Write http://127.0.0.1:11434 or alike.")
 
 
+def seconds_if_number(keep_alive: str | float) -> str | float:
+    """Ollama takes numbers for seconds and words for durations, but no number in quotes."""
+    try:
+        number = float(keep_alive)
+    except ValueError:
+        return keep_alive
+    return int(number) if number.is_integer() else number
+
+
 def sampling(generation: Generation) -> dict[str, Any]:
     """Ollama's names for sampling options. None of them makes the daemon load the model again."""
-    if generation.grammar or generation.refusal or generation.choices:
-        raise InputError(
-            "Ollama cannot follow a grammar or weigh answers",
-            "Remove `grammar`, `choices` and `refusal` from the generation settings, or use a GGUF file.",
-        )
+    refuse_unsupported(generation, ("json_schema", "tools", "think"), "Ollama")
     options = {
         "num_predict": generation.max_tokens,
         "temperature": generation.temperature,
@@ -221,14 +294,25 @@ def sampling(generation: Generation) -> dict[str, Any]:
     return options if generation.seed is None else {**options, "seed": generation.seed}
 
 
-def is_loopback(base_url: str) -> bool:
-    """Whether an address, with or without scheme and port, is this machine."""
-    try:
-        host = urlsplit(base_url if "://" in base_url else f"http://{base_url}").hostname or "127.0.0.1"
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return base_url.rpartition("://")[2].partition("/")[0].partition(":")[0] == "localhost"
-    return address.is_loopback or address.is_unspecified
+def extras(generation: Generation, capabilities: frozenset[str] | None) -> dict[str, Any]:
+    """The fields of a request for a schema, tools and thinking. Raises :class:`InputError` for what the model cannot do.
+
+    With a schema, thinking is left as the model has it: some releases ignore the schema where thinking is off (ollama#14645, #15260).
+    """
+    found: dict[str, Any] = {}
+    can = capabilities if capabilities is not None else frozenset({"tools", "thinking"})
+    for wanted, word, key in ((generation.tools, "tools", "tools"), (generation.think, "thinking", "think")):
+        if wanted and word not in can:
+            raise InputError(f"this model of Ollama has no {word}", f"Remove `{key}` from the generation settings, or choose a model with {word}.")
+    if generation.json_schema is not None:
+        found["format"] = generation.json_schema
+    if generation.tools:
+        found["tools"] = [{"type": "function", "function": tool} for tool in generation.tools]
+    if generation.think is not None:
+        found["think"] = generation.think
+    elif capabilities and "thinking" in capabilities and generation.json_schema is None:
+        found["think"] = False
+    return found
 
 
 def estimate_bytes(target: str, settings: Settings) -> int:
@@ -238,10 +322,28 @@ def estimate_bytes(target: str, settings: Settings) -> int:
 
 def open_backend(target: str, name: str, settings: Settings) -> OllamaBackend:
     """Reach the daemon and have it load ``target``. Raises as :meth:`OllamaBackend.load`."""
-    backend = OllamaBackend(target, settings.ollama_base_url, settings.request_timeout_s, settings.context_tokens)
+    backend = OllamaBackend(
+        target,
+        settings.ollama_base_url,
+        settings.request_timeout_s,
+        settings.context_tokens,
+        keep_alive=settings.ollama_keep_alive,
+        api_key=settings.ollama_api_key.get_secret_value(),
+    )
     try:
         backend.load()
     except MDSAError:
         backend.close()
         raise
     return backend
+
+
+def survey(settings: Settings, timeout_s: float) -> tuple[str, dict[str, int]]:
+    """A daemon's version, and its models with their sizes in bytes. Raises :class:`BackendError`."""
+    daemon = OllamaBackend("any", settings.ollama_base_url, timeout_s, api_key=settings.ollama_api_key.get_secret_value())
+    try:
+        version = str(daemon._get("/api/version").get("version", "unknown"))
+        models = daemon._get("/api/tags").get("models") or []
+        return version, {str(model["model"]): int(model.get("size") or 0) for model in models if model.get("model")}
+    finally:
+        daemon.close()

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mdsa_local.runtime.llamacpp import LlamaCppBackend
-from mdsa_local.settings import Settings
+from mdsa_local.runtime.backend import Backend
+from mdsa_local.runtime.llamacpp import LlamaCppBackend, open_backend
+from mdsa_local.settings import Settings, shipped
 
 from .gguf_writer import Shape, metadata, random_weights, scripted, write_gguf
 from .ollama_server import Daemon
@@ -31,6 +32,14 @@ def write_scripted(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pa
         return write_gguf(tmp_path_factory.mktemp("scripted") / "scripted.gguf", metadata(shape), weights)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def nano() -> Iterator[Backend]:
+    """The shipped model in this process, one thread."""
+    backend = open_backend(str(shipped("models") / "nano" / "nano-q4_0.gguf"), "nano", Settings.load({}, threads=1))
+    yield backend
+    backend.close()
 
 
 @pytest.fixture

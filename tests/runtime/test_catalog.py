@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from mdsa_local.errors import ConfigError, ModelFileError, ModelNotFoundError
+from mdsa_local.runtime import catalog
 from mdsa_local.runtime.catalog import ModelFile, find, known, verify
 
 
@@ -92,3 +93,45 @@ def test_verify(tmp_path: Path) -> None:
     plain = tmp_path / "x.gguf"
     plain.write_bytes(b"anything")
     verify(ModelFile("x", plain))
+
+
+def test_a_large_file_found_right_is_not_read_again_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path)
+    model, seen = find("nano", [tmp_path]), tmp_path / "seen"
+    monkeypatch.setattr(catalog, "REMEMBERED_BYTES", 3)
+    hashed: list[str] = []
+    real = hashlib.file_digest
+
+    def counted(file: Any, name: str) -> Any:
+        hashed.append(name)
+        return real(file, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", counted)
+    for _ in range(3):
+        verify(model, seen)
+    assert len(hashed) == 1
+    model.path.write_bytes(b"nano INT8")
+    with pytest.raises(ModelFileError, match="SHA-256"):
+        verify(model, seen)
+    with pytest.raises(ModelFileError, match="SHA-256"):
+        verify(model, seen)
+    (tmp_path / "file").write_text("no folder")
+    model.path.write_bytes(b"nano int8")
+    verify(model, tmp_path / "file" / "seen")
+
+
+def test_a_file_by_reference(tmp_path: Path) -> None:
+    path = install(tmp_path)
+    elsewhere = tmp_path / "elsewhere.gguf"
+    (path / "nano-int8.gguf").rename(elsewhere)
+    card = yaml.safe_load((path / "model.yaml").read_text())
+    digest = card["files"]["int8"]["sha256"]
+    card["files"]["int8"] = {"path": str(elsewhere), "sha256": digest}
+    (path / "model.yaml").write_text(yaml.safe_dump(card))
+    model = find("nano", [path.parent])
+    assert model.path == elsewhere
+    verify(model)
+    for wrong in ({"path": "relative.gguf"}, {"path": str(elsewhere), "file": "x.gguf"}, {"sha256": digest}):
+        (path / "model.yaml").write_text(yaml.safe_dump(card | {"files": {"int8": wrong, "int4": card["files"]["int4"]}}))
+        with pytest.raises(ConfigError, match="give either file"):
+            known([path.parent])

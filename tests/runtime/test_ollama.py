@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -19,12 +20,16 @@ from mdsa_local.errors import (
     BackendUnavailableError,
     ConfigError,
     ContextOverflowError,
+    InputError,
     MDSAError,
+    ModelError,
     ModelMemoryError,
     ModelNotFoundError,
 )
-from mdsa_local.runtime.backend import Finished, Message
-from mdsa_local.runtime.ollama import OllamaBackend, is_loopback, open_backend
+from mdsa_local.runtime.backend import Finished, Message, ToolCall
+from mdsa_local.runtime.ollama import OllamaBackend, open_backend, reachable
+from mdsa_local.runtime.ollama import connect as connect_client
+from mdsa_local.runtime.wire import is_loopback
 from mdsa_local.settings import Settings
 
 from .ollama_server import Daemon
@@ -90,6 +95,8 @@ def test_the_context_is_read_back_after_loading(connect: Connect) -> None:
         ("long", ContextOverflowError, "exceeds the context length", "shorter"),
         ("huge", ModelMemoryError, "40.0 GiB", "smaller"),
         ("odd", BackendError, "418", "log"),
+        ("locked", BackendError, "refused the key", "OLLAMA_API_KEY"),
+        ("elsewhere", BackendError, "redirects elsewhere", "ollama_base_url"),
         ("broken", BackendError, "broke off", "again"),
         ("unfinished", BackendError, "broke off", "again"),
         ("failing", BackendError, "broke off.*runner process has terminated", "again"),
@@ -129,6 +136,27 @@ def test_a_daemon_that_hangs(connect: Connect) -> None:
     with pytest.raises(BackendTimeoutError):
         ask(connect("silent"), deadline_s=0.2)
     assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("model", ["hanging", "silent", "stalling"])
+def test_the_deadline_holds_wherever_the_daemon_stops(connect: Connect, model: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(BackendTimeoutError):
+        ask(connect(model), deadline_s=0.3)
+    assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("model", ["hanging", "silent", "stalling"])
+def test_close_wakes_a_stream_that_waits(connect: Connect, model: str) -> None:
+    backend = connect(model)
+    found: list[list[str | Finished]] = []
+    waiting = threading.Thread(target=lambda: found.append(ask(backend)))
+    waiting.start()
+    waiting.join(0.3)
+    assert waiting.is_alive()
+    backend.close()
+    waiting.join(3)
+    assert found[0][-1] == Finished("cancelled", 0, 0)
 
 
 def test_a_daemon_that_is_slow(connect: Connect) -> None:
@@ -205,9 +233,88 @@ def test_the_token_estimate_errs_high(text: str) -> None:
 
 
 def test_open_backend_uses_the_settings(daemon: Daemon, settings: Settings) -> None:
-    backend = open_backend("llama3.2:1b", "llama3.2:1b", settings.model_copy(update={"ollama_base_url": daemon.url, "context_tokens": 1024}))
+    changed = settings.changed(ollama_base_url=daemon.url, context_tokens=1024, ollama_keep_alive="-1")
+    backend = open_backend("llama3.2:1b", "llama3.2:1b", changed)
     assert daemon.chats[0]["options"] == {"num_ctx": 1024}
+    assert daemon.chats[0]["keep_alive"] == -1
     backend.close()
+
+
+def test_two_calls_with_other_sampling_load_once(daemon: Daemon, connect: Connect) -> None:
+    backend = connect("llama3.2:1b", n_context_tokens=2048)
+    backend.load()
+    for generation in (Generation(), Generation(temperature=1.0, seed=2, stop=("x",)), Generation(json_schema={"type": "object"})):
+        ask(backend, generation)
+    assert len(daemon.server.loads) == 1
+
+
+def test_capabilities_are_probed(connect: Connect) -> None:
+    with pytest.raises(ModelError, match=r"writes no text.*embedding"):
+        connect("embedder").load()
+    backend = connect("llama3.2:1b")
+    backend.load()
+    assert backend.probed is not None
+    assert backend.probed.version == (0, 13, 0)
+    for wanted in (Generation(tools=({"name": "f", "parameters": {"type": "object"}},)), Generation(think=True)):
+        with pytest.raises(InputError, match="has no"):
+            ask(backend, wanted)
+
+
+def test_tools(daemon: Daemon, connect: Connect) -> None:
+    backend = connect("tooler")
+    backend.load()
+    tool = {"name": "get_order_status", "description": "Status", "parameters": {"type": "object", "properties": {"order_id": {"type": "integer"}}}}
+    finished = ask(backend, Generation(tools=(tool,)))[-1]
+    assert daemon.chats[-1]["tools"] == [{"type": "function", "function": tool}]
+    assert isinstance(finished, Finished)
+    assert finished.tool_calls == (ToolCall("get_order_status", {"order_id": 7}, "call_0"),)
+
+
+def test_thinking_is_off_unless_asked_for_and_kept_apart(daemon: Daemon, connect: Connect) -> None:
+    backend = connect("thinker")
+    backend.load()
+    assert ask(backend) == ["Grüße", ", ", "world", Finished("stop", 11, 3)]
+    assert daemon.chats[-1]["think"] is False
+    assert ask(backend, Generation(think=True))[-1] == Finished("stop", 11, 3, thinking="hmm")
+    ask(backend, Generation(json_schema={"type": "object"}))
+    assert "think" not in daemon.chats[-1], "with thinking off some releases ignore the schema"
+    assert daemon.chats[-1]["format"] == {"type": "object"}
+
+
+def test_a_daemon_too_old_to_refuse_is_not_given_what_it_might_cut(connect: Connect) -> None:
+    with Daemon(version="0.11.4") as old:
+        backend = connect("llama3.2:1b", old.url)
+        backend.load()
+        assert len(ask(backend)) == 4
+        with pytest.raises(ContextOverflowError, match="in silence") as caught:
+            list(backend.stream([Message("user", "long " * 1000)], Generation(), deadline_s=10))
+        assert "Update Ollama" in caught.value.hint
+        assert len(old.chats) == 2
+
+
+def test_a_daemon_that_does_not_say_what_a_model_can(connect: Connect) -> None:
+    backend = connect("ancient")
+    backend.load()
+    assert len(ask(backend, Generation(think=True))) == 4
+
+
+def test_the_key_is_sent_and_not_shown(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = Settings.load({"OLLAMA_API_KEY": "sesame", "MDSA_HOME": str(settings.home)})
+    assert "sesame" not in repr(loaded)
+    assert connect_client("https://ollama.com", loaded.ollama_api_key.get_secret_value())._client.headers["authorization"] == "Bearer sesame"
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ("0.0.0.0", "127.0.0.1"),
+        ("http://0.0.0.0:1234", "http://127.0.0.1:1234"),
+        ("http://[::]:1234", "http://127.0.0.1:1234"),
+        ("http://10.0.0.0:1234", "http://10.0.0.0:1234"),
+    ],
+)
+def test_listening_everywhere_is_reached_here(given: str, used: str) -> None:
+    assert reachable(given) == used
 
 
 def test_every_error_of_httpx_is_mapped() -> None:

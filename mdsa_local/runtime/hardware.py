@@ -1,0 +1,278 @@
+"""What this machine is: processor, memory, GPU. Asks the system, imports no heavy library, opens no socket."""
+
+from __future__ import annotations
+
+import math
+import platform
+import re
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+# Features that llama.cpp, onnxruntime and LanceDB have code for, by the names that Linux gives them.
+FEATURES = (
+    "sse3",
+    "ssse3",
+    "avx",
+    "f16c",
+    "fma",
+    "bmi2",
+    "avx2",
+    "avx_vnni",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "asimd",
+    "asimddp",
+    "i8mm",
+    "sve",
+)
+LINUX_NAMES = {"pni": "sse3"}
+# macOS's names, of `sysctl hw.optional` and `machdep.cpu`.
+MAC_NAMES = {"avx1.0": "avx", "hw.optional.neon": "asimd", "hw.optional.arm.feat_dotprod": "asimddp", "hw.optional.arm.feat_i8mm": "i8mm"}
+# PF_* of winnt.h.
+WINDOWS_NUMBERS = {"sse3": 13, "avx": 39, "avx2": 40, "avx512f": 41, "asimd": 19, "asimddp": 43}
+PROBE_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A graphics processor. ``kind`` is ``cuda``, ``rocm`` or ``mps``; ``memory_bytes`` is its own memory, all of the machine's for ``mps``."""
+
+    kind: str
+    name: str
+    memory_bytes: int
+
+
+class Value(Generic[T]):
+    """A value that may be read as an attribute or called as a method: ``detector.cpu_count`` and ``detector.cpu_count()`` are the same."""
+
+    value: T
+
+    def __call__(self) -> T:
+        return self.value
+
+
+class Integer(int, Value[int]):
+    """An integer that may be called."""
+
+    @property
+    def value(self) -> int:  # type: ignore[override]
+        """The plain integer."""
+        return int(self)
+
+
+class Number(float, Value[float]):
+    """A number that may be called."""
+
+    @property
+    def value(self) -> float:  # type: ignore[override]
+        """The plain number."""
+        return float(self)
+
+
+class Flag(int, Value[bool]):
+    """Yes or no, that may be called; it counts as what it says in an ``if`` either way."""
+
+    @property
+    def value(self) -> bool:  # type: ignore[override]
+        """The plain bool."""
+        return bool(self)
+
+    def __repr__(self) -> str:
+        return repr(bool(self))
+
+
+class Text(str, Value[str]):
+    """A text that may be called."""
+
+    __slots__ = ()
+
+    @property
+    def value(self) -> str:  # type: ignore[override]
+        """The plain string."""
+        return str(self)
+
+
+class HardwareDetector:
+    """This machine. Each fact can be read as an attribute or called as a method; each is looked up once, when first asked for."""
+
+    @cached_property
+    def cpu_count(self) -> Integer:
+        """Logical processors that this process may use: fewer than the machine has where a container limits it."""
+        import psutil
+
+        allowed = len(psutil.Process().cpu_affinity() or ()) if hasattr(psutil.Process, "cpu_affinity") else 0
+        count = allowed or psutil.cpu_count() or 1
+        quota = cgroup_cpus(_text("/sys/fs/cgroup/cpu.max"))
+        return Integer(min(count, math.ceil(quota)) if quota else count)
+
+    @cached_property
+    def physical_cores(self) -> Integer:
+        """Cores of the machine, each counted once."""
+        import psutil
+
+        return Integer(psutil.cpu_count(logical=False) or psutil.cpu_count() or 1)
+
+    @cached_property
+    def cpu_name(self) -> Text:
+        """What the processor calls itself."""
+        if sys.platform == "linux":
+            match = re.search(r"^(?:model name|Model)\s*:\s*(.+)$", _text("/proc/cpuinfo"), re.MULTILINE)
+            return Text(match[1].strip() if match else platform.machine())
+        if sys.platform == "darwin":
+            return Text(_output(["sysctl", "-n", "machdep.cpu.brand_string"]).strip() or platform.machine())
+        return Text(platform.processor() or platform.machine())
+
+    @cached_property
+    def cpu_features(self) -> tuple[str, ...]:
+        """Those of :data:`FEATURES` that the processor has."""
+        if sys.platform == "linux":
+            return linux_features(_text("/proc/cpuinfo"))
+        if sys.platform == "darwin":
+            return mac_features(_output(["sysctl", "hw.optional", "machdep.cpu.features", "machdep.cpu.leaf7_features"]))
+        return windows_features()
+
+    @cached_property
+    def memory_gb(self) -> Number:
+        """Memory in gigabytes (10^9 bytes): what is installed, or what a container may use where that is less."""
+        return Number(round(self.memory_bytes / 1e9, 1))
+
+    @cached_property
+    def memory_bytes(self) -> Integer:
+        """The same in bytes."""
+        import psutil
+
+        limit = _text("/sys/fs/cgroup/memory.max").strip()
+        total = psutil.virtual_memory().total
+        return Integer(min(total, int(limit)) if limit.isdigit() else total)
+
+    @property
+    def available_memory_gb(self) -> Number:
+        """Memory that programs could take now, in gigabytes."""
+        import psutil
+
+        return Number(round(psutil.virtual_memory().available / 1e9, 1))
+
+    @cached_property
+    def gpus(self) -> tuple[Gpu, ...]:
+        """All graphics processors that a model could run on, the one with most memory first."""
+        found = [*nvidia_gpus(_output(["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"])), *_amd_gpus()]
+        if sys.platform == "darwin" and platform.machine() == "arm64":
+            found.append(Gpu("mps", self.cpu_name, self.memory_bytes))
+        return tuple(sorted(found, key=lambda gpu: -gpu.memory_bytes))
+
+    @property
+    def has_gpu(self) -> Flag:
+        """Whether there is one."""
+        return Flag(bool(self.gpus))
+
+    @property
+    def gpu_memory_gb(self) -> Number:
+        """Memory of the largest one in gigabytes, 0.0 without."""
+        return Number(round(self.gpus[0].memory_bytes / 1e9, 1) if self.gpus else 0.0)
+
+    @property
+    def recommended_device(self) -> Text:
+        """``cuda``, ``rocm`` or ``mps`` where there is one, else ``cpu``."""
+        return Text(self.gpus[0].kind if self.gpus else "cpu")
+
+    @property
+    def get_recommended_device(self) -> Text:
+        """The same under its other name."""
+        return self.recommended_device
+
+    def detect(self) -> HardwareDetector:
+        """Look everything up now."""
+        self.get_summary()
+        return self
+
+    def get_summary(self) -> dict[str, Any]:
+        """All facts as plain values."""
+        return {
+            "platform": f"{platform.system()} {platform.machine()}",
+            "cpu": str(self.cpu_name),
+            "cpu_count": self.cpu_count(),
+            "physical_cores": self.physical_cores(),
+            "cpu_features": list(self.cpu_features),
+            "memory_gb": self.memory_gb(),
+            "available_memory_gb": self.available_memory_gb(),
+            "has_gpu": self.has_gpu(),
+            "gpu_memory_gb": self.gpu_memory_gb(),
+            "gpus": [asdict(gpu) for gpu in self.gpus],
+            "recommended_device": str(self.recommended_device),
+        }
+
+
+def linux_features(cpuinfo: str) -> tuple[str, ...]:
+    """Features in the text of ``/proc/cpuinfo``."""
+    match = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
+    there = {LINUX_NAMES.get(word, word) for word in match[1].split()} if match else set()
+    return tuple(feature for feature in FEATURES if feature in there)
+
+
+def mac_features(sysctl: str) -> tuple[str, ...]:
+    """Features in what ``sysctl`` prints: ``name: 1`` lines on Apple silicon, lists of words on Intel."""
+    there: set[str] = set()
+    for line in sysctl.lower().splitlines():
+        name, _, value = line.partition(": ")
+        words = {name} if value.strip() == "1" else set(value.split()) if name.startswith("machdep") else set()
+        there |= {MAC_NAMES.get(word, word.removeprefix("hw.optional.")) for word in words}
+    return tuple(feature for feature in FEATURES if feature in there)
+
+
+def windows_features() -> tuple[str, ...]:
+    """Features that the Windows kernel says are there."""
+    if sys.platform != "win32":
+        return ()
+    import ctypes
+
+    present = ctypes.windll.kernel32.IsProcessorFeaturePresent
+    return tuple(feature for feature in FEATURES if feature in WINDOWS_NUMBERS and present(WINDOWS_NUMBERS[feature]))
+
+
+def nvidia_gpus(csv: str) -> list[Gpu]:
+    """GPUs in what ``nvidia-smi --query-gpu=name,memory.total --format=csv,noheader,nounits`` prints; mebibytes."""
+    found = [re.fullmatch(r"\s*(.+?)\s*,\s*(\d+)\s*", line) for line in csv.splitlines()]
+    return [Gpu("cuda", match[1], int(match[2]) * 2**20) for match in found if match]
+
+
+def cgroup_cpus(text: str) -> float:
+    """Processors that a container's ``cpu.max`` allows, 0.0 for no limit."""
+    match = re.fullmatch(r"(\d+) (\d+)", text.strip())
+    return int(match[1]) / int(match[2]) if match and int(match[2]) else 0.0
+
+
+def _amd_gpus(drm: Path = Path("/sys/class/drm")) -> list[Gpu]:
+    """AMD GPUs by the Linux kernel's tables. Those without memory of their own, part of a processor, are left out."""
+    found = []
+    for card in sorted(drm.glob("card[0-9]*/device/mem_info_vram_total")):
+        size = _text(str(card)).strip()
+        if size.isdigit() and int(size) > 2**30:
+            name = _text(str(card.with_name("product_name"))).strip()
+            found.append(Gpu("rocm", name or "AMD GPU", int(size)))
+    return found
+
+
+def _text(path: str) -> str:
+    """A small file of the system; empty where there is none."""
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _output(command: list[str]) -> str:
+    """What a command prints; empty where it is missing, fails or hangs."""
+    try:
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, timeout=PROBE_TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.decode("utf-8", "replace")

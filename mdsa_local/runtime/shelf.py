@@ -1,0 +1,290 @@
+"""Models in the user's folder: pulled, added by reference, quantised and removed, so that a stop at any moment leaves all of it usable.
+
+A model is a folder with ``model.yaml`` and files. A file counts only once ``model.yaml`` names it, and that is written last and whole.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+
+from mdsa_local.errors import InputError, ModelError, ModelFileError, ModelMemoryError, StorageError, UnknownNameError
+from mdsa_local.runtime.catalog import ModelFile, find, known
+from mdsa_local.runtime.download import Fetcher, Progress, Remote, forget, need_room, only_one, settle, write_whole
+from mdsa_local.runtime.gguf import GGUFInfo, read_gguf
+from mdsa_local.runtime.residency import describe_bytes
+from mdsa_local.settings import Settings, read_yaml, storage_error
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+# llama_ftype of llama.h.
+QUANTIZATIONS = {"Q4_0": 2, "Q8_0": 7, "Q4_K_M": 15, "Q5_K_M": 17}
+PLAIN = ("F32", "F16", "BF16")
+
+
+def silent(done: int, total: int) -> None:
+    """Progress that is told to nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """A file on a hub: ``hf://owner/repository/path/file.gguf``, perhaps with ``@revision`` behind the repository."""
+
+    repository: str
+    revision: str
+    path: str
+
+    @classmethod
+    def parse(cls, ref: str) -> HubFile:
+        """Raises :class:`InputError` for anything but a GGUF file."""
+        match = re.fullmatch(r"hf://([\w.-]+/[\w.-]+?)(?:@([\w./-]+?))?/([\w./ +-]+\.gguf)", ref.strip())
+        if not match or ".." in match[3].split("/"):
+            raise InputError(f"{ref!r} is no file on a hub", "Write hf://owner/repository/file.gguf, or a name from `mdsa models list --catalog`.")
+        return cls(match[1], match[2] or "main", match[3])
+
+    def url(self, hub_url: str) -> str:
+        """Where the hub hands it out."""
+        return f"{hub_url.rstrip('/')}/{self.repository}/resolve/{self.revision}/{self.path}"
+
+    @property
+    def file_name(self) -> str:
+        """Without folders."""
+        return self.path.rpartition("/")[2]
+
+
+def storage_hosts(hub_url: str) -> tuple[str, ...]:
+    """Where a hub keeps large files, beside itself, as :class:`~mdsa_local.runtime.download.Fetcher` takes it; known of huggingface.co alone."""
+    return (".huggingface.co", ".hf.co") if urlsplit(hub_url).hostname == "huggingface.co" else ()
+
+
+def pull(
+    file: HubFile,
+    name: str,
+    variant: str,
+    settings: Settings,
+    fetcher: Fetcher,
+    *,
+    facts: Mapping[str, Any],
+    sha256: str = "",
+    anyway: bool = False,
+    progress: Progress = silent,
+) -> ModelFile:
+    """Download a file as ``variant`` of the model ``name``. What an earlier call left is gone on with; a file that is there is left alone.
+
+    ``facts`` go into model.yaml. Raises :class:`ModelMemoryError` before the download when the file alone is larger than the memory budget and
+    not ``anyway``, :class:`InputError` when neither the hub nor the caller says its SHA-256, and as :class:`~mdsa_local.runtime.download.Fetcher`.
+    """
+    folder = home_folder(settings, name)
+    remote = fetcher.look_up(file.url(settings.hub_url))
+    if sha256 and remote.sha256 and sha256.lower() != remote.sha256:
+        raise ModelFileError(f"{remote.url}: the hub says SHA-256 {remote.sha256}, you say {sha256}", "Check the address and the hash.")
+    remote = Remote(remote.url, remote.size_bytes, remote.sha256 or sha256.lower(), remote.version)
+    if not remote.sha256:
+        raise InputError(f"{remote.url}: the server does not say its SHA-256", "Give it with --sha256, from a source that you trust.")
+    budget = memory_budget(settings)
+    if remote.size_bytes > budget and not anyway:
+        raise ModelMemoryError(
+            f"{file.file_name} has {describe_bytes(remote.size_bytes)}, the memory budget is {describe_bytes(budget)}",
+            "See `mdsa models fit` for what fits, raise memory_budget_mb, or say --anyway.",
+        )
+    target = folder / file.file_name
+    entry = {"file": file.file_name, "sha256": remote.sha256, "size_bytes": remote.size_bytes}
+    if not (_card(folder).get("files", {}).get(variant) == entry and target.is_file() and target.stat().st_size == remote.size_bytes):
+        settings.writable(folder)
+        fetcher.fetch(remote, target, progress)
+        try:
+            read_gguf(target)
+        except ModelFileError:
+            target.unlink()
+            raise
+    return _enter(folder, variant, entry, {**facts, "source": f"hf://{file.repository}/{file.path}"})
+
+
+def add(path: Path, name: str, settings: Settings, progress: Progress = silent) -> ModelFile:
+    """Reference a GGUF file where it lies. Raises :class:`ModelFileError` for what is none, :class:`InputError` when the name is taken."""
+    path = path.expanduser().absolute()
+    info = read_gguf(path)
+    folder = home_folder(settings, name)
+    variant = info.quantization.lower()
+    taken = _card(folder).get("files", {}).get(variant)
+    if taken and taken.get("path") != str(path):
+        raise InputError(f"the model {name} has a {variant} file already", "Give another name with --name, or remove that one: mdsa models rm.")
+    settings.writable(folder)
+    entry = {"path": str(path), "sha256": sha256_of(path, progress), "size_bytes": info.size_bytes}
+    return _enter(folder, variant, entry, {"source": str(path)})
+
+
+def remove(name: str, settings: Settings) -> tuple[list[Path], int]:
+    """Remove a model, or one variant as ``model-variant``, from the user's folder; the files removed and the bytes that frees.
+
+    A file that was added by reference stays where it lies. Raises :class:`UnknownNameError` that lists what can be removed.
+    """
+    top = settings.home / "models"
+    cards = {path.parent.name: path for path in sorted(top.glob("*/model.yaml"))}
+    loose = {path.stem: path for path in sorted(top.glob("*.gguf"))}
+    variants = {f"{model}-{variant}": (model, variant) for model in cards for variant in _card(top / model).get("files", {})}
+    try:
+        if name in cards:
+            files = [top / name / str(entry["file"]) for entry in _card(top / name).get("files", {}).values() if entry.get("file")]
+            # The card first: a model without its card is rubbish, a card without its files is broken.
+            cards[name].unlink()
+            return files, _deleted(files, top / name)
+        if name in variants:
+            return _removed_variant(top / variants[name][0], variants[name][1])
+        if name in loose:
+            return [loose[name]], _deleted([loose[name]], None)
+    except OSError as error:
+        raise storage_error(error, top / name) from None
+    raise UnknownNameError.among("model of yours", name, {*cards, *variants, *loose})
+
+
+def quantize(source: ModelFile, kind: str, name: str, settings: Settings, threads: int = 0) -> ModelFile:
+    """Make a smaller file of an F16, BF16 or F32 one by llama.cpp, as another variant of the model ``name``.
+
+    Raises :class:`InputError` for an unknown kind and for a source that is quantised already, :class:`StorageError`, :class:`ModelError`.
+    """
+    from mdsa_local.runtime import native
+
+    if kind.upper() not in QUANTIZATIONS:
+        raise UnknownNameError.among("quantisation", kind, QUANTIZATIONS)
+    kind = kind.upper()
+    info = read_gguf(source.path)
+    if info.quantization not in PLAIN:
+        raise InputError(f"{source.path} is {info.quantization} already", f"Quantising twice loses more: give an {', '.join(PLAIN)} file.")
+    folder = settings.writable(home_folder(settings, name))
+    target = folder / f"{name}-{kind.lower()}.gguf"
+    # The largest of them, Q8_0, takes 8.5 bits a weight; small tensors stay as they are.
+    need_room(folder, info.n_parameters * 9 // 8)
+    partial = target.with_name(f"{target.name}.partial")
+    lib = native.library()
+    params = lib.llama_model_quantize_default_params()
+    params.ftype, params.nthread = QUANTIZATIONS[kind], threads or settings.threads
+    try:
+        with partial.with_name(f"{target.name}.lock").open("ab+") as lock, only_one(lock, target):
+            code = lib.llama_model_quantize(os.fsencode(source.path), os.fsencode(partial), ctypes.byref(params))
+            if code != 0:
+                raise ModelError(f"{source.path}: llama.cpp could not quantise it to {kind}", "Its log says why: run with logging at DEBUG.")
+            read_gguf(partial)
+            digest = sha256_of(partial)
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
+            settle(partial, target)
+        partial.with_name(f"{target.name}.lock").unlink(missing_ok=True)
+    except OSError as error:
+        raise storage_error(error, target) from None
+    finally:
+        forget(partial)
+    entry = {"file": target.name, "sha256": digest, "size_bytes": target.stat().st_size}
+    return _enter(folder, kind.lower(), entry, {"source": f"quantised from {source.path}"})
+
+
+def unfinished(settings: Settings) -> list[Path]:
+    """Partial files that no running call will go on with by itself; pulling the same file again does."""
+    return sorted((settings.home / "models").glob("*/*.gguf.partial"))
+
+
+def home_folder(settings: Settings, name: str) -> Path:
+    """The folder of a model of the user's. Raises :class:`InputError` for a name that is no safe folder name."""
+    if not NAME.fullmatch(name):
+        raise InputError(
+            f"{name!r} is no name for a model", "Names have a-z, 0-9, . _ and -, begin with a letter or digit, and at most 64 characters."
+        )
+    return settings.home / "models" / name
+
+
+def plain_name(text: str) -> str:
+    """A name for a model from the name of its file, without its quantisation."""
+    stem = re.sub(r"[-._](?:I?Q\d[\w]*|B?F16|F32)$", "", re.sub(r"\.gguf$", "", text, flags=re.IGNORECASE), flags=re.IGNORECASE)
+    return (re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._") or "model")[:64]
+
+
+def variant_of(text: str) -> str:
+    """The quantisation in the name of a file, in small letters; ``file`` where there is none."""
+    match = re.search(r"(I?Q\d[\w]*|B?F16|F32)(?=\.gguf$)", text, re.IGNORECASE)
+    return match[1].lower() if match else "file"
+
+
+def memory_budget(settings: Settings) -> int:
+    """Bytes for all loaded models, as :class:`~mdsa_local.runtime.manager.ModelManager` takes them from the settings."""
+    import psutil
+
+    return settings.memory_budget_mb * 10**6 or int(psutil.virtual_memory().total // 2)
+
+
+def sha256_of(path: Path, progress: Callable[[int, int], None] = silent) -> str:
+    """The hash of a file, told in steps of 16 MB. Raises :class:`StorageError` when it cannot be read."""
+    digest, done = hashlib.sha256(), 0
+    try:
+        total = path.stat().st_size
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 24):
+                digest.update(chunk)
+                done += len(chunk)
+                progress(done, total)
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read: {error.strerror or error}", "Check its permissions.") from None
+    return digest.hexdigest()
+
+
+def header(model: ModelFile) -> GGUFInfo:
+    """What the file of a model says of itself. Raises as :func:`~mdsa_local.runtime.gguf.read_gguf`."""
+    return read_gguf(model.path)
+
+
+def find_source(ref: str, settings: Settings) -> ModelFile:
+    """A model by name or by path. Raises :class:`ModelNotFoundError`."""
+    if ref.lower().endswith(".gguf"):
+        path = Path(ref).expanduser().absolute()
+        return ModelFile(plain_name(path.name), path)
+    return find(ref, settings.model_dirs)
+
+
+def _card(folder: Path) -> dict[str, Any]:
+    path = folder / "model.yaml"
+    card = read_yaml(path) if path.is_file() else {}
+    return {**card, "files": card["files"]} if isinstance(card.get("files"), dict) else {**card, "files": {}}
+
+
+def _enter(folder: Path, variant: str, entry: Mapping[str, Any], facts: Mapping[str, Any]) -> ModelFile:
+    """Name a file in the model's card, which makes it a model."""
+    card = _card(folder)
+    files = {**card["files"], variant: dict(entry)}
+    default = card.get("default") if card.get("default") in files else variant
+    new = {**facts, **{key: value for key, value in card.items() if key not in ("files", "default")}, "files": files, "default": default}
+    try:
+        write_whole(folder / "model.yaml", yaml.safe_dump(new, sort_keys=False, allow_unicode=True))
+    except OSError as error:
+        raise storage_error(error, folder) from None
+    return known([folder.parent])[f"{folder.name}-{variant}"]
+
+
+def _removed_variant(folder: Path, variant: str) -> tuple[list[Path], int]:
+    card = _card(folder)
+    entry = card["files"].pop(variant)
+    if not card["files"]:
+        (folder / "model.yaml").unlink()
+    else:
+        default = card["default"] if card.get("default") in card["files"] else next(iter(card["files"]))
+        write_whole(folder / "model.yaml", yaml.safe_dump({**card, "default": default}, sort_keys=False, allow_unicode=True))
+    files = [folder / str(entry["file"])] if entry.get("file") else []
+    return files, _deleted(files, None if card["files"] else folder)
+
+
+def _deleted(files: list[Path], folder: Path | None) -> int:
+    """Delete the files, and the folder with what is left of broken downloads in it, unless it holds something else; the bytes freed."""
+    freed = 0
+    for path in [*files, *(folder.glob("*.partial*") if folder else ())]:
+        if path.is_file():
+            freed += path.stat().st_size
+            path.unlink()
+    if folder and not any(folder.iterdir()):
+        folder.rmdir()
+    return freed

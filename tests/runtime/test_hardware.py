@@ -1,0 +1,105 @@
+"""What the machine is, from what its system says."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from mdsa_local import HardwareDetector
+from mdsa_local.runtime import hardware
+from mdsa_local.runtime.hardware import Gpu, cgroup_cpus, linux_features, mac_features, nvidia_gpus
+
+
+def test_attributes_and_methods_say_the_same() -> None:
+    detector = HardwareDetector()
+    for name in ("cpu_count", "physical_cores", "memory_gb", "has_gpu", "gpu_memory_gb", "get_recommended_device", "recommended_device", "cpu_name"):
+        value = getattr(detector, name)
+        assert value == value(), name
+        assert type(value()) in (int, float, bool, str)
+    assert 1 <= detector.cpu_count <= (psutil.cpu_count() or 1)
+    assert 0 < detector.memory_gb <= round(psutil.virtual_memory().total / 1e9, 1)
+    assert detector.available_memory_gb() < detector.memory_gb() + 0.1
+    assert detector.detect() is detector
+
+
+def test_a_flag_counts_as_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    for gpus, there, device in (((), False, "cpu"), ((Gpu("cuda", "RTX", 8 * 2**30),), True, "cuda")):
+        detector = HardwareDetector()
+        detector.__dict__["gpus"] = gpus
+        assert bool(detector.has_gpu) is there
+        assert detector.has_gpu() is there
+        assert repr(detector.has_gpu) == repr(there)
+        assert detector.get_recommended_device() == device
+        assert (detector.gpu_memory_gb() > 8) is there
+
+
+def test_the_summary_is_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    import json
+
+    summary = HardwareDetector().get_summary()
+    assert json.loads(json.dumps(summary)) == summary
+    assert type(summary["cpu_count"]) is int
+    assert type(summary["has_gpu"]) is bool
+    assert summary["recommended_device"] in ("cpu", "cuda", "rocm", "mps")
+
+
+def test_it_opens_no_socket_and_imports_nothing_heavy() -> None:
+    code = """
+import sys
+def guard(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.bind"):
+        raise RuntimeError(event)
+sys.addaudithook(guard)
+from mdsa_local import HardwareDetector
+HardwareDetector().get_summary()
+assert not {"torch", "llama_cpp", "onnxruntime", "lancedb"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_linux() -> None:
+    flags = "fpu pni ssse3 avx f16c fma bmi2 avx2 avx512f avx512_vnni amx_int8 made_up"
+    intel = f"processor : 0\nmodel name : Intel\nflags\t\t: {flags}\n\nprocessor : 1\nflags : none\n"
+    assert linux_features(intel) == ("sse3", "ssse3", "avx", "f16c", "fma", "bmi2", "avx2", "avx512f", "avx512_vnni", "amx_int8")
+    assert linux_features("Features : fp asimd asimddp i8mm sve\n") == ("asimd", "asimddp", "i8mm", "sve")
+    assert linux_features("") == ()
+
+
+def test_macos() -> None:
+    apple = "hw.optional.neon: 1\nhw.optional.arm.FEAT_DotProd: 1\nhw.optional.arm.FEAT_I8MM: 0\nhw.optional.floatingpoint: 1\n"
+    assert mac_features(apple) == ("asimd", "asimddp")
+    intel = "hw.optional.avx1_0: 1\nmachdep.cpu.features: FPU SSE3 AVX1.0 FMA\nmachdep.cpu.leaf7_features: BMI2 AVX2\n"
+    assert mac_features(intel) == ("sse3", "avx", "fma", "bmi2", "avx2")
+
+
+def test_nvidia() -> None:
+    assert nvidia_gpus("NVIDIA GeForce RTX 3060, 12288\nTesla T4, 15360\n") == [
+        Gpu("cuda", "NVIDIA GeForce RTX 3060", 12288 * 2**20),
+        Gpu("cuda", "Tesla T4", 15360 * 2**20),
+    ]
+    assert nvidia_gpus("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.\n") == []
+    assert nvidia_gpus("Name, [N/A]\n") == []
+
+
+def test_amd(tmp_path: Path) -> None:
+    for card, size in (("card0", 16 * 2**30), ("card1", 512 * 2**20)):
+        device = tmp_path / card / "device"
+        device.mkdir(parents=True)
+        (device / "mem_info_vram_total").write_text(f"{size}\n")
+    (tmp_path / "card0/device/product_name").write_text("Radeon RX 7800\n")
+    assert hardware._amd_gpus(tmp_path) == [Gpu("rocm", "Radeon RX 7800", 16 * 2**30)]
+
+
+@pytest.mark.parametrize(("text", "cpus"), [("max 100000\n", 0.0), ("150000 100000\n", 1.5), ("", 0.0), ("5 0", 0.0)])
+def test_containers(text: str, cpus: float) -> None:
+    assert cgroup_cpus(text) == cpus
+
+
+def test_a_probe_that_is_missing_or_hangs_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert hardware._output(["no-such-program-anywhere"]) == ""
+    monkeypatch.setattr(hardware, "PROBE_TIMEOUT_S", 0.2)
+    assert hardware._output([sys.executable, "-c", "import time; time.sleep(20)"]) == ""

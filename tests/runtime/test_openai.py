@@ -1,0 +1,233 @@
+"""The backend for OpenAI-compatible servers against a real HTTP server on loopback."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+
+from mdsa_local.domains.config import Generation
+from mdsa_local.errors import (
+    BackendError,
+    BackendTimeoutError,
+    BackendUnavailableError,
+    ConfigError,
+    ContextOverflowError,
+    InputError,
+    MDSAError,
+    ModelNotFoundError,
+)
+from mdsa_local.runtime.backend import Finished, Message, ToolCall
+from mdsa_local.runtime.openai import OpenAIBackend, context_of, open_backend, reason_of, split_target
+from mdsa_local.settings import Settings
+
+from .ollama_server import Daemon
+from .openai_server import KEY, openai_daemon
+
+QUESTION = [Message("system", "Be brief."), Message("user", "Hello?")]
+Connect = Callable[..., OpenAIBackend]
+
+
+def ask(backend: OpenAIBackend, generation: Generation | None = None, deadline_s: float = 10) -> list[str | Finished]:
+    return list(backend.stream(QUESTION, generation or Generation(), deadline_s=deadline_s))
+
+
+@pytest.fixture
+def server() -> Iterator[Daemon]:
+    with openai_daemon() as running:
+        yield running
+
+
+@pytest.fixture
+def connect(server: Daemon) -> Iterator[Connect]:
+    """Makes backends and closes them after the test."""
+    opened: list[OpenAIBackend] = []
+
+    def make(model: str, base_url: str = "", **options: object) -> OpenAIBackend:
+        opened.append(OpenAIBackend(base_url or server.url, model, 10, **options))  # type: ignore[arg-type]
+        return opened[-1]
+
+    yield make
+    for backend in opened:
+        backend.close()
+
+
+def test_a_streamed_answer(connect: Connect) -> None:
+    assert ask(connect("plain")) == ["Grüße", ", ", "world", Finished("stop", 11, 3)]
+    assert ask(connect("limited"))[-1] == Finished("length", 11, 3)
+    assert ask(connect("uncounted"))[-1] == Finished("stop", 0, 3), "pieces are counted where the server counts nothing"
+
+
+def test_what_is_sent(server: Daemon, connect: Connect) -> None:
+    schema = {"type": "object"}
+    ask(connect("plain"), Generation(temperature=0.7, seed=3, stop=("END",), max_tokens=5, repeat_penalty=1.1, json_schema=schema))
+    _, sent = server.server.calls[-1]
+    assert sent["messages"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello?"}]
+    assert sent | {"max_tokens": 5, "temperature": 0.7, "seed": 3, "stop": ["END"], "repeat_penalty": 1.1, "stream": True} == sent
+    assert sent["response_format"]["json_schema"]["schema"] == schema
+    ask(connect("plain"))
+    _, sent = server.server.calls[-1]
+    assert not {"seed", "stop", "response_format", "tools", "repeat_penalty"} & set(sent)
+
+
+def test_tools_and_thinking(server: Daemon, connect: Connect) -> None:
+    tool = {"name": "get_order_status", "parameters": {"type": "object"}}
+    finished = ask(connect("tooler"), Generation(tools=(tool,)))[-1]
+    assert isinstance(finished, Finished)
+    assert finished.tool_calls == (ToolCall("get_order_status", {"order_id": 7}, "a1"),)
+    assert server.server.calls[-1][1]["tools"] == [{"type": "function", "function": tool}]
+    assert ask(connect("thinker"), Generation(think=True))[-1] == Finished("stop", 11, 3, thinking="hmm")
+    assert server.server.calls[-1][1]["chat_template_kwargs"] == {"enable_thinking": True}
+
+
+def test_the_context_is_what_the_server_says(server: Daemon, connect: Connect) -> None:
+    for model, wanted, found in (("plain", 0, 2048), ("plain", 512, 512), ("plain", 9999, 2048), ("org/vllm", 0, 1024), ("lm-studio", 0, 4096)):
+        backend = connect(model, n_context_tokens=wanted)
+        backend.load()
+        assert backend.n_context_tokens == found, model
+
+
+def test_a_server_that_may_cut_is_given_only_what_fits(connect: Connect) -> None:
+    long = [Message("user", "word " * 5000)]
+    backend = connect("lm-studio")
+    backend.load()
+    with pytest.raises(ContextOverflowError, match="room for 4096"):
+        list(backend.stream(long, Generation(), deadline_s=10))
+    refusing = connect("plain")
+    refusing.load()
+    assert len(list(refusing.stream(long, Generation(), deadline_s=10))) == 4
+
+
+def test_an_unknown_model_lists_the_known_ones(connect: Connect) -> None:
+    with pytest.raises(ModelNotFoundError, match="nope") as caught:
+        connect("nope").load()
+    assert "nano" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "message", "hint"),
+    [
+        ("missing", ModelNotFoundError, "does not exist", "reference"),
+        ("busy", BackendUnavailableError, "Loading model", "again"),
+        ("limited-rate", BackendUnavailableError, "too many", "again"),
+        ("long", ContextOverflowError, "exceeds the available context", "shorter"),
+        ("odd", BackendError, "418.*teapot", "log"),
+        ("strict", InputError, "top_k", "generation settings"),
+        ("locked", BackendError, "Invalid API Key", "MDSA_OPENAI_API_KEY"),
+        ("elsewhere", BackendError, "redirects to http://192.0.2.1", "trust"),
+        ("broken", BackendError, "broke off", "again"),
+        ("unfinished", BackendError, "broke off", "again"),
+        ("failing", BackendError, "broke off: the engine died", "again"),
+        ("garbage", BackendError, "no answer", "/v1"),
+        ("bad-call", BackendError, "no answer", "/v1"),
+    ],
+)
+def test_failures(connect: Connect, model: str, kind: type[MDSAError], message: str, hint: str) -> None:
+    with pytest.raises(kind, match=message) as caught:
+        ask(connect(model))
+    assert type(caught.value) is kind
+    assert hint in caught.value.hint.replace("Ask again", "again")
+
+
+def test_the_key_opens_and_is_only_taken_from_our_settings(server: Daemon, settings: Settings) -> None:
+    loaded = Settings.load({"OPENAI_API_KEY": "foreign", "MDSA_OPENAI_API_KEY": KEY, "MDSA_HOME": str(settings.home)})
+    assert KEY not in repr(loaded)
+    backend = OpenAIBackend(server.url, "locked", 10, 0, loaded.openai_api_key.get_secret_value())
+    assert len(ask(backend)) == 4
+    backend.close()
+    assert Settings.load({"OPENAI_API_KEY": "foreign"}, home=settings.home).openai_api_key.get_secret_value() == ""
+
+
+@pytest.mark.parametrize("model", ["hanging", "silent", "stalling", "slow"])
+def test_the_deadline_holds_wherever_the_server_stops(connect: Connect, model: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(BackendTimeoutError):
+        ask(connect(model), deadline_s=0.3)
+    assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("model", ["hanging", "silent", "stalling"])
+def test_close_wakes_a_stream_that_waits(connect: Connect, model: str) -> None:
+    backend = connect(model)
+    found: list[list[str | Finished]] = []
+    waiting = threading.Thread(target=lambda: found.append(ask(backend)))
+    waiting.start()
+    waiting.join(0.3)
+    assert waiting.is_alive()
+    backend.close()
+    waiting.join(3)
+    assert found[0][-1] == Finished("cancelled", 0, 0)
+    with pytest.raises(BackendError, match="closed"):
+        ask(backend)
+
+
+def test_not_running(connect: Connect) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    for call in (OpenAIBackend.load, ask):
+        with pytest.raises(BackendUnavailableError, match="cannot be reached"):
+            call(connect("plain", f"http://127.0.0.1:{port}"))
+
+
+def test_what_cannot_be_asked_of_it(connect: Connect) -> None:
+    with pytest.raises(InputError, match="grammar"):
+        ask(connect("plain"), Generation(grammar='root ::= "a"'))
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("127.0.0.1:8080/qwen", ("http://127.0.0.1:8080", "qwen")),
+        ("localhost/org/model", ("http://localhost", "org/model")),
+        ("[::1]:8080/m", ("http://[::1]:8080", "m")),
+        ("192.168.1.5:8000/m", ("http://192.168.1.5:8000", "m")),
+        ("box.lan:8000/m", ("http://box.lan:8000", "m")),
+        ("api.example.com/m", ("https://api.example.com", "m")),
+        ("api.example.com:443/m", ("https://api.example.com:443", "m")),
+    ],
+)
+def test_targets(target: str, expected: tuple[str, str]) -> None:
+    assert split_target(target) == expected
+
+
+@pytest.mark.parametrize("target", ["127.0.0.1:8080", "127.0.0.1:8080/", "/model", "qwen"])
+def test_a_target_without_host_or_model_is_a_configuration_error(target: str) -> None:
+    with pytest.raises(ConfigError, match="no model reference"):
+        split_target(target)
+
+
+def test_open_backend(server: Daemon, settings: Settings) -> None:
+    backend = open_backend(f"{server.url.removeprefix('http://')}/org/vllm", "x", settings)
+    assert (backend.name, backend.n_context_tokens) == ("org/vllm", 1024)
+    backend.close()
+    backend.close()
+
+
+def test_reasons_and_contexts_of_any_shape() -> None:
+    shapes = ('{"error":{"message":"a"}}', '{"error":"a"}', '{"detail":"a"}', '{"message":"a"}', '"a"', "a")
+    assert {reason_of(text) for text in shapes} == {"a"}
+    assert context_of({"meta": {"n_ctx": 5}}) == context_of({"loaded_context_length": 5}) == 5
+    assert context_of({"max_model_len": "5"}) == 0
+
+
+def test_every_error_of_httpx_is_mapped() -> None:
+    backend = OpenAIBackend("http://127.0.0.1", "m", 1)
+    request = httpx.Request("GET", "http://127.0.0.1")
+    kinds = [
+        kind for kind in vars(httpx).values() if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, httpx.CookieConflict)
+    ]
+    for kind in kinds:
+        error: Exception
+        if kind is httpx.HTTPStatusError:
+            error = httpx.HTTPStatusError("failed", request=request, response=httpx.Response(500))
+        elif issubclass(kind, httpx.StreamError):
+            error = httpx.StreamError("failed")
+        else:
+            error = kind("failed")
+        with pytest.raises(MDSAError), backend._mapped():
+            raise error

@@ -1,0 +1,276 @@
+"""Pulling, adding, quantising and removing models on a real disk, against a real HTTP server, with kill -9 in between."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mdsa_local.domains.config import Generation
+from mdsa_local.errors import InputError, MDSAError, ModelFileError, ModelMemoryError, ModelNotFoundError, StorageError, UnknownNameError
+from mdsa_local.runtime import shelf
+from mdsa_local.runtime.catalog import find, known
+from mdsa_local.runtime.download import Fetcher
+from mdsa_local.runtime.gguf import read_gguf
+from mdsa_local.runtime.manager import ModelManager
+from mdsa_local.runtime.shelf import HubFile, plain_name, variant_of
+from mdsa_local.settings import Settings, shipped
+
+from .file_server import FileHub
+from .gguf_writer import Shape, metadata, random_weights, write_gguf
+
+NANO = shipped("models") / "nano" / "nano-q4_0.gguf"
+SHORT = Generation(max_tokens=4)
+Pull = Callable[..., object]
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[FileHub]:
+    with FileHub(NANO.read_bytes()) as running:
+        yield running
+
+
+@pytest.fixture
+def home(settings: Settings, hub: FileHub) -> Settings:
+    """Settings whose hub is the server on loopback."""
+    hub.server.calls.clear()
+    return settings.changed(hub_url=hub.url)
+
+
+def pull(home: Settings, kind: str, name: str = "m", variant: str = "q4_0", **options: object) -> object:
+    with Fetcher(home.hub_url, "", ("localhost",)) as fetcher:
+        return shelf.pull(HubFile("owner/repo", "main", f"{kind}.gguf"), name, variant, home, fetcher, facts={"licence": "MIT"}, **options)  # type: ignore[arg-type]
+
+
+def answer(home: Settings, name: str) -> str:
+    with ModelManager(home) as manager:
+        return manager.generate(name, "hello?", SHORT)
+
+
+def test_pulled_it_has_a_name_and_answers(home: Settings, hub: FileHub) -> None:
+    pull(home, "good")
+    model = find("m", home.model_dirs)
+    assert find("m-q4_0", home.model_dirs).path == model.path == home.home / "models" / "m" / "good.gguf"
+    assert (model.sha256, model.size_bytes) == (hub.server.sha256, NANO.stat().st_size)
+    assert answer(home, "m") == answer(home, str(NANO))
+    card = yaml.safe_load((home.home / "models/m/model.yaml").read_text())
+    assert (card["source"], card["licence"], card["default"]) == ("hf://owner/repo/good.gguf", "MIT", "q4_0")
+    hub.server.calls.clear()
+    pull(home, "good")
+    assert [method for method, *_ in hub.server.calls] == ["HEAD"], "what is there is not fetched again"
+
+
+def test_a_second_file_is_another_variant(home: Settings) -> None:
+    pull(home, "good")
+    pull(home, "breaks-off", variant="q4_k_m")
+    assert set(known([home.home / "models"])) == {"m", "m-q4_0", "m-q4_k_m"}
+    assert find("m", home.model_dirs).path.name == "good.gguf"
+
+
+@pytest.mark.parametrize("kind", ["wrong-content", "longer-than-it-is", "more-than-said", "dies", "elsewhere", "absent", "gated", "circle"])
+def test_what_goes_wrong_leaves_no_model(home: Settings, kind: str) -> None:
+    with pytest.raises(MDSAError) as caught:
+        pull(home, kind)
+    assert caught.value.hint
+    assert known([home.home / "models"]) == {}
+    assert not list((home.home / "models").glob("*/*.gguf"))
+    assert [path.name for path in shelf.unfinished(home)] == (["dies.gguf.partial"] if kind == "dies" else [])
+    pull(home, "good")
+    assert answer(home, "m")
+
+
+def test_a_file_that_is_no_gguf_is_not_kept(settings: Settings) -> None:
+    with FileHub(b"<html>" * 1000) as other, pytest.raises(ModelFileError, match="not a GGUF"):
+        pull(settings.changed(hub_url=other.url), "good")
+    assert not list((settings.home / "models").glob("*/*"))
+
+
+def test_the_hash_has_to_be_known_and_right(home: Settings, hub: FileHub) -> None:
+    with pytest.raises(InputError, match="SHA-256") as caught:
+        pull(home, "plain")
+    assert "--sha256" in caught.value.hint
+    with pytest.raises(ModelFileError, match="you say"):
+        pull(home, "good", sha256="0" * 64)
+    with pytest.raises(ModelFileError):
+        pull(home, "plain", sha256="0" * 64)
+    pull(home, "plain", sha256=hub.server.sha256.upper())
+    assert answer(home, "m")
+
+
+def test_what_is_larger_than_the_budget_is_refused_before_the_download(home: Settings, hub: FileHub) -> None:
+    small = home.changed(memory_budget_mb=2)
+    with pytest.raises(ModelMemoryError, match=r"3\.8 MB, the memory budget is 2\.0 MB"):
+        pull(small, "good")
+    assert [method for method, *_ in hub.server.calls] == ["HEAD"]
+    pull(small, "good", anyway=True)
+
+
+@pytest.mark.parametrize(
+    ("ref", "parsed"),
+    [
+        ("hf://a/b/c.gguf", HubFile("a/b", "main", "c.gguf")),
+        ("hf://a/b@v1/c.gguf", HubFile("a/b", "v1", "c.gguf")),
+        ("hf://a/b-GGUF/sub/c-Q4_K_M.GGUF".replace("GGUF", "gguf"), HubFile("a/b-gguf", "main", "sub/c-Q4_K_M.gguf")),
+    ],
+)
+def test_references(ref: str, parsed: HubFile) -> None:
+    assert HubFile.parse(ref) == parsed
+    assert parsed.url("http://h/") == f"http://h/{parsed.repository}/resolve/{parsed.revision}/{parsed.path}"
+
+
+@pytest.mark.parametrize(
+    "ref", ["hf://a/c.gguf", "hf://a/b/c.bin", "https://a/b/c.gguf", "hf://a/b/../../c.gguf", "hf://../b/../c.gguf", "hf://a/b/c.gguf?x"]
+)
+def test_what_is_no_reference(ref: str) -> None:
+    with pytest.raises(InputError, match="no file on a hub"):
+        HubFile.parse(ref)
+
+
+def test_storage_is_only_known_of_the_real_hub() -> None:
+    assert shelf.storage_hosts("https://huggingface.co/") == (".huggingface.co", ".hf.co")
+    assert shelf.storage_hosts("https://huggingface.co.example.com") == shelf.storage_hosts("http://127.0.0.1:1") == ()
+
+
+def test_names_from_files() -> None:
+    assert plain_name("Qwen2.5-0.5B-Instruct-Q4_K_M.gguf") == "qwen2.5-0.5b-instruct"
+    assert plain_name("Some Model (v2).f16.gguf") == "some-model-v2"
+    assert plain_name("....gguf") == "model"
+    assert variant_of("x-Q4_K_M.gguf") == "q4_k_m"
+    assert variant_of("x.gguf") == "file"
+
+
+def test_added_it_stays_where_it_lies(settings: Settings, tmp_path: Path) -> None:
+    mine = tmp_path / "elsewhere" / "Mine-Q4_0.gguf"
+    mine.parent.mkdir()
+    shutil.copy(NANO, mine)
+    model = shelf.add(mine, "mine", settings)
+    assert (model.path, model.name) == (mine, "mine-q4_0")
+    assert answer(settings, "mine") == answer(settings, str(NANO))
+    assert shelf.add(mine, "mine", settings) == model, "adding it again changes nothing"
+    with pytest.raises(InputError, match="has a q4_0 file already"):
+        shelf.add(NANO, "mine", settings)
+    raw = bytearray(mine.read_bytes())
+    raw[-1] ^= 1
+    mine.write_bytes(raw)
+    with pytest.raises(ModelFileError, match="SHA-256"):
+        answer(settings, "mine")
+    assert shelf.remove("mine", settings) == ([], 0)
+    assert mine.exists()
+    assert known([settings.home / "models"]) == {}
+
+
+@pytest.mark.parametrize("name", ["", "../x", "A", "a b", ".x", "x" * 65])
+def test_names_that_are_no_folder(settings: Settings, name: str) -> None:
+    with pytest.raises(InputError, match="no name for a model"):
+        shelf.add(NANO, name, settings)
+
+
+def test_what_cannot_be_added(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(b"hello" * 100)
+    with pytest.raises(ModelFileError):
+        shelf.add(tmp_path / "x.gguf", "x", settings)
+    with pytest.raises(ModelNotFoundError):
+        shelf.add(tmp_path / "y.gguf", "y", settings)
+    assert not (settings.home / "models").exists()
+
+
+def test_removing(home: Settings) -> None:
+    pull(home, "good")
+    pull(home, "breaks-off", variant="q4_k_m")
+    files, freed = shelf.remove("m-q4_0", home)
+    assert ([path.name for path in files], freed) == (["good.gguf"], NANO.stat().st_size)
+    assert find("m", home.model_dirs).path.name == "breaks-off.gguf", "the default moves on"
+    with pytest.raises(MDSAError):
+        pull(home, "dies", variant="q8_0")
+    (home.home / "models/m/notes.txt").write_text("mine")
+    shelf.remove("m", home)
+    assert [path.name for path in (home.home / "models/m").iterdir()] == ["notes.txt"], "what is not the model's stays"
+    shutil.copy(NANO, home.home / "models" / "loose.gguf")
+    assert shelf.remove("loose", home)[1] == NANO.stat().st_size
+    for name in ("nano", "m", "nope"):
+        with pytest.raises(UnknownNameError):
+            shelf.remove(name, home)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An F32 model of 22 million parameters, large enough that quantising takes a while."""
+    shape = Shape(width=512, layers=8, heads=8, kv_heads=4, inner=1280)
+    return write_gguf(tmp_path_factory.mktemp("plain") / "plain-F32.gguf", metadata(shape), random_weights(shape))
+
+
+@pytest.mark.parametrize(("kind", "bits"), [("Q8_0", 8.6), ("q5_k_m", 6.2), ("Q4_K_M", 5.4), ("Q4_0", 4.8)])
+def test_quantising(settings: Settings, plain: Path, kind: str, bits: float) -> None:
+    source = shelf.find_source(str(plain), settings)
+    model = shelf.quantize(source, kind, "plain", settings)
+    info = read_gguf(model.path)
+    assert (info.quantization, model.name) == (kind.upper(), f"plain-{kind.lower()}")
+    assert info.size_bytes * 8 / info.n_parameters < bits
+    assert [path.name for path in model.path.parent.iterdir() if path.suffix != ".yaml"] == [model.path.name]
+    assert answer(settings, "plain")
+    with pytest.raises(InputError, match=f"is {kind.upper()} already"):
+        shelf.quantize(model, "Q4_0", "plain", settings)
+
+
+def test_what_cannot_be_quantised(settings: Settings, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = shelf.find_source(str(plain), settings)
+    with pytest.raises(UnknownNameError) as caught:
+        shelf.quantize(source, "Q9", "plain", settings)
+    assert "Q4_K_M" in caught.value.hint
+    with pytest.raises(InputError, match="already"):
+        shelf.quantize(shelf.find_source("nano", settings), "Q4_0", "x", settings)
+    from collections import namedtuple
+
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 10**6))
+    with pytest.raises(StorageError, match="needed"):
+        shelf.quantize(source, "Q4_0", "plain", settings)
+    assert known([settings.home / "models"]) == {}
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from mdsa_local.runtime import shelf
+from mdsa_local.settings import Settings
+settings = Settings.load({}, home=Path(sys.argv[1]), threads=1)
+if sys.argv[2] == "add":
+    shelf.add(Path(sys.argv[3]), "killed", settings, lambda done, total: print(done, flush=True))
+else:
+    print(0, flush=True)
+    shelf.quantize(shelf.find_source(sys.argv[3], settings), "Q4_K_M", "killed", settings)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
+@pytest.mark.parametrize("what", ["add", "quantize"])
+def test_kill_9_in_the_middle_loses_nothing(settings: Settings, plain: Path, what: str) -> None:
+    shelf.add(NANO, "before", settings)
+    code = KILLED if what == "quantize" else KILLED.replace("print(done, flush=True)", "print(done, flush=True) or __import__('time').sleep(5)")
+    running = subprocess.Popen([sys.executable, "-c", code, str(settings.home), what, str(plain)], stdout=subprocess.PIPE)
+    assert running.stdout
+    running.stdout.readline()
+    partial = settings.home / "models/killed/killed-q4_k_m.gguf.partial"
+    deadline = time.monotonic() + 30
+    while what == "quantize" and not (partial.exists() and partial.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.kill(running.pid, signal.SIGKILL)
+    running.wait(10)
+    running.stdout.close()
+    assert set(known([settings.home / "models"])) == {"before", "before-q4_0"}
+    assert answer(settings, "before")
+    if what == "add":
+        shelf.add(plain, "killed", settings)
+    else:
+        assert partial.exists(), "it was killed before the end"
+        shelf.quantize(shelf.find_source(str(plain), settings), "Q4_K_M", "killed", settings)
+        assert not partial.exists()
+    assert answer(settings, "killed")
