@@ -12,6 +12,7 @@
     ├── BackendError             a runtime failed
     │   ├── BackendUnavailableError   not installed, not running, or not reachable
     │   ├── BackendTimeoutError       did not answer in time
+    │   ├── BusyError                 its queue is full; says when to come back
     │   └── InvalidOutputError        answered what does not follow the schema, twice
     ├── DependencyError          an optional package is missing; says how to install it
     └── StorageError             the disk: read-only, full, locked or damaged
@@ -115,6 +116,16 @@ class BackendTimeoutError(BackendError):
     """The runtime did not answer in time."""
 
     status, retryable = 504, True
+
+
+class BusyError(BackendError):
+    """The runtime's queue is full. ``retry_after_s`` says when to come back."""
+
+    status, retryable = 429, True
+
+    def __init__(self, message: str, hint: str = "", retry_after_s: float = 1.0) -> None:
+        super().__init__(message, hint)
+        self.retry_after_s = retry_after_s
 
 
 class InvalidOutputError(BackendError):

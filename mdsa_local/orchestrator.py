@@ -18,6 +18,7 @@ from mdsa_local.domains.config import DomainConfig
 from mdsa_local.domains.executor import DomainExecutor
 from mdsa_local.domains.prompts import NOT_FOUND
 from mdsa_local.domains.registry import DomainRegistry
+from mdsa_local.domains.watching import Change, DomainWatcher
 from mdsa_local.errors import ConfigError, InputError, MDSAError, ModelFileError, ModelNotFoundError, StorageError
 from mdsa_local.runtime.manager import ModelManager
 from mdsa_local.settings import Settings
@@ -59,6 +60,8 @@ class TinyBERTOrchestrator:
         settings: None to read them from ``$MDSA_HOME/config.yaml`` and the environment.
         manager, knowledge: shared parts; made from the settings when None.
         domains: the domains to start with.
+        watch: follow edits of the domains' folders: a new model is loaded and tried before it answers, and where it fails the domain goes on as
+            it was; see :attr:`changes`.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class TinyBERTOrchestrator:
         manager: ModelManager | None = None,
         knowledge: DualRAG | None = None,
         domains: Iterable[DomainConfig] | None = None,
+        watch: bool = False,
     ) -> None:
         changes = {"encoder": str(intent_model_path) if intent_model_path else None, "use_reasoning_threshold": use_reasoning_threshold}
         given = {key: value for key, value in changes.items() if value is not None}
@@ -84,6 +88,14 @@ class TinyBERTOrchestrator:
         self._counts: Counter[str] = Counter()
         self._by_domain: Counter[str] = Counter()
         self._total_ms = 0.0
+        self._watcher = (
+            DomainWatcher(self.settings.domain_dirs, self.registry, self.manager, self.register_domain, self.unregister_domain) if watch else None
+        )
+
+    @property
+    def changes(self) -> list[Change]:
+        """What became of domains edited since the start, with ``watch``; the last hundred."""
+        return self._watcher.changes if self._watcher else []
 
     @cached_property
     def encoder(self) -> Encoder | LexicalEncoder:
@@ -280,6 +292,8 @@ class TinyBERTOrchestrator:
 
     def close(self) -> None:
         """Free the models this orchestrator loaded. Safe to call twice."""
+        if self._watcher:
+            self._watcher.close()
         if self._own_manager:
             self.manager.close()
 

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
@@ -54,7 +54,14 @@ class Settings(BaseModel):
     max_question_chars: int = Field(8000, ge=1, description="longest question accepted, in characters")
     context_tokens: int = Field(0, ge=0, description="context of in-process models in tokens; 0 for the model's own, at most 8192")
     threads: int = Field(0, ge=0, description="CPU threads for generation; 0 for one per core")
-    memory_budget_mb: int = Field(0, ge=0, description="memory for all loaded models in MB; 0 for half of what is installed")
+    gpu_layers: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
+        "auto", description="layers of in-process models on the GPU; auto: as many as its free memory takes, where llama.cpp was built for it"
+    )
+    parallel: int = Field(8, ge=1, le=64, description="answers that one in-process model writes at once; more wait")
+    queue_limit: int = Field(64, ge=0, description="requests that may wait for one in-process model; one more is told when to come back")
+    memory_budget_mb: int = Field(0, ge=0, description="memory for all loaded models in MB; 0 for 70 % of what is free at the start")
+    keep_alive_s: float = Field(0.0, ge=0, description="idle seconds after which a model is unloaded; 0 keeps it until its room is needed")
+    states_mb: int = Field(512, ge=0, description="disk for what models made of system prompts, so that they need not read them again; 0 for none")
     ollama_base_url: str = Field("http://127.0.0.1:11434", description="address of the Ollama daemon")
     ollama_keep_alive: str = Field(
         "5m", coerce_numbers_to_str=True, description="how long Ollama keeps an idle model: 5m, seconds, 0, or -1 for ever"
@@ -68,6 +75,11 @@ class Settings(BaseModel):
     def knowledge_dir(self) -> Path:
         """Where LanceDB keeps its tables."""
         return self.home / "knowledge"
+
+    @property
+    def states_dir(self) -> Path:
+        """Where key-value states of system prompts are kept between loads."""
+        return self.home / "cache" / "states"
 
     @property
     def router_file(self) -> Path:

@@ -30,12 +30,25 @@ LIBRARIES = "import onnxruntime, tokenizers, lancedb, llama_cpp"
 
 
 def bench(
-    suite: Annotated[str, typer.Argument(help="startup or route.")] = "startup",
+    suite: Annotated[str, typer.Argument(help="startup, route, generate, stress or soak.")] = "startup",
     runs: Annotated[int, typer.Option("--runs", min=1, help="Repetitions; the median counts.")] = 5,
+    model: Annotated[Path | None, typer.Option("--model", help="GGUF for generate and stress; random weights when not given.")] = None,
+    llama_server: Annotated[Path | None, typer.Option("--llama-server", help="llama-server binary to compare generate with.")] = None,
+    seconds: Annotated[float, typer.Option("--seconds", min=1, help="How long stress lasts.")] = 60,
+    callers: Annotated[int, typer.Option("--callers", min=1, help="Threads of stress.")] = 64,
     as_json: Json = False,
 ) -> None:
-    """Measure this machine: import, help, first token and memory of a cold start, or the router."""
-    suites: dict[str, Callable[[int], list[dict[str, Any]]]] = {"startup": startup, "route": routing}
+    """Measure this machine: a cold start, the router, generation, many callers at once, or many models in one memory budget."""
+    from mdsa_local.cli import bench_generate, bench_soak
+    from mdsa_local.settings import Settings
+
+    suites: dict[str, Callable[[int], list[dict[str, Any]]]] = {
+        "startup": startup,
+        "route": routing,
+        "generate": lambda runs: bench_generate.generating(model, runs, llama_server, Settings.load(), result),
+        "soak": lambda _: bench_soak.soaking(Settings.load(), result),
+        "stress": lambda _: bench_generate.stressing(model, seconds, callers, Settings.load(), result),
+    }
     if suite not in suites:
         raise UnknownNameError.among("suite", suite, suites)
     results = suites[suite](runs)

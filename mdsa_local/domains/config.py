@@ -26,18 +26,32 @@ class Generation(BaseModel):
     top_p: float = Field(0.95, gt=0.0, le=1.0)
     min_p: float = Field(0.05, ge=0.0, le=1.0)
     repeat_penalty: float = Field(1.0, gt=0.0, le=5.0)
+    presence_penalty: float = Field(0.0, ge=-5.0, le=5.0)
+    frequency_penalty: float = Field(0.0, ge=-5.0, le=5.0)
+    logit_bias: tuple[tuple[Annotated[int, Field(ge=0)], float], ...] = Field(
+        (), description="pairs of a token's id and what is added to its logit; a mapping will do; llama.cpp only"
+    )
+    probabilities: int | None = Field(
+        None, ge=0, le=50, description="log probabilities of the tokens written, with that many alternatives each; llama.cpp only"
+    )
     seed: int | None = Field(None, ge=0)
     stop: tuple[str, ...] = ()
     grammar: str = Field("", description="GBNF that every answer has to follow; llama.cpp only")
     choices: tuple[tuple[str, float], ...] = Field(
         (), description="beginnings of the answer, each with the log odds in its favour: it begins with the likeliest; llama.cpp only"
     )
+    adapter: str = Field("", description="path of a LoRA adapter (GGUF) on top of the model; llama.cpp only")
     refusal: str = Field(
         "", description="the whole answer where the model gives it a probability of one half or more, else ruled out; llama.cpp only"
     )
     json_schema: dict[str, Any] | None = Field(None, description="JSON schema that the answer follows; see mdsa_local.runtime.structured")
     tools: tuple[dict[str, Any], ...] = Field((), description="functions the model may call: name, description, and parameters as a JSON schema")
     think: bool | None = Field(None, description="whether a model that can think first does; None: not, as its thoughts come out of max_tokens")
+
+    @field_validator("logit_bias", mode="before")
+    @classmethod
+    def _pairs(cls, value: Any) -> Any:
+        return tuple(value.items()) if isinstance(value, dict) else value
 
 
 class DomainConfig(BaseModel):
@@ -55,6 +69,7 @@ class DomainConfig(BaseModel):
     keywords: tuple[str, ...] = ()
     system_prompt: str = ""
     model: Annotated[str | None, Field(validation_alias=AliasChoices("model", "model_name"))] = None
+    adapter: str = Field("", description="LoRA adapter (GGUF) on top of the model; a relative path counts from the domain's folder")
     generation: Generation = Generation()
     examples: tuple[str, ...] = ()
     folder: Path | None = Field(None, exclude=True)
@@ -91,6 +106,14 @@ class DomainConfig(BaseModel):
         if name == "global":
             raise ValueError("'global' is the shared knowledge base; choose another name")
         return name
+
+    @property
+    def sampling(self) -> Generation:
+        """How to generate for this domain: ``generation``, with its adapter."""
+        if not self.adapter:
+            return self.generation
+        path = Path(self.adapter).expanduser()
+        return self.generation.model_copy(update={"adapter": str((self.folder or Path.cwd()) / path)})
 
     @classmethod
     def read(cls, folder: Path) -> DomainConfig:

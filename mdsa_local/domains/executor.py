@@ -52,7 +52,7 @@ class DomainExecutor:
         """
         reference = domain.model or self.manager.settings.default_model
         backend = self.manager.ensure_ready(reference)
-        generation = domain.generation
+        generation = domain.sampling
         shown = [(passage.title, passage.text) for passage in passages]
         extracts: list[quoting.Extract] = []
         if quotes := self.manager.decoding(reference) == "quotes":

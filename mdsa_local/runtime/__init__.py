@@ -9,7 +9,11 @@ Out: pieces of text, then exactly one :class:`~mdsa_local.runtime.backend.Finish
     catalog.py        names of models -> files; offers.py what can be pulled, and what of it fits
     shelf.py          models pulled, added, quantised and removed; download.py fetches, metadata.py reads what a file says of itself
     gguf.py           the header of a GGUF file and the memory it will need
-    llamacpp.py       llama.cpp in this process; native.py wraps its C interface, chat_template.py and stopping.py its text
+    llamacpp.py       llama.cpp in this process: text in, requests out; chat_template.py and stopping.py treat its text
+    engine.py         the thread that owns a model and writes many answers at once; answering.py is one of them, prefixes.py what they share
+    native.py         llama.cpp's C interface
+    stress.py         whether many callers at once get what each would get alone
+    synthetic.py      GGUF files with random weights, to measure with
     ollama.py         an Ollama daemon
     openai.py         a server that speaks OpenAI's chat API; wire.py is what the two share
     transformers.py   Hugging Face transformers in this process, an extra

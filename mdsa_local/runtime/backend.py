@@ -33,10 +33,25 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenProbability:
+    """A token and the natural logarithm of its probability by the model alone: before temperature, penalties and grammar.
+
+    ``token`` is its id, -1 where the runtime does not say. ``text`` is that of the one token: half a character shows as U+FFFD.
+    ``alternatives``: the likeliest tokens in its place, the likeliest first; it may be among them.
+    """
+
+    token: int
+    text: str
+    log_probability: float
+    alternatives: tuple[TokenProbability, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The end of a stream. ``reason`` is ``stop`` (the model or a stop string ended it), ``length`` (no tokens left) or ``cancelled``.
 
     ``tool_calls`` and ``thinking`` (what the model wrote before its answer) come from runtimes that tell them apart from the text.
+    ``probabilities``: one for each token, where :attr:`Generation.probabilities` asked for them and the runtime has them.
     """
 
     reason: Reason
@@ -44,6 +59,7 @@ class Finished:
     tokens_generated: int
     tool_calls: tuple[ToolCall, ...] = ()
     thinking: str = ""
+    probabilities: tuple[TokenProbability, ...] = ()
 
 
 class Backend(Protocol):

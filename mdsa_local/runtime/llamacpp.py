@@ -1,42 +1,64 @@
-"""llama.cpp in this process: one model, one context, one stream at a time."""
+"""llama.cpp in this process: a GGUF file as a :class:`~mdsa_local.runtime.backend.Backend`. Text in, requests for the engine out."""
 
 from __future__ import annotations
 
-import math
+import hashlib
 import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections import OrderedDict
+from collections.abc import Generator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import psutil
 
 from mdsa_local.domains.config import Generation
-from mdsa_local.errors import BackendError, BackendTimeoutError, ContextOverflowError, ModelError
-from mdsa_local.runtime.backend import Finished, Message, Reason
+from mdsa_local.errors import BackendError, ContextOverflowError, ModelError
+from mdsa_local.runtime import gpu
+from mdsa_local.runtime.answering import LEAD_TOKENS, Request, Stream
+from mdsa_local.runtime.backend import Message
 from mdsa_local.runtime.chat_template import render
-from mdsa_local.runtime.gguf import memory_estimate_bytes, read_gguf
-from mdsa_local.runtime.native import BATCH_TOKENS, Model
-from mdsa_local.runtime.stopping import StopFilter
+from mdsa_local.runtime.engine import Engine, EngineStats, context_options
+from mdsa_local.runtime.gguf import OVERHEAD_BYTES, VOCABULARY_BYTES, GGUFInfo, memory_estimate_bytes, read_gguf
+from mdsa_local.runtime.native import ContextOptions, Model, library
+from mdsa_local.runtime.prefix_store import PrefixStore, fingerprint
+from mdsa_local.runtime.prefixes import LEAST_TOKENS, common
 from mdsa_local.runtime.structured import constrained_by_grammar
 from mdsa_local.settings import Settings
 
 MAX_CONTEXT_TOKENS = 8192
-ABORTED = 2
-LEAD_TOKENS = 8
+# Memory set aside for an answer that may grow longer than this; should it be short in the end, the youngest answer waits and is taken up again.
+EXPECTED_TOKENS = 256
+# System prompts whose static prefix is remembered.
+REMEMBERED = 64
 
 
 class LlamaCppBackend:
     """A GGUF file, loaded. Implements :class:`~mdsa_local.runtime.backend.Backend`.
 
-    The keys and values of a prompt's beginning that the previous request had too are kept, in whole batches of 64 tokens: every token is
-    then evaluated in a batch of the same shape as without reuse, so temperature 0 gives the same text either way.
+    Up to ``parallel`` streams are written at once, more wait. The keys and values of a prompt's beginning that an earlier request had too are
+    not evaluated again.
     """
 
-    def __init__(self, path: Path, name: str, n_context_tokens: int = 0, threads: int = 0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        n_context_tokens: int = 0,
+        threads: int = 0,
+        *,
+        parallel: int = 8,
+        queue_limit: int = 64,
+        states: Path | None = None,
+        states_bytes: int = 0,
+        gpu_layers: int | Literal["auto"] = "auto",
+    ) -> None:
         """Load ``path``. ``n_context_tokens`` 0 means 8192; the model's training context is the limit. ``threads`` 0 means one per core.
 
+        ``queue_limit``: requests that may wait beside the ``parallel`` that are written; one more gets a :class:`BusyError`. ``states``: folder for
+        the key-value states of system prompts, of at most ``states_bytes``; None keeps them in memory only. ``gpu_layers``: see
+        :mod:`mdsa_local.runtime.gpu`.
         Raises :class:`ModelNotFoundError`, :class:`ModelFileError`, :class:`ModelMemoryError`, :class:`BackendUnavailableError`, and
         :class:`ModelError` for a model without a chat template.
         """
@@ -49,201 +71,132 @@ class LlamaCppBackend:
         self.name = name
         self.n_context_tokens = context_tokens(info.context_length, n_context_tokens)
         self._path = path
-        self._model = Model(path, self.n_context_tokens, threads or default_threads())
+        # What is rearranged on loading is read, not mapped: 0.5B parameters in Q4_0 then take 447 MB in place of 629.
+        options = context_options(self.n_context_tokens, parallel, threads or default_threads())
+        beside = _estimate(info, options) - info.size_bytes
+        on_gpu = gpu.layers(info, gpu_layers, gpu.free_bytes(library()) if gpu_layers == "auto" else 0, beside)
+        self._model = Model(path, on_gpu, mapped=bool(on_gpu) or info.repacked_bytes < info.size_bytes // 4)
+        try:
+            store = PrefixStore(states, self._state_key(), states_bytes) if states and states_bytes else None
+            self._engine = Engine(self._model, options, name, parallel, queue_limit, store)
+        except BaseException:
+            self._model.close()
+            raise
         self._control = re.compile("|".join(map(re.escape, sorted(self._model.control_texts(), key=len, reverse=True))) or r"(?!)")
-        self._evaluated: list[int] = []
-        self._owner = threading.Lock()
-        self._tokenizer = threading.Lock()
-        self._closed = self._cancelled = False
+        self._static: OrderedDict[str, list[int]] = OrderedDict()
+        self._vocabulary = threading.Lock()
+        self._closed = False
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Exact number of prompt tokens."""
         return len(self._prompt(messages))
 
-    def stream(self, messages: Sequence[Message], generation: Generation, *, deadline_s: float) -> Iterator[str | Finished]:
-        """See :class:`~mdsa_local.runtime.backend.Backend`. A second stream waits for the first to end, at most until its own deadline."""
-        deadline = time.monotonic() + deadline_s
-        generation = constrained_by_grammar(generation)
-        with self._owned(deadline):
-            prompt = self._prompt(messages)
-            if len(prompt) + 1 > self.n_context_tokens:
-                raise ContextOverflowError(
-                    f"the prompt has {len(prompt)} tokens; {self.name} has room for {self.n_context_tokens - 1}",
-                    "Ask a shorter question, give fewer passages, or raise context_tokens.",
-                )
-            if self._prefill(prompt, deadline):
-                if generation.refusal and self._likely(generation.refusal, prompt, deadline):
-                    yield generation.refusal
-                    yield Finished("stop", len(prompt), len(self._model.tokenize_part(generation.refusal)))
-                    return
-                # Weighing the refusal can be cancelled too, and leaves nothing to sample from.
-                begin = self._likeliest(generation.choices, prompt, deadline) if generation.choices and not self._cancelled else []
-                if not self._cancelled:
-                    yield from self._decode(len(prompt), generation, begin, deadline)
-                    return
-            yield Finished("cancelled", len(prompt), 0)
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, as it stands: nothing put before it."""
+        return self._part(text)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of token ids; control tokens have none."""
+        with self._vocabulary:
+            self._open()
+            return b"".join(self._model.piece(token) for token in tokens).decode("utf-8", "replace")
+
+    def stream(self, messages: Sequence[Message], generation: Generation, *, deadline_s: float) -> Stream:
+        """See :class:`~mdsa_local.runtime.backend.Backend`. Raises :class:`BusyError` when too many wait. The stream's ``close`` works from any
+        thread, also while a prompt is read."""
+        return Stream(self._engine, self._requests(messages, constrained_by_grammar(generation), deadline_s), self.name)
+
+    @property
+    def weights(self) -> Model:
+        """The model, whose weights another context may share while this one is open."""
+        return self._model
+
+    @property
+    def memory_bytes(self) -> int:
+        """What it takes, by llama.cpp's own account of its buffers."""
+        return self._model.size_bytes + self._engine.context.size_bytes + VOCABULARY_BYTES * self._model.vocabulary_size + OVERHEAD_BYTES
+
+    def stats(self) -> EngineStats:
+        """What the engine did so far."""
+        return self._engine.stats()
 
     def cancel(self) -> None:
-        """Stop the running stream, even while it reads its prompt, from any thread: it ends as ``cancelled``. No effect when idle."""
-        self._cancelled = True
-        self._model.abort.set()
+        """Stop all streams, even while they read their prompts, from any thread: they end as ``cancelled``. No effect when idle."""
+        self._engine.cancel()
 
     def close(self) -> None:
-        """See :class:`~mdsa_local.runtime.backend.Backend`. Memory is freed at once, or when the running stream ends."""
-        self._closed = True
-        self.cancel()
-        if self._owner.acquire(blocking=False):
-            try:
-                with self._tokenizer:
-                    self._model.close()
-            finally:
-                self._owner.release()
+        """See :class:`~mdsa_local.runtime.backend.Backend`. Returns when the memory is free."""
+        self._engine.close()
+        with self._vocabulary:
+            self._closed = True
+            self._model.close()
 
-    @contextmanager
-    def _owned(self, deadline: float) -> Iterator[None]:
-        if not self._owner.acquire(timeout=remaining_s(deadline)):
-            raise BackendTimeoutError(f"{self.name} was busy with another request until the deadline", "Ask again, or raise request_timeout_s.")
-        try:
-            self._cancelled = False
-            self._model.abort.clear()
-            if self._closed:
-                raise BackendError(f"{self.name} was closed")
-            yield
-        finally:
-            self._owner.release()
-            # close() may have come while we held the model; whoever is last frees it.
-            if self._closed:
-                self.close()
+    def _requests(self, messages: Sequence[Message], generation: Generation, deadline_s: float) -> Generator[Request, None, None]:
+        """The one request of a stream, made when the first piece is asked for."""
+        deadline = time.monotonic() + deadline_s
+        prompt = self._prompt(messages)
+        if len(prompt) + 1 > self.n_context_tokens:
+            raise ContextOverflowError(
+                f"the prompt has {len(prompt)} tokens; {self.name} has room for {self.n_context_tokens - 1}",
+                "Ask a shorter question, give fewer passages, or raise context_tokens.",
+            )
+        static = self._static_prefix(messages)
+        refusal = self._part(generation.refusal)
+        limit = min(generation.max_tokens, self.n_context_tokens - len(prompt))
+        yield Request(
+            prompt,
+            len(static) if static == prompt[: len(static)] else 0,
+            generation,
+            limit,
+            deadline,
+            min(len(prompt) + max(min(limit, EXPECTED_TOKENS), LEAD_TOKENS, len(refusal)), self._engine.options.cells),
+            refusal,
+            [(tokens, odds) for text, odds in generation.choices if (tokens := self._part(text))],
+            adapter=generation.adapter,
+        )
 
     def _prompt(self, messages: Sequence[Message]) -> list[int]:
         # Control tokens written out in a message would otherwise end its turn and begin a forged one.
         shown = [Message(message.role, self._control.sub(lambda found: f"{found[0][0]} {found[0][1:]}", message.content)) for message in messages]
         model = self._model
         text = render(model.chat_template, shown, bos=model.bos_text, eos=model.eos_text, source=str(self._path))
-        with self._tokenizer:
-            if self._closed:
-                raise BackendError(f"{self.name} was closed")
+        with self._vocabulary:
+            self._open()
             return model.tokenize(text)
 
-    def _prefill(self, prompt: list[int], deadline: float) -> bool:
-        """Evaluate what the previous request did not; False when cancelled."""
-        shared = next((at for at, (old, new) in enumerate(zip(self._evaluated, prompt, strict=False)) if old != new), len(self._evaluated))
-        whole = min(shared, len(prompt) - 1) // BATCH_TOKENS * BATCH_TOKENS
-        # Forget first: should an evaluation fail, nothing is taken for evaluated that is not.
-        self._evaluated = []
-        kept = self._model.keep(whole)
-        with self._abort_at(deadline):
-            for start in range(kept, len(prompt), BATCH_TOKENS):
-                if not self._evaluate(prompt[start : start + BATCH_TOKENS], deadline):
-                    return False
-        self._evaluated = prompt[: len(prompt) // BATCH_TOKENS * BATCH_TOKENS]
-        return True
+    def _part(self, text: str) -> list[int]:
+        with self._vocabulary:
+            self._open()
+            return self._model.tokenize_part(text) if text else []
 
-    def _decode(self, n_prompt: int, generation: Generation, begin: list[int], deadline: float) -> Iterator[str | Finished]:
-        """Sample an answer that begins with the tokens ``begin``."""
-        model, stops = self._model, StopFilter(generation.stop)
-        limit = min(generation.max_tokens, self.n_context_tokens - n_prompt)
-        reason: Reason = "length"
-        made = 0
-        sampler = model.sampler(generation)
-        try:
-            while made < limit:
-                if made < len(begin):
-                    token = begin[made]
-                    sampler.accept(token)
-                else:
-                    token = sampler.sample()
-                if model.ends(token):
-                    reason = "stop"
-                    break
-                made += 1
-                if text := stops.feed(model.piece(token)):
-                    yield text
-                if stops.stopped:
-                    reason = "stop"
-                    break
-                if made < limit and not self._evaluate([token], deadline):
-                    reason = "cancelled"
-                    break
-        finally:
-            sampler.close()
-        if rest := stops.flush():
-            yield rest
-        yield Finished(reason, n_prompt, made)
+    def _state_key(self) -> str:
+        """All that a key-value state depends on but its tokens."""
+        model = self._model
+        template = hashlib.sha256(model.chat_template.encode()).hexdigest()
+        return f"{fingerprint(self._path)} {template} llama.cpp {model.lib.__version__} gpu {model.gpu_layers}"
 
-    def _likely(self, text: str, prompt: list[int], deadline: float) -> bool:
-        """Whether ``text`` has a probability of one half or more as the answer.
+    def _open(self) -> None:
+        if self._closed:
+            raise BackendError(f"{self.name} was closed")
 
-        Token by token a fixed phrase wins too often: its mass stays together while that of other answers is spread over many beginnings.
-        """
-        return self._weigh(self._model.tokenize_part(text), math.log(0.5), prompt, deadline) >= math.log(0.5)
-
-    def _likeliest(self, choices: Sequence[tuple[str, float]], prompt: list[int], deadline: float) -> list[int]:
-        """The tokens of the choice whose first ``LEAD_TOKENS`` tokens are the likeliest, its odds added; the context is left as after the prompt.
-
-        Behind them a choice only has to be copied, and a long one must not lose by its length.
-        """
-        best, chosen = -math.inf, list[int]()
-        for text, odds in sorted(choices, key=lambda choice: -choice[1]):
-            tokens = self._model.tokenize_part(text)
-            weight = odds + self._weigh(tokens[:LEAD_TOKENS], best - odds, prompt, deadline)
-            if weight > best:
-                best, chosen = weight, tokens
-        return chosen
-
-    def _weigh(self, tokens: list[int], least: float, prompt: list[int], deadline: float) -> float:
-        """The log probability of ``tokens`` after ``prompt``, evaluated no further than it takes to fall below ``least``; the context is left as
-        it was after the prompt."""
-        likelihood = 0.0
-        moved = False
-        for number, token in enumerate(tokens, 1):
-            likelihood += self._model.log_probability(token)
-            if likelihood < least or number == len(tokens):
-                break
-            moved = True
-            if not self._evaluate([token], deadline):
-                return -math.inf
-        if moved:
-            self._model.keep(len(prompt) - 1)
-            self._evaluate(prompt[-1:], deadline)
-        return likelihood
-
-    def _evaluate(self, tokens: list[int], deadline: float) -> bool:
-        """Append ``tokens``; False when cancelled, :class:`BackendTimeoutError` past the deadline."""
-        code = ABORTED if self._cancelled or time.monotonic() >= deadline else self._model.evaluate(tokens)
-        if code == 0:
-            return True
-        # What an interrupted evaluation leaves in memory is undefined.
-        self._evaluated = []
-        if self._cancelled:
-            return False
-        if code == ABORTED:
-            raise BackendTimeoutError(f"{self.name} did not finish before the deadline", "Ask for fewer tokens, or raise request_timeout_s.")
-        raise BackendError(f"{self.name}: llama_decode failed with code {code}", "Run with logging at DEBUG to see llama.cpp's own messages.")
-
-    @contextmanager
-    def _abort_at(self, deadline: float) -> Iterator[None]:
-        """Have llama.cpp abort at the deadline, also in the middle of a batch."""
-        timer = threading.Timer(remaining_s(deadline), self._model.abort.set)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
-            timer.join()
-            if not self._cancelled:
-                self._model.abort.clear()
+    def _static_prefix(self, messages: Sequence[Message]) -> list[int]:
+        """The tokens that every prompt with this system message begins with, whatever the user says; empty when too short to be worth keeping."""
+        if len(messages) < 2 or messages[0].role != "system":
+            return []
+        system = messages[0].content
+        known = self._static.get(system)
+        if known is None:
+            one, other = (self._prompt([messages[0], Message("user", said)]) for said in ("0", "x"))
+            shared = one[: common(one, other)]
+            known = self._static[system] = shared if len(shared) >= LEAST_TOKENS else []
+            if len(self._static) > REMEMBERED:
+                self._static.popitem(last=False)
+        return known
 
 
 def context_tokens(trained: int, wanted: int) -> int:
     """The context to use: ``wanted``, or 8192 when 0, but no more than the model was trained with (0 when it does not say)."""
     return min(wanted or MAX_CONTEXT_TOKENS, trained or MAX_CONTEXT_TOKENS)
-
-
-def remaining_s(deadline: float) -> float:
-    """Seconds until ``deadline``, as the threading functions take them."""
-    return min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)
 
 
 def default_threads() -> int:
@@ -252,12 +205,31 @@ def default_threads() -> int:
     return max(1, min(psutil.cpu_count(logical=False) or allowed or 1, allowed or 1))
 
 
+def options_for(info: GGUFInfo, settings: Settings) -> ContextOptions:
+    """The context that a file gets under ``settings``."""
+    return context_options(context_tokens(info.context_length, settings.context_tokens), settings.parallel, settings.threads or default_threads())
+
+
 def estimate_bytes(target: str, settings: Settings) -> int:
     """Memory for the file ``target`` under ``settings``. Raises as :func:`~mdsa_local.runtime.gguf.read_gguf`."""
     info = read_gguf(Path(target))
-    return memory_estimate_bytes(info, context_tokens(info.context_length, settings.context_tokens), BATCH_TOKENS)
+    return _estimate(info, options_for(info, settings))
+
+
+def _estimate(info: GGUFInfo, options: ContextOptions) -> int:
+    return memory_estimate_bytes(info, options.cells, options.batch_tokens, max(options.outputs, options.sequences))
 
 
 def open_backend(target: str, name: str, settings: Settings) -> LlamaCppBackend:
     """Load the file ``target``. Raises as :class:`LlamaCppBackend`."""
-    return LlamaCppBackend(Path(target), name, settings.context_tokens, settings.threads)
+    return LlamaCppBackend(
+        Path(target),
+        name,
+        settings.context_tokens,
+        settings.threads,
+        parallel=settings.parallel,
+        queue_limit=settings.queue_limit,
+        states=settings.states_dir,
+        states_bytes=settings.states_mb * 10**6,
+        gpu_layers=settings.gpu_layers,
+    )

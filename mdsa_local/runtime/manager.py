@@ -2,26 +2,50 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Protocol, Self, runtime_checkable
 
 import psutil
 
-from mdsa_local.domains.config import Generation
-from mdsa_local.errors import BackendError, BackendUnavailableError, InputError, ModelMemoryError
+from mdsa_local.domains.config import DomainConfig, Generation
+from mdsa_local.errors import BackendError, BackendUnavailableError, InputError, MDSAError, ModelMemoryError
 from mdsa_local.runtime.backend import Backend, Finished, Message, Reference, backend_module, parse_reference
 from mdsa_local.runtime.catalog import ModelFile, find, verify
-from mdsa_local.runtime.residency import Resident, choose_evictions, describe_bytes, parse_bytes
+from mdsa_local.runtime.residency import FOLLOWING, Resident, State, choose_evictions, describe_bytes, parse_bytes
 from mdsa_local.settings import Settings
 
+logger = logging.getLogger(__name__)
 Prompt = str | Sequence[Message | Mapping[str, str]]
 DEFAULT_GENERATION = Generation()
+# Of the memory that is free when the manager is made: the rest is for what else the user runs.
+DEFAULT_SHARE = 0.7
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A backend that knows what it takes."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory in this process, in bytes."""
+
+
+@runtime_checkable
+class Tokenizing(Protocol):
+    """A backend with a tokenizer of its own."""
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text."""
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of token ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +56,41 @@ class LoadedModel:
     size_bytes: int
 
 
-@dataclass(slots=True, eq=False)
-class _Slot:
-    """State of one model. Read and written only under the manager's condition."""
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """What the manager knows of a model. ``size_bytes``: its estimate while loading, what was measured after; ``uses``: callers that hold it now;
+    ``loads``: how often it was loaded; ``load_s``: how long the last time took; ``error``: why it failed."""
 
     name: str
+    state: State
     size_bytes: int
-    last_used: int
-    state: Literal["loading", "ready", "closing"] = "loading"
+    uses: int
+    pinned: bool
+    loads: int
+    load_s: float
+    error: str = ""
+
+
+@dataclass(slots=True, eq=False)
+class _Slot:
+    """One model. Read and written only under the manager's condition; ``state`` is written by :meth:`ModelManager._move` alone."""
+
+    name: str
+    size_bytes: int = 0
+    last_used: int = 0
+    idle_since: float = 0.0
+    state: State = "absent"
     backend: Backend | None = None
     uses: int = 0
+    pinned: bool = False
+    loads: int = 0
+    load_s: float = 1.0
+    error: str = ""
+
+    @property
+    def resident(self) -> bool:
+        """Whether it takes memory, or may."""
+        return self.state in ("loading", "ready", "unloading")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,23 +108,27 @@ class _Target:
 
 
 class ModelManager:
-    """Loads models when they are asked for and unloads the least recently used idle ones to make room. Safe from any thread."""
+    """Loads models when they are asked for and unloads idle ones to make room. Safe from any thread."""
 
     def __init__(self, settings: Settings | None = None, memory_budget: int | str | None = None, max_models: int | None = None) -> None:
-        """``memory_budget`` in bytes or like ``"4GB"``; None takes it from the settings: half of the memory installed unless they say otherwise.
-        ``max_models`` limits how many are loaded at a time; None sets no limit."""
+        """``memory_budget`` in bytes or like ``"4GB"``; None takes it from the settings: 70 % of the memory that is free now unless they say
+        otherwise. ``max_models`` limits how many are loaded at a time; None sets no limit."""
         if max_models is not None and max_models < 1:
             raise InputError(f"max_models is {max_models}", "Give 1 or more, or None for no limit.")
         self.settings = settings or Settings.load()
-        configured = self.settings.memory_budget_mb * 10**6 or psutil.virtual_memory().total // 2
+        configured = self.settings.memory_budget_mb * 10**6 or int(psutil.virtual_memory().available * DEFAULT_SHARE)
         self.memory_budget_bytes = configured if memory_budget is None else parse_bytes(memory_budget)
         self._max_models = max_models
         self._changed = threading.Condition()
         self._slots: dict[str, _Slot] = {}
         self._names: dict[str, _Target] = {}
         self._verified: set[ModelFile] = set()
+        # What models turned out to take, in place of their estimates.
+        self._measured: dict[str, int] = {}
         self._clock = 0
         self._closed = False
+        if self.settings.keep_alive_s:
+            threading.Thread(target=self._expire, name="keep-alive", daemon=True).start()
 
     def resolve(self, ref: str) -> Path | Reference:
         """The file that ``ref`` names, or the reference itself where another program holds the model.
@@ -93,23 +146,51 @@ class ModelManager:
     def ensure_ready(self, ref: str) -> Backend:
         """The model, loaded. Should others need its room meanwhile, it is loaded again when used; while a call runs it stays.
 
-        Raises :class:`ModelMemoryError` with the numbers when it is larger than the budget, :class:`BackendUnavailableError` when models
+        Raises :class:`ModelMemoryError` with the numbers when it is larger than the budget leaves, :class:`BackendUnavailableError` when models
         in use leave no room until ``request_timeout_s`` has passed, and whatever its backend raises on loading.
         """
         target = self._target(ref)
         with self._lease(target) as backend:
             return _Handle(self, target, backend.n_context_tokens)
 
-    def stream(
-        self, ref: str, messages: Prompt, generation: Generation = DEFAULT_GENERATION, *, deadline_s: float | None = None
-    ) -> Iterator[str | Finished]:
+    def get_or_load(self, model_id: str = "", config: DomainConfig | None = None) -> tuple[Backend, Tokenizer]:
+        """The model, loaded, and its tokenizer. Without ``model_id``: the model of the domain ``config``, else the default. Raises as
+        :meth:`ensure_ready`."""
+        target = self._target(model_id or (config.model if config else None) or self.settings.default_model)
+        with self._lease(target) as backend:
+            return _Handle(self, target, backend.n_context_tokens), Tokenizer(self, target)
+
+    def preload(self, refs: Iterable[str]) -> None:
+        """Load models ahead of need, one after the other. Raises as :meth:`ensure_ready`."""
+        for ref in refs:
+            self.ensure_ready(ref)
+
+    def pin(self, ref: str, pinned: bool = True) -> None:
+        """Keep a model in memory once it is loaded, whatever else needs room; or no longer. Raises as :meth:`resolve`."""
+        target = self._target(ref)
+        with self._changed:
+            self._slot(target).pinned = pinned
+            self._changed.notify_all()
+
+    def unload(self, ref: str) -> bool:
+        """Unload a model now, pinned or not; False when it is not loaded or in use. Its memory is free on return."""
+        target = self._target(ref)
+        with self._changed:
+            slot = self._slots.get(target.key)
+            if not slot or slot.state != "ready" or slot.uses:
+                return False
+            self._move(slot, "unloading")
+        self._unload([slot])
+        return True
+
+    def stream(self, ref: str, messages: Prompt, generation: Generation = DEFAULT_GENERATION, *, deadline_s: float | None = None) -> ManagedStream:
         """Pieces of text, then one :class:`Finished`. ``messages`` are Messages, dicts with role and content, or one question as a string.
 
-        ``deadline_s`` is ``request_timeout_s`` unless given. Raises as :meth:`ensure_ready` and :meth:`Backend.stream`.
+        ``deadline_s`` is ``request_timeout_s`` unless given. ``close`` of what is returned stops the work, from any thread. Raises as
+        :meth:`ensure_ready` and :meth:`Backend.stream`.
         """
         deadline_s = self.settings.request_timeout_s if deadline_s is None else deadline_s
-        with self._lease(self._target(ref)) as backend:
-            yield from backend.stream(as_messages(messages), generation, deadline_s=deadline_s)
+        return ManagedStream(self, self._target(ref), as_messages(messages), generation, deadline_s)
 
     def generate(self, ref: str, messages: Prompt, generation: Generation = DEFAULT_GENERATION, *, deadline_s: float | None = None) -> str:
         """The whole text of :meth:`stream`."""
@@ -121,15 +202,22 @@ class ModelManager:
             ready = sorted((slot for slot in self._slots.values() if slot.state == "ready"), key=lambda slot: slot.last_used)
             return [LoadedModel(slot.name, slot.size_bytes) for slot in ready]
 
+    def status(self) -> list[ModelStatus]:
+        """Every model that was asked for so far."""
+        with self._changed:
+            return [
+                ModelStatus(slot.name, slot.state, slot.size_bytes, slot.uses, slot.pinned, slot.loads, slot.load_s, slot.error)
+                for slot in self._slots.values()
+            ]
+
     def close(self) -> None:
         """Unload everything; safe twice. Running streams end as ``cancelled``."""
         with self._changed:
             self._closed = True
-            backends = [slot.backend for slot in self._slots.values() if slot.state == "ready" and slot.backend]
-            self._slots = {key: slot for key, slot in self._slots.items() if slot.state != "ready"}
-            self._changed.notify_all()
-        for backend in backends:
-            backend.close()
+            slots = [slot for slot in self._slots.values() if slot.state == "ready"]
+            for slot in slots:
+                self._move(slot, "unloading")
+        self._unload(slots)
 
     def __enter__(self) -> Self:
         return self
@@ -158,9 +246,23 @@ class ModelManager:
             assert slot.backend is not None
             yield slot.backend
         finally:
-            with self._changed:
-                slot.uses -= 1
-                self._changed.notify_all()
+            self._release(slot)
+
+    def _release(self, slot: _Slot) -> None:
+        with self._changed:
+            slot.uses -= 1
+            slot.idle_since = time.monotonic()
+            self._changed.notify_all()
+
+    def _slot(self, target: _Target) -> _Slot:
+        return self._slots.setdefault(target.key, _Slot(target.name))
+
+    def _move(self, slot: _Slot, state: State) -> None:
+        """The one place where a state changes. Under the condition."""
+        if state not in FOLLOWING[slot.state]:
+            raise AssertionError(f"{slot.name} cannot go from {slot.state} to {state}")
+        slot.state = state
+        self._changed.notify_all()
 
     def _acquire(self, target: _Target) -> _Slot:
         deadline = time.monotonic() + self.settings.request_timeout_s
@@ -171,48 +273,75 @@ class ModelManager:
             if slot and slot.state == "ready":
                 return slot
             if slot:
-                return self._load(target, slot, victims)
+                if self._load(target, slot, victims):
+                    return slot
+                continue
             # Not loaded: its header is read outside the lock, then the claim is made again with what the header says.
-            size = backend_module(target.scheme).estimate_bytes(target.target, self.settings)
-            if size > self.memory_budget_bytes:
-                raise ModelMemoryError(
-                    f"{target.name} needs {describe_bytes(size)}, the memory budget is {describe_bytes(self.memory_budget_bytes)}",
-                    "Choose a smaller model or quantisation, lower context_tokens, or raise memory_budget_mb.",
-                )
+            size = self._size(target)
+
+    def _size(self, target: _Target) -> int:
+        """What the model takes, as measured or else as its header says."""
+        try:
+            size = self._measured.get(target.key) or backend_module(target.scheme).estimate_bytes(target.target, self.settings)
+            self._check_size(target, size)
+        except MDSAError as error:
+            with self._changed:
+                slot = self._slot(target)
+                if not slot.resident:
+                    slot.error = str(error)
+                    self._move(slot, "failed")
+            raise
+        return size
+
+    def _check_size(self, target: _Target, size: int) -> None:
+        with self._changed:
+            pinned = sum(slot.size_bytes for key, slot in self._slots.items() if slot.pinned and slot.resident and key != target.key)
+        if size + pinned > self.memory_budget_bytes:
+            beside = f", {describe_bytes(pinned)} of it pinned" if pinned else ""
+            raise ModelMemoryError(
+                f"{target.name} needs {describe_bytes(size)}, the memory budget is {describe_bytes(self.memory_budget_bytes)}{beside}",
+                "Choose a smaller model or quantisation, lower context_tokens or parallel, or raise memory_budget_mb.",
+            )
 
     def _claim(self, target: _Target, size: int | None, deadline: float) -> tuple[_Slot | None, list[_Slot]]:
-        """Under the lock: the model ready and held, or a slot to load it into with the slots to close first, or None when its size is unknown."""
+        """Under the lock: the model ready and held, or its slot to load it into with the slots to unload first, or None when its size is
+        unknown."""
         while True:
             if self._closed:
                 raise BackendError("the model manager was closed")
-            slot = self._slots.get(target.key)
-            if slot and slot.state == "ready":
+            slot = self._slot(target)
+            if slot.state == "ready":
                 self._touch(slot)
                 return slot, []
-            if slot is None and size is None:
-                return None, []
-            closing = any(other.state == "closing" for other in self._slots.values())
-            if slot is None and size is not None:
-                residents = [Resident(key, s.size_bytes, s.uses + (s.state != "ready"), s.last_used) for key, s in self._slots.items()]
-                chosen = choose_evictions(residents, size, self.memory_budget_bytes, self._max_models)
+            if not slot.resident:
+                if size is None:
+                    return None, []
+                chosen = choose_evictions(self._residents(), size, self.memory_budget_bytes, self._max_models)
                 # While another model is on its way out, its room may do: do not evict more for it.
-                if chosen is not None and not (chosen and closing):
-                    return self._reserve(target, size, chosen)
+                if chosen is not None and not (chosen and any(other.state == "unloading" for other in self._slots.values())):
+                    return self._reserve(slot, size, chosen)
             if not self._changed.wait(max(0.0, deadline - time.monotonic())) and time.monotonic() >= deadline:
-                if slot:
+                if slot.resident:
                     raise BackendUnavailableError(f"{target.name} is still {slot.state}", "Ask again in a moment, or raise request_timeout_s.")
-                held = ", ".join(other.name for other in self._slots.values())
+                held = ", ".join(other.name for other in self._slots.values() if other.resident)
                 raise BackendUnavailableError(
                     f"no room for {target.name} beside the models in use: {held}", "Ask again later, or raise memory_budget_mb."
                 )
 
-    def _reserve(self, target: _Target, size: int, chosen: Sequence[str]) -> tuple[_Slot, list[_Slot]]:
+    def _residents(self, but: _Slot | None = None) -> list[Resident]:
+        return [
+            Resident(key, slot.size_bytes, slot.uses + (slot.state != "ready"), slot.last_used, slot.load_s, slot.pinned)
+            for key, slot in self._slots.items()
+            if slot.resident and slot is not but
+        ]
+
+    def _reserve(self, slot: _Slot, size: int, chosen: Sequence[str]) -> tuple[_Slot, list[_Slot]]:
         victims = [self._slots[key] for key in chosen]
         for victim in victims:
-            victim.state = "closing"
-        slot = _Slot(target.name, size, 0)
+            self._move(victim, "unloading")
+        slot.size_bytes, slot.error = size, ""
+        self._move(slot, "loading")
         self._touch(slot)
-        self._slots[target.key] = slot
         return slot, victims
 
     def _touch(self, slot: _Slot) -> None:
@@ -220,32 +349,169 @@ class ModelManager:
         slot.last_used = self._clock
         slot.uses += 1
 
-    def _load(self, target: _Target, slot: _Slot, victims: list[_Slot]) -> _Slot:
-        """Close the victims, load the model, and publish it. A failed load leaves no trace."""
-        backend = None
+    def _unload(self, slots: Sequence[_Slot]) -> None:
+        """Free models in state ``unloading``."""
+        for slot in slots:
+            try:
+                if slot.backend:
+                    slot.backend.close()
+            finally:
+                with self._changed:
+                    slot.backend = None
+                    self._move(slot, "absent")
+
+    def _load(self, target: _Target, slot: _Slot, victims: list[_Slot]) -> bool:
+        """Unload the victims, load the model, publish it; False when it turned out too large for what is left, to be tried again."""
+        backend, failed = None, ""
+        began = time.monotonic()
         try:
-            for victim in victims:
-                if victim.backend:
-                    victim.backend.close()
-            with self._changed:
-                self._slots = {key: other for key, other in self._slots.items() if other not in victims}
-                self._changed.notify_all()
+            self._unload(victims)
             if target.file and target.file not in self._verified:
                 verify(target.file, self.settings.home / "cache" / "verified")
                 self._verified.add(target.file)
+            began = time.monotonic()
             backend = backend_module(target.scheme).open_backend(target.target, target.name, self.settings)
+        except MDSAError as error:
+            failed = str(error)
+            raise
         finally:
-            with self._changed:
-                closed = self._closed
-                if backend and not closed:
-                    slot.backend, slot.state = backend, "ready"
-                else:
-                    self._slots.pop(target.key, None)
-                self._changed.notify_all()
-        if closed:
+            if backend is None:
+                with self._changed:
+                    slot.uses, slot.error = 0, failed or "stopped while loading"
+                    self._move(slot, "failed")
+        if isinstance(backend, Measured) and backend.memory_bytes:
+            self._measured[target.key] = backend.memory_bytes
+        return self._publish(target, slot, backend, time.monotonic() - began)
+
+    def _publish(self, target: _Target, slot: _Slot, backend: Backend, seconds: float) -> bool:
+        """Take a loaded model into service, unless the manager was closed meanwhile or what was measured leaves no room."""
+        with self._changed:
+            slot.size_bytes = self._measured.get(target.key, slot.size_bytes)
+            chosen = choose_evictions(self._residents(slot), slot.size_bytes, self.memory_budget_bytes, self._max_models)
+            closed = self._closed
+            fits = chosen is not None and not closed
+            if fits:
+                slot.backend, slot.load_s = backend, seconds
+                slot.loads += 1
+                self._move(slot, "ready")
+            victims = [self._slots[key] for key in chosen or ()] if fits else []
+            for victim in victims:
+                self._move(victim, "unloading")
+        self._unload(victims)
+        if not fits:
             backend.close()
-            raise BackendError("the model manager was closed")
-        return slot
+            with self._changed:
+                slot.uses = 0
+                self._move(slot, "absent")
+            if closed:
+                raise BackendError("the model manager was closed")
+            self._check_size(target, slot.size_bytes)
+        return fits
+
+    def _expire(self) -> None:
+        """Unload what has been idle for ``keep_alive_s``."""
+        keep_s = self.settings.keep_alive_s
+        while True:
+            with self._changed:
+                if self._closed:
+                    return
+                idle = [slot for slot in self._slots.values() if slot.state == "ready" and not slot.uses and not slot.pinned]
+                now = time.monotonic()
+                expired = [slot for slot in idle if now - slot.idle_since >= keep_s]
+                for slot in expired:
+                    self._move(slot, "unloading")
+                if not expired:
+                    self._changed.wait(min((slot.idle_since + keep_s - now for slot in idle), default=None))
+            self._unload(expired)
+
+
+class ManagedStream(Iterator[str | Finished]):
+    """A stream that holds its model until it ends. :meth:`close` stops the work, from any thread, even while another waits in it."""
+
+    def __init__(self, manager: ModelManager, target: _Target, messages: list[Message], generation: Generation, deadline_s: float) -> None:
+        self._manager, self._target = manager, target
+        self._ask = (messages, generation, deadline_s)
+        self._lock = threading.Lock()
+        self._slot: _Slot | None = None
+        self._inner: Iterator[str | Finished] | None = None
+        self._inside = self._ended = False
+
+    def __next__(self) -> str | Finished:
+        with self._lock:
+            if self._ended:
+                raise StopIteration
+            self._inside = True
+        done = True
+        try:
+            if self._inner is None:
+                self._begin()
+            assert self._inner is not None
+            event = next(self._inner)
+            done = isinstance(event, Finished)
+            return event
+        finally:
+            with self._lock:
+                self._inside = False
+                self._ended = self._ended or done
+                if self._ended:
+                    self._leave()
+
+    def _begin(self) -> None:
+        slot = self._manager._acquire(self._target)
+        with self._lock:
+            self._slot = slot
+            ended = self._ended
+        assert slot.backend is not None
+        messages, generation, deadline_s = self._ask
+        self._inner = iter(()) if ended else slot.backend.stream(messages, generation, deadline_s=deadline_s)
+
+    def close(self) -> None:
+        """Stop the work and let go of the model. Safe twice."""
+        with self._lock:
+            self._ended = True
+            if not self._inside:
+                self._leave()
+            elif self._inner is not None and not isinstance(self._inner, Generator):
+                # A generator cannot be closed while a thread is inside it: that thread will, after the step under way.
+                _close(self._inner)
+
+    def _leave(self) -> None:
+        if self._inner is not None:
+            _close(self._inner)
+        slot, self._slot = self._slot, None
+        if slot is not None:
+            self._manager._release(slot)
+
+    def __del__(self) -> None:
+        # A caller that lets go of a stream does not want the rest.
+        self.close()
+
+
+def _close(stream: Iterator[str | Finished]) -> None:
+    if (close := getattr(stream, "close", None)) is not None:
+        close()
+
+
+class Tokenizer:
+    """The tokenizer of a model, which is loaded again if it was unloaded since."""
+
+    def __init__(self, manager: ModelManager, target: _Target) -> None:
+        self._manager, self._target = manager, target
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text. Raises :class:`BackendError` where the runtime does not say."""
+        with self._manager._lease(self._target) as backend:
+            return self._of(backend).encode(text)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of token ids. Raises as :meth:`encode`."""
+        with self._manager._lease(self._target) as backend:
+            return self._of(backend).decode(tokens)
+
+    def _of(self, backend: Backend) -> Tokenizing:
+        if not isinstance(backend, Tokenizing):
+            raise BackendError(f"{self._target.name}: its runtime gives no access to its tokenizer", "Use a GGUF file in this process.")
+        return backend
 
 
 class _Handle:
@@ -260,9 +526,8 @@ class _Handle:
         with self._manager._lease(self._target) as backend:
             return backend.count_tokens(messages)
 
-    def stream(self, messages: Sequence[Message], generation: Generation, *, deadline_s: float) -> Iterator[str | Finished]:
-        with self._manager._lease(self._target) as backend:
-            yield from backend.stream(messages, generation, deadline_s=deadline_s)
+    def stream(self, messages: Sequence[Message], generation: Generation, *, deadline_s: float) -> ManagedStream:
+        return ManagedStream(self._manager, self._target, list(messages), generation, deadline_s)
 
     def close(self) -> None:
         """Nothing: the manager unloads models."""

@@ -1,4 +1,4 @@
-"""llama.cpp's C interface, as far as one context with one sequence needs it.
+"""llama.cpp's C interface: a model, a context of many sequences, the batch that is evaluated, samplers.
 
 ``llama_cpp.Llama`` is not used: it keeps a float32 array of batch size x vocabulary (311 MB for a vocabulary of 152k, 0.3.35) and falls
 back to a foreign chat template in silence.
@@ -15,11 +15,16 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mdsa_local.domains.config import Generation
 from mdsa_local.errors import BackendUnavailableError, InputError, ModelFileError, ModelMemoryError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 logger = logging.getLogger("mdsa_local.llama")
 # Without a handler of its own, Python prints warnings of an unconfigured logger to stderr.
@@ -27,15 +32,32 @@ logger.addHandler(logging.NullHandler())
 # ggml_log_level, where llama.cpp calls every detail of a load INFO (2).
 LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
 CONTINUED = 5
-# Tokens evaluated at a time. Small, because only whole batches of a prompt's beginning can be reused with bit-equal results.
+# What llama.cpp complains of and we do on purpose: cells shared by sequences that are more than the model was trained with, aborted batches, and
+# batches tried for which something has to go first.
+EXPECTED = (
+    b"possible training context overflow",
+    b"graph_compute_async failed with error 1",
+    b"compute status: 1",
+    b"removing memory module entries",
+    b"failed to decode, ret = 2",
+    b"failed to find a memory slot",
+    b"failed to decode, ret = 1",
+)
+# Tokens of prompts evaluated at a time. Small, so that a long prompt does not stall the answers beside it for long: larger batches were no
+# faster on two cores (64: 175 tokens a second, 256: 159, with 0.5B parameters).
 BATCH_TOKENS = 64
 PENALTY_WINDOW_TOKENS = 64
 NO_MEMORY = re.compile(r"alloc|out of memory|mmap failed", re.IGNORECASE)
+
+# What llama.cpp says of each buffer that it allocates or maps.
+BUFFER = re.compile(rb"buffer size = +([\d.]+) MiB")
 
 _lock = threading.Lock()
 _library: Any = None
 _callbacks: list[Any] = []
 _errors: deque[str] = deque(maxlen=8)
+# Bytes of buffers named in the log, by the thread that was in llama.cpp.
+_allocated: dict[int, int] = {}
 
 
 def library() -> Any:
@@ -68,6 +90,11 @@ def _log() -> Any:
     def callback(kind: int, text: bytes, _data: Any) -> None:
         nonlocal line, level
         level = level if kind == CONTINUED else LEVELS.get(kind, logging.DEBUG)
+        if any(part in text for part in EXPECTED):
+            level = logging.DEBUG
+        if found := BUFFER.search(text):
+            thread = threading.get_ident()
+            _allocated[thread] = _allocated.get(thread, 0) + int(float(found[1]) * 2**20)
         line += text.decode("utf-8", "replace")
         if line.endswith("\n"):
             done, line = line.strip(), ""
@@ -102,41 +129,44 @@ class AbortFlag:
         self.buffer[0] = b"\x00"
 
 
-class Model:
-    """A model, its context and its vocabulary. Not for two threads at once, but for :meth:`tokenize`. Free it with :meth:`close`."""
+@dataclass(frozen=True, slots=True)
+class ContextOptions:
+    """How a context is made: cells of key-value memory, sequences that may share them, tokens and outputs of one batch, CPU threads."""
 
-    def __init__(self, path: Path, n_context_tokens: int, threads: int) -> None:
+    cells: int
+    sequences: int
+    batch_tokens: int
+    outputs: int
+    threads: int
+
+
+class Model:
+    """A model's weights and vocabulary. The vocabulary may be read from any thread. Free it with :meth:`close`, after its contexts."""
+
+    def __init__(self, path: Path, gpu_layers: int = 0, mapped: bool = True) -> None:
+        """``mapped``: use the file's pages as they are in the system's cache; else read what is needed into memory of our own."""
         self.lib = library()
-        self.path = path
-        self.abort = AbortFlag(self.lib)
-        self._context: Any = None
+        self.path, self.gpu_layers = path, gpu_layers
         _errors.clear()
+        _allocated.pop(threading.get_ident(), None)
         params = self.lib.llama_model_default_params()
-        params.load_mode = self.lib.LLAMA_LOAD_MODE_MMAP
-        self._model = self.lib.llama_model_load_from_file(os.fsencode(path), params)
-        if not self._model:
+        params.load_mode = self.lib.LLAMA_LOAD_MODE_MMAP if mapped else self.lib.LLAMA_LOAD_MODE_NONE
+        params.n_gpu_layers = gpu_layers
+        self.handle = self.lib.llama_model_load_from_file(os.fsencode(path), params)
+        if not self.handle:
             raise _load_error(path, "llama.cpp cannot load it")
-        self._open_context(n_context_tokens, threads)
-        self.vocab = self.lib.llama_model_get_vocab(self._model)
+        self.size_bytes = _allocated.pop(threading.get_ident(), 0)
+        self.vocab = self.lib.llama_model_get_vocab(self.handle)
+        self.vocabulary_size = int(self.lib.llama_vocab_n_tokens(self.vocab))
         self.bos_id = self.lib.llama_vocab_bos(self.vocab)
         self.adds_bos = bool(self.lib.llama_vocab_get_add_bos(self.vocab)) and self.bos_id != self.lib.LLAMA_TOKEN_NULL
         self.bos_text, self.eos_text = self._text(self.bos_id), self._text(self.lib.llama_vocab_eos(self.vocab))
-        template = self.lib.llama_model_chat_template(self._model, None)
+        template = self.lib.llama_model_chat_template(self.handle, None)
         self.chat_template = template.decode("utf-8", "replace") if template else ""
-        self._piece = ctypes.create_string_buffer(256)
-
-    def _open_context(self, n_context_tokens: int, threads: int) -> None:
-        params = self.lib.llama_context_default_params()
-        params.n_ctx = n_context_tokens
-        params.n_batch = params.n_ubatch = BATCH_TOKENS
-        params.n_outputs_max = 1
-        params.n_threads = params.n_threads_batch = threads
-        params.abort_callback, params.abort_callback_data = self.abort.callback, self.abort.address
-        self._context = self.lib.llama_init_from_model(self._model, params)
-        if not self._context:
-            self.close()
-            raise _load_error(self.path, f"llama.cpp cannot make a context of {n_context_tokens} tokens")
-        self._memory = self.lib.llama_get_memory(self._context)
+        # By path; freed with the model.
+        self.adapters: dict[str, Any] = {}
+        # What keeps a running state in place of keys and values cannot be cut back to an earlier token.
+        self.cuttable = not (self.lib.llama_model_is_recurrent(self.handle) or self.lib.llama_model_is_hybrid(self.handle))
 
     def _text(self, token: int) -> str:
         text = self.lib.llama_vocab_get_text(self.vocab, token) if token != self.lib.LLAMA_TOKEN_NULL else b""
@@ -144,8 +174,8 @@ class Model:
 
     def control_texts(self) -> list[str]:
         """The texts of all control tokens, such as ``<|im_start|>``."""
-        count = self.lib.llama_vocab_n_tokens(self.vocab)
-        return [text for token in range(count) if self.lib.llama_vocab_is_control(self.vocab, token) and (text := self._text(token))]
+        is_control = self.lib.llama_vocab_is_control
+        return [text for token in range(self.vocabulary_size) if is_control(self.vocab, token) and (text := self._text(token))]
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a rendered prompt; control tokens written out in it count as such. Adds BOS when the model wants one and the text has none."""
@@ -164,95 +194,271 @@ class Model:
 
     def piece(self, token: int) -> bytes:
         """The bytes of a token, which may be part of a character; empty for control tokens."""
-        count = self.lib.llama_token_to_piece(self.vocab, token, self._piece, len(self._piece), 0, False)
-        if count < 0:
-            self._piece = ctypes.create_string_buffer(-count)
-            count = self.lib.llama_token_to_piece(self.vocab, token, self._piece, len(self._piece), 0, False)
-        return self._piece.raw[: max(count, 0)]
+        room = 64
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            count = self.lib.llama_token_to_piece(self.vocab, token, buffer, room, 0, False)
+            if count >= 0:
+                return buffer.raw[:count]
+            room = -count
 
     def ends(self, token: int) -> bool:
         """Whether the token ends an answer."""
         return bool(self.lib.llama_vocab_is_eog(self.vocab, token))
 
-    def keep(self, n_tokens: int) -> int:
-        """Forget all but the first ``n_tokens`` tokens; returns how many are left: fewer where the architecture cannot be cut."""
-        if n_tokens and self.lib.llama_memory_seq_rm(self._memory, 0, n_tokens, -1):
-            return n_tokens
-        self.lib.llama_memory_clear(self._memory, False)
-        return 0
+    def close(self) -> None:
+        """Free the weights; safe twice."""
+        if self.handle:
+            self.lib.llama_model_free(self.handle)
+            give_back()
+        self.handle = None
 
-    def evaluate(self, tokens: Sequence[int]) -> int:
-        """Append at most :data:`BATCH_TOKENS` tokens; llama_decode's code: 0 done, 1 no room, 2 aborted, negative for failure."""
-        array = (ctypes.c_int32 * len(tokens))(*tokens)
-        return int(self.lib.llama_decode(self._context, self.lib.llama_batch_get_one(array, len(tokens))))
 
-    def log_probability(self, token: int) -> float:
-        """Natural logarithm of the probability of ``token`` after the last one evaluated."""
+class Context:
+    """Key-value memory shared by many sequences, and one batch to fill and evaluate. For one thread, but for :attr:`abort`."""
+
+    def __init__(self, model: Model, options: ContextOptions) -> None:
         import numpy as np
 
-        pointer = self.lib.llama_get_logits_ith(self._context, -1)
-        logits = np.ctypeslib.as_array(pointer, shape=(self.lib.llama_vocab_n_tokens(self.vocab),)).astype(np.float64)
-        highest = logits.max()
-        return float(logits[token] - highest - np.log(np.exp(logits - highest).sum()))
+        self.lib, self.model, self.options = model.lib, model, options
+        self.abort = AbortFlag(self.lib)
+        params = self.lib.llama_context_default_params()
+        params.n_ctx = options.cells
+        # One physical batch for each logical one: an aborted batch then leaves no trace, see llama_decode.
+        params.n_batch = params.n_ubatch = options.batch_tokens
+        params.n_seq_max = options.sequences
+        params.kv_unified = True
+        params.n_outputs_max = options.outputs
+        params.n_threads = params.n_threads_batch = options.threads
+        if not model.gpu_layers:
+            # On a CPU it is no faster (0.5B Q4_0, 1000 tokens deep: 17.7 tokens a second with, 21.0 without), and sums in float16: the logits of
+            # one sequence then differ by up to 0.2 with the shape of the batch, else by a tenth of that.
+            params.flash_attn_type = self.lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        params.abort_callback, params.abort_callback_data = self.abort.callback, self.abort.address
+        _errors.clear()
+        _allocated.pop(threading.get_ident(), None)
+        self.handle = self.lib.llama_init_from_model(model.handle, params)
+        if not self.handle:
+            raise _load_error(model.path, f"llama.cpp cannot make a context of {options.cells} tokens")
+        self.size_bytes = _allocated.pop(threading.get_ident(), 0)
+        self._memory = self.lib.llama_get_memory(self.handle)
+        # The arrays of the batch are numpy's, because filling them through ctypes takes five calls a token.
+        self._tokens, self._positions, self._owners = (np.zeros(options.batch_tokens, np.int32) for _ in range(3))
+        self._wanted = np.zeros(options.batch_tokens, np.int8)
+        self._ones = np.ones(options.batch_tokens, np.int32)
+        each = self._owners.ctypes.data + 4 * np.arange(options.batch_tokens, dtype=np.uintp)
+        self._owner_pointers = each.astype(np.uintp)
+        self._batch = self.lib.llama_batch(
+            0,
+            self._tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
+            None,
+            self._positions.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
+            self._ones.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
+            self._owner_pointers.ctypes.data_as(ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))),
+            self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
+        )
+        self._candidates = np.zeros(model.vocabulary_size, np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)]))
 
-    def sampler(self, generation: Generation) -> Sampler:
-        """A new sampler for one answer."""
-        return Sampler(self, generation)
+    def load_adapter(self, path: str) -> None:
+        """Load a LoRA adapter, once. Raises :class:`ModelFileError` when it is none, or one for another model."""
+        if not path or path in self.model.adapters:
+            return
+        _errors.clear()
+        _allocated.pop(threading.get_ident(), None)
+        handle = self.lib.llama_adapter_lora_init(self.model.handle, os.fsencode(path)) if Path(path).is_file() else None
+        if not handle:
+            raise _load_error(Path(path), "llama.cpp cannot use it as an adapter" if Path(path).is_file() else "there is no such adapter")
+        self.model.adapters[path] = handle
+        self.model.size_bytes += _allocated.pop(threading.get_ident(), 0)
+
+    def use_adapter(self, path: str) -> None:
+        """Evaluate with a loaded adapter from now on, or with none for an empty path."""
+        handles = [self.model.adapters[path]] if path else []
+        array, scales = (self.lib.llama_adapter_lora_p_ctypes * 1)(*handles), (ctypes.c_float * 1)(1.0)
+        if self.lib.llama_set_adapters_lora(self.handle, array, len(handles), scales):
+            raise ModelFileError(f"{path}: llama.cpp cannot apply it", "Use an adapter made for this model.")
+
+    def clear(self) -> None:
+        """Empty the batch."""
+        self._batch.n_tokens = 0
+
+    @property
+    def size(self) -> int:
+        """Tokens in the batch."""
+        return int(self._batch.n_tokens)
+
+    def add(self, sequence: int, position: int, tokens: Sequence[int], outputs: int) -> int:
+        """Put ``tokens`` of a sequence, from ``position`` on, into the batch, logits wanted for the last ``outputs``; the row of the first."""
+        start = self._batch.n_tokens
+        end = start + len(tokens)
+        self._tokens[start:end] = tokens
+        if len(tokens) == 1:
+            self._positions[start] = position
+        else:
+            self._positions[start:end] = range(position, position + len(tokens))
+        self._owners[start:end] = sequence
+        self._wanted[start:end] = 0
+        if outputs:
+            self._wanted[end - outputs : end] = 1
+        self._batch.n_tokens = end
+        return int(start)
+
+    def decode(self) -> int:
+        """Evaluate the batch; llama_decode's code: 0 done, 1 no room, 2 aborted, negative for failure. The interpreter lock is free meanwhile."""
+        return int(self.lib.llama_decode(self.handle, self._batch))
+
+    def logits(self, row: int) -> NDArray[np.float32]:
+        """``(vocabulary,)`` float32 logits behind row ``row`` of the last batch; a view, valid until the next."""
+        import numpy as np
+
+        pointer = self.lib.llama_get_logits_ith(self.handle, row)
+        return np.ctypeslib.as_array(pointer, shape=(self.model.vocabulary_size,))
+
+    def log_probabilities(self, row: int) -> NDArray[np.float64]:
+        """``(vocabulary,)`` natural logarithms of the probabilities behind row ``row``."""
+        import numpy as np
+
+        logits = self.logits(row).astype(np.float64)
+        logits -= logits.max()
+        logits -= np.log(np.exp(logits).sum())
+        return logits
+
+    def length(self, sequence: int) -> int:
+        """Tokens in memory of a sequence."""
+        return int(self.lib.llama_memory_seq_pos_max(self._memory, sequence)) + 1
+
+    def cut(self, sequence: int, n_tokens: int) -> int:
+        """Forget all but the first ``n_tokens`` of a sequence; returns how many are left: fewer where the architecture cannot be cut."""
+        if n_tokens and self.lib.llama_memory_seq_rm(self._memory, sequence, n_tokens, -1):
+            return n_tokens
+        self.lib.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+        return 0
+
+    def copy(self, source: int, target: int, n_tokens: int) -> None:
+        """Let the empty sequence ``target`` begin with the first ``n_tokens`` of ``source``. No key or value is moved: both share the cells."""
+        whole = not self.model.cuttable
+        self.lib.llama_memory_seq_cp(self._memory, source, target, -1 if whole else 0, -1 if whole else n_tokens)
+
+    def state(self, sequence: int) -> bytes:
+        """Keys and values of a sequence as bytes."""
+        size = self.lib.llama_state_seq_get_size(self.handle, sequence)
+        buffer = (ctypes.c_uint8 * size)()
+        written = self.lib.llama_state_seq_get_data(self.handle, buffer, size, sequence)
+        return bytes(memoryview(buffer)[:written])
+
+    def restore(self, sequence: int, state: bytes) -> bool:
+        """Fill a sequence from :meth:`state`; False when it is no state of this model and context."""
+        buffer = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
+        if self.lib.llama_state_seq_set_data(self.handle, buffer, len(state), sequence):
+            return True
+        self.cut(sequence, 0)
+        return False
+
+    def candidates(self, row: int) -> Any:
+        """All tokens with their logits behind ``row``, in a ``llama_token_data_array`` for samplers to narrow; valid until the next call."""
+        import numpy as np
+
+        self._candidates["id"] = np.arange(len(self._candidates), dtype=np.int32)
+        self._candidates["logit"] = self.logits(row)
+        data = self._candidates.ctypes.data_as(ctypes.POINTER(self.lib.llama_token_data))
+        return self.lib.llama_token_data_array(data, len(self._candidates), -1, False)
 
     def close(self) -> None:
-        """Free context and model; safe twice."""
-        if self._context:
-            self.lib.llama_free(self._context)
-        if self._model:
-            self.lib.llama_model_free(self._model)
-        self._context = self._model = None
+        """Free the context; safe twice."""
+        if self.handle:
+            self.lib.llama_free(self.handle)
+        self.handle = None
 
 
 class Sampler:
-    """llama.cpp's own sampler chain: repetition penalty over the answer's last 64 tokens, top-k, top-p, min-p, temperature, draw."""
+    """llama.cpp's own samplers for one answer: logit bias, penalties over its last 64 tokens, top-k, top-p, min-p, temperature, draw; grammar.
 
-    def __init__(self, model: Model, generation: Generation) -> None:
-        self._lib, self._model = model.lib, model
-        lib = self._lib
-        self._chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
-        stages = []
-        if generation.grammar:
-            grammar = lib.llama_sampler_init_grammar(model.vocab, generation.grammar.encode(), b"root")
-            if not grammar:
-                lib.llama_sampler_free(self._chain)
-                raise InputError("the grammar is not valid GBNF", "Fix `grammar` in the generation settings.")
-            stages.append(grammar)
-        if generation.repeat_penalty != 1.0:
-            count = lib.llama_vocab_n_tokens(model.vocab)
-            stages.append(lib.llama_sampler_init_penalties(count, PENALTY_WINDOW_TOKENS, generation.repeat_penalty, 0.0, 0.0))
-        if generation.temperature == 0.0:
-            stages.append(lib.llama_sampler_init_greedy())
-        else:
-            # The largest seed means "take a random one" to llama.cpp.
-            seed = secrets.randbits(31) if generation.seed is None else generation.seed % lib.LLAMA_DEFAULT_SEED
-            stages += [
-                lib.llama_sampler_init_top_k(min(generation.top_k, 2**31 - 1)),
-                lib.llama_sampler_init_top_p(generation.top_p, 1),
-                lib.llama_sampler_init_min_p(generation.min_p, 1),
-                lib.llama_sampler_init_temp(generation.temperature),
-                lib.llama_sampler_init_dist(seed),
-            ]
+    Where nothing but the likeliest token is wanted, numpy finds it: 0.03 to 0.07 ms with 152k tokens, 0.2 to 0.4 ms through the chain.
+    A grammar is asked about the token drawn, and about all tokens only when it forbids that one: asking about all 152k takes milliseconds.
+    """
+
+    def __init__(self, context: Context, generation: Generation) -> None:
+        self._context, self._lib, self._vocab = context, context.lib, context.model.vocab
+        self._grammar = self._open_grammar(generation.grammar) if generation.grammar else None
+        stages = [*self._adjustments(generation), *self._draw(generation)]
+        self._simple = len(stages) == 1 and generation.temperature == 0.0
+        self._chain = self._lib.llama_sampler_chain_init(self._lib.llama_sampler_chain_default_params())
         for stage in stages:
-            lib.llama_sampler_chain_add(self._chain, stage)
+            self._lib.llama_sampler_chain_add(self._chain, stage)
 
-    def sample(self) -> int:
-        """The next token after the last one evaluated."""
-        return int(self._lib.llama_sampler_sample(self._chain, self._model._context, -1))
+    def _open_grammar(self, text: str) -> Any:
+        grammar = self._lib.llama_sampler_init_grammar(self._vocab, text.encode(), b"root")
+        if not grammar:
+            raise InputError("the grammar is not valid GBNF", "Fix `grammar` in the generation settings.")
+        return grammar
+
+    def _adjustments(self, generation: Generation) -> list[Any]:
+        lib, size, stages = self._lib, self._context.model.vocabulary_size, []
+        biases = [(token, bias) for token, bias in generation.logit_bias if token < size]
+        if biases:
+            array = (lib.llama_logit_bias * len(biases))(*(lib.llama_logit_bias(token, bias) for token, bias in biases))
+            stages.append(lib.llama_sampler_init_logit_bias(size, len(biases), array))
+        penalties = generation.repeat_penalty, generation.frequency_penalty, generation.presence_penalty
+        if penalties != (1.0, 0.0, 0.0):
+            stages.append(lib.llama_sampler_init_penalties(size, PENALTY_WINDOW_TOKENS, *penalties))
+        return stages
+
+    def _draw(self, generation: Generation) -> list[Any]:
+        lib = self._lib
+        if generation.temperature == 0.0:
+            return [lib.llama_sampler_init_greedy()]
+        # The largest seed means "take a random one" to llama.cpp.
+        seed = secrets.randbits(31) if generation.seed is None else generation.seed % lib.LLAMA_DEFAULT_SEED
+        return [
+            lib.llama_sampler_init_top_k(min(generation.top_k, 2**31 - 1)),
+            lib.llama_sampler_init_top_p(generation.top_p, 1),
+            lib.llama_sampler_init_min_p(generation.min_p, 1),
+            lib.llama_sampler_init_temp(generation.temperature),
+            lib.llama_sampler_init_dist(seed),
+        ]
+
+    def sample(self, row: int) -> int:
+        """Choose the token behind row ``row`` of the last batch, and take it for the next of the answer."""
+        if self._grammar is None and not self._simple:
+            return int(self._lib.llama_sampler_sample(self._chain, self._context.handle, row))
+        token = int(self._context.logits(row).argmax()) if self._simple else self._apply(self._context.candidates(row))
+        if self._grammar is not None:
+            if not self._allowed(token):
+                array = self._context.candidates(row)
+                self._lib.llama_sampler_apply(self._grammar, ctypes.byref(array))
+                token = self._apply(array)
+            self.accept(token)
+        return token
+
+    def _apply(self, array: Any) -> int:
+        self._lib.llama_sampler_apply(self._chain, ctypes.byref(array))
+        return int(array.data[array.selected].id)
+
+    def _allowed(self, token: int) -> bool:
+        one = self._lib.llama_token_data(token, 1.0, 0.0)
+        array = self._lib.llama_token_data_array(ctypes.pointer(one), 1, -1, False)
+        self._lib.llama_sampler_apply(self._grammar, ctypes.byref(array))
+        return bool(one.logit != float("-inf"))
 
     def accept(self, token: int) -> None:
-        """Take ``token`` for sampled: the grammar goes on behind it."""
+        """Take ``token`` for sampled: grammar and penalties go on behind it."""
+        if self._grammar is not None:
+            self._lib.llama_sampler_accept(self._grammar, token)
         self._lib.llama_sampler_accept(self._chain, token)
 
     def close(self) -> None:
-        """Free the chain; safe twice."""
+        """Free the samplers; safe twice."""
+        if self._grammar is not None:
+            self._lib.llama_sampler_free(self._grammar)
         if self._chain:
             self._lib.llama_sampler_free(self._chain)
-        self._chain = None
+        self._grammar = self._chain = None
+
+
+def give_back() -> None:
+    """Have the C library return free memory to the system. glibc keeps it: of two models of 60 and 74 MB loaded in turns, 80 MB stayed."""
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)
 
 
 def _load_error(path: Path, what: str) -> ModelFileError | ModelMemoryError:

@@ -30,6 +30,10 @@ BUSY = Resident("busy", 40, 1, 0)
         ([A, B, C], 1, 2, ("a", "b")),
         ([BUSY], 1, 1, None),
         ([Resident("remote", 0, 0, 0), A], 80, None, ("a",)),
+        ([Resident("a", 30, 0, 1, pinned=True), B], 30, None, ("b",)),
+        ([Resident("a", 60, 0, 1, pinned=True), B], 50, None, None),
+        ([Resident("slow", 50, 0, 1, reload_s=20), Resident("quick", 50, 0, 2, reload_s=1)], 50, None, ("quick",)),
+        ([Resident("slow", 50, 0, 1, reload_s=20), Resident("quick", 50, 0, 99, reload_s=1)], 50, None, ("slow",)),
     ],
 )
 def test_choose_evictions(loaded: list[Resident], needed: int, limit: int | None, chosen: tuple[str, ...] | None) -> None:

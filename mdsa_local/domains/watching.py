@@ -1,0 +1,106 @@
+"""Domains that change while the program runs: edited folders are read again, and a new model has to prove itself before it is used."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mdsa_local.domains.config import DomainConfig, Generation
+from mdsa_local.domains.registry import DomainRegistry
+from mdsa_local.errors import MDSAError, ModelError
+from mdsa_local.runtime.manager import ModelManager
+
+logger = logging.getLogger(__name__)
+POLL_S = 0.5
+SMOKE = Generation(max_tokens=4)
+Stamp = tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What became of an edited domain. ``applied`` False: the domain goes on as it was, ``message`` says why."""
+
+    domain: str
+    applied: bool
+    message: str
+
+
+class DomainWatcher:
+    """Looks twice a second at the files that define domains. Nothing but file times is read until one has changed."""
+
+    def __init__(
+        self,
+        folders: Sequence[Path],
+        registry: DomainRegistry,
+        manager: ModelManager,
+        register: Callable[[DomainConfig], None],
+        unregister: Callable[[str], None],
+    ) -> None:
+        self._folders, self._registry, self._manager = folders, registry, manager
+        self._register, self._unregister = register, unregister
+        self._seen = self._stamps()
+        self._stop = threading.Event()
+        self.changes: list[Change] = []
+        self._thread = threading.Thread(target=self._run, name="watch-domains", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop looking. Safe twice."""
+        self._stop.set()
+        self._thread.join()
+
+    def _stamps(self) -> dict[Path, Stamp]:
+        found = {}
+        for path in (path for folder in self._folders for path in sorted(folder.glob("*/domain.yaml"))):
+            files = [file for file in (path, path.with_name("examples.yaml")) if file.is_file()]
+            found[path.parent] = tuple((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files)
+        return found
+
+    def _run(self) -> None:
+        while not self._stop.wait(POLL_S):
+            try:
+                now = self._stamps()
+            except OSError:
+                # A file went between being listed and being looked at; the next look is soon.
+                continue
+            for folder in sorted({*now, *self._seen}):
+                if now.get(folder) != self._seen.get(folder):
+                    self._note(self._follow(folder, folder in now))
+            self._seen = now
+
+    def _note(self, change: Change | None) -> None:
+        if change is not None:
+            self.changes = [*self.changes[-99:], change]
+            logger.log(logging.INFO if change.applied else logging.WARNING, "domain %s: %s", change.domain, change.message)
+
+    def _follow(self, folder: Path, there: bool) -> Change | None:
+        """Take over what became of a folder, or say why not."""
+        name = folder.name
+        before = self._registry.get(name) if name in self._registry else None
+        if not there:
+            if before is None or before.folder != folder:
+                return None
+            self._unregister(name)
+            return Change(name, True, "removed")
+        try:
+            domain = DomainConfig.read(folder)
+            began = time.monotonic()
+            if before is None or (before.model, before.adapter) != (domain.model, domain.adapter):
+                self._prove(domain)
+            self._register(domain)
+        except MDSAError as error:
+            kept = "it goes on as it was" if before else "it is not used"
+            return Change(name, False, f"{error} {error.hint} Until that is put right {kept}.")
+        model = domain.model or self._manager.settings.default_model
+        return Change(name, True, f"answers with {model} from now on; loaded and tried in {time.monotonic() - began:.1f} s")
+
+    def _prove(self, domain: DomainConfig) -> None:
+        """Load the model and let it write a few tokens. Raises whatever keeps it from that."""
+        reference = domain.model or self._manager.settings.default_model
+        generation = SMOKE.model_copy(update={"adapter": domain.sampling.adapter})
+        if not any(True for _ in self._manager.stream(reference, "Hello", generation)):
+            raise ModelError(f"{reference} wrote nothing", "Use another model.")

@@ -1,0 +1,110 @@
+"""Editing a domain while an orchestrator runs: the new model is tried first, and a bad edit changes nothing."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mdsa_local.domains.config import Generation
+from mdsa_local.errors import MDSAError
+from mdsa_local.orchestrator import TinyBERTOrchestrator
+from mdsa_local.runtime.synthetic import SHAPES, write_random
+from mdsa_local.settings import Settings
+
+
+def until(true: Callable[[], bool], seconds: float = 15) -> bool:
+    """Whether it came true in time."""
+    end = time.monotonic() + seconds
+    while not true() and time.monotonic() < end:
+        time.sleep(0.02)
+    return true()
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> list[Path]:
+    return [write_random(tmp_path / f"{name}.gguf", SHAPES["tiny"], seed=seed) for seed, name in enumerate(("one", "two"))]
+
+
+@pytest.fixture
+def garden(tmp_path: Path, models: list[Path]) -> Path:
+    folder = tmp_path / "home/domains/garden"
+    folder.mkdir(parents=True)
+    (folder / "domain.yaml").write_text(f"description: plants\nmodel: {models[0]}\n")
+    return folder / "domain.yaml"
+
+
+@pytest.fixture
+def mdsa(tmp_path: Path, garden: Path) -> Iterator[TinyBERTOrchestrator]:
+    settings = Settings.load({}, home=tmp_path / "home", threads=1)
+    with TinyBERTOrchestrator(settings=settings, watch=True) as orchestrator:
+        yield orchestrator
+
+
+def test_the_model_is_swapped_and_no_request_is_dropped(mdsa: TinyBERTOrchestrator, garden: Path, models: list[Path]) -> None:
+    stop, failures, used = threading.Event(), list[str](), list[str]()
+
+    def work() -> None:
+        while not stop.is_set():
+            domain = mdsa.registry.get("garden")
+            try:
+                mdsa.manager.generate(str(domain.model), "hello", Generation(max_tokens=4))
+                used.append(str(domain.model))
+            except MDSAError as error:
+                failures.append(str(error))
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    assert until(lambda: len(used) > 3)
+    garden.write_text(f"description: plants\nmodel: {models[1]}\n")
+    assert until(lambda: str(models[1]) in used)
+    stop.set()
+    for thread in threads:
+        thread.join(10)
+    assert failures == []
+    (change,) = mdsa.changes
+    assert (change.domain, change.applied) == ("garden", True)
+    assert str(models[1]) in change.message
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("model: /no/such.gguf\n", "no model file"),
+        ("model: [\n", "not valid YAML"),
+        ("modle: nano\n", "unknown key 'modle'"),
+        ("model: zzz\n", "zzz"),
+    ],
+)
+def test_a_bad_edit_changes_nothing_and_says_why(mdsa: TinyBERTOrchestrator, garden: Path, models: list[Path], text: str, reason: str) -> None:
+    garden.write_text(text)
+    assert until(lambda: bool(mdsa.changes))
+    (change,) = mdsa.changes
+    assert not change.applied
+    assert reason in change.message
+    assert "goes on as it was" in change.message
+    assert mdsa.registry.get("garden").model == str(models[0])
+    garden.write_text(f"description: plants\nmodel: {models[1]}\n")
+    assert until(lambda: mdsa.registry.get("garden").model == str(models[1])), "and the next good one is taken"
+
+
+def test_a_damaged_model_is_not_switched_to(mdsa: TinyBERTOrchestrator, garden: Path, models: list[Path]) -> None:
+    models[1].write_bytes(models[1].read_bytes()[:-5000])
+    garden.write_text(f"description: plants\nmodel: {models[1]}\n")
+    assert until(lambda: bool(mdsa.changes))
+    assert "truncated" in mdsa.changes[0].message
+    assert mdsa.registry.get("garden").model == str(models[0])
+
+
+def test_domains_come_and_go(mdsa: TinyBERTOrchestrator, garden: Path, models: list[Path]) -> None:
+    other = garden.parent.parent / "kitchen"
+    other.mkdir()
+    (other / "domain.yaml").write_text(f"description: cooking\nmodel: {models[0]}\n")
+    assert until(lambda: "kitchen" in mdsa.registry)
+    (other / "domain.yaml").unlink()
+    assert until(lambda: "kitchen" not in mdsa.registry)
+    assert "garden" in mdsa.registry

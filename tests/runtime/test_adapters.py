@@ -1,0 +1,101 @@
+"""LoRA adapters: one base in memory, several voices."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mdsa_local.domains.config import DomainConfig, Generation
+from mdsa_local.errors import ModelFileError
+from mdsa_local.runtime.backend import Message
+from mdsa_local.runtime.llamacpp import LlamaCppBackend
+from mdsa_local.runtime.manager import ModelManager
+from mdsa_local.runtime.synthetic import SHAPES, write_lora, write_random
+from mdsa_local.settings import Settings
+
+TINY = SHAPES["tiny"]
+SYSTEM = "the rules of the house, one by one, and in no order. " * 6
+QUESTION = [Message("system", SYSTEM), Message("user", "hello, and then?")]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    folder = tmp_path_factory.mktemp("lora")
+    base = write_random(folder / "base.gguf", TINY, "Q8_0")
+    return base, write_lora(folder / "one.gguf", TINY, seed=1), write_lora(folder / "two.gguf", TINY, seed=2)
+
+
+@pytest.fixture
+def backend(files: tuple[Path, Path, Path], tmp_path: Path) -> Iterator[LlamaCppBackend]:
+    opened = LlamaCppBackend(files[0], "base", threads=1, states=tmp_path, states_bytes=10**8)
+    yield opened
+    opened.close()
+
+
+def text(backend: LlamaCppBackend, adapter: Path | None, tokens: int = 16) -> str:
+    generation = Generation(max_tokens=tokens, adapter=str(adapter or ""))
+    return "".join(piece for piece in backend.stream(QUESTION, generation, deadline_s=60) if isinstance(piece, str))
+
+
+def test_each_adapter_has_its_own_voice_and_none_leaks(backend: LlamaCppBackend, files: tuple[Path, Path, Path]) -> None:
+    voices = [None, *files[1:]]
+    alone = [text(backend, voice) for voice in voices]
+    assert len(set(alone)) == 3
+    for _ in range(2):
+        assert [text(backend, voice) for voice in voices] == alone, "a prefix read under one adapter is no prefix under another"
+
+
+def test_several_at_once(backend: LlamaCppBackend, files: tuple[Path, Path, Path]) -> None:
+    voices = [None, *files[1:]] * 2
+    alone = [text(backend, voice, 8) for voice in voices]
+    together: dict[int, str] = {}
+    threads = [threading.Thread(target=lambda at=at: together.update({at: text(backend, voices[at], 8)})) for at in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    # INT8 weights: from the second token on the shape of a batch may show.
+    assert [together[at][:1] for at in range(6)] == [one[:1] for one in alone]
+    assert len({together[at] for at in range(3)}) == 3
+
+
+def test_switching_takes_milliseconds(backend: LlamaCppBackend, files: tuple[Path, Path, Path]) -> None:
+    for voice in files[1:]:
+        text(backend, voice, 1)
+    backend._engine.cancel()
+    context = backend._engine.context
+    began = time.perf_counter()
+    for number in range(50):
+        context.use_adapter(str(files[1 + number % 2]))
+    assert (time.perf_counter() - began) / 50 < 0.01
+    context.use_adapter(backend._engine._adapter)
+
+
+def test_what_is_no_adapter_of_this_model_is_one_clear_error(backend: LlamaCppBackend, files: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match=r"absent\.gguf"):
+        text(backend, tmp_path / "absent.gguf")
+    with pytest.raises(ModelFileError, match="adapter"):
+        text(backend, files[0])
+    other = write_lora(tmp_path / "other.gguf", replace(TINY, architecture="qwen2"))
+    with pytest.raises(ModelFileError, match="mismatch"):
+        text(backend, other)
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(files[1].read_bytes()[:500])
+    with pytest.raises(ModelFileError, match=r"cut\.gguf"):
+        text(backend, cut)
+    assert text(backend, files[1]), "the others go on"
+
+
+def test_domains_on_one_base_load_it_once(files: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    with ModelManager(Settings.load({}, home=tmp_path, threads=1)) as manager:
+        said = set()
+        for adapter in ("", *map(str, files[1:])):
+            domain = DomainConfig(name="x", model=str(files[0]), adapter=adapter)
+            said.add(manager.generate(str(domain.model), "hello", domain.sampling.model_copy(update={"max_tokens": 8})))
+        assert len(said) == 3
+        assert [status.loads for status in manager.status()] == [1]
