@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mdsa_local.errors import BackendError, BackendUnavailableError, MDSAError
-from mdsa_local.runtime.hardware import HardwareDetector
+from mdsa_local.runtime.hardware import HardwareDetector, memory_budget_bytes
 from mdsa_local.runtime.residency import describe_bytes
 from mdsa_local.settings import Settings, shipped
 
@@ -87,9 +87,7 @@ def processor(detector: HardwareDetector) -> Iterator[Finding]:
 
 def memory(detector: HardwareDetector, settings: Settings) -> Iterator[Finding]:
     """Installed, free, and the models' budget."""
-    from mdsa_local.runtime.shelf import memory_budget
-
-    budget, free = memory_budget(settings), int(detector.available_memory_gb() * 1e9)
+    budget, free = memory_budget_bytes(settings.memory_budget_mb), int(detector.available_memory_gb() * 1e9)
     text = f"{detector.memory_gb} GB installed, {describe_bytes(free)} free, {describe_bytes(budget)} for models"
     facts = {"memory_gb": detector.memory_gb(), "available_bytes": free, "memory_budget_bytes": budget}
     if budget > detector.memory_bytes:
@@ -218,7 +216,7 @@ def ollama(settings: Settings) -> Iterator[Finding]:
         yield Finding("ollama", "problem", f"{text}: default_model {wanted} is not there", f"ollama pull {wanted.target}", facts)
     else:
         yield Finding("ollama", "ok", text, facts=facts)
-    fitting = [name for name, size in found.items() if size <= _budget(settings)]
+    fitting = [name for name, size in found.items() if size <= memory_budget_bytes(settings.memory_budget_mb)]
     if fitting and _is_nano(settings):
         best = max(fitting, key=lambda name: found[name])
         yield Finding("ollama", "note", f"Ollama has {best}, which would serve better than nano", f"`default_model: ollama://{best}` in config.yaml")
@@ -226,12 +224,6 @@ def ollama(settings: Settings) -> Iterator[Finding]:
 
 def _is_nano(settings: Settings) -> bool:
     return settings.default_model in ("nano", "nano-int8", "nano-int4")
-
-
-def _budget(settings: Settings) -> int:
-    from mdsa_local.runtime.shelf import memory_budget
-
-    return memory_budget(settings)
 
 
 def knowledge(settings: Settings) -> Iterator[Finding]:

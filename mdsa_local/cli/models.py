@@ -35,10 +35,10 @@ def _budget(settings: Settings) -> tuple[int, int, float]:
     """Bytes of the memory budget, bytes free now, and gigabytes installed."""
     import psutil
 
-    from mdsa_local.runtime.shelf import memory_budget
+    from mdsa_local.runtime.hardware import memory_budget_bytes
 
     memory = psutil.virtual_memory()
-    return memory_budget(settings), memory.available, memory.total / 1e9
+    return memory_budget_bytes(settings.memory_budget_mb), memory.available, memory.total / 1e9
 
 
 def _downloading(what: str) -> Progress:

@@ -38,6 +38,8 @@ MAC_NAMES = {"avx1.0": "avx", "hw.optional.neon": "asimd", "hw.optional.arm.feat
 # PF_* of winnt.h.
 WINDOWS_NUMBERS = {"sse3": 13, "avx": 39, "avx2": 40, "avx512f": 41, "asimd": 19, "asimddp": 43}
 PROBE_TIMEOUT_S = 5.0
+# Of the memory that is free, what models may take together.
+FREE_SHARE = 0.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,3 +278,10 @@ def _output(command: list[str]) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.decode("utf-8", "replace")
+
+
+def memory_budget_bytes(configured_mb: int) -> int:
+    """Bytes for all loaded models together: what the setting ``memory_budget_mb`` says, or, where it is 0, a share of what is free now."""
+    import psutil
+
+    return configured_mb * 10**6 or int(psutil.virtual_memory().available * FREE_SHARE)

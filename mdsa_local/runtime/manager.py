@@ -12,12 +12,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
 
-import psutil
-
 from mdsa_local.domains.config import DomainConfig, Generation
 from mdsa_local.errors import BackendError, BackendUnavailableError, InputError, MDSAError, ModelMemoryError
 from mdsa_local.runtime.backend import Backend, Finished, Message, Reference, backend_module, parse_reference
 from mdsa_local.runtime.catalog import ModelFile, find, verify
+from mdsa_local.runtime.hardware import memory_budget_bytes
 from mdsa_local.runtime.residency import FOLLOWING, Resident, State, choose_evictions, describe_bytes, parse_bytes
 from mdsa_local.settings import Settings
 
@@ -25,7 +24,6 @@ logger = logging.getLogger(__name__)
 Prompt = str | Sequence[Message | Mapping[str, str]]
 DEFAULT_GENERATION = Generation()
 # Of the memory that is free when the manager is made: the rest is for what else the user runs.
-DEFAULT_SHARE = 0.7
 
 
 @runtime_checkable
@@ -116,8 +114,8 @@ class ModelManager:
         if max_models is not None and max_models < 1:
             raise InputError(f"max_models is {max_models}", "Give 1 or more, or None for no limit.")
         self.settings = settings or Settings.load()
-        configured = self.settings.memory_budget_mb * 10**6 or int(psutil.virtual_memory().available * DEFAULT_SHARE)
-        self.memory_budget_bytes = configured if memory_budget is None else parse_bytes(memory_budget)
+        configured = self.settings.memory_budget_mb
+        self.memory_budget_bytes = memory_budget_bytes(configured) if memory_budget is None else parse_bytes(memory_budget)
         self._max_models = max_models
         self._changed = threading.Condition()
         self._slots: dict[str, _Slot] = {}

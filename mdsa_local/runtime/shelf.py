@@ -21,6 +21,7 @@ from mdsa_local.errors import InputError, ModelError, ModelFileError, ModelMemor
 from mdsa_local.runtime.catalog import ModelFile, find, known
 from mdsa_local.runtime.download import Fetcher, Progress, Remote, forget, need_room, only_one, settle, write_whole
 from mdsa_local.runtime.gguf import GGUFInfo, read_gguf
+from mdsa_local.runtime.hardware import memory_budget_bytes
 from mdsa_local.runtime.residency import describe_bytes
 from mdsa_local.settings import Settings, read_yaml, storage_error
 
@@ -89,7 +90,7 @@ def pull(
     remote = Remote(remote.url, remote.size_bytes, remote.sha256 or sha256.lower(), remote.version)
     if not remote.sha256:
         raise InputError(f"{remote.url}: the server does not say its SHA-256", "Give it with --sha256, from a source that you trust.")
-    budget = memory_budget(settings)
+    budget = memory_budget_bytes(settings.memory_budget_mb)
     if remote.size_bytes > budget and not anyway:
         raise ModelMemoryError(
             f"{file.file_name} has {describe_bytes(remote.size_bytes)}, the memory budget is {describe_bytes(budget)}",
@@ -210,13 +211,6 @@ def variant_of(text: str) -> str:
     """The quantisation in the name of a file, in small letters; ``file`` where there is none."""
     match = re.search(r"(I?Q\d[\w]*|B?F16|F32)(?=\.gguf$)", text, re.IGNORECASE)
     return match[1].lower() if match else "file"
-
-
-def memory_budget(settings: Settings) -> int:
-    """Bytes for all loaded models, as :class:`~mdsa_local.runtime.manager.ModelManager` takes them from the settings."""
-    import psutil
-
-    return settings.memory_budget_mb * 10**6 or int(psutil.virtual_memory().total // 2)
 
 
 def sha256_of(path: Path, progress: Callable[[int, int], None] = silent) -> str:
