@@ -66,8 +66,11 @@ def answers(
     from mdsa_local.settings import Settings
 
     cases = questions.read(file)
+    for path in (plot, save):
+        # A run takes minutes: what it cannot be written to is told before.
+        if path is not None:
+            _try_to_write(path)
     if plot is not None:
-        # Without matplotlib this says so now, and not after minutes.
         from mdsa_local.evaluation.plots import figure_class
 
         figure_class()
@@ -166,6 +169,18 @@ def _grid(rows: Sequence[Sequence[str]], header: Sequence[str]) -> None:
     for row in rows:
         shown.add_row(*map(Text, row))
     Console().print(shown)
+
+
+def _try_to_write(path: Path) -> None:
+    from mdsa_local.settings import storage_error
+
+    new = not path.exists()
+    try:
+        path.open("ab").close()
+        if new:
+            path.unlink()
+    except OSError as error:
+        raise storage_error(error, path) from None
 
 
 def _save(runs: Sequence[Run], path: Path) -> None:

@@ -115,7 +115,8 @@ def unsupported(text: str, cited: Sequence[Passage]) -> tuple[str, ...]:
         numbers |= {number.kind for number in told.numbers}
         units |= {(number.kind, number.unit) for number in told.numbers}
     new: list[str] = []
-    for sentence in sentences(citations.blanked(text, citations.marks(text))):
+    # A passage quoted whole may begin with a step, whose number then stands behind the quotation mark.
+    for sentence in sentences(citations.blanked(text, citations.marks(text)).lstrip('" ')):
         said = facts.read(without_list_mark(sentence))
         wrong = [n for n in said.numbers if n.kind not in numbers or (n.unit and (n.kind, n.unit) not in units)]
         new += sorted({_unit(word) for word in said.words} - words - {number.unit for number in wrong})

@@ -79,6 +79,7 @@ def test_an_answer_that_cites_nothing_has_no_precision() -> None:
         ("A card can withdraw $450 a day [1].", ("450 $",)),
         ("A card can withdraw 400 euros a day [1].", ("400 €",)),
         ("A card of Northbank can withdraw $400 a day [1].", ("northbank",)),
+        ('"1. A card can withdraw $400." [1]', ()),
         ("1. A card can withdraw $400.\n2. ATM withdrawals reset nightly.", ("nightly",)),
     ],
 )
