@@ -39,12 +39,12 @@ def draw(result: dict[str, Any], path: Path) -> None:
     models = result["models"]
     kinds = [kind for kind in ("own", "shared", "both") if kind in result["questions"]["by_kind"]]
     figure = figure_class()(figsize=(13, 4.8), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(len(BARS), max(1, len(kinds))), sharey=True)
+    left, right = figure.subplots(1, 2, width_ratios=(len(BARS), 3), sharey=True)
     _bars(left, [(model["model"], [model[key] for key, _ in BARS]) for model in models], [label for _, label in BARS])
     _bars(right, [(model["model"], [model["by_kind"][kind]["key_fact"] for kind in kinds]) for model in models], kinds)
     asked = result["questions"]
     left.set(ylim=(0, 1), ylabel="share", title=f"{asked['answerable']} answerable and {asked['unanswerable']} unanswerable questions")
-    right.set_title("key fact in the answer, by knowledge base")
+    right.set_title("key fact, by knowledge base")
     left.legend(fontsize=8, loc="upper right")
     try:
         figure.savefig(path, dpi=150, format="png")
@@ -57,11 +57,12 @@ def _bars(axes: Any, series: list[tuple[str, list[dict[str, float] | None]]], la
     width = 0.8 / max(1, len(series))
     for at, (name, values) in enumerate(series):
         places = [x + (at - (len(series) - 1) / 2) * width for x in range(len(values))]
-        heights = [value["share"] if value else 0.0 for value in values]
-        down = [value["share"] - value.get("low", value["share"]) if value else 0.0 for value in values]
-        up = [value.get("high", value["share"]) - value["share"] if value else 0.0 for value in values]
-        axes.bar(places, heights, width, label=name, color=f"C{at}")
-        axes.errorbar(places, heights, yerr=(down, up), fmt="none", ecolor="0.3", elinewidth=0.8, capsize=2)
+        axes.bar(places, [value["share"] if value else 0.0 for value in values], width, label=name, color=f"C{at}")
+        # A mean has no interval.
+        sure = [(x, value) for x, value in zip(places, values, strict=True) if value and "low" in value]
+        middle = [value["share"] for _, value in sure]
+        spread = ([value["share"] - value["low"] for _, value in sure], [value["high"] - value["share"] for _, value in sure])
+        axes.errorbar([x for x, _ in sure], middle, yerr=spread, fmt="none", ecolor="0.3", elinewidth=0.8, capsize=2)
     axes.set_xticks(range(len(labels)), labels, fontsize=8)
     axes.grid(axis="y", color="0.9", linewidth=0.6)
     axes.set_axisbelow(True)
