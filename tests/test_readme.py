@@ -18,7 +18,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README + DOCS, re.DOTALL)
 COMMANDS = sorted(
     set(
         re.findall(
-            r"\bmdsa ((?:kb |router |domains |models )?[a-z]+)\b", "\n".join(re.findall(r"`mdsa [^`]*`|^mdsa .*$", README + DOCS, re.MULTILINE))
+            r"\bmdsa ((?:kb |router |domains |models |eval )?[a-z]+)\b", "\n".join(re.findall(r"`mdsa [^`]*`|^mdsa .*$", README + DOCS, re.MULTILINE))
         )
     )
 )

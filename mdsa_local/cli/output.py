@@ -93,8 +93,9 @@ def counts(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> None:
     Console().print(shown)
 
 
-def progress(what: str) -> Callable[[str, int, int], None]:
-    """A progress callback ``(source, done, all)`` for stderr: one line that renews itself on a terminal, now and then a line elsewhere.
+def progress(what: str, of: str = "files") -> Callable[[str, int, int], None]:
+    """A progress callback ``(source, done, all)`` for stderr, counting ``of``: one line that renews itself on a terminal, now and then a
+    line elsewhere.
 
     Each time ``done`` is 0 the clock for the time left starts again.
     """
@@ -111,7 +112,7 @@ def progress(what: str) -> Callable[[str, int, int], None]:
         shown = now
         rate = done / max(now - began, 1e-6)
         left = f", {(total - done) / rate:.0f} s left" if done and done < total else ""
-        text = f"{what}: {done} of {total} files{left}"
+        text = f"{what}: {done} of {total} {of}{left}"
         if live:
             sys.stderr.write(f"\r\x1b[K{text}" + ("\n" if done == total else ""))
             sys.stderr.flush()

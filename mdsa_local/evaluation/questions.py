@@ -1,0 +1,117 @@
+"""A set of questions: JSON lines with the facts an answer has to hold and the documents it has to cite."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from mdsa_local.errors import InputError
+from mdsa_local.settings import explain
+
+SHIPPED = Path(__file__).parent / "answers.jsonl"
+EXPECTED = (
+    'Write lines like {"question": "...", "domain": "finance", "facts": ["$400"], "sources": ["atm-withdrawals.md"]}; '
+    "both lists empty: the documents do not answer it; a list in place of a string: one of these."
+)
+# No question is longer; a file without line breaks is not read into memory.
+LONGEST_LINE_BYTES = 1_000_000
+
+Alternatives = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One question. ``facts`` and ``sources`` are groups of alternatives: an answer has to hold one of each group of facts, and to cite one of
+    each group of sources (names of documents, with or without folders). Both are empty where the documents do not answer.
+
+    ``absent``: words of an unanswerable question that none of the documents it may draw on contains; ``line`` counts from 1.
+    """
+
+    line: int
+    question: str
+    domain: str
+    facts: tuple[Alternatives, ...]
+    sources: tuple[Alternatives, ...]
+    absent: tuple[str, ...] = ()
+
+    @property
+    def answerable(self) -> bool:
+        """Whether the documents answer it."""
+        return bool(self.facts)
+
+
+def _group(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+Group = Annotated[tuple[Text, ...], BeforeValidator(_group), Field(min_length=1)]
+
+
+class _Line(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    question: Text
+    domain: Text
+    facts: tuple[Group, ...]
+    sources: tuple[Group, ...]
+    absent: tuple[Text, ...] = ()
+
+    @model_validator(mode="after")
+    def _complete(self) -> _Line:
+        if bool(self.facts) != bool(self.sources):
+            raise ValueError("facts and sources go together: both filled, or both empty for a question that the documents do not answer")
+        if self.facts and self.absent:
+            raise ValueError("absent belongs to questions that the documents do not answer")
+        return self
+
+
+def read(path: Path | None = None) -> list[Case]:
+    """The questions of a file, or the shipped ones. Raises :class:`InputError` that names the file and the line."""
+    path = path or SHIPPED
+    cases: list[Case] = []
+    seen: dict[str, int] = {}
+    for number, text in _lines(path):
+        try:
+            row = _Line.model_validate(json.loads(text))
+        except ValidationError as error:
+            raise InputError(f"{path}, line {number}: {explain(error)}", EXPECTED) from None
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path}, line {number}: {error}", EXPECTED) from None
+        key = " ".join(row.question.lower().split())
+        if key in seen:
+            raise InputError(f"{path}, line {number}: the question of line {seen[key]} again", "Ask each question once.")
+        seen[key] = number
+        cases.append(Case(number, row.question, row.domain, row.facts, row.sources, row.absent))
+    if not cases:
+        raise InputError(f"{path}: no questions in it", EXPECTED)
+    return cases
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """``(number, text)`` of every line that is not blank."""
+    try:
+        with path.open("rb") as file:
+            number = 0
+            while raw := file.readline(LONGEST_LINE_BYTES + 1):
+                number += 1
+                if len(raw) > LONGEST_LINE_BYTES:
+                    raise InputError(f"{path}, line {number}: longer than {LONGEST_LINE_BYTES:,} bytes", EXPECTED)
+                try:
+                    text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    raise InputError(f"{path}, line {number}: not UTF-8 ({error.reason} at byte {error.start})", "Give a UTF-8 file.") from None
+                if text.strip():
+                    yield number, text
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}", "Give a file of JSON lines.") from None
+
+
+def is_source(document: str, source: str) -> bool:
+    """Whether a passage's ``source`` is the document a case names."""
+    return source == document or source.endswith("/" + document)
