@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from unicodedata import category
 
 import typer
 
-from mdsa_local.cli.output import Domain, Json, Question, document, joined, line, note, progress, table
+from mdsa_local.cli.meter import Meter
+from mdsa_local.cli.output import Domain, Json, Question, bold, dim, document, joined, note, progress, table
+from mdsa_local.cli.output import line as write_line
 from mdsa_local.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mdsa_local.knowledge.evaluate import Judged
+    from mdsa_local.knowledge.fusion import Ranked
     from mdsa_local.knowledge.ingest import Report
     from mdsa_local.orchestrator import TinyBERTOrchestrator
+    from mdsa_local.types import Passage
 
 app = typer.Typer(no_args_is_help=True, help="Add, list, search and remove documents.")
 EMPTY = "no documents; add some with: mdsa kb add PATH, or the shipped ones with: mdsa kb sync"
+
+
+def line(text: str = "") -> None:
+    """Print a line without the control characters with which a document could command a terminal."""
+    write_line(_plain(text))
+
+
+def _plain(text: str) -> str:
+    return "".join(char if char in "\n\t" or category(char) != "Cc" else "\ufffd" for char in text)
 
 
 def _parts(domain: str | None) -> TinyBERTOrchestrator:
@@ -37,7 +59,7 @@ def _counts(report: Report) -> dict[str, object]:
 
 @app.command()
 def add(
-    paths: Annotated[list[Path], typer.Argument(help="Files and folders: Markdown and plain text.", show_default=False)],
+    paths: Annotated[list[Path], typer.Argument(help="Files and folders: text, Markdown, HTML, PDF, DOCX, CSV, JSON, JSONL.", show_default=False)],
     domain: Domain = None,
     as_json: Json = False,
 ) -> None:
@@ -46,17 +68,19 @@ def add(
     missing = [str(path) for path in paths if not path.exists()]
     if missing:
         raise InputError(f"no such file or folder: {', '.join(missing)}", "Check the path.")
-    report = parts.knowledge.add_paths([path.absolute() for path in paths], domain, progress("adding"))
+    report = parts.knowledge.add_paths([path.absolute() for path in paths], domain, Meter("adding"))
     if report.failed and not (report.added or report.changed or report.unchanged):
         (path, reason), more = report.failed[0], len(report.failed) - 1
-        raise InputError(f"nothing was added: {path}: {reason}" + (f"; {more} more failed" if more else ""), "Give readable Markdown or plain text.")
+        raise InputError(
+            f"nothing was added: {path}: {reason}" + (f"; {more} more failed" if more else ""), "Give files of these types that hold text."
+        )
     counts = _counts(report)
     if as_json:
         document({"knowledge_base": domain or "global", **counts})
     else:
         line(f"{domain or 'global'}: " + ", ".join(f"{counts[name]} {name}" for name in ("added", "changed", "unchanged")))
         for path, reason in report.failed:
-            note(f"not added: {path}: {reason}")
+            note(_plain(f"not added: {path}: {reason}"))
 
 
 @app.command("list")
@@ -68,7 +92,7 @@ def list_(domain: Domain = None, as_json: Json = False) -> None:
     if as_json:
         document([{"knowledge_base": base, "document": e.document, "source": e.source, "chunks": e.n_chunks} for base, e in found])
     elif found:
-        table([(base, e.document, str(e.n_chunks), e.source) for base, e in found], ("base", "document", "chunks", "source"))
+        table([(base, _plain(e.document), str(e.n_chunks), _plain(e.source)) for base, e in found], ("base", "document", "chunks", "source"))
     if not found:
         note(EMPTY)
 
@@ -78,24 +102,150 @@ def search(
     question: Question,
     domain: Domain = None,
     k: Annotated[int, typer.Option("-k", min=1, max=100, help="How many passages.")] = 5,
+    explain: Annotated[bool, typer.Option("--explain", help="Tell what decided the order.")] = False,
     as_json: Json = False,
 ) -> None:
     """Show the passages a question finds in the shared knowledge base and in that of the domain."""
+    parts, text, vector = _asked(question, domain)
+    ranked = [entry for entry in parts.knowledge.ranked(text, vector, domain, k) if entry.twin_of is None][:k]
+    if not ranked:
+        # A search by meaning finds something wherever there is a document.
+        note(EMPTY)
+    if as_json:
+        document([_passage(entry.hit.passage) | (_decided(entry) if explain else {}) for entry in ranked])
+        return
+    for number, entry in enumerate(ranked, 1):
+        passage = entry.hit.passage
+        line(f"{number}. {passage.score:.2f}  {passage.source}: {passage.title}  ({passage.knowledge_base})")
+        if explain:
+            by_words = f"number {entry.hit.lexical_rank} by words (BM25 {entry.hit.bm25:.2f})" if entry.hit.lexical_rank else "no word in common"
+            line(f"   {passage.id}: number {entry.cosine_rank} by vector (cosine {entry.hit.cosine:.3f}), {by_words}, fused {entry.score:.4f}")
+        line("   " + " ".join(passage.text.split()))
+
+
+@app.command()
+def why(
+    question: Question,
+    name: Annotated[str, typer.Option("--doc", help="Name of the document as `mdsa kb list` shows it.", show_default=False)],
+    domain: Domain = None,
+    k: Annotated[int, typer.Option("-k", min=1, max=100, help="How many passages are returned.")] = 5,
+    as_json: Json = False,
+) -> None:
+    """Tell why a document is or is not found: its rank by vector, by words and fused, which words matched, and what came in its place."""
+    parts, text, vector = _asked(question, domain)
+    found = parts.knowledge.why(text, vector, name, domain, k)
+    if as_json:
+        document({**asdict(found), "pushed_out_by": [_passage(passage) for passage in found.pushed_out_by]})
+        return
+    line(f"{found.document} ({found.knowledge_base}): {found.reason}")
+    line(f"  by vector  {_place(found.vector_rank, found.n_passages)}, cosine {found.cosine:.3f}")
+    line(f"  by words   {_place(found.words_rank, found.n_matching)}, BM25 {found.bm25:.2f}")
+    line(f"  fused      {_place(found.fused_rank, None)}")
+    line(f"  words in it      {', '.join(found.matched) or 'none'}")
+    line(f"  words not in it  {', '.join(found.unmatched) or 'none'}")
+    for number, passage in enumerate(found.pushed_out_by, 1):
+        line(f"  returned as {number}: {passage.id} ({passage.knowledge_base}), {passage.score:.2f}")
+
+
+@app.command()
+def show(
+    passage: Annotated[
+        str, typer.Argument(metavar="ID", help="Id of a passage, as citations and `mdsa kb search --json` show it.", show_default=False)
+    ],
+    domain: Domain = None,
+    as_json: Json = False,
+) -> None:
+    """Open the source of a passage at its place."""
+    shown = _parts(domain).knowledge.passage(passage, domain)
+    found = shown.passage
+    if as_json:
+        fields = {key: value for key, value in _passage(found).items() if key != "score"}
+        document({**fields, "state": shown.state, "before": shown.before, "after": shown.after})
+        return
+    line(f"{found.source}, bytes {found.start} to {found.end}: {found.title}  ({found.knowledge_base})")
+    if shown.state in ("changed", "missing"):
+        note(f"the file is {shown.state}; this is what was stored of it")
+    write_line(dim(_plain(shown.before)) + bold(_plain(found.text)) + dim(_plain(shown.after)))
+
+
+@app.command("eval")
+def evaluate(
+    file: Annotated[Path, typer.Argument(help='JSON lines {"question", "relevant": [documents]}.', show_default=False)],
+    domain: Domain = None,
+    as_json: Json = False,
+) -> None:
+    """Measure how well questions find the documents that answer them."""
+    from mdsa_local.knowledge.evaluate import PASSAGES, measure
+    from mdsa_local.validation import rules
+
+    judged = read_judged(file)
+    parts = _parts(domain)
+    limit = parts.settings.max_question_chars
+
+    def find(question: str) -> Sequence[Passage]:
+        text = rules.question(question, limit)
+        return parts.knowledge.search(text, parts.encoder.encode([text])[0], domain, PASSAGES)
+
+    in_scope = {entry.document for base in {None, domain} for entry in parts.knowledge.list_documents(base)}
+    for name in sorted({name for item in judged for name in item.relevant} - in_scope)[:5]:
+        note(_plain(f"not in the knowledge bases, so it cannot be found: {name}"))
+    # The first search opens the tables.
+    find(judged[0].question)
+    quality = {key: round(value, 4) for key, value in asdict(measure(find, judged)).items()}
+    if as_json:
+        document(quality)
+    else:
+        table([(key, str(value)) for key, value in quality.items()], ("measure", "value"))
+
+
+def read_judged(path: Path) -> list[Judged]:
+    """Questions with their documents. Raises :class:`InputError` with the line."""
+    from mdsa_local.knowledge.evaluate import Judged
+
+    expected = 'Write lines like {"question": "...", "relevant": ["document.md"]}.'
+    try:
+        # Not splitlines(): U+2028 and the like may stand inside a JSON string.
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}", "Give a UTF-8 file of JSON lines.") from None
+    judged = []
+    for number, text in enumerate(lines, 1):
+        if not text.strip():
+            continue
+        try:
+            row = json.loads(text)
+        except ValueError as error:
+            raise InputError(f"{path}, line {number}: {error}", expected) from None
+        question, relevant = (row.get("question"), row.get("relevant")) if isinstance(row, dict) else (None, None)
+        if not isinstance(question, str) or not isinstance(relevant, list) or not relevant or not all(isinstance(name, str) for name in relevant):
+            raise InputError(f"{path}, line {number}: expected a question, a string, and relevant, a list of documents", expected)
+        judged.append(Judged(question, tuple(relevant)))
+    if not judged:
+        raise InputError(f"{path}: no questions in it", expected)
+    return judged
+
+
+def _asked(question: list[str], domain: str | None) -> tuple[TinyBERTOrchestrator, str, NDArray[np.float32]]:
+    """The parts, the question as it is searched for, and its vector."""
     from mdsa_local.validation import rules
 
     parts = _parts(domain)
     text = rules.question(joined(question), parts.settings.max_question_chars)
-    passages = parts.knowledge.search(text, parts.encoder.encode([text])[0], domain, k)
-    if not passages:
-        # A search by meaning finds something wherever there is a document.
-        note(EMPTY)
-    if as_json:
-        keys = ("id", "source", "knowledge_base", "title", "text", "start", "end")
-        document([{key: getattr(p, key) for key in keys} | {"score": round(p.score, 4)} for p in passages])
-        return
-    for number, passage in enumerate(passages, 1):
-        line(f"{number}. {passage.score:.2f}  {passage.source}: {passage.title}  ({passage.knowledge_base})")
-        line("   " + " ".join(passage.text.split()))
+    return parts, text, parts.encoder.encode([text])[0]
+
+
+def _passage(passage: Passage) -> dict[str, object]:
+    return {**asdict(passage), "score": round(passage.score, 4)}
+
+
+def _decided(entry: Ranked) -> dict[str, object]:
+    hit = entry.hit
+    decided = {"vector_rank": entry.cosine_rank, "cosine": hit.cosine, "words_rank": hit.lexical_rank, "bm25": hit.bm25, "fused": entry.score}
+    return {"explain": {key: round(value, 5) if isinstance(value, float) else value for key, value in decided.items()}}
+
+
+def _place(rank: int | None, among: int | None) -> str:
+    return "not among them" if rank is None else f"number {rank}" + (f" of {among}" if among is not None else "")
 
 
 @app.command()
@@ -141,7 +291,7 @@ def sync(as_json: Json = False) -> None:
     for name, report in done:
         line(f"{name}: {len(report.added)} added, {len(report.changed)} changed, {len(report.removed)} removed, {len(report.unchanged)} unchanged")
         for path, reason in report.failed:
-            note(f"not added: {path}: {reason}")
+            note(_plain(f"not added: {path}: {reason}"))
     if not done:
         line("knowledge bases are up to date")
 
@@ -157,3 +307,24 @@ def optimize(domain: Domain = None, as_json: Json = False) -> None:
         return
     for base, again in rebuilt.items():
         line(f"{base}: " + ("embedded again" if again else "tidied"))
+
+
+@app.command()
+def check(
+    domain: Domain = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Put right what was found.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Look for documents stored in part, files that are gone, vectors of another encoder and damaged tables; exit code 1 when any are left."""
+    parts = _parts(domain)
+    bases: list[str | None] = [domain] if domain else [None, *parts.knowledge.domains()]
+    found = [(base or "global", problem) for base in bases for problem in parts.knowledge.check(base, repair=repair)]
+    if as_json:
+        document([{"knowledge_base": base, **asdict(problem)} for base, problem in found])
+    else:
+        for base, problem in found:
+            line(f"{base}: {problem.document or 'table'}: {problem.what}" + (f"; repaired: {problem.repaired}" if problem.repaired else ""))
+        if not found:
+            line("nothing is wrong")
+    if any(not problem.repaired for _, problem in found):
+        raise typer.Exit(1)

@@ -6,17 +6,17 @@ import asyncio
 import json
 import threading
 from collections import Counter
-from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from itertools import chain
-from typing import TYPE_CHECKING, Any
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mdsa_local.domains.config import NAME
-from mdsa_local.errors import ConfigError, InputError
+from mdsa_local.errors import ConfigError, InputError, StorageError
 from mdsa_local.knowledge import Embedder
 from mdsa_local.knowledge.chunking import Chunk
-from mdsa_local.knowledge.fusion import Hit, fuse
+from mdsa_local.knowledge.fusion import Hit, Ranked, rank, saturated
 from mdsa_local.knowledge.lance import Database, storage_errors
 from mdsa_local.types import Passage
 
@@ -28,12 +28,18 @@ if TYPE_CHECKING:
 # Candidates each search hands to the fusion, where fewer than a third of them are asked for.
 CANDIDATES = 30
 EMBED_BATCH = 64
-# Readers see every commit at once, so a version is in use for one search at most.
-KEEP_VERSIONS = timedelta(minutes=10)
+# A large document is committed in parts of this size: its vectors are never all in memory.
+PART_CHUNKS = 2048
+# Readers see every commit at once, so a version is in use for one search at most; the longest read all of a table once.
+KEEP_VERSIONS = timedelta(seconds=20)
+# What is added bit by bit leaves small files: searches slow down after some tens of them.
+MOST_SMALL_FILES = 32
 
 _TEXT_COLUMNS = ("id", "document", "source", "hash", "title", "text", "metadata")
 _COLUMNS = ["id", "source", "title", "text", "start", "end", "metadata"]
 _FINGERPRINT = b"mdsa.embedder"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +55,23 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A stored document and how many chunks it has."""
+    """A stored document and how many chunks it has. ``hash`` is empty when storing it was interrupted."""
 
     document: str
     source: str
     hash: str
     n_chunks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a document's best passage stands among ``n_passages``: ``(rank, passage id, cosine)`` by vector, and ``(rank, passage id, BM25)``
+    among the ``n_matching`` that share a word with the question; None where it has none."""
+
+    n_passages: int = 0
+    n_matching: int = 0
+    by_vector: tuple[int, str, float] | None = None
+    by_words: tuple[int, str, float] | None = None
 
 
 class KnowledgeBase:
@@ -79,13 +96,43 @@ class KnowledgeBase:
         rows = [(entry, number, chunk) for entry in by_document.values() for number, chunk in enumerate(entry.chunks)]
         if not by_document:
             return
+        self._merge(rows, _among(by_document))
+
+    def add_large(self, entry: Entry, chunks: Iterable[Chunk], heard: Callable[[int, int], None] | None = None) -> None:
+        """Store a document of any size in commits of :data:`PART_CHUNKS`; ``entry`` has no chunks of its own. Its first chunk is stored last,
+        together with the removal of what is left of an earlier version: until then the document counts as interrupted, and storing the same
+        again goes on where it stopped. ``heard`` gets, for every part, its number of chunks and where the last one ends."""
+        stored = self._ids(entry)
+        first: list[tuple[Entry, int, Chunk]] = []
+        for part in _batched(enumerate(chunks), PART_CHUNKS):
+            rows = [(entry, number, chunk) for number, chunk in part]
+            first = first or rows[:1]
+            missing = [row for row in rows if row[1] and f"{entry.document}#{row[1]}" not in stored]
+            if missing:
+                self._merge(missing)
+            if heard:
+                heard(len(rows), rows[-1][2].end)
+        self._merge(first, f"{_among([entry.document])} AND hash != '{entry.hash}'")
+
+    def _ids(self, entry: Entry) -> set[str]:
+        """The chunks stored of just this version of a document."""
+        table = self.opened()
+        if table is None:
+            return set()
+        query = table.query().where(f"{_among([entry.document])} AND hash = '{entry.hash}'").select(["id"])
+        return set(self._run(query.to_arrow())["id"].to_pylist())
+
+    def _merge(self, rows: Sequence[tuple[Entry, int, Chunk]], delete: str = "") -> None:
+        """Store rows in one commit, in place of those of the same ids and of the others that meet the condition ``delete``."""
         vectors = self._embed([(chunk.title, chunk.text) for _, _, chunk in rows])
         with self.database.writing(self.name):
             table = self.opened() or self.database.create(self.name, self._schema())
             self._run(table.checkout_latest())
             self._check(self._run(table.schema()))
             merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-            self._run(merge.when_not_matched_by_source_delete(_among(by_document)).execute(self._rows(rows, vectors)))
+            if delete:
+                merge = merge.when_not_matched_by_source_delete(delete)
+            self._run(merge.execute(self._rows(rows, vectors)))
 
     def delete(self, document: str) -> bool:
         """Remove a document; False when it is not there."""
@@ -105,13 +152,81 @@ class KnowledgeBase:
         table = self.opened()
         if table is None:
             return []
-        columns = self._run(table.query().select(["document", "source", "hash"]).to_arrow())
-        found = Counter(zip(*(columns[name].to_pylist() for name in ("document", "source", "hash")), strict=True))
-        return [Document(document, source, digest, count) for (document, source, digest), count in sorted(found.items())]
+        query = table.query().select(["id", "document", "source", "hash"])
+        counts: Counter[tuple[str, str, str]] = Counter()
+        complete: set[str] = set()
+
+        async def read() -> None:
+            async for batch in await query.to_batches():
+                ids, *columns = (batch[name].to_pylist() for name in ("id", "document", "source", "hash"))
+                counts.update(zip(*columns, strict=True))
+                complete.update(row_id.removesuffix("#0") for row_id in ids if row_id.endswith("#0"))
+
+        self._run(read())
+        found: dict[str, Document] = {}
+        for (document, source, digest), count in sorted(counts.items()):
+            # Two versions side by side: the later one was not stored to its end.
+            whole = document in complete and document not in found
+            earlier = found[document].n_chunks if document in found else 0
+            found[document] = Document(document, source, digest if whole else "", count + earlier)
+        return list(found.values())
 
     def search(self, vector: NDArray[np.float32], text: str, k: int) -> list[Passage]:
-        """The best ``k`` passages, best first by fused rank. ``score`` is the cosine with ``vector``, 0 to 1."""
+        """The best ``k`` passages, best first, see :func:`~mdsa_local.knowledge.fusion.rank`. ``score`` is the cosine with ``vector``, 0 to 1."""
         return [hit.passage for hit in search_all([self], vector, text, k)]
+
+    def passage(self, passage_id: str) -> tuple[Passage, str] | None:
+        """The stored passage of this id and its document; None when there is none."""
+        table = self.opened()
+        if table is None:
+            return None
+        query = table.query().where("id = '{}'".format(passage_id.replace("'", "''"))).select([*_COLUMNS, "document", "hash"]).limit(1)
+        rows = self._run(query.to_arrow()).to_pylist()
+        return (self._passage(rows[0], 0.0), rows[0]["hash"]) if rows else None
+
+    def standing(self, document: str, vector: NDArray[np.float32], text: str) -> Standing:
+        """How a document stands among all passages of this knowledge base, by an exact look at every one of them."""
+        from lancedb.query import MatchQuery
+
+        table = self.opened()
+        if table is None:
+            return Standing()
+        self._check(self._run(table.schema()))
+        words = self._run(
+            table.query().nearest_to_text(MatchQuery(text, "searchable")).select(["id", "document", "_score"]).limit(self._count(table)).to_arrow()
+        )
+        scored: list[tuple[float, str]] = []
+
+        async def read() -> None:
+            async for batch in await table.query().select(["id", "document", "vector"]).to_batches():
+                cosines = batch["vector"].flatten().to_numpy().reshape(-1, self.embedder.width) @ vector
+                mine = [name == document for name in batch["document"].to_pylist()]
+                ids = batch["id"].to_pylist()
+                scored.extend((float(cosine), row_id if own else "") for cosine, row_id, own in zip(cosines, ids, mine, strict=True))
+
+        self._run(read())
+        scored.sort(reverse=True)
+        by_vector = next(((place, row_id, cosine) for place, (cosine, row_id) in enumerate(scored, 1) if row_id), None)
+        matches = enumerate(zip(*(words[name].to_pylist() for name in ("id", "document", "_score")), strict=True), 1)
+        by_words = next(((place, row_id, score) for place, (row_id, name, score) in matches if name == document), None)
+        return Standing(len(scored), len(words), by_vector, by_words)
+
+    def matching(self, document: str, words: Iterable[str]) -> list[str]:
+        """Which of ``words`` occur in a document, by the word index's own idea of a word: case, accents and endings aside."""
+        from lancedb.query import MatchQuery
+
+        table = self.opened()
+        if table is None:
+            return []
+        query = table.query().where(_among([document]))
+        return [
+            word
+            for word in words
+            if len(self._run(query.nearest_to_text(MatchQuery(word, "searchable")).select(["id", "_score"]).limit(1).to_arrow()))
+        ]
+
+    def _count(self, table: Any) -> int:
+        return max(int(self._run(table.count_rows())), 1)
 
     async def find(self, table: Any, vector: NDArray[np.float32] | None, text: str, k: int) -> list[Hit]:
         """Candidates for the best ``k``: the nearest to ``vector``, and those sharing words with ``text``; by words alone when it is None."""
@@ -120,9 +235,9 @@ class KnowledgeBase:
         if vector is None:
             query = table.query().nearest_to_text(MatchQuery(text, "searchable")).select([*_COLUMNS, "_score"]).limit(max(CANDIDATES, 3 * k))
             with storage_errors(self.database.folder, self.name):
-                found = (await query.to_arrow()).to_pylist()
+                found, count = (await query.to_arrow()).to_pylist(), await table.count_rows()
             # Within a table the best match counts as 1.
-            return [self._hit(row, row["_score"] / found[0]["_score"], rank) for rank, row in enumerate(found, 1)]
+            return [self._hit(row, row["_score"] / found[0]["_score"], (rank, row["_score"]), count) for rank, row in enumerate(found, 1)]
         if table is not self._checked:
             self._check(await table.schema())
             self._checked = table
@@ -130,15 +245,38 @@ class KnowledgeBase:
         nearest = table.query().nearest_to(vector).column("vector").distance_type("dot").select([*_COLUMNS, "_distance"]).limit(limit)
         # A MatchQuery is words only: nothing in a question is read as an operator.
         matching = table.query().nearest_to_text(MatchQuery(text, "searchable")).select([*_COLUMNS, "vector", "_score"]).limit(limit)
-        with storage_errors(self.database.folder, self.name):
-            dense, words = await asyncio.gather(nearest.to_arrow(), matching.to_arrow())
+        try:
+            with storage_errors(self.database.folder, self.name):
+                dense, words, count = await asyncio.gather(nearest.to_arrow(), matching.to_arrow(), table.count_rows())
+        except StorageError:
+            # Vectors of another length, when another process has rebuilt the table since it was opened.
+            self._check(await table.schema())
+            raise
         # Another process may have rebuilt the table since this one opened it.
         self._check(dense.schema)
         cosines = words["vector"].combine_chunks().flatten().to_numpy().reshape(-1, self.embedder.width) @ vector
-        ranks = {row_id: rank for rank, row_id in enumerate(words["id"].to_pylist(), 1)}
+        matched = enumerate(zip(words["id"].to_pylist(), words["_score"].to_pylist(), strict=True), 1)
+        ranks = {row_id: (rank, bm25) for rank, (row_id, bm25) in matched}
         rows = {row["id"]: (row, float(cosine)) for row, cosine in zip(words.select(_COLUMNS).to_pylist(), cosines, strict=True)}
         rows |= {row["id"]: (row, 1.0 - row["_distance"]) for row in dense.to_pylist()}
-        return [self._hit(row, cosine, ranks.get(row_id)) for row_id, (row, cosine) in rows.items()]
+        return [self._hit(row, cosine, ranks.get(row_id), count) for row_id, (row, cosine) in rows.items()]
+
+    def fits(self) -> bool:
+        """Whether the vectors are this encoder's; True for an empty knowledge base."""
+        table = self.opened()
+        return table is None or self._fits(self._run(table.schema()))
+
+    def read_all(self) -> None:
+        """Read every row once. Raises :class:`StorageError` where a file is damaged."""
+        table = self.opened()
+        if table is None:
+            return
+
+        async def read() -> None:
+            async for _ in await table.query().to_batches():
+                pass
+
+        self._run(read())
 
     def optimize(self) -> None:
         """Bring the word index up to date, merge small files and drop old versions. Once after an ingestion is enough."""
@@ -154,8 +292,21 @@ class KnowledgeBase:
                 self._run(table.create_index("searchable", config=FTS()))
             self._run(table.optimize(cleanup_older_than=KEEP_VERSIONS))
 
-    def rebuild(self) -> bool:
-        """Embed the stored text again if it was embedded by another encoder; the files are not needed. False when nothing had to be done."""
+    def tidy(self) -> None:
+        """:meth:`optimize` when it pays: the first time, and when many small writes have piled up. What every addition and removal ends with."""
+        table = self.opened()
+        if table is None:
+            return
+        small = self._run(table.stats())["fragment_stats"]["num_small_fragments"]
+        if small > MOST_SMALL_FILES or not self._run(table.list_indices()):
+            self.optimize()
+
+    def rebuild(self, heard: Callable[[int, int], None] | None = None) -> bool:
+        """Embed the stored text again if it was embedded by another encoder; the files are not needed. False when nothing had to be done.
+
+        The rows of the new encoder are written beside the old ones and take their place in one commit: until then searches by the old encoder
+        find what they found. ``heard`` gets the passages done and their number.
+        """
         with self.database.writing(self.name):
             table = self.opened()
             if table is None:
@@ -163,15 +314,24 @@ class KnowledgeBase:
             self._run(table.checkout_latest())
             if self._fits(self._run(table.schema())):
                 return False
-            stored = self._run(table.query().select([*_TEXT_COLUMNS, "start", "end", "searchable"]).to_arrow())
-            vectors = self._embed(list(zip(stored["title"].to_pylist(), stored["text"].to_pylist(), strict=True)))
-            schema = self._schema()
-            columns = [_vector_array(vectors) if name == "vector" else stored[name] for name in schema.names]
-            import pyarrow as pa
-
-            self._table = self.database.overwrite(self.name, pa.table(columns, schema=schema))
+            total = self._run(table.count_rows())
+            self._table = self.database.overwrite(self.name, self._again(table, total, heard), self._schema())
         self.optimize()
         return True
+
+    def _again(self, table: Any, total: int, heard: Callable[[int, int], None] | None) -> Iterator[pa.RecordBatch]:
+        """The table's rows with vectors of this encoder, some at a time."""
+        import pyarrow as pa
+
+        schema = self._schema()
+        batches = self._run(table.query().select([*_TEXT_COLUMNS, "start", "end", "searchable"]).to_batches(max_batch_length=PART_CHUNKS))
+        done = 0
+        while (batch := self._run(_next(batches))) is not None:
+            vectors = self._embed(list(zip(batch["title"].to_pylist(), batch["text"].to_pylist(), strict=True)))
+            yield pa.record_batch([_vector_array(vectors) if name == "vector" else batch[name] for name in schema.names], schema=schema)
+            done += len(vectors)
+            if heard:
+                heard(done, total)
 
     def opened(self) -> Any:
         """The table, or None as long as there is none."""
@@ -227,15 +387,23 @@ class KnowledgeBase:
         }
         return pa.table(columns, schema=self._schema())
 
-    def _hit(self, row: Mapping[str, Any], cosine: float, rank: int | None) -> Hit:
-        score = min(max(cosine, 0.0), 1.0)
-        passage = Passage(row["id"], row["source"], self.label, row["title"], row["text"], row["start"], row["end"], score)
-        return Hit(passage, cosine, rank, json.loads(row["metadata"]))
+    def _hit(self, row: Mapping[str, Any], cosine: float, words: tuple[int, float] | None, count: int) -> Hit:
+        rank, bm25 = words or (None, 0.0)
+        passage = self._passage(row, min(max(cosine, 0.0), 1.0))
+        return Hit(passage, cosine, rank, json.loads(row["metadata"]), bm25, saturated(bm25, count))
+
+    def _passage(self, row: Mapping[str, Any], score: float) -> Passage:
+        return Passage(row["id"], row["source"], self.label, row["title"], row["text"], row["start"], row["end"], score)
 
 
 def search_all(knowledge_bases: Iterable[KnowledgeBase], vector: NDArray[np.float32] | None, text: str, k: int) -> list[Hit]:
     """The best ``k`` of knowledge bases in one database, searched at the same time; ``vector`` is ``(width,) float32, unit length``, or None
     to search by words alone."""
+    return [ranked.hit for ranked in rank_all(knowledge_bases, vector, text, k) if ranked.twin_of is None][:k]
+
+
+def rank_all(knowledge_bases: Iterable[KnowledgeBase], vector: NDArray[np.float32] | None, text: str, k: int) -> list[Ranked]:
+    """All candidates for the best ``k``, best first, those too that :func:`search_all` leaves out."""
     opened = [(knowledge_base, table) for knowledge_base in knowledge_bases if (table := knowledge_base.opened()) is not None]
 
     async def find() -> list[list[Hit]]:
@@ -244,7 +412,11 @@ def search_all(knowledge_bases: Iterable[KnowledgeBase], vector: NDArray[np.floa
     if not opened:
         return []
     first = opened[0][0]
-    return fuse(chain.from_iterable(first.database.run(find())))[:k]
+    return rank(chain.from_iterable(first.database.run(find())))
+
+
+async def _next(batches: AsyncIterator[Any]) -> Any:
+    return await anext(batches, None)
 
 
 def _vector_array(vectors: NDArray[np.float32]) -> pa.FixedSizeListArray:
@@ -258,5 +430,7 @@ def _among(documents: Iterable[str]) -> str:
     return "document IN ({})".format(", ".join("'{}'".format(document.replace("'", "''")) for document in documents))
 
 
-def _batched(items: Sequence[tuple[str, str]], size: int) -> Iterator[Sequence[tuple[str, str]]]:
-    return (items[start : start + size] for start in range(0, len(items), size))
+def _batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    left = iter(items)
+    while batch := list(islice(left, size)):
+        yield batch

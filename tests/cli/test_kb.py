@@ -140,3 +140,81 @@ def test_first_output_and_peak_memory_of_a_process() -> None:
     assert 64 < peak_mb < 500
     with pytest.raises(subprocess.CalledProcessError):
         bench._first_output("-c", "raise SystemExit(3)")
+
+
+def test_search_explains_why_tells_and_show_opens(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    inside(capsys, "kb", "sync")
+    code, out, _ = inside(capsys, "kb", "search", "When are roses pruned?", "-d", "garden", "--explain", "--json")
+    [found] = json.loads(out)
+    assert (code, found["id"], found["explain"]["vector_rank"], found["explain"]["words_rank"]) == (0, "roses.md#0", 1, 1)
+    code, out, _ = inside(capsys, "kb", "search", "When are roses pruned?", "-d", "garden", "--explain")
+    assert (code, "number 1 by vector" in out) == (0, True)
+    code, out, _ = inside(capsys, "kb", "why", "When are roses pruned?", "--doc", "roses.md", "-d", "garden", "--json")
+    told = json.loads(out)
+    assert (code, told["returned_rank"], told["matched"], told["pushed_out_by"]) == (0, 1, ["roses", "pruned"], [])
+    code, out, _ = inside(capsys, "kb", "why", "When?", "--doc", "roses.md", "-d", "garden")
+    assert (code, out.splitlines()[0]) == (0, "roses.md (garden): returned, as number 1")
+    code, out, _ = inside(capsys, "kb", "why", "When?", "--doc", "tulips.md", "-d", "garden", "--json")
+    assert (code, json.loads(out)["error"]["code"]) == (4, "unknown_name")
+    code, out, _ = inside(capsys, "kb", "show", "roses.md#0", "-d", "garden", "--json")
+    shown = json.loads(out)
+    assert (code, shown["state"], shown["before"] + shown["text"] + shown["after"]) == (0, "unchanged", "# Roses\n\nRoses are pruned in March.\n")
+    code, out, _ = inside(capsys, "kb", "show", "roses.md#0", "-d", "garden")
+    assert (code, out.rstrip().splitlines()[-1]) == (0, "Roses are pruned in March.")
+
+
+def test_a_document_cannot_send_commands_to_the_terminal(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "\x1b[2Jbad.md").write_text("# T\x1b]0;owned\x07\n\nThe \x1b[31mred\x9b0m text.\n")
+    inside(capsys, "kb", "add", str(home / "\x1b[2Jbad.md"), "-d", "garden")
+    name = "\x1b[2Jbad.md"
+    commands = (
+        ["list"],
+        ["search", "red text", "-d", "garden", "--explain"],
+        ["why", "red", "--doc", name, "-d", "garden"],
+        ["show", f"{name}#0", "-d", "garden"],
+    )
+    for command in commands:
+        code, out, err = inside(capsys, "kb", *command)
+        assert (code, "bad.md" in out) == (0, True)
+        assert not {"\x1b", "\x07", "\x9b"} & set(out + err)
+
+
+def test_eval_measures_and_names_bad_lines(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    inside(capsys, "kb", "sync")
+    file = home / "set.jsonl"
+    file.write_text('{"question": "When are roses pruned?", "relevant": ["roses.md"]}\n\n{"question": "Tulips?", "relevant": ["tulips.md"]}\n')
+    code, out, err = inside(capsys, "kb", "eval", str(file), "-d", "garden", "--json")
+    quality = json.loads(out)
+    assert (code, quality["n"], quality["recall_at_5"], quality["ndcg_at_10"]) == (0, 2, 0.5, 0.5)
+    assert set(quality) == {"n", "recall_at_5", "ndcg_at_10", "p50_ms", "p99_ms"}
+    assert 0 < quality["p50_ms"] <= quality["p99_ms"]
+    assert "tulips.md" in err
+    assert "recall_at_5" in inside(capsys, "kb", "eval", str(file), "-d", "garden")[1]
+    for bad in ('{"question": "x"}', '{"question": "x", "relevant": []}', '{"question": 1, "relevant": ["a"]}', "[]", "{"):
+        file.write_text('{"question": "x", "relevant": ["roses.md"]}\n' + bad)
+        code, out, _ = inside(capsys, "kb", "eval", str(file), "--json")
+        assert (code, "line 2" in json.loads(out)["error"]["message"]) == (2, True)
+
+
+def test_check_tells_and_repairs(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "notes.md").write_text("The shed key hangs behind the door.\n")
+    inside(capsys, "kb", "add", str(home / "notes.md"), "-d", "garden")
+    assert inside(capsys, "kb", "check")[:2] == (0, "nothing is wrong\n")
+    (home / "notes.md").unlink()
+    code, out, _ = inside(capsys, "kb", "check", "--json")
+    [problem] = json.loads(out)
+    assert (code, problem["knowledge_base"], problem["kind"], problem["document"]) == (1, "garden", "missing", "notes.md")
+    code, out, _ = inside(capsys, "kb", "check", "--repair")
+    assert (code, "notes.md" in out and "repaired: removed" in out) == (0, True)
+    assert json.loads(inside(capsys, "kb", "check", "--json")[1]) == []
+
+
+def test_bench_retrieve_gives_its_names(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("mdsa_local.cli.bench_retrieve.SIZES", {"1k": 60, "10k": 80, "100k": 100})
+    monkeypatch.setattr("mdsa_local.cli.bench_retrieve.INGESTED", 20)
+    code, out, _ = inside(capsys, "bench", "retrieve", "--runs", "1", "--json")
+    results = {row["name"]: row for row in json.loads(out)["results"]}
+    assert code == 0
+    assert {"hybrid_1k", "hybrid_10k", "hybrid_100k", "ingest"} <= results.keys()
+    assert all(row["ours"] > 0 and row["baseline"] > 0 for row in results.values())
+    assert results["ingest"]["better"] == "higher"
