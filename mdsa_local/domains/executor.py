@@ -56,7 +56,7 @@ class DomainExecutor:
         shown = [(passage.title, passage.text) for passage in passages]
         extracts: list[quoting.Extract] = []
         if quotes := self.manager.decoding(reference) == "quotes":
-            extracts = quoting.shortlist(question, [text for _, text in shown], embed)
+            extracts = quoting.shortlist(question, shown, embed)
             shown = [(passages[extract.passage].title, extract.text) for extract in extracts]
         numbers = [extract.passage + 1 for extract in extracts] if quotes else range(1, len(shown) + 1)
 

@@ -189,7 +189,7 @@ def nearest(orchestrator: TinyBERTOrchestrator, case: Case, domain_given: bool) 
         return Response("error", "", domain, passages, (), latency_ms=(time.perf_counter() - began) * 1000, error=str(error))
     finally:
         events.close()
-    best = quoting.shortlist(case.question, [passage.text for passage in passages], orchestrator.encoder.encode, 1)
+    best = quoting.shortlist(case.question, [(passage.title, passage.text) for passage in passages], orchestrator.encoder.encode, 1)
     ms = (time.perf_counter() - began) * 1000
     if domain is None or not best or best[0].nearness < FLOOR:
         return Response("abstained" if domain is None else "not_found", NOT_FOUND, domain, passages, (), latency_ms=ms)

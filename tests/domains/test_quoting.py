@@ -32,11 +32,19 @@ def test_units_are_substrings_in_order_and_leave_out_nothing() -> None:
 
 
 def test_the_shortlist_keeps_the_nearest_in_order(encoder: Encoder) -> None:
-    assert quoting.shortlist("what does a new card cost?", [STEPS, FEES], encoder.encode, 1) == [Extract(1, "A replacement card costs $5.")]
-    found = quoting.shortlist("how do i freeze my card", [FEES, STEPS], encoder.encode)
+    assert quoting.shortlist("what does a new card cost?", [("Freeze a card", STEPS), ("Fees", FEES)], encoder.encode, 1) == [
+        Extract(1, "A replacement card costs $5.")
+    ]
+    found = quoting.shortlist("how do i freeze my card", [("Fees", FEES), ("Freeze a card", STEPS)], encoder.encode)
     assert found[0].passage == 1
     assert len(found) == 5
-    assert quoting.shortlist("x", ["", ""], encoder.encode) == []
+    assert quoting.shortlist("x", [("", ""), ("", "")], encoder.encode) == []
+
+
+def test_a_title_tells_what_a_sentence_is_about(encoder: Encoder) -> None:
+    passages = [("Blue hub", "It costs $90."), ("Green lamp", "It costs $30.")]
+    assert quoting.shortlist("price of the green lamp", passages, encoder.encode, 1) == [Extract(1, "It costs $30.")]
+    assert quoting.shortlist("price of the blue hub", passages, encoder.encode, 1) == [Extract(0, "It costs $90.")]
 
 
 def test_strings_are_escaped_for_the_grammar() -> None:
