@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mdsa_local.cli.meter import Meter
 from mdsa_local.cli.output import Domain, Json, Question, document, joined, line, note, progress, table
 from mdsa_local.errors import InputError, UnknownNameError
 
@@ -37,7 +38,7 @@ def _counts(report: Report) -> dict[str, object]:
 
 @app.command()
 def add(
-    paths: Annotated[list[Path], typer.Argument(help="Files and folders: Markdown and plain text.", show_default=False)],
+    paths: Annotated[list[Path], typer.Argument(help="Files and folders: text, Markdown, HTML, PDF, DOCX, CSV, JSON, JSONL.", show_default=False)],
     domain: Domain = None,
     as_json: Json = False,
 ) -> None:
@@ -46,10 +47,12 @@ def add(
     missing = [str(path) for path in paths if not path.exists()]
     if missing:
         raise InputError(f"no such file or folder: {', '.join(missing)}", "Check the path.")
-    report = parts.knowledge.add_paths([path.absolute() for path in paths], domain, progress("adding"))
+    report = parts.knowledge.add_paths([path.absolute() for path in paths], domain, Meter("adding"))
     if report.failed and not (report.added or report.changed or report.unchanged):
         (path, reason), more = report.failed[0], len(report.failed) - 1
-        raise InputError(f"nothing was added: {path}: {reason}" + (f"; {more} more failed" if more else ""), "Give readable Markdown or plain text.")
+        raise InputError(
+            f"nothing was added: {path}: {reason}" + (f"; {more} more failed" if more else ""), "Give files of these types that hold text."
+        )
     counts = _counts(report)
     if as_json:
         document({"knowledge_base": domain or "global", **counts})

@@ -7,12 +7,16 @@ does not is split at items or lines, then at sentence ends, then at words.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
+from mdsa_local.knowledge.loaders import Section, below
+
 MAX_TOKENS = 110
+# A document is split this much at a time, so that its size does not matter.
+WINDOW_CHARS = 1 << 20
 
 Kind = Literal["paragraph", "list", "lines"]
 Span = tuple[int, int]
@@ -49,6 +53,42 @@ def chunk(source: str, count_tokens: Callable[[str], int], *, title: str = "", m
 
     ``title`` stands in for the headings where there are none. Without ``markdown`` only blank lines and list items have a meaning.
     """
+    return _chunk(source, count_tokens, title, markdown, max_tokens, {})
+
+
+def chunk_all(sections: Iterable[Section], count_tokens: Callable[[str], int], *, title: str = "", max_tokens: int = MAX_TOKENS) -> Iterator[Chunk]:
+    """Like :func:`chunk` for a document in sections, with no more than a window of it in memory. ``title`` stands in for a section's.
+
+    Offsets are into the sections' text, put together. Only a block that is longer than a window of a million characters may be split otherwise.
+    """
+    at = 0
+    waiting, name, markdown = "", title, False
+    path: dict[int, str] = {}
+
+    def take(end: int) -> Iterator[Chunk]:
+        nonlocal at, waiting
+        text, waiting = waiting[:end], waiting[end:]
+        for piece in _chunk(text, count_tokens, name, markdown, max_tokens, path):
+            yield replace(piece, start=at + piece.start, end=at + piece.end)
+        at += len(text.encode())
+
+    for section in sections:
+        if not section.continues:
+            yield from take(len(waiting))
+            name, markdown, path = section.title or title, section.markdown, {}
+        waiting += section.text
+        if len(waiting) > WINDOW_CHARS:
+            yield from take(_last_block(waiting, markdown) or len(waiting))
+    yield from take(len(waiting))
+
+
+def _last_block(source: str, markdown: bool) -> int:
+    """Where the last block begins, or the last heading without a block yet: all before it can be split already."""
+    starts = [at for _, blocks, at in _sections(source, "", markdown, {}) for at in (at, *(block.start for block in blocks))]
+    return max(starts)
+
+
+def _chunk(source: str, count_tokens: Callable[[str], int], title: str, markdown: bool, max_tokens: int, path: dict[int, str]) -> list[Chunk]:
     special = count_tokens("")
 
     def cost(span: Span) -> int:
@@ -57,7 +97,7 @@ def chunk(source: str, count_tokens: Callable[[str], int], *, title: str = "", m
 
     chunks: list[Chunk] = []
     at_char = at_byte = 0
-    for heading, blocks in _sections(source, title, markdown):
+    for heading, blocks, _ in _sections(source, title, markdown, path):
         pieces = [(piece, size) for block in blocks for piece, size in _fit(source, block, cost, max_tokens)]
         for span in _pack(pieces, max_tokens):
             start, end = _strip(source, span)
@@ -68,19 +108,21 @@ def chunk(source: str, count_tokens: Callable[[str], int], *, title: str = "", m
     return chunks
 
 
-def _sections(source: str, title: str, markdown: bool) -> Iterator[tuple[str, list[_Block]]]:
-    """The path of headings and the blocks below it, for every heading."""
-    path: dict[int, str] = {}
+def _sections(source: str, title: str, markdown: bool, path: dict[int, str]) -> Iterator[tuple[str, list[_Block], int]]:
+    """The path of headings, the blocks below it and where its heading begins, for every heading. ``path`` is that at the start, then at the end."""
+    begin = 0
     blocks: list[_Block] = []
     fence = ""
     fresh = True
     for match in _LINE.finditer(source, 1 if source.startswith("\ufeff") else 0):
         line, (start, end) = match[0], match.span()
         if markdown and not fence and (heading := _HEADING.fullmatch(line)):
-            yield " > ".join(path.values()) or title, blocks
+            yield " > ".join(path.values()) or title, blocks, begin
             level, name = len(heading[1]), _heading_text(heading[2])
-            path = {depth: above for depth, above in path.items() if depth < level} | ({level: name} if name else {})
-            blocks, fresh = [], True
+            kept = below(path, level, name)
+            path.clear()
+            path.update(kept)
+            blocks, fresh, begin = [], True, start
             continue
         marker = _FENCE.fullmatch(line) if markdown else None
         if fence or (marker and not (marker[1][0] == "`" and "`" in marker[2])):
@@ -94,7 +136,7 @@ def _sections(source: str, title: str, markdown: bool) -> Iterator[tuple[str, li
         else:
             _place(blocks, line, start, end, fresh, markdown)
             fresh = False
-    yield " > ".join(path.values()) or title, blocks
+    yield " > ".join(path.values()) or title, blocks, begin
 
 
 def _heading_text(rest: str) -> str:

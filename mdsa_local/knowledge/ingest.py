@@ -4,20 +4,42 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 
-from mdsa_local.knowledge.chunking import chunk
+from mdsa_local.knowledge.chunking import chunk_all
+from mdsa_local.knowledge.loaders import CONTAINED, UnreadableError, family
+from mdsa_local.knowledge.loaders.contained import Reader
 from mdsa_local.knowledge.store import Document, Entry, KnowledgeBase
 from mdsa_local.settings import shipped
 
-# Suffix to whether the text is Markdown.
-TYPES = {".md": True, ".markdown": True, ".txt": False}
 # Documents are committed together until they have this many chunks: every commit makes files and a version.
 COMMIT_CHUNKS = 512
 
-Progress = Callable[[str, int, int], None]
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How far an ingestion is: files, their bytes, and chunks stored so far."""
+
+    files_done: int = 0
+    files: int = 0
+    bytes_done: int = 0
+    bytes: int = 0
+    chunks: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Step(Tally):
+    """A tally and the file it is about, empty at the end."""
+
+    source: str = ""
+
+
+Progress = Callable[[Step], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,48 +69,101 @@ def ingest(knowledge_base: KnowledgeBase, paths: Iterable[Path | str], progress:
 
     A document's id is its path relative to the folder given, with that folder's name in front where two files would share an id. A file
     whose content is known by its hash costs nothing more than reading it. A file that cannot be used is reported, and what was stored of it
-    stays. ``follow_deletes`` also removes documents whose file in a given folder is gone or empty. ``progress`` hears ``(source, files done,
-    files in all)`` before each file and ``("", all, all)`` at the end. Raises :class:`StorageError`; running it again completes the work.
+    stays. ``follow_deletes`` also removes documents whose file in a given folder is gone or empty. ``progress`` hears a :class:`Step` before
+    each file, after each part of a large one and at the end. Raises :class:`StorageError`; running it again completes the work.
     """
     failed: list[tuple[str, str]] = []
     roots = [Path(path).expanduser().resolve() for path in paths]
     files = list({file.source: file for file in _files(roots, failed)}.values())
     stored = {document.source: document for document in knowledge_base.documents()}
-    taken = {document.document for document in stored.values()}
-    empty: set[str] = set()
-    groups: dict[str, list[str]] = {"added": [], "changed": [], "unchanged": []}
-    pending: list[Entry] = []
-    for done, file in enumerate(files):
-        if progress:
-            progress(file.source, done, len(files))
-        known = stored.get(file.source)
-        try:
-            data = file.path.read_bytes()
-            digest = hashlib.sha256(data).hexdigest()
-            if known and known.hash == digest:
-                groups["unchanged"].append(known.document)
-                continue
-            entry = _entry(file, data, digest, known.document if known else _new_id(file, taken), knowledge_base.embedder.count_tokens)
-        except (OSError, ValueError) as error:
-            failed.append((str(file.path), _reason(error)))
-            if isinstance(error, _EmptyFileError):
-                empty.add(file.source)
-            continue
-        taken.add(entry.document)
-        groups["changed" if known else "added"].append(entry.document)
-        pending.append(entry)
-        if sum(len(waiting.chunks) for waiting in pending) >= COMMIT_CHUNKS:
-            knowledge_base.add(pending)
-            pending = []
-    knowledge_base.add(pending)
-    gone = _gone(stored.values(), roots, {file.source for file in files} - empty, failed) if follow_deletes else []
+    with Reader() as reader:
+        run = _Run(knowledge_base, reader, stored, Tally(files=len(files), bytes=sum(map(_size, files))), progress, failed)
+        for file in files:
+            run.take(file)
+        run.commit()
+    gone = _gone(stored.values(), roots, {file.source for file in files} - run.empty, failed) if follow_deletes else []
     if gone:
         knowledge_base.delete_all(gone)
-    if groups["added"] or groups["changed"] or gone:
+    if run.groups["added"] or run.groups["changed"] or gone:
         knowledge_base.optimize()
-    if progress:
-        progress("", len(files), len(files))
-    return Report(removed=tuple(gone), failed=tuple(failed), **{name: tuple(documents) for name, documents in groups.items()})
+    run.tell("")
+    return Report(removed=tuple(gone), failed=tuple(failed), **{name: tuple(documents) for name, documents in run.groups.items()})
+
+
+class _Run:
+    """One ingestion: what is waiting for the next commit, and what has been done."""
+
+    def __init__(
+        self,
+        knowledge_base: KnowledgeBase,
+        reader: Reader,
+        stored: Mapping[str, Document],
+        tally: Tally,
+        progress: Progress | None,
+        failed: list[tuple[str, str]],
+    ) -> None:
+        self._knowledge_base, self._reader, self._stored = knowledge_base, reader, stored
+        self._taken = {document.document for document in stored.values()}
+        self._tally, self._progress, self._failed = tally, progress, failed
+        self._pending: list[Entry] = []
+        self._waiting = 0
+        self.groups: dict[str, list[str]] = {"added": [], "changed": [], "unchanged": []}
+        self.empty: set[str] = set()
+
+    def tell(self, source: str) -> None:
+        """Report how far the work is."""
+        if self._progress:
+            self._progress(Step(source=source, **asdict(self._tally)))
+
+    def take(self, file: _File) -> None:
+        """Store a file, or let it wait for the next commit."""
+        self.tell(file.source)
+        before = self._tally.bytes_done
+        try:
+            self._store(file)
+        except (OSError, ValueError) as error:
+            self._failed.append((str(file.path), _reason(error)))
+            if isinstance(error, _EmptyFileError):
+                self.empty.add(file.source)
+        self._tally = replace(self._tally, files_done=self._tally.files_done + 1, bytes_done=before + _size(file))
+
+    def _store(self, file: _File) -> None:
+        known = self._stored.get(file.source)
+        with file.path.open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+        if known and known.hash == digest:
+            self.groups["unchanged"].append(known.document)
+            return
+        name = known.document if known else _new_id(file, self._taken)
+        chunks = chunk_all(self._reader.sections(file.path), self._knowledge_base.embedder.count_tokens, title=file.path.stem)
+        first = list(islice(chunks, COMMIT_CHUNKS))
+        if not first:
+            raise _EmptyFileError("has no text")
+        if len(first) < COMMIT_CHUNKS:
+            self._pending.append(Entry(name, file.source, digest, tuple(first)))
+            self._waiting += len(first)
+        else:
+            if family(file.path) not in CONTAINED:
+                # What cannot be read to its end must not replace a part of what is stored.
+                deque(self._reader.sections(file.path), maxlen=0)
+            self._knowledge_base.add_large(
+                Entry(name, file.source, digest, ()), chain(first, chunks), partial(self._heard, file, self._tally.bytes_done)
+            )
+        self._taken.add(name)
+        self.groups["changed" if known else "added"].append(name)
+        if self._waiting >= COMMIT_CHUNKS:
+            self.commit()
+
+    def _heard(self, file: _File, before: int, chunks: int, end: int) -> None:
+        # Where text is extracted its length is not that of the file; it cannot be more than done.
+        self._tally = replace(self._tally, chunks=self._tally.chunks + chunks, bytes_done=before + min(end, _size(file)))
+        self.tell(file.source)
+
+    def commit(self) -> None:
+        """Store what is waiting."""
+        self._knowledge_base.add(self._pending)
+        self._tally = replace(self._tally, chunks=self._tally.chunks + self._waiting)
+        self._pending, self._waiting = [], 0
 
 
 def source_of(path: Path) -> str:
@@ -102,7 +177,8 @@ def _files(roots: Iterable[Path], failed: list[tuple[str, str]]) -> Iterator[_Fi
     for root in roots:
         if root.is_dir():
             for folder, below, names in os.walk(root, onerror=lambda error: failed.append((str(error.filename), _reason(error)))):
-                below[:] = sorted(name for name in below if not name.startswith("."))
+                # A knowledge base may lie in a folder of documents; its own files are none.
+                below[:] = sorted(name for name in below if not name.startswith(".") and not name.endswith(".lance"))
                 found = [Path(folder, name) for name in sorted(names) if not name.startswith(".")]
                 yield from (_File(path, root, source_of(path)) for path in found if _usable(path, failed))
         elif _usable(root, failed):
@@ -123,19 +199,22 @@ def _usable(path: Path, failed: list[tuple[str, str]]) -> bool:
         failed.append((str(path), "does not exist"))
     elif not path.is_file():
         failed.append((str(path), "not a file"))
-    elif path.suffix.lower() not in TYPES:
-        failed.append((str(path), f"not a supported type: {path.suffix or path.name} (supported: {', '.join(TYPES)})"))
     else:
+        try:
+            family(path)
+        except UnreadableError as error:
+            failed.append((str(path), str(error)))
+            return False
         return True
     return False
 
 
-def _entry(file: _File, data: bytes, digest: str, document: str, count_tokens: Callable[[str], int]) -> Entry:
-    markdown = TYPES[file.path.suffix.lower()]
-    chunks = chunk(data.decode("utf-8"), count_tokens, title=file.path.stem, markdown=markdown)
-    if not chunks:
-        raise _EmptyFileError("has no text")
-    return Entry(document, file.source, digest, tuple(chunks))
+def _size(file: _File) -> int:
+    """0 for a file that cannot be asked; reading it will tell why."""
+    try:
+        return file.path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _new_id(file: _File, taken: Collection[str]) -> str:
@@ -158,8 +237,6 @@ def _gone(stored: Iterable[Document], roots: Iterable[Path], seen: Collection[st
 
 
 def _reason(error: OSError | ValueError) -> str:
-    if isinstance(error, UnicodeDecodeError):
-        return f"not UTF-8 text: {error.reason} at byte {error.start}"
     if isinstance(error, OSError):
         return f"cannot be read: {error.strerror or error}"
     return str(error)

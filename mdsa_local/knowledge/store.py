@@ -6,11 +6,11 @@ import asyncio
 import json
 import threading
 from collections import Counter
-from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from itertools import chain
-from typing import TYPE_CHECKING, Any
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mdsa_local.domains.config import NAME
 from mdsa_local.errors import ConfigError, InputError
@@ -28,12 +28,16 @@ if TYPE_CHECKING:
 # Candidates each search hands to the fusion, where fewer than a third of them are asked for.
 CANDIDATES = 30
 EMBED_BATCH = 64
+# A large document is committed in parts of this size: its vectors are never all in memory.
+PART_CHUNKS = 2048
 # Readers see every commit at once, so a version is in use for one search at most.
 KEEP_VERSIONS = timedelta(minutes=10)
 
 _TEXT_COLUMNS = ("id", "document", "source", "hash", "title", "text", "metadata")
 _COLUMNS = ["id", "source", "title", "text", "start", "end", "metadata"]
 _FINGERPRINT = b"mdsa.embedder"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A stored document and how many chunks it has."""
+    """A stored document and how many chunks it has. ``hash`` is empty when storing it was interrupted."""
 
     document: str
     source: str
@@ -79,13 +83,43 @@ class KnowledgeBase:
         rows = [(entry, number, chunk) for entry in by_document.values() for number, chunk in enumerate(entry.chunks)]
         if not by_document:
             return
+        self._merge(rows, _among(by_document))
+
+    def add_large(self, entry: Entry, chunks: Iterable[Chunk], heard: Callable[[int, int], None] | None = None) -> None:
+        """Store a document of any size in commits of :data:`PART_CHUNKS`; ``entry`` has no chunks of its own. Its first chunk is stored last,
+        together with the removal of what is left of an earlier version: until then the document counts as interrupted, and storing the same
+        again goes on where it stopped. ``heard`` gets, for every part, its number of chunks and where the last one ends."""
+        stored = self._ids(entry)
+        first: list[tuple[Entry, int, Chunk]] = []
+        for part in _batched(enumerate(chunks), PART_CHUNKS):
+            rows = [(entry, number, chunk) for number, chunk in part]
+            first = first or rows[:1]
+            missing = [row for row in rows if row[1] and f"{entry.document}#{row[1]}" not in stored]
+            if missing:
+                self._merge(missing)
+            if heard:
+                heard(len(rows), rows[-1][2].end)
+        self._merge(first, f"{_among([entry.document])} AND hash != '{entry.hash}'")
+
+    def _ids(self, entry: Entry) -> set[str]:
+        """The chunks stored of just this version of a document."""
+        table = self.opened()
+        if table is None:
+            return set()
+        query = table.query().where(f"{_among([entry.document])} AND hash = '{entry.hash}'").select(["id"])
+        return set(self._run(query.to_arrow())["id"].to_pylist())
+
+    def _merge(self, rows: Sequence[tuple[Entry, int, Chunk]], delete: str = "") -> None:
+        """Store rows in one commit, in place of those of the same ids and of the others that meet the condition ``delete``."""
         vectors = self._embed([(chunk.title, chunk.text) for _, _, chunk in rows])
         with self.database.writing(self.name):
             table = self.opened() or self.database.create(self.name, self._schema())
             self._run(table.checkout_latest())
             self._check(self._run(table.schema()))
             merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-            self._run(merge.when_not_matched_by_source_delete(_among(by_document)).execute(self._rows(rows, vectors)))
+            if delete:
+                merge = merge.when_not_matched_by_source_delete(delete)
+            self._run(merge.execute(self._rows(rows, vectors)))
 
     def delete(self, document: str) -> bool:
         """Remove a document; False when it is not there."""
@@ -105,9 +139,24 @@ class KnowledgeBase:
         table = self.opened()
         if table is None:
             return []
-        columns = self._run(table.query().select(["document", "source", "hash"]).to_arrow())
-        found = Counter(zip(*(columns[name].to_pylist() for name in ("document", "source", "hash")), strict=True))
-        return [Document(document, source, digest, count) for (document, source, digest), count in sorted(found.items())]
+        query = table.query().select(["id", "document", "source", "hash"])
+        counts: Counter[tuple[str, str, str]] = Counter()
+        complete: set[str] = set()
+
+        async def read() -> None:
+            async for batch in await query.to_batches():
+                ids, *columns = (batch[name].to_pylist() for name in ("id", "document", "source", "hash"))
+                counts.update(zip(*columns, strict=True))
+                complete.update(row_id.removesuffix("#0") for row_id in ids if row_id.endswith("#0"))
+
+        self._run(read())
+        found: dict[str, Document] = {}
+        for (document, source, digest), count in sorted(counts.items()):
+            # Two versions side by side: the later one was not stored to its end.
+            whole = document in complete and document not in found
+            earlier = found[document].n_chunks if document in found else 0
+            found[document] = Document(document, source, digest if whole else "", count + earlier)
+        return list(found.values())
 
     def search(self, vector: NDArray[np.float32], text: str, k: int) -> list[Passage]:
         """The best ``k`` passages, best first by fused rank. ``score`` is the cosine with ``vector``, 0 to 1."""
@@ -258,5 +307,7 @@ def _among(documents: Iterable[str]) -> str:
     return "document IN ({})".format(", ".join("'{}'".format(document.replace("'", "''")) for document in documents))
 
 
-def _batched(items: Sequence[tuple[str, str]], size: int) -> Iterator[Sequence[tuple[str, str]]]:
-    return (items[start : start + size] for start in range(0, len(items), size))
+def _batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    left = iter(items)
+    while batch := list(islice(left, size)):
+        yield batch

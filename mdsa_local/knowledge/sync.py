@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mdsa_local.errors import UnknownNameError
-from mdsa_local.knowledge.ingest import Report, source_of
+from mdsa_local.knowledge.ingest import Report, Step, source_of
 from mdsa_local.settings import Settings, shipped, storage_error
 
 if TYPE_CHECKING:
@@ -70,7 +70,12 @@ def sync(rag: DualRAG, settings: Settings, fingerprint: str, progress: Callable[
     before = state(settings, fingerprint)
     if _stamped(settings)[0] != fingerprint:
         _embed_again(rag)
-    reports = {domain: rag.add_paths(group, domain, progress, follow_deletes=True) for domain, group in _by_domain(folders(settings))}
+
+    def tell(step: Step) -> None:
+        if progress:
+            progress(step.source, step.files_done, step.files)
+
+    reports = {domain: rag.add_paths(group, domain, tell, follow_deletes=True) for domain, group in _by_domain(folders(settings))}
     for domain, documents in _orphans(rag, settings):
         for document in documents:
             # Another process may have been quicker.

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdsa_local.knowledge.chunking import Chunk, chunk
+from mdsa_local.knowledge.chunking import Chunk, chunk, chunk_all
+from mdsa_local.knowledge.loaders import Section
 
 from .toy_embedder import ToyEmbedder
 
@@ -141,6 +142,36 @@ def test_a_word_without_end_is_cut() -> None:
 @pytest.mark.parametrize("source", ["", " \n\t\n", "# Only\n\n## Headings", "\ufeff"])
 def test_no_text_is_no_chunk(source: str) -> None:
     assert chunk(source, count) == []
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(WEIRD, st.booleans()), max_size=8), st.integers(1, 200), st.booleans())
+def test_in_windows_no_text_is_lost_either(pieces: list[tuple[str, bool]], window: int, markdown: bool) -> None:
+    sections = [Section(text.replace("#", "").replace("\ufeff", ""), markdown=markdown, continues=continues) for text, continues in pieces]
+    source = "".join(section.text for section in sections)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mdsa_local.knowledge.chunking.WINDOW_CHARS", window)
+        chunks = list(chunk_all(sections, count, max_tokens=12))
+    exact(source, chunks)
+    assert squeezed("".join(piece.text for piece in chunks)) == squeezed(source)
+
+
+def test_windows_keep_headings_and_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = "".join(path.read_text(encoding="utf-8") + "\n" for path in ARTICLES[:30])
+    whole = chunk(source, count)
+    monkeypatch.setattr("mdsa_local.knowledge.chunking.WINDOW_CHARS", 20_000)
+    parts = [Section(source[at : at + 3000], markdown=True, continues=at > 0) for at in range(0, len(source), 3000)]
+    windowed = list(chunk_all(parts, count))
+    # A heading's blocks may be packed otherwise where a window ends; everything else is the same.
+    assert {piece.title for piece in windowed} == {piece.title for piece in whole}
+    assert len(set(windowed) ^ set(whole)) <= 2 * len(source) / 20_000
+
+
+def test_sections_have_their_own_titles() -> None:
+    sections = [Section("one\n\n", "a > page 1"), Section("# x\ntwo\n\n", "a > page 2", markdown=True), Section("drei é\n\n"), Section("vier")]
+    chunks = list(chunk_all(sections, count, title="a"))
+    assert [(piece.title, piece.text) for piece in chunks] == [("a > page 1", "one"), ("x", "two"), ("a", "drei é"), ("a", "vier")]
+    exact("".join(section.text for section in sections), chunks)
 
 
 def test_sections_of_the_shipped_articles_are_one_chunk_each() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mdsa_local.errors import StorageError
-from mdsa_local.knowledge.ingest import Report, ingest
+from mdsa_local.knowledge.ingest import Report, Step, ingest
 from mdsa_local.knowledge.lance import connect
 from mdsa_local.knowledge.store import Entry, KnowledgeBase
 from mdsa_local.settings import shipped
@@ -35,14 +35,15 @@ def docs(tmp_path: Path) -> Path:
 
 def test_folders_are_read_with_all_below(tmp_path: Path, docs: Path) -> None:
     knowledge_base = base(tmp_path / "kb")
-    heard: list[tuple[str, int, int]] = []
-    report = ingest(knowledge_base, [docs], lambda *what: heard.append(what))
+    heard: list[Step] = []
+    report = ingest(knowledge_base, [docs], heard.append)
     assert report == Report(added=("cards.md", "notes.txt", "loans/early.markdown"))
     assert [(found.document, found.source) for found in knowledge_base.documents()] == [
         (name, str(docs.resolve() / name)) for name in ("cards.md", "loans/early.markdown", "notes.txt")
     ]
-    assert [done for _, done, _ in heard] == [0, 1, 2, 3]
-    assert heard[-1] == ("", 3, 3)
+    assert [step.files_done for step in heard] == [0, 1, 2, 3]
+    size = sum(path.stat().st_size for path in (docs / "cards.md", docs / "notes.txt", docs / "loans/early.markdown"))
+    assert heard[-1] == Step(3, 3, size, size, 3, "")
     [vector] = knowledge_base.embedder.encode(["x"])
     assert {passage.title for passage in knowledge_base.search(vector, "x", 9)} == {"Cards", "Loans", "notes"}
 
@@ -92,14 +93,14 @@ def test_files_that_cannot_be_used_are_reported(tmp_path: Path, docs: Path) -> N
     (docs / "latin.md").write_bytes(b"caf\xe9")
     write(docs / "empty.md", "\n")
     write(docs / "headings.md", "# Only a heading")
-    write(docs / "paper.pdf", "%PDF")
+    write(docs / "paper.odt", "PK")
     write(docs / "Makefile", "all:")
     (docs / "broken.md").symlink_to(docs / "nowhere.md")
     os.mkfifo(docs / "pipe.txt")
     report = ingest(base(tmp_path / "kb"), [docs, tmp_path / "missing.md"])
     assert len(report.added) == 3
     reasons = {Path(path).name: reason for path, reason in report.failed}
-    assert reasons.pop("paper.pdf").startswith("not a supported type: .pdf")
+    assert reasons.pop("paper.odt").startswith("not a supported type: .odt")
     assert reasons.pop("Makefile").startswith("not a supported type: Makefile")
     assert reasons == {
         "latin.md": "not UTF-8 text: unexpected end of data at byte 3",
@@ -159,3 +160,37 @@ def test_a_run_after_a_crash_completes(tmp_path: Path, monkeypatch: pytest.Monke
     report = ingest(knowledge_base, [tmp_path / "docs"])
     assert (len(report.unchanged), len(report.added)) == (4, 6)
     assert len(knowledge_base.documents()) == 10
+
+
+def test_a_large_document_is_stored_in_parts_and_goes_on_after_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mdsa_local.knowledge.ingest.COMMIT_CHUNKS", 8)
+    monkeypatch.setattr("mdsa_local.knowledge.store.PART_CHUNKS", 8)
+    path = write(tmp_path / "docs/book.md", "".join(f"# Chapter {n}\nwords of chapter {n}\n" for n in range(40)))
+    embedder = ToyEmbedder()
+    knowledge_base = KnowledgeBase(connect(tmp_path / "kb"), "finance", embedder)
+    heard: list[Step] = []
+
+    def stop(step: Step) -> None:
+        heard.append(step)
+        if step.chunks >= 24:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ingest(knowledge_base, [path], stop)
+    assert [step.chunks for step in heard] == [0, 8, 16, 24]
+    assert 0 < heard[-1].bytes_done < heard[-1].bytes == path.stat().st_size
+    [interrupted] = knowledge_base.documents()
+    assert (interrupted.hash, interrupted.n_chunks) == ("", 23)
+    embedder.encoded.clear()
+    assert ingest(knowledge_base, [path]).changed == ("book.md",)
+    assert len(embedder.encoded) == 17, "what was stored is not embedded again"
+    assert [found.n_chunks for found in knowledge_base.documents()] == [40]
+    # A shorter version leaves nothing of the longer one, and a version that cannot be read leaves all.
+    write(path, "".join(f"# Chapter {n}\nother words {n}\n" for n in range(20)))
+    assert ingest(knowledge_base, [path]).changed == ("book.md",)
+    path.write_bytes(path.read_bytes() + b"\xff")
+    [(_, reason)] = ingest(knowledge_base, [path]).failed
+    assert reason.startswith("not UTF-8 text")
+    [book] = knowledge_base.documents()
+    assert (book.n_chunks, book.hash != "") == (20, True)
+    assert {passage.text.split()[0] for passage in knowledge_base.search(embedder.encode(["words"])[0], "words", 40)} == {"other"}

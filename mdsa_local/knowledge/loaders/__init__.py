@@ -1,0 +1,77 @@
+"""Files into text: one module for each family of formats, one line in :data:`LOADERS` for each suffix.
+
+A loader is a module with ``read(path) -> Iterator[Section]``; it raises :class:`UnreadableError` for a file that cannot be used. A family in
+:data:`CONTAINED` is parsed in a process of its own, with limits on time and memory, because the format can be made to exhaust them.
+Importing this package loads no parser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Protocol, cast
+
+# Suffix to module in this package.
+LOADERS = {
+    ".md": "text", ".markdown": "text", ".txt": "text",
+    ".html": "html", ".htm": "html", ".xhtml": "html",
+    ".pdf": "pdf",
+    ".docx": "docx",
+    ".csv": "rows", ".tsv": "rows",
+    ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl",
+}  # fmt: skip
+CONTAINED = {"html", "pdf", "docx", "json"}
+# Family to the module it needs, and the extra that brings it.
+NEEDS = {"pdf": ("pypdf", "docs"), "docx": ("docx", "docs")}
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Text that belongs together. ``title`` is its path of headings, empty for the name of the file; ``markdown`` whether the text has
+    headings and tables of its own; ``continues`` whether it goes on where the section before ended."""
+
+    text: str
+    title: str = ""
+    markdown: bool = False
+    continues: bool = False
+
+
+class UnreadableError(ValueError):
+    """The file cannot be used; the message says why."""
+
+
+class Loader(Protocol):
+    """What a module of this package offers."""
+
+    def read(self, path: Path) -> Iterator[Section]:
+        """The sections of the file, in order. Raises :class:`UnreadableError` and OSError."""
+
+
+def family(path: Path) -> str:
+    """The module that reads ``path``. Raises :class:`UnreadableError` for an unknown type and for one whose parser is not installed."""
+    suffix = path.suffix.lower()
+    if suffix not in LOADERS:
+        raise UnreadableError(f"not a supported type: {suffix or path.name} (supported: {', '.join(LOADERS)})")
+    name = LOADERS[suffix]
+    module, extra = NEEDS.get(name, ("", ""))
+    if module and find_spec(module) is None:
+        raise UnreadableError(f"{suffix} files need the package {module}, which is not installed: pip install 'mdsa-local[{extra}]'")
+    return name
+
+
+def loader(name: str) -> Loader:
+    """The module of a family."""
+    return cast(Loader, import_module(f"{__name__}.{name}"))
+
+
+def headed(stem: str, path: dict[int, str]) -> str:
+    """The title of a section below the headings ``{level: name}``."""
+    return " > ".join(path[level] for level in sorted(path)) or stem
+
+
+def below(path: dict[int, str], level: int, name: str) -> dict[int, str]:
+    """The headings in force after a heading: those of lower level above it, and itself."""
+    return {depth: above for depth, above in path.items() if depth < level} | ({level: name} if name else {})

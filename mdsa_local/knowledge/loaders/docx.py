@@ -1,0 +1,57 @@
+"""The text of Word files (DOCX), by python-docx: headings become titles, list items and table rows lines."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from zipfile import BadZipFile, ZipFile
+
+from mdsa_local.knowledge.loaders import Section, UnreadableError, below, headed
+
+# Text and markup of a book of 2,000 pages are about 20 MB; more is a bomb or not a document.
+UNPACKED_LIMIT = 100 << 20
+_HEADING = re.compile(r"heading (\d)", re.IGNORECASE)
+
+
+def read(path: Path) -> Iterator[Section]:
+    """A section for each heading."""
+    _check(path)
+    from docx import Document
+    from docx.opc.exceptions import OpcError
+    from docx.table import Table
+
+    try:
+        document = Document(str(path))
+    except (OpcError, KeyError, ValueError, BadZipFile) as error:
+        raise UnreadableError(f"is damaged or no Word document: {error}") from None
+    outline: dict[int, str] = {}
+    blocks: list[str] = []
+    for block in document.iter_inner_content():
+        if isinstance(block, Table):
+            blocks.append("\n".join(" | ".join(dict.fromkeys(" ".join(cell.text.split()) for cell in row.cells)) for row in block.rows))
+            continue
+        name = (block.style.name if block.style is not None else "") or ""
+        match = _HEADING.match(name)
+        if match or name == "Title":
+            yield from _section(blocks, headed(path.stem, outline))
+            blocks, outline = [], below(outline, int(match[1]) if match else 0, " ".join(block.text.split()))
+        elif block.text.strip():
+            blocks.append(("- " if name.startswith("List") else "") + block.text.strip())
+    yield from _section(blocks, headed(path.stem, outline))
+
+
+def _section(blocks: list[str], title: str) -> Iterator[Section]:
+    if blocks:
+        yield Section("\n\n".join(blocks) + "\n\n", title)
+
+
+def _check(path: Path) -> None:
+    """Refuse, before anything is unpacked, what would unpack to too much."""
+    try:
+        with ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist() if entry.filename.endswith((".xml", ".rels")))
+    except BadZipFile as error:
+        raise UnreadableError(f"is damaged or no Word document: {error}") from None
+    if size > UNPACKED_LIMIT:
+        raise UnreadableError(f"unpacks to {size >> 20} MB of markup, more than the {UNPACKED_LIMIT >> 20} MB allowed")

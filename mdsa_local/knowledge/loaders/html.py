@@ -1,0 +1,112 @@
+"""HTML to text: headings become titles, list items and table rows lines; scripts, styles and what is marked hidden are left out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+from mdsa_local.knowledge.loaders import Section, UnreadableError, below, headed
+
+SKIPPED = {"script", "style", "template", "noscript", "svg", "math", "iframe", "object", "head", "select", "button"}
+BLOCKS = set(
+    "address article aside blockquote body caption dd details dialog div dl dt fieldset figcaption figure footer form header hr html legend li main "
+    "nav ol p pre section summary table tbody tfoot thead tr ul".split()
+)
+HEADINGS = {f"h{level}": level for level in range(1, 7)}
+VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
+PIECE_CHARS = 1 << 16
+_CHARSET = re.compile(rb"""charset\s*=\s*["']?([\w.:-]+)""", re.IGNORECASE)
+
+
+def read(path: Path) -> Iterator[Section]:
+    """A section for each heading. The encoding is that of the byte order mark, else what the page declares, else UTF-8."""
+    text = _text(path.read_bytes())
+    page = _Page(path.stem)
+    for start in range(0, len(text), PIECE_CHARS):
+        page.feed(text[start : start + PIECE_CHARS])
+        yield from page.taken()
+    page.close()
+    page.section()
+    yield from page.taken()
+
+
+def _text(data: bytes) -> str:
+    marks = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+    declared = _CHARSET.search(data[:4096])
+    encoding = next((name for mark, name in marks.items() if data.startswith(mark)), declared[1].decode() if declared else "utf-8")
+    try:
+        return data.decode(encoding)
+    except LookupError:
+        raise UnreadableError(f"declares the unknown encoding {encoding!r}") from None
+    except UnicodeDecodeError as error:
+        raise UnreadableError(f"not {encoding} text: {error.reason} at byte {error.start}") from None
+
+
+class _Page(HTMLParser):
+    def __init__(self, stem: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self._stem = stem
+        self._path: dict[int, str] = {}
+        self._blocks: list[str] = []
+        self._words: list[str] = []
+        self._hidden: list[str] = []
+        self._verbatim = 0
+        self._sections: list[Section] = []
+
+    def taken(self) -> list[Section]:
+        """The sections that are complete, once."""
+        done, self._sections = self._sections, []
+        return done
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if self._hidden:
+            # Only the same tag can hide its own end.
+            if tag == self._hidden[0] and tag not in VOID:
+                self._hidden.append(tag)
+            return
+        given = dict(attrs)
+        if tag in SKIPPED or "hidden" in given or given.get("aria-hidden") == "true":
+            if tag not in VOID:
+                self._block()
+                self._hidden.append(tag)
+        elif tag in HEADINGS:
+            self.section()
+        elif tag in ("td", "th"):
+            self._words.append(" | " if self._words else "")
+        elif tag == "br":
+            self._words.append("\n")
+        elif tag in BLOCKS:
+            self._block()
+            self._verbatim += tag == "pre"
+            if tag == "li":
+                self._words.append("- ")
+
+    def handle_endtag(self, tag: str) -> None:
+        if self._hidden:
+            if tag == self._hidden[0]:
+                self._hidden.pop()
+        elif tag in HEADINGS:
+            name, self._words = " ".join("".join(self._words).split()), []
+            self._path = below(self._path, HEADINGS[tag], name)
+        elif tag in BLOCKS:
+            self._block()
+            self._verbatim -= tag == "pre" and self._verbatim > 0
+
+    def handle_data(self, data: str) -> None:
+        if not self._hidden:
+            self._words.append(data if self._verbatim else re.sub(r"\s+", " ", data))
+
+    def _block(self) -> None:
+        text, self._words = "".join(self._words), []
+        text = text.strip("\r\n").rstrip() if self._verbatim else "\n".join(" ".join(line.split()) for line in text.split("\n")).strip()
+        if text.strip("- |\n"):
+            self._blocks.append(text)
+
+    def section(self) -> None:
+        """End the section that is being read."""
+        self._block()
+        if self._blocks:
+            self._sections.append(Section("\n\n".join(self._blocks) + "\n\n", headed(self._stem, self._path)))
+            self._blocks = []

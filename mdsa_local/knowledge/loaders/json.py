@@ -1,0 +1,60 @@
+"""JSON: a section for each object of a list, or one for the whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mdsa_local.knowledge.loaders import Section, UnreadableError
+
+TITLES = ("title", "name", "heading", "question", "id")
+BODIES = ("content", "text", "body", "answer")
+
+
+def read(path: Path) -> Iterator[Section]:
+    """The records in order; see :func:`record`."""
+    value = parsed(path.read_bytes(), "")
+    for number, item in enumerate(value if isinstance(value, list) else [value], 1):
+        yield record(item, path.stem, f"record {number}")
+
+
+def parsed(data: bytes, where: str) -> Any:
+    """A JSON value. Raises :class:`UnreadableError`."""
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise UnreadableError(f"{where}is nested too deeply") from None
+    except UnicodeDecodeError as error:
+        raise UnreadableError(f"{where}not UTF-8 text: {error.reason} at byte {error.start}") from None
+    except json.JSONDecodeError as error:
+        raise UnreadableError(f"{where}not valid JSON: {error}") from None
+
+
+def record(value: Any, stem: str, name: str) -> Section:
+    """An object as text: its content first, then every other field as ``key: value``; its title, or else ``name``, below the file's."""
+    if not isinstance(value, dict):
+        return Section(_clean("\n".join(_fields("", value))) + "\n\n", f"{stem} > {name}")
+    fields = dict(value)
+    title = next((fields.pop(key) for key in TITLES if isinstance(fields.get(key), str) and fields[key].strip()), name)
+    body = next((fields.pop(key) for key in BODIES if isinstance(fields.get(key), str)), "")
+    parts = [body.strip(), "\n".join(_fields("", fields))]
+    return Section(_clean("\n\n".join(part for part in parts if part)) + "\n\n", f"{stem} > {_clean(' '.join(title.split()))}")
+
+
+def _fields(key: str, value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _fields(f"{key}.{name}" if key else str(name), item)
+    elif isinstance(value, list) and not all(isinstance(item, str | int | float) for item in value):
+        for number, item in enumerate(value, 1):
+            yield from _fields(f"{key}[{number}]", item)
+    elif value is not None and value != "" and value != []:
+        text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        yield f"{key}: {text}" if key else text
+
+
+def _clean(text: str) -> str:
+    """Without lone halves of surrogate pairs, which JSON can spell and UTF-8 cannot."""
+    return text.encode(errors="replace").decode()

@@ -1,0 +1,32 @@
+"""The text of PDF files, a section for each page, by pypdf. Scanned pages have none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from mdsa_local.knowledge.loaders import Section, UnreadableError
+
+
+def read(path: Path) -> Iterator[Section]:
+    """The pages that have text, titled ``name > page 3``."""
+    from pypdf import PdfReader
+    from pypdf.errors import PyPdfError
+
+    try:
+        with PdfReader(path) as reader:
+            # Many files are encrypted with an empty password, only to set permissions.
+            if reader.is_encrypted and not reader.decrypt(""):
+                raise UnreadableError("is encrypted with a password")
+            if not reader.pages:
+                raise UnreadableError("has no pages")
+            empty = True
+            for number, page in enumerate(reader.pages, 1):
+                text = page.extract_text().encode(errors="replace").decode()
+                if text.strip():
+                    empty = False
+                    yield Section(text + "\n\n", f"{path.stem} > page {number}")
+            if empty:
+                raise UnreadableError("has no text: its pages are pictures; recognise their text first (OCR)")
+    except PyPdfError as error:
+        raise UnreadableError(f"is damaged or no PDF: {error}") from None

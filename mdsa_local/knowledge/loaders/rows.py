@@ -1,0 +1,56 @@
+"""CSV and TSV: each row becomes a line ``column: value; column: value``, so that a passage says what its numbers are."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from mdsa_local.knowledge.loaders import Section, UnreadableError
+from mdsa_local.knowledge.loaders.text import decoded
+
+ROWS = 200
+SAMPLE_CHARS = 20_000
+
+
+def read(path: Path) -> Iterator[Section]:
+    """Sections of 200 rows. The first row names the columns."""
+    reader = csv.reader(_lines(path), _dialect(path))
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        start = 1
+        while rows := list(islice(reader, ROWS)):
+            text = "".join(f"{line}\n\n" for line in (_row(header, row) for row in rows) if line)
+            if text:
+                yield Section(text, f"{path.stem} > rows {start} to {start + len(rows) - 1}")
+            start += len(rows)
+    except csv.Error as error:
+        raise UnreadableError(f"cannot be read as a table: line {reader.line_num}: {error}") from None
+
+
+def _dialect(path: Path) -> type[csv.Dialect]:
+    if path.suffix.lower() == ".tsv":
+        return csv.excel_tab
+    sample = next(decoded(path), "")[:SAMPLE_CHARS]
+    try:
+        found = csv.Sniffer().sniff(sample.partition("\n")[0], delimiters=",;\t|").delimiter
+    except csv.Error:
+        # One column has no delimiter to be found.
+        found = ","
+    return type("Found", (csv.excel,), {"delimiter": found})
+
+
+def _lines(path: Path) -> Iterator[str]:
+    rest = ""
+    for number, piece in enumerate(decoded(path)):
+        text = rest + (piece.removeprefix("\ufeff") if number == 0 else piece)
+        *lines, rest = text.split("\n")
+        yield from (line + "\n" for line in lines)
+    if rest:
+        yield rest
+
+
+def _row(header: list[str], row: list[str]) -> str:
+    cells = [(header[i] if i < len(header) else f"column {i + 1}", " ".join(cell.split())) for i, cell in enumerate(row)]
+    return "; ".join(f"{name}: {cell}" if name else cell for name, cell in cells if cell)

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import pytest
+
+from mdsa_local.cli.meter import Meter, said
+from mdsa_local.knowledge.ingest import Step
+
+
+def test_the_time_left_goes_by_bytes() -> None:
+    step = Step(1, 4, 1_000_000, 5_000_000, 500, "a.md")
+    assert said(step, 2.0) == "1 of 4 files, 500 passages, 250/s, 8 s left"
+    assert said(Step(0, 4, 0, 5_000_000, 0, "a.md"), 0.1) == "0 of 4 files, 0 passages"
+    assert said(Step(4, 4, 5_000_000, 5_000_000, 2500, ""), 10.0) == "4 of 4 files, 2500 passages, 250/s"
+
+
+def test_elsewhere_than_on_a_terminal_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    clock = {"now": 0.0}
+    monkeypatch.setattr("mdsa_local.cli.meter.time.monotonic", lambda: clock["now"])
+    meter = Meter("adding")
+    for now, step in (
+        (1.0, Step(1, 9, 1, 9, 10, "a")),
+        (6.0, Step(2, 9, 2, 9, 12, "b")),
+        (7.0, Step(3, 9, 3, 9, 14, "c")),
+        (8.0, Step(9, 9, 9, 9, 40)),
+    ):
+        clock["now"] = now
+        meter(step)
+    assert capsys.readouterr().err.splitlines() == ["adding: 2 of 9 files, 12 passages, 2/s, 21 s left", "adding: 9 of 9 files, 40 passages, 5/s"]

@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import json
+import zipfile
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+
+from mdsa_local.knowledge.ingest import ingest
+from mdsa_local.knowledge.lance import connect
+from mdsa_local.knowledge.loaders import LOADERS, Section, UnreadableError, family
+from mdsa_local.knowledge.loaders.contained import Limits, Reader
+from mdsa_local.knowledge.store import KnowledgeBase
+from tests.knowledge.toy_embedder import ToyEmbedder
+
+
+def pdf(*pages: str) -> bytes:
+    """A PDF file, written by hand, with a line of text on each page."""
+    kids = " ".join(f"{4 + 2 * n} 0 R" for n in range(len(pages)))
+    objects = ["<< /Type /Catalog /Pages 2 0 R >>", f"<< /Type /Pages /Kids [{kids}] /Count {len(pages)} >>"]
+    objects.append("<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>")
+    for n, text in enumerate(pages):
+        content = f"BT /F1 12 Tf 72 700 Td ({text}) Tj ET" if text else ""
+        objects.append(f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Resources << /Font << /F1 3 0 R >> >> /Contents {5 + 2 * n} 0 R >>")
+        objects.append(f"<< /Length {len(content)} >>\nstream\n{content}\nendstream")
+    out, places = b"%PDF-1.4\n", []
+    parts = [out]
+    at = len(out)
+    for number, body in enumerate(objects, 1):
+        places.append(at)
+        parts.append(f"{number} 0 obj\n{body}\nendobj\n".encode())
+        at += len(parts[-1])
+    table = "".join(f"{place:010d} 00000 n \n" for place in places)
+    parts.append(f"xref\n0 {len(objects) + 1}\n0000000000 65535 f \n{table}trailer\n".encode())
+    parts.append(f"<< /Size {len(objects) + 1} /Root 1 0 R >>\nstartxref\n{at}\n%%EOF\n".encode())
+    return b"".join(parts)
+
+
+def docx() -> bytes:
+    from docx import Document
+
+    document = Document()
+    document.add_heading("Handbook", 0)
+    document.add_paragraph("Before all.")
+    document.add_heading("Leave", 1)
+    document.add_paragraph("Thirty days a year.")
+    document.add_paragraph("Ask first", style="List Bullet")
+    document.add_heading("Illness", 2)
+    table = document.add_table(2, 2)
+    for row, cells in zip(table.rows, [("Day", "Note"), ("3", "doctor's")], strict=True):
+        for cell, text in zip(row.cells, cells, strict=True):
+            cell.text = text
+    out = BytesIO()
+    document.save(out)
+    return out.getvalue()
+
+
+def read(folder: Path, name: str, content: bytes | str, limits: Limits | None = None) -> list[Section]:
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    with Reader(limits) as reader:
+        return list(reader.sections(path))
+
+
+def texts(sections: list[Section]) -> list[tuple[str, str]]:
+    return [(section.title, section.text.strip()) for section in sections]
+
+
+def test_html_keeps_structure_and_drops_what_is_not_shown(tmp_path: Path) -> None:
+    page = """<!doctype html><html><head><title>T</title><style>p {color: red}</style><script>steal()</script></head><body>
+    <nav>Home</nav><h1>Cards &amp; more</h1><p>Freeze a <b>card</b> in the<br>app.</p><script>alert("<p>x</p>")</script>
+    <h2>Fees</h2><ul><li>None</li><li>Two euros</li></ul><table><tr><th>Kind</th><th>Fee</th></tr><tr><td>Gold</td><td>5</td></tr></table>
+    <pre>a = 1
+    b = 2</pre><div hidden>secret</div><p onclick="evil()">Last &lt;script&gt; as text"""
+    assert texts(read(tmp_path, "page.html", page)) == [
+        ("page", "Home"),
+        ("Cards & more", "Freeze a card in the\napp."),
+        ("Cards & more > Fees", "- None\n\n- Two euros\n\nKind | Fee\n\nGold | 5\n\na = 1\n    b = 2\n\nLast <script> as text"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("<meta charset='iso-8859-1'><p>caf\xe9".encode("latin-1"), "caf\xe9"),
+        ("<p>caf\xe9".encode("utf-16"), "caf\xe9"),
+        ("\ufeff<p>caf\xe9".encode(), "caf\xe9"),
+    ],
+)
+def test_html_in_other_encodings(tmp_path: Path, content: bytes, text: str) -> None:
+    assert texts(read(tmp_path, "page.htm", content)) == [("page", text)]
+
+
+def test_html_that_lies_about_its_encoding_is_refused(tmp_path: Path) -> None:
+    for content, said in ((b"<p>caf\xe9", "not utf-8 text"), (b"<meta charset=klingon><p>x", "unknown encoding 'klingon'")):
+        with pytest.raises(UnreadableError, match=said):
+            read(tmp_path, "page.html", content)
+
+
+def test_pdf_pages(tmp_path: Path) -> None:
+    assert texts(read(tmp_path, "report.pdf", pdf("First page.", "", "Third page."))) == [
+        ("report > page 1", "First page."),
+        ("report > page 3", "Third page."),
+    ]
+
+
+def test_word_keeps_headings_lists_and_tables(tmp_path: Path) -> None:
+    assert texts(read(tmp_path, "handbook.docx", docx())) == [
+        ("Handbook", "Before all."),
+        ("Handbook > Leave", "Thirty days a year.\n\n- Ask first"),
+        ("Handbook > Leave > Illness", "Day | Note\n3 | doctor's"),
+    ]
+
+
+def test_rows_name_their_columns(tmp_path: Path) -> None:
+    table = 'name;price\n"Gold; big";5\n\nSilver;3;extra\n'
+    assert texts(read(tmp_path, "cards.csv", table)) == [
+        ("cards > rows 1 to 3", "name: Gold; big; price: 5\n\nname: Silver; price: 3; column 3: extra")
+    ]
+    assert texts(read(tmp_path, "cards.tsv", "\ufeffname\tprice\nGold, red\t5\n")) == [("cards > rows 1 to 1", "name: Gold, red; price: 5")]
+    many = "n\n" + "".join(f"{n}\n" for n in range(450))
+    assert [section.title for section in read(tmp_path, "many.csv", many)] == [
+        "many > rows 1 to 200",
+        "many > rows 201 to 400",
+        "many > rows 401 to 450",
+    ]
+
+
+RECORD = {"title": "Cards", "content": "Freeze it.", "tags": ["a", "b"], "author": {"name": "Eve", "born": 1970}, "none": None}
+SHOWN = "Freeze it.\n\ntags: a, b\nauthor.name: Eve\nauthor.born: 1970"
+
+
+def test_json_records(tmp_path: Path) -> None:
+    assert texts(read(tmp_path, "a.json", json.dumps([RECORD, "plain", {"x": [{"y": 1}]}]))) == [
+        ("a > Cards", SHOWN),
+        ("a > record 2", "plain"),
+        ("a > record 3", "x[1].y: 1"),
+    ]
+    assert texts(read(tmp_path, "b.json", json.dumps(RECORD))) == [("b > Cards", SHOWN)]
+    lines = "\ufeff" + json.dumps(RECORD) + "\r\n\n" + '{"text": "half \\ud800 pair"}\n'
+    assert texts(read(tmp_path, "c.jsonl", lines)) == [("c > Cards", SHOWN), ("c > line 3", "half ? pair")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.pdf", b"%PDF-1.4 and then nothing", "damaged or no PDF"),
+        ("b.pdf", pdf(), "has no pages"),
+        ("c.pdf", pdf("", ""), "pages are pictures"),
+        ("d.docx", b"PK\x03\x04 broken", "damaged or no Word document"),
+        ("e.json", b"[" * 100_000, "nested too deeply"),
+        ("f.json", b'{"a": ', "not valid JSON"),
+        ("g.jsonl", b'{"a": 1}\n{"a"\n', "line 2: not valid JSON"),
+        ("h.csv", b'a,b\n"' + b"x" * 200_000, "field larger than field limit"),
+        ("i.txt", b"abc\xff", "invalid start byte at byte 3"),
+    ],
+)
+def test_a_damaged_file_says_why(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
+    with pytest.raises(UnreadableError, match=reason):
+        read(tmp_path, name, content)
+
+
+def test_a_bomb_in_a_word_file_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    out = BytesIO()
+    with zipfile.ZipFile(BytesIO(docx())) as good, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as bomb:
+        for entry in good.infolist():
+            data = good.read(entry)
+            if entry.filename == "word/document.xml":
+                data = data.replace(b"Before all.", b" " * (110 << 20))
+            bomb.writestr(entry.filename, data)
+    assert len(out.getvalue()) < 1 << 20
+    with pytest.raises(UnreadableError, match="unpacks to 110 MB"):
+        read(tmp_path, "bomb.docx", out.getvalue())
+
+
+def test_a_bomb_that_lies_about_its_size_stops_at_the_memory_limit(tmp_path: Path) -> None:
+    # Nested lists of numbers: 30 MB of text are more than 200 MB of objects.
+    with pytest.raises(UnreadableError, match="MB of memory"):
+        read(tmp_path, "numbers.json", "[" + "[1234567.5]," * 2_500_000 + "1]", Limits(memory_bytes=100 << 20))
+
+
+def test_a_file_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableError, match="takes more than"):
+        read(tmp_path, "long.pdf", pdf(*(f"page {n}" for n in range(3000))), Limits(total_s=0.5))
+
+
+def test_too_much_text_is_given_up(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableError, match="MB of text"):
+        read(tmp_path, "long.html", "<p>words and words</p><h1>x</h1>" * 300_000, Limits(text_bytes=1 << 20))
+
+
+def test_one_reader_survives_bad_files_between_good_ones(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.pdf", tmp_path / "bad.json"
+    good.write_bytes(pdf("Good."))
+    bad.write_text("[" + "[1234567.5]," * 2_500_000 + "1]")
+    with Reader(Limits(memory_bytes=100 << 20)) as reader:
+        for _ in range(2):
+            assert [section.text.strip() for section in reader.sections(good)] == ["Good."]
+            with pytest.raises(UnreadableError):
+                list(reader.sections(bad))
+
+
+def test_a_parser_that_crashes_costs_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "pypdf"
+    package.mkdir()
+    (package / "__init__.py").write_text("class PdfReader:\n    def __init__(self, path): raise RuntimeError('bug in the parser')\n")
+    (package / "errors.py").write_text("class PyPdfError(Exception): pass\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(UnreadableError, match="cannot be parsed: RuntimeError: bug in the parser"):
+        read(tmp_path, "a.pdf", pdf("x"))
+
+
+def test_a_missing_parser_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mdsa_local.knowledge.loaders.find_spec", lambda name: None)
+    (tmp_path / "a.pdf").write_bytes(pdf("x"))
+    (tmp_path / "b.md").write_text("text")
+    report = ingest(KnowledgeBase(connect(tmp_path / "kb"), "finance", ToyEmbedder()), [tmp_path / "a.pdf", tmp_path / "b.md"])
+    assert report.added == ("b.md",)
+    [(_, reason)] = report.failed
+    assert "pypdf" in reason and "pip install 'mdsa-local[docs]'" in reason
+
+
+def test_all_types_go_into_a_knowledge_base_and_bad_ones_do_not_stop_the_rest(tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    contents: dict[str, bytes] = {
+        "a.md": b"# A\nalpha", "b.txt": b"beta", "c.html": b"<h1>C</h1><p>gamma", "d.pdf": pdf("delta"), "e.docx": docx(), "f.csv": b"n\nepsilon\n",
+        "g.json": b'{"text": "zeta"}', "h.jsonl": b'{"text": "eta"}\n', "bad.pdf": b"no", "bad.docx": b"no", "bad.json": b"no", "bad.txt": b"\xff",
+    }  # fmt: skip
+    for name, content in contents.items():
+        (docs / name).write_bytes(content)
+    knowledge_base = KnowledgeBase(connect(tmp_path / "kb"), "finance", ToyEmbedder())
+    report = ingest(knowledge_base, [docs])
+    assert sorted(Path(path).name for path, _ in report.failed) == ["bad.docx", "bad.json", "bad.pdf", "bad.txt"]
+    assert sorted(report.added) == sorted(name for name in contents if not name.startswith("bad"))
+    assert sorted(ingest(knowledge_base, [docs]).unchanged) == sorted(report.added)
+    [vector] = knowledge_base.embedder.encode(["delta"])
+    assert knowledge_base.search(vector, "delta", 1)[0].title == "d > page 1"
+
+
+@pytest.mark.parametrize(
+    "name", ["..md", "a'; DROP TABLE x; --.txt", "new\nline.md", "\x1b[31mred.md", "a#1.md", "%2e%2e%2fx.txt", "..\\..\\x.txt", "con .md"]
+)
+def test_no_name_of_a_file_does_harm(tmp_path: Path, name: str) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / name).write_text("some words")
+    before = set(tmp_path.rglob("*")) | {tmp_path / "kb"}
+    knowledge_base = KnowledgeBase(connect(tmp_path / "kb"), "finance", ToyEmbedder())
+    hidden = name.startswith(".")
+    assert ingest(knowledge_base, [docs]).added == (() if hidden else (name,))
+    assert {path for path in tmp_path.rglob("*") if not path.is_relative_to(tmp_path / "kb")} <= before
+    if not hidden:
+        assert knowledge_base.delete(name)
+        assert knowledge_base.documents() == []
+
+
+def test_every_suffix_has_a_loader() -> None:
+    assert {family(Path(f"x{suffix.upper()}")) for suffix in LOADERS} == {"text", "html", "pdf", "docx", "rows", "json", "jsonl"}
+    with pytest.raises(UnreadableError, match=r"not a supported type: \.exe .*\.pdf"):
+        family(Path("x.exe"))
