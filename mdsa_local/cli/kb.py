@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from unicodedata import category
 
 import typer
 
 from mdsa_local.cli.meter import Meter
-from mdsa_local.cli.output import Domain, Json, Question, document, joined, line, note, progress, table
+from mdsa_local.cli.output import Domain, Json, Question, bold, dim, document, joined, note, progress, table
+from mdsa_local.cli.output import line as write_line
 from mdsa_local.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mdsa_local.knowledge.fusion import Ranked
     from mdsa_local.knowledge.ingest import Report
     from mdsa_local.orchestrator import TinyBERTOrchestrator
+    from mdsa_local.types import Passage
 
 app = typer.Typer(no_args_is_help=True, help="Add, list, search and remove documents.")
 EMPTY = "no documents; add some with: mdsa kb add PATH, or the shipped ones with: mdsa kb sync"
+
+
+def line(text: str = "") -> None:
+    """Print a line without the control characters with which a document could command a terminal."""
+    write_line(_plain(text))
+
+
+def _plain(text: str) -> str:
+    return "".join(char if char in "\n\t" or category(char) != "Cc" else "\ufffd" for char in text)
 
 
 def _parts(domain: str | None) -> TinyBERTOrchestrator:
@@ -59,7 +76,7 @@ def add(
     else:
         line(f"{domain or 'global'}: " + ", ".join(f"{counts[name]} {name}" for name in ("added", "changed", "unchanged")))
         for path, reason in report.failed:
-            note(f"not added: {path}: {reason}")
+            note(_plain(f"not added: {path}: {reason}"))
 
 
 @app.command("list")
@@ -71,7 +88,7 @@ def list_(domain: Domain = None, as_json: Json = False) -> None:
     if as_json:
         document([{"knowledge_base": base, "document": e.document, "source": e.source, "chunks": e.n_chunks} for base, e in found])
     elif found:
-        table([(base, e.document, str(e.n_chunks), e.source) for base, e in found], ("base", "document", "chunks", "source"))
+        table([(base, _plain(e.document), str(e.n_chunks), _plain(e.source)) for base, e in found], ("base", "document", "chunks", "source"))
     if not found:
         note(EMPTY)
 
@@ -81,24 +98,93 @@ def search(
     question: Question,
     domain: Domain = None,
     k: Annotated[int, typer.Option("-k", min=1, max=100, help="How many passages.")] = 5,
+    explain: Annotated[bool, typer.Option("--explain", help="Tell what decided the order.")] = False,
     as_json: Json = False,
 ) -> None:
     """Show the passages a question finds in the shared knowledge base and in that of the domain."""
+    parts, text, vector = _asked(question, domain)
+    ranked = [entry for entry in parts.knowledge.ranked(text, vector, domain, k) if entry.twin_of is None][:k]
+    if not ranked:
+        # A search by meaning finds something wherever there is a document.
+        note(EMPTY)
+    if as_json:
+        document([_passage(entry.hit.passage) | (_decided(entry) if explain else {}) for entry in ranked])
+        return
+    for number, entry in enumerate(ranked, 1):
+        passage = entry.hit.passage
+        line(f"{number}. {passage.score:.2f}  {passage.source}: {passage.title}  ({passage.knowledge_base})")
+        if explain:
+            by_words = f"number {entry.hit.lexical_rank} by words (BM25 {entry.hit.bm25:.2f})" if entry.hit.lexical_rank else "no word in common"
+            line(f"   {passage.id}: number {entry.cosine_rank} by vector (cosine {entry.hit.cosine:.3f}), {by_words}, fused {entry.score:.4f}")
+        line("   " + " ".join(passage.text.split()))
+
+
+@app.command()
+def why(
+    question: Question,
+    name: Annotated[str, typer.Option("--doc", help="Name of the document as `mdsa kb list` shows it.", show_default=False)],
+    domain: Domain = None,
+    k: Annotated[int, typer.Option("-k", min=1, max=100, help="How many passages are returned.")] = 5,
+    as_json: Json = False,
+) -> None:
+    """Tell why a document is or is not found: its rank by vector, by words and fused, which words matched, and what came in its place."""
+    parts, text, vector = _asked(question, domain)
+    found = parts.knowledge.why(text, vector, name, domain, k)
+    if as_json:
+        document({**asdict(found), "pushed_out_by": [_passage(passage) for passage in found.pushed_out_by]})
+        return
+    line(f"{found.document} ({found.knowledge_base}): {found.reason}")
+    line(f"  by vector  {_place(found.vector_rank, found.n_passages)}, cosine {found.cosine:.3f}")
+    line(f"  by words   {_place(found.words_rank, found.n_matching)}, BM25 {found.bm25:.2f}")
+    line(f"  fused      {_place(found.fused_rank, None)}")
+    line(f"  words in it      {', '.join(found.matched) or 'none'}")
+    line(f"  words not in it  {', '.join(found.unmatched) or 'none'}")
+    for number, passage in enumerate(found.pushed_out_by, 1):
+        line(f"  returned as {number}: {passage.id} ({passage.knowledge_base}), {passage.score:.2f}")
+
+
+@app.command()
+def show(
+    passage: Annotated[
+        str, typer.Argument(metavar="ID", help="Id of a passage, as citations and `mdsa kb search --json` show it.", show_default=False)
+    ],
+    domain: Domain = None,
+    as_json: Json = False,
+) -> None:
+    """Open the source of a passage at its place."""
+    shown = _parts(domain).knowledge.passage(passage, domain)
+    found = shown.passage
+    if as_json:
+        fields = {key: value for key, value in _passage(found).items() if key != "score"}
+        document({**fields, "state": shown.state, "before": shown.before, "after": shown.after})
+        return
+    line(f"{found.source}, bytes {found.start} to {found.end}: {found.title}  ({found.knowledge_base})")
+    if shown.state in ("changed", "missing"):
+        note(f"the file is {shown.state}; this is what was stored of it")
+    write_line(dim(_plain(shown.before)) + bold(_plain(found.text)) + dim(_plain(shown.after)))
+
+
+def _asked(question: list[str], domain: str | None) -> tuple[TinyBERTOrchestrator, str, NDArray[np.float32]]:
+    """The parts, the question as it is searched for, and its vector."""
     from mdsa_local.validation import rules
 
     parts = _parts(domain)
     text = rules.question(joined(question), parts.settings.max_question_chars)
-    passages = parts.knowledge.search(text, parts.encoder.encode([text])[0], domain, k)
-    if not passages:
-        # A search by meaning finds something wherever there is a document.
-        note(EMPTY)
-    if as_json:
-        keys = ("id", "source", "knowledge_base", "title", "text", "start", "end")
-        document([{key: getattr(p, key) for key in keys} | {"score": round(p.score, 4)} for p in passages])
-        return
-    for number, passage in enumerate(passages, 1):
-        line(f"{number}. {passage.score:.2f}  {passage.source}: {passage.title}  ({passage.knowledge_base})")
-        line("   " + " ".join(passage.text.split()))
+    return parts, text, parts.encoder.encode([text])[0]
+
+
+def _passage(passage: Passage) -> dict[str, object]:
+    return {**asdict(passage), "score": round(passage.score, 4)}
+
+
+def _decided(entry: Ranked) -> dict[str, object]:
+    hit = entry.hit
+    decided = {"vector_rank": entry.cosine_rank, "cosine": hit.cosine, "words_rank": hit.lexical_rank, "bm25": hit.bm25, "fused": entry.score}
+    return {"explain": {key: round(value, 5) if isinstance(value, float) else value for key, value in decided.items()}}
+
+
+def _place(rank: int | None, among: int | None) -> str:
+    return "not among them" if rank is None else f"number {rank}" + (f" of {among}" if among is not None else "")
 
 
 @app.command()
@@ -144,7 +230,7 @@ def sync(as_json: Json = False) -> None:
     for name, report in done:
         line(f"{name}: {len(report.added)} added, {len(report.changed)} changed, {len(report.removed)} removed, {len(report.unchanged)} unchanged")
         for path, reason in report.failed:
-            note(f"not added: {path}: {reason}")
+            note(_plain(f"not added: {path}: {reason}"))
     if not done:
         line("knowledge bases are up to date")
 

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 from mdsa_local.errors import InputError, UnknownNameError
 from mdsa_local.knowledge import Embedder
 from mdsa_local.knowledge.chunking import chunk
-from mdsa_local.knowledge.fusion import Hit
+from mdsa_local.knowledge.fusion import Hit, Ranked
 from mdsa_local.knowledge.ingest import Progress, Report, ingest
 from mdsa_local.knowledge.lance import connect
-from mdsa_local.knowledge.store import Document, Entry, KnowledgeBase, search_all
+from mdsa_local.knowledge.show import Shown, around
+from mdsa_local.knowledge.store import Document, Entry, KnowledgeBase, rank_all, search_all
+from mdsa_local.knowledge.why import Why, explain, words
 from mdsa_local.settings import Settings
 
 if TYPE_CHECKING:
@@ -98,6 +100,32 @@ class DualRAG:
     ) -> Report:
         """Ingest files and folders; see :func:`mdsa_local.knowledge.ingest.ingest`."""
         return ingest(self._knowledge_base(domain), paths, progress, follow_deletes=follow_deletes)
+
+    def ranked(self, text: str, vector: NDArray[np.float32], domain: str | None, top_k: int) -> list[Ranked]:
+        """All candidates :meth:`search` chooses from, best first, with what decided it; passages whose text a better one has are still there."""
+        return rank_all([self._named(name) for name in Scope(self._shared, domain).tables], vector, text, top_k)
+
+    def why(self, text: str, vector: NDArray[np.float32], document: str, domain: str | None = None, top_k: int = 5) -> Why:
+        """Why :meth:`search` does or does not return a document. Raises :class:`UnknownNameError` when neither knowledge base in scope has it."""
+        scope = [self._named(name) for name in reversed(Scope(self._shared, domain).tables)]
+        known = [(base, [found.document for found in base.documents()]) for base in scope]
+        owner = next((base for base, documents in known if document in documents), None)
+        if owner is None:
+            raise UnknownNameError.among("document", document, {name for _, documents in known for name in documents})
+        ranked = self.ranked(text, vector, domain, top_k)
+        asked = words(text)
+        return explain(owner.label, document, owner.standing(document, vector, text), owner.matching(document, asked), asked, ranked, top_k)
+
+    def passage(self, passage_id: str, domain: str | None = None) -> Shown:
+        """A stored passage and what surrounds it in its source. Raises :class:`UnknownNameError` when the knowledge base has none of this id."""
+        found = self._knowledge_base(domain).passage(passage_id)
+        if found is None:
+            document = passage_id.rpartition("#")[0]
+            known = {entry.document: entry.n_chunks for entry in self.list_documents(domain)}
+            if document in known:
+                raise UnknownNameError(f"document {document!r} has no passage {passage_id!r}", f"Its passages are 0 to {known[document] - 1}.")
+            raise UnknownNameError.among("passage", passage_id, (f"{name}#0" for name in known))
+        return around(*found)
 
     def list_documents(self, domain: str | None = None) -> list[Document]:
         """The documents of one knowledge base, sorted; none when nothing was added."""

@@ -16,7 +16,7 @@ from mdsa_local.domains.config import NAME
 from mdsa_local.errors import ConfigError, InputError
 from mdsa_local.knowledge import Embedder
 from mdsa_local.knowledge.chunking import Chunk
-from mdsa_local.knowledge.fusion import Hit, fuse
+from mdsa_local.knowledge.fusion import Hit, Ranked, rank
 from mdsa_local.knowledge.lance import Database, storage_errors
 from mdsa_local.types import Passage
 
@@ -59,6 +59,17 @@ class Document:
     source: str
     hash: str
     n_chunks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a document's best passage stands among ``n_passages``: ``(rank, passage id, cosine)`` by vector, and ``(rank, passage id, BM25)``
+    among the ``n_matching`` that share a word with the question; None where it has none."""
+
+    n_passages: int = 0
+    n_matching: int = 0
+    by_vector: tuple[int, str, float] | None = None
+    by_words: tuple[int, str, float] | None = None
 
 
 class KnowledgeBase:
@@ -162,6 +173,59 @@ class KnowledgeBase:
         """The best ``k`` passages, best first by fused rank. ``score`` is the cosine with ``vector``, 0 to 1."""
         return [hit.passage for hit in search_all([self], vector, text, k)]
 
+    def passage(self, passage_id: str) -> tuple[Passage, str] | None:
+        """The stored passage of this id and its document; None when there is none."""
+        table = self.opened()
+        if table is None:
+            return None
+        query = table.query().where("id = '{}'".format(passage_id.replace("'", "''"))).select([*_COLUMNS, "document", "hash"]).limit(1)
+        rows = self._run(query.to_arrow()).to_pylist()
+        return (self._passage(rows[0], 0.0), rows[0]["hash"]) if rows else None
+
+    def standing(self, document: str, vector: NDArray[np.float32], text: str) -> Standing:
+        """How a document stands among all passages of this knowledge base, by an exact look at every one of them."""
+        from lancedb.query import MatchQuery
+
+        table = self.opened()
+        if table is None:
+            return Standing()
+        self._check(self._run(table.schema()))
+        words = self._run(
+            table.query().nearest_to_text(MatchQuery(text, "searchable")).select(["id", "document", "_score"]).limit(self._count(table)).to_arrow()
+        )
+        scored: list[tuple[float, str]] = []
+
+        async def read() -> None:
+            async for batch in await table.query().select(["id", "document", "vector"]).to_batches():
+                cosines = batch["vector"].flatten().to_numpy().reshape(-1, self.embedder.width) @ vector
+                mine = [name == document for name in batch["document"].to_pylist()]
+                ids = batch["id"].to_pylist()
+                scored.extend((float(cosine), row_id if own else "") for cosine, row_id, own in zip(cosines, ids, mine, strict=True))
+
+        self._run(read())
+        scored.sort(reverse=True)
+        by_vector = next(((place, row_id, cosine) for place, (cosine, row_id) in enumerate(scored, 1) if row_id), None)
+        matches = enumerate(zip(*(words[name].to_pylist() for name in ("id", "document", "_score")), strict=True), 1)
+        by_words = next(((place, row_id, score) for place, (row_id, name, score) in matches if name == document), None)
+        return Standing(len(scored), len(words), by_vector, by_words)
+
+    def matching(self, document: str, words: Iterable[str]) -> list[str]:
+        """Which of ``words`` occur in a document, by the word index's own idea of a word: case, accents and endings aside."""
+        from lancedb.query import MatchQuery
+
+        table = self.opened()
+        if table is None:
+            return []
+        query = table.query().where(_among([document]))
+        return [
+            word
+            for word in words
+            if len(self._run(query.nearest_to_text(MatchQuery(word, "searchable")).select(["id", "_score"]).limit(1).to_arrow()))
+        ]
+
+    def _count(self, table: Any) -> int:
+        return max(int(self._run(table.count_rows())), 1)
+
     async def find(self, table: Any, vector: NDArray[np.float32] | None, text: str, k: int) -> list[Hit]:
         """Candidates for the best ``k``: the nearest to ``vector``, and those sharing words with ``text``; by words alone when it is None."""
         from lancedb.query import MatchQuery
@@ -171,7 +235,7 @@ class KnowledgeBase:
             with storage_errors(self.database.folder, self.name):
                 found = (await query.to_arrow()).to_pylist()
             # Within a table the best match counts as 1.
-            return [self._hit(row, row["_score"] / found[0]["_score"], rank) for rank, row in enumerate(found, 1)]
+            return [self._hit(row, row["_score"] / found[0]["_score"], (rank, row["_score"])) for rank, row in enumerate(found, 1)]
         if table is not self._checked:
             self._check(await table.schema())
             self._checked = table
@@ -184,7 +248,8 @@ class KnowledgeBase:
         # Another process may have rebuilt the table since this one opened it.
         self._check(dense.schema)
         cosines = words["vector"].combine_chunks().flatten().to_numpy().reshape(-1, self.embedder.width) @ vector
-        ranks = {row_id: rank for rank, row_id in enumerate(words["id"].to_pylist(), 1)}
+        matched = enumerate(zip(words["id"].to_pylist(), words["_score"].to_pylist(), strict=True), 1)
+        ranks = {row_id: (rank, bm25) for rank, (row_id, bm25) in matched}
         rows = {row["id"]: (row, float(cosine)) for row, cosine in zip(words.select(_COLUMNS).to_pylist(), cosines, strict=True)}
         rows |= {row["id"]: (row, 1.0 - row["_distance"]) for row in dense.to_pylist()}
         return [self._hit(row, cosine, ranks.get(row_id)) for row_id, (row, cosine) in rows.items()]
@@ -276,15 +341,22 @@ class KnowledgeBase:
         }
         return pa.table(columns, schema=self._schema())
 
-    def _hit(self, row: Mapping[str, Any], cosine: float, rank: int | None) -> Hit:
-        score = min(max(cosine, 0.0), 1.0)
-        passage = Passage(row["id"], row["source"], self.label, row["title"], row["text"], row["start"], row["end"], score)
-        return Hit(passage, cosine, rank, json.loads(row["metadata"]))
+    def _hit(self, row: Mapping[str, Any], cosine: float, words: tuple[int, float] | None) -> Hit:
+        rank, bm25 = words or (None, 0.0)
+        return Hit(self._passage(row, min(max(cosine, 0.0), 1.0)), cosine, rank, json.loads(row["metadata"]), bm25)
+
+    def _passage(self, row: Mapping[str, Any], score: float) -> Passage:
+        return Passage(row["id"], row["source"], self.label, row["title"], row["text"], row["start"], row["end"], score)
 
 
 def search_all(knowledge_bases: Iterable[KnowledgeBase], vector: NDArray[np.float32] | None, text: str, k: int) -> list[Hit]:
     """The best ``k`` of knowledge bases in one database, searched at the same time; ``vector`` is ``(width,) float32, unit length``, or None
     to search by words alone."""
+    return [ranked.hit for ranked in rank_all(knowledge_bases, vector, text, k) if ranked.twin_of is None][:k]
+
+
+def rank_all(knowledge_bases: Iterable[KnowledgeBase], vector: NDArray[np.float32] | None, text: str, k: int) -> list[Ranked]:
+    """All candidates for the best ``k``, best first, those too that :func:`search_all` leaves out."""
     opened = [(knowledge_base, table) for knowledge_base in knowledge_bases if (table := knowledge_base.opened()) is not None]
 
     async def find() -> list[list[Hit]]:
@@ -293,7 +365,7 @@ def search_all(knowledge_bases: Iterable[KnowledgeBase], vector: NDArray[np.floa
     if not opened:
         return []
     first = opened[0][0]
-    return fuse(chain.from_iterable(first.database.run(find())))[:k]
+    return rank(chain.from_iterable(first.database.run(find())))
 
 
 def _vector_array(vectors: NDArray[np.float32]) -> pa.FixedSizeListArray:

@@ -140,3 +140,40 @@ def test_first_output_and_peak_memory_of_a_process() -> None:
     assert 64 < peak_mb < 500
     with pytest.raises(subprocess.CalledProcessError):
         bench._first_output("-c", "raise SystemExit(3)")
+
+
+def test_search_explains_why_tells_and_show_opens(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    inside(capsys, "kb", "sync")
+    code, out, _ = inside(capsys, "kb", "search", "When are roses pruned?", "-d", "garden", "--explain", "--json")
+    [found] = json.loads(out)
+    assert (code, found["id"], found["explain"]["vector_rank"], found["explain"]["words_rank"]) == (0, "roses.md#0", 1, 1)
+    code, out, _ = inside(capsys, "kb", "search", "When are roses pruned?", "-d", "garden", "--explain")
+    assert (code, "number 1 by vector" in out) == (0, True)
+    code, out, _ = inside(capsys, "kb", "why", "When are roses pruned?", "--doc", "roses.md", "-d", "garden", "--json")
+    told = json.loads(out)
+    assert (code, told["returned_rank"], told["matched"], told["pushed_out_by"]) == (0, 1, ["roses", "pruned"], [])
+    code, out, _ = inside(capsys, "kb", "why", "When?", "--doc", "roses.md", "-d", "garden")
+    assert (code, out.splitlines()[0]) == (0, "roses.md (garden): returned, as number 1")
+    code, out, _ = inside(capsys, "kb", "why", "When?", "--doc", "tulips.md", "-d", "garden", "--json")
+    assert (code, json.loads(out)["error"]["code"]) == (4, "unknown_name")
+    code, out, _ = inside(capsys, "kb", "show", "roses.md#0", "-d", "garden", "--json")
+    shown = json.loads(out)
+    assert (code, shown["state"], shown["before"] + shown["text"] + shown["after"]) == (0, "unchanged", "# Roses\n\nRoses are pruned in March.\n")
+    code, out, _ = inside(capsys, "kb", "show", "roses.md#0", "-d", "garden")
+    assert (code, out.rstrip().splitlines()[-1]) == (0, "Roses are pruned in March.")
+
+
+def test_a_document_cannot_send_commands_to_the_terminal(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "\x1b[2Jbad.md").write_text("# T\x1b]0;owned\x07\n\nThe \x1b[31mred\x9b0m text.\n")
+    inside(capsys, "kb", "add", str(home / "\x1b[2Jbad.md"), "-d", "garden")
+    name = "\x1b[2Jbad.md"
+    commands = (
+        ["list"],
+        ["search", "red text", "-d", "garden", "--explain"],
+        ["why", "red", "--doc", name, "-d", "garden"],
+        ["show", f"{name}#0", "-d", "garden"],
+    )
+    for command in commands:
+        code, out, err = inside(capsys, "kb", *command)
+        assert (code, "bad.md" in out) == (0, True)
+        assert not {"\x1b", "\x07", "\x9b"} & set(out + err)
