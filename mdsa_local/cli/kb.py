@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,9 +16,12 @@ from mdsa_local.cli.output import line as write_line
 from mdsa_local.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
+    from mdsa_local.knowledge.evaluate import Judged
     from mdsa_local.knowledge.fusion import Ranked
     from mdsa_local.knowledge.ingest import Report
     from mdsa_local.orchestrator import TinyBERTOrchestrator
@@ -162,6 +166,63 @@ def show(
     if shown.state in ("changed", "missing"):
         note(f"the file is {shown.state}; this is what was stored of it")
     write_line(dim(_plain(shown.before)) + bold(_plain(found.text)) + dim(_plain(shown.after)))
+
+
+@app.command("eval")
+def evaluate(
+    file: Annotated[Path, typer.Argument(help='JSON lines {"question", "relevant": [documents]}.', show_default=False)],
+    domain: Domain = None,
+    as_json: Json = False,
+) -> None:
+    """Measure how well questions find the documents that answer them."""
+    from mdsa_local.knowledge.evaluate import PASSAGES, measure
+    from mdsa_local.validation import rules
+
+    judged = read_judged(file)
+    parts = _parts(domain)
+    limit = parts.settings.max_question_chars
+
+    def find(question: str) -> Sequence[Passage]:
+        text = rules.question(question, limit)
+        return parts.knowledge.search(text, parts.encoder.encode([text])[0], domain, PASSAGES)
+
+    in_scope = {entry.document for base in {None, domain} for entry in parts.knowledge.list_documents(base)}
+    for name in sorted({name for item in judged for name in item.relevant} - in_scope)[:5]:
+        note(_plain(f"not in the knowledge bases, so it cannot be found: {name}"))
+    # The first search opens the tables.
+    find(judged[0].question)
+    quality = {key: round(value, 4) for key, value in asdict(measure(find, judged)).items()}
+    if as_json:
+        document(quality)
+    else:
+        table([(key, str(value)) for key, value in quality.items()], ("measure", "value"))
+
+
+def read_judged(path: Path) -> list[Judged]:
+    """Questions with their documents. Raises :class:`InputError` with the line."""
+    from mdsa_local.knowledge.evaluate import Judged
+
+    expected = 'Write lines like {"question": "...", "relevant": ["document.md"]}.'
+    try:
+        # Not splitlines(): U+2028 and the like may stand inside a JSON string.
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}", "Give a UTF-8 file of JSON lines.") from None
+    judged = []
+    for number, text in enumerate(lines, 1):
+        if not text.strip():
+            continue
+        try:
+            row = json.loads(text)
+        except ValueError as error:
+            raise InputError(f"{path}, line {number}: {error}", expected) from None
+        question, relevant = (row.get("question"), row.get("relevant")) if isinstance(row, dict) else (None, None)
+        if not isinstance(question, str) or not isinstance(relevant, list) or not relevant or not all(isinstance(name, str) for name in relevant):
+            raise InputError(f"{path}, line {number}: expected a question, a string, and relevant, a list of documents", expected)
+        judged.append(Judged(question, tuple(relevant)))
+    if not judged:
+        raise InputError(f"{path}: no questions in it", expected)
+    return judged
 
 
 def _asked(question: list[str], domain: str | None) -> tuple[TinyBERTOrchestrator, str, NDArray[np.float32]]:

@@ -16,7 +16,7 @@ from mdsa_local.domains.config import NAME
 from mdsa_local.errors import ConfigError, InputError
 from mdsa_local.knowledge import Embedder
 from mdsa_local.knowledge.chunking import Chunk
-from mdsa_local.knowledge.fusion import Hit, Ranked, rank
+from mdsa_local.knowledge.fusion import Hit, Ranked, rank, saturated
 from mdsa_local.knowledge.lance import Database, storage_errors
 from mdsa_local.types import Passage
 
@@ -170,7 +170,7 @@ class KnowledgeBase:
         return list(found.values())
 
     def search(self, vector: NDArray[np.float32], text: str, k: int) -> list[Passage]:
-        """The best ``k`` passages, best first by fused rank. ``score`` is the cosine with ``vector``, 0 to 1."""
+        """The best ``k`` passages, best first, see :func:`~mdsa_local.knowledge.fusion.rank`. ``score`` is the cosine with ``vector``, 0 to 1."""
         return [hit.passage for hit in search_all([self], vector, text, k)]
 
     def passage(self, passage_id: str) -> tuple[Passage, str] | None:
@@ -233,9 +233,9 @@ class KnowledgeBase:
         if vector is None:
             query = table.query().nearest_to_text(MatchQuery(text, "searchable")).select([*_COLUMNS, "_score"]).limit(max(CANDIDATES, 3 * k))
             with storage_errors(self.database.folder, self.name):
-                found = (await query.to_arrow()).to_pylist()
+                found, count = (await query.to_arrow()).to_pylist(), await table.count_rows()
             # Within a table the best match counts as 1.
-            return [self._hit(row, row["_score"] / found[0]["_score"], (rank, row["_score"])) for rank, row in enumerate(found, 1)]
+            return [self._hit(row, row["_score"] / found[0]["_score"], (rank, row["_score"]), count) for rank, row in enumerate(found, 1)]
         if table is not self._checked:
             self._check(await table.schema())
             self._checked = table
@@ -244,7 +244,7 @@ class KnowledgeBase:
         # A MatchQuery is words only: nothing in a question is read as an operator.
         matching = table.query().nearest_to_text(MatchQuery(text, "searchable")).select([*_COLUMNS, "vector", "_score"]).limit(limit)
         with storage_errors(self.database.folder, self.name):
-            dense, words = await asyncio.gather(nearest.to_arrow(), matching.to_arrow())
+            dense, words, count = await asyncio.gather(nearest.to_arrow(), matching.to_arrow(), table.count_rows())
         # Another process may have rebuilt the table since this one opened it.
         self._check(dense.schema)
         cosines = words["vector"].combine_chunks().flatten().to_numpy().reshape(-1, self.embedder.width) @ vector
@@ -252,7 +252,7 @@ class KnowledgeBase:
         ranks = {row_id: (rank, bm25) for rank, (row_id, bm25) in matched}
         rows = {row["id"]: (row, float(cosine)) for row, cosine in zip(words.select(_COLUMNS).to_pylist(), cosines, strict=True)}
         rows |= {row["id"]: (row, 1.0 - row["_distance"]) for row in dense.to_pylist()}
-        return [self._hit(row, cosine, ranks.get(row_id)) for row_id, (row, cosine) in rows.items()]
+        return [self._hit(row, cosine, ranks.get(row_id), count) for row_id, (row, cosine) in rows.items()]
 
     def optimize(self) -> None:
         """Bring the word index up to date, merge small files and drop old versions. Once after an ingestion is enough."""
@@ -341,9 +341,10 @@ class KnowledgeBase:
         }
         return pa.table(columns, schema=self._schema())
 
-    def _hit(self, row: Mapping[str, Any], cosine: float, words: tuple[int, float] | None) -> Hit:
+    def _hit(self, row: Mapping[str, Any], cosine: float, words: tuple[int, float] | None, count: int) -> Hit:
         rank, bm25 = words or (None, 0.0)
-        return Hit(self._passage(row, min(max(cosine, 0.0), 1.0)), cosine, rank, json.loads(row["metadata"]), bm25)
+        passage = self._passage(row, min(max(cosine, 0.0), 1.0))
+        return Hit(passage, cosine, rank, json.loads(row["metadata"]), bm25, saturated(bm25, count))
 
     def _passage(self, row: Mapping[str, Any], score: float) -> Passage:
         return Passage(row["id"], row["source"], self.label, row["title"], row["text"], row["start"], row["end"], score)

@@ -177,3 +177,20 @@ def test_a_document_cannot_send_commands_to_the_terminal(home: Path, capsys: pyt
         code, out, err = inside(capsys, "kb", *command)
         assert (code, "bad.md" in out) == (0, True)
         assert not {"\x1b", "\x07", "\x9b"} & set(out + err)
+
+
+def test_eval_measures_and_names_bad_lines(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    inside(capsys, "kb", "sync")
+    file = home / "set.jsonl"
+    file.write_text('{"question": "When are roses pruned?", "relevant": ["roses.md"]}\n\n{"question": "Tulips?", "relevant": ["tulips.md"]}\n')
+    code, out, err = inside(capsys, "kb", "eval", str(file), "-d", "garden", "--json")
+    quality = json.loads(out)
+    assert (code, quality["n"], quality["recall_at_5"], quality["ndcg_at_10"]) == (0, 2, 0.5, 0.5)
+    assert set(quality) == {"n", "recall_at_5", "ndcg_at_10", "p50_ms", "p99_ms"}
+    assert 0 < quality["p50_ms"] <= quality["p99_ms"]
+    assert "tulips.md" in err
+    assert "recall_at_5" in inside(capsys, "kb", "eval", str(file), "-d", "garden")[1]
+    for bad in ('{"question": "x"}', '{"question": "x", "relevant": []}', '{"question": 1, "relevant": ["a"]}', "[]", "{"):
+        file.write_text('{"question": "x", "relevant": ["roses.md"]}\n' + bad)
+        code, out, _ = inside(capsys, "kb", "eval", str(file), "--json")
+        assert (code, "line 2" in json.loads(out)["error"]["message"]) == (2, True)
