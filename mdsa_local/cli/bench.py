@@ -30,7 +30,7 @@ LIBRARIES = "import onnxruntime, tokenizers, lancedb, llama_cpp"
 
 
 def bench(
-    suite: Annotated[str, typer.Argument(help="startup, route, generate, stress or soak.")] = "startup",
+    suite: Annotated[str, typer.Argument(help="startup, route, retrieve, generate, stress or soak.")] = "startup",
     runs: Annotated[int, typer.Option("--runs", min=1, help="Repetitions; the median counts.")] = 5,
     model: Annotated[Path | None, typer.Option("--model", help="GGUF for generate and stress; random weights when not given.")] = None,
     llama_server: Annotated[Path | None, typer.Option("--llama-server", help="llama-server binary to compare generate with.")] = None,
@@ -38,13 +38,14 @@ def bench(
     callers: Annotated[int, typer.Option("--callers", min=1, help="Threads of stress.")] = 64,
     as_json: Json = False,
 ) -> None:
-    """Measure this machine: a cold start, the router, generation, many callers at once, or many models in one memory budget."""
-    from mdsa_local.cli import bench_generate, bench_soak
+    """Measure this machine: a cold start, the router, the knowledge bases, generation, many callers at once, or many models in one memory budget."""
+    from mdsa_local.cli import bench_generate, bench_retrieve, bench_soak
     from mdsa_local.settings import Settings
 
     suites: dict[str, Callable[[int], list[dict[str, Any]]]] = {
         "startup": startup,
         "route": routing,
+        "retrieve": lambda runs: bench_retrieve.retrieving(runs, result),
         "generate": lambda runs: bench_generate.generating(model, runs, llama_server, Settings.load(), result),
         "soak": lambda _: bench_soak.soaking(Settings.load(), result),
         "stress": lambda _: bench_generate.stressing(model, seconds, callers, Settings.load(), result),

@@ -307,3 +307,24 @@ def optimize(domain: Domain = None, as_json: Json = False) -> None:
         return
     for base, again in rebuilt.items():
         line(f"{base}: " + ("embedded again" if again else "tidied"))
+
+
+@app.command()
+def check(
+    domain: Domain = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Put right what was found.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Look for documents stored in part, files that are gone, vectors of another encoder and damaged tables; exit code 1 when any are left."""
+    parts = _parts(domain)
+    bases: list[str | None] = [domain] if domain else [None, *parts.knowledge.domains()]
+    found = [(base or "global", problem) for base in bases for problem in parts.knowledge.check(base, repair=repair)]
+    if as_json:
+        document([{"knowledge_base": base, **asdict(problem)} for base, problem in found])
+    else:
+        for base, problem in found:
+            line(f"{base}: {problem.document or 'table'}: {problem.what}" + (f"; repaired: {problem.repaired}" if problem.repaired else ""))
+        if not found:
+            line("nothing is wrong")
+    if any(not problem.repaired for _, problem in found):
+        raise typer.Exit(1)

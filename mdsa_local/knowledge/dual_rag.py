@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mdsa_local.errors import InputError, UnknownNameError
 from mdsa_local.knowledge import Embedder
+from mdsa_local.knowledge.check import Problem, check
 from mdsa_local.knowledge.chunking import chunk
 from mdsa_local.knowledge.fusion import Hit, Ranked
 from mdsa_local.knowledge.ingest import Progress, Report, ingest
@@ -136,6 +137,11 @@ class DualRAG:
         knowledge_base = self._knowledge_base(domain)
         if not knowledge_base.delete(document):
             raise UnknownNameError.among("document", document, [known.document for known in knowledge_base.documents()])
+        knowledge_base.tidy()
+
+    def check(self, domain: str | None = None, *, repair: bool = False) -> list[Problem]:
+        """What is wrong with a knowledge base; see :func:`mdsa_local.knowledge.check.check`."""
+        return check(self._knowledge_base(domain), repair=repair)
 
     def optimize(self, domain: str | None = None) -> bool:
         """Tidy a knowledge base on disk; embed its text again if another encoder made it, and then return True."""
@@ -168,7 +174,7 @@ class DualRAG:
         knowledge_base = self._knowledge_base(domain)
         entries = [_entry(number, document, knowledge_base.embedder) for number, document in enumerate(documents)]
         knowledge_base.add(entries)
-        knowledge_base.optimize()
+        knowledge_base.tidy()
         return [entry.document for entry in entries]
 
 

@@ -85,7 +85,7 @@ def ingest(knowledge_base: KnowledgeBase, paths: Iterable[Path | str], progress:
     if gone:
         knowledge_base.delete_all(gone)
     if run.groups["added"] or run.groups["changed"] or gone:
-        knowledge_base.optimize()
+        knowledge_base.tidy()
     run.tell("")
     return Report(removed=tuple(gone), failed=tuple(failed), **{name: tuple(documents) for name, documents in run.groups.items()})
 

@@ -130,8 +130,11 @@ class Database:
         """A new, empty table."""
         return self.run(self._connect().create_table(name, schema=schema), name)
 
-    def overwrite(self, name: str, data: pa.Table) -> Any:
-        """Replace all of table ``name``, schema included, in one commit."""
+    def overwrite(self, name: str, batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Any:
+        """Replace all of table ``name``, schema included, in one commit; the batches are never all in memory."""
+        import pyarrow as pa
+
+        data = pa.RecordBatchReader.from_batches(schema, batches)
         return self.run(self._connect().create_table(name, data=data, mode="overwrite"), name)
 
     @contextmanager

@@ -6,14 +6,14 @@ import asyncio
 import json
 import threading
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mdsa_local.domains.config import NAME
-from mdsa_local.errors import ConfigError, InputError
+from mdsa_local.errors import ConfigError, InputError, StorageError
 from mdsa_local.knowledge import Embedder
 from mdsa_local.knowledge.chunking import Chunk
 from mdsa_local.knowledge.fusion import Hit, Ranked, rank, saturated
@@ -30,8 +30,10 @@ CANDIDATES = 30
 EMBED_BATCH = 64
 # A large document is committed in parts of this size: its vectors are never all in memory.
 PART_CHUNKS = 2048
-# Readers see every commit at once, so a version is in use for one search at most.
-KEEP_VERSIONS = timedelta(minutes=10)
+# Readers see every commit at once, so a version is in use for one search at most; the longest read all of a table once.
+KEEP_VERSIONS = timedelta(seconds=20)
+# What is added bit by bit leaves small files: searches slow down after some tens of them.
+MOST_SMALL_FILES = 32
 
 _TEXT_COLUMNS = ("id", "document", "source", "hash", "title", "text", "metadata")
 _COLUMNS = ["id", "source", "title", "text", "start", "end", "metadata"]
@@ -243,8 +245,13 @@ class KnowledgeBase:
         nearest = table.query().nearest_to(vector).column("vector").distance_type("dot").select([*_COLUMNS, "_distance"]).limit(limit)
         # A MatchQuery is words only: nothing in a question is read as an operator.
         matching = table.query().nearest_to_text(MatchQuery(text, "searchable")).select([*_COLUMNS, "vector", "_score"]).limit(limit)
-        with storage_errors(self.database.folder, self.name):
-            dense, words, count = await asyncio.gather(nearest.to_arrow(), matching.to_arrow(), table.count_rows())
+        try:
+            with storage_errors(self.database.folder, self.name):
+                dense, words, count = await asyncio.gather(nearest.to_arrow(), matching.to_arrow(), table.count_rows())
+        except StorageError:
+            # Vectors of another length, when another process has rebuilt the table since it was opened.
+            self._check(await table.schema())
+            raise
         # Another process may have rebuilt the table since this one opened it.
         self._check(dense.schema)
         cosines = words["vector"].combine_chunks().flatten().to_numpy().reshape(-1, self.embedder.width) @ vector
@@ -253,6 +260,23 @@ class KnowledgeBase:
         rows = {row["id"]: (row, float(cosine)) for row, cosine in zip(words.select(_COLUMNS).to_pylist(), cosines, strict=True)}
         rows |= {row["id"]: (row, 1.0 - row["_distance"]) for row in dense.to_pylist()}
         return [self._hit(row, cosine, ranks.get(row_id), count) for row_id, (row, cosine) in rows.items()]
+
+    def fits(self) -> bool:
+        """Whether the vectors are this encoder's; True for an empty knowledge base."""
+        table = self.opened()
+        return table is None or self._fits(self._run(table.schema()))
+
+    def read_all(self) -> None:
+        """Read every row once. Raises :class:`StorageError` where a file is damaged."""
+        table = self.opened()
+        if table is None:
+            return
+
+        async def read() -> None:
+            async for _ in await table.query().to_batches():
+                pass
+
+        self._run(read())
 
     def optimize(self) -> None:
         """Bring the word index up to date, merge small files and drop old versions. Once after an ingestion is enough."""
@@ -268,8 +292,21 @@ class KnowledgeBase:
                 self._run(table.create_index("searchable", config=FTS()))
             self._run(table.optimize(cleanup_older_than=KEEP_VERSIONS))
 
-    def rebuild(self) -> bool:
-        """Embed the stored text again if it was embedded by another encoder; the files are not needed. False when nothing had to be done."""
+    def tidy(self) -> None:
+        """:meth:`optimize` when it pays: the first time, and when many small writes have piled up. What every addition and removal ends with."""
+        table = self.opened()
+        if table is None:
+            return
+        small = self._run(table.stats())["fragment_stats"]["num_small_fragments"]
+        if small > MOST_SMALL_FILES or not self._run(table.list_indices()):
+            self.optimize()
+
+    def rebuild(self, heard: Callable[[int, int], None] | None = None) -> bool:
+        """Embed the stored text again if it was embedded by another encoder; the files are not needed. False when nothing had to be done.
+
+        The rows of the new encoder are written beside the old ones and take their place in one commit: until then searches by the old encoder
+        find what they found. ``heard`` gets the passages done and their number.
+        """
         with self.database.writing(self.name):
             table = self.opened()
             if table is None:
@@ -277,15 +314,24 @@ class KnowledgeBase:
             self._run(table.checkout_latest())
             if self._fits(self._run(table.schema())):
                 return False
-            stored = self._run(table.query().select([*_TEXT_COLUMNS, "start", "end", "searchable"]).to_arrow())
-            vectors = self._embed(list(zip(stored["title"].to_pylist(), stored["text"].to_pylist(), strict=True)))
-            schema = self._schema()
-            columns = [_vector_array(vectors) if name == "vector" else stored[name] for name in schema.names]
-            import pyarrow as pa
-
-            self._table = self.database.overwrite(self.name, pa.table(columns, schema=schema))
+            total = self._run(table.count_rows())
+            self._table = self.database.overwrite(self.name, self._again(table, total, heard), self._schema())
         self.optimize()
         return True
+
+    def _again(self, table: Any, total: int, heard: Callable[[int, int], None] | None) -> Iterator[pa.RecordBatch]:
+        """The table's rows with vectors of this encoder, some at a time."""
+        import pyarrow as pa
+
+        schema = self._schema()
+        batches = self._run(table.query().select([*_TEXT_COLUMNS, "start", "end", "searchable"]).to_batches(max_batch_length=PART_CHUNKS))
+        done = 0
+        while (batch := self._run(_next(batches))) is not None:
+            vectors = self._embed(list(zip(batch["title"].to_pylist(), batch["text"].to_pylist(), strict=True)))
+            yield pa.record_batch([_vector_array(vectors) if name == "vector" else batch[name] for name in schema.names], schema=schema)
+            done += len(vectors)
+            if heard:
+                heard(done, total)
 
     def opened(self) -> Any:
         """The table, or None as long as there is none."""
@@ -367,6 +413,10 @@ def rank_all(knowledge_bases: Iterable[KnowledgeBase], vector: NDArray[np.float3
         return []
     first = opened[0][0]
     return rank(chain.from_iterable(first.database.run(find())))
+
+
+async def _next(batches: AsyncIterator[Any]) -> Any:
+    return await anext(batches, None)
 
 
 def _vector_array(vectors: NDArray[np.float32]) -> pa.FixedSizeListArray:

@@ -194,3 +194,27 @@ def test_eval_measures_and_names_bad_lines(home: Path, capsys: pytest.CaptureFix
         file.write_text('{"question": "x", "relevant": ["roses.md"]}\n' + bad)
         code, out, _ = inside(capsys, "kb", "eval", str(file), "--json")
         assert (code, "line 2" in json.loads(out)["error"]["message"]) == (2, True)
+
+
+def test_check_tells_and_repairs(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "notes.md").write_text("The shed key hangs behind the door.\n")
+    inside(capsys, "kb", "add", str(home / "notes.md"), "-d", "garden")
+    assert inside(capsys, "kb", "check")[:2] == (0, "nothing is wrong\n")
+    (home / "notes.md").unlink()
+    code, out, _ = inside(capsys, "kb", "check", "--json")
+    [problem] = json.loads(out)
+    assert (code, problem["knowledge_base"], problem["kind"], problem["document"]) == (1, "garden", "missing", "notes.md")
+    code, out, _ = inside(capsys, "kb", "check", "--repair")
+    assert (code, "notes.md" in out and "repaired: removed" in out) == (0, True)
+    assert json.loads(inside(capsys, "kb", "check", "--json")[1]) == []
+
+
+def test_bench_retrieve_gives_its_names(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("mdsa_local.cli.bench_retrieve.SIZES", {"1k": 60, "10k": 80, "100k": 100})
+    monkeypatch.setattr("mdsa_local.cli.bench_retrieve.INGESTED", 20)
+    code, out, _ = inside(capsys, "bench", "retrieve", "--runs", "1", "--json")
+    results = {row["name"]: row for row in json.loads(out)["results"]}
+    assert code == 0
+    assert {"hybrid_1k", "hybrid_10k", "hybrid_100k", "ingest"} <= results.keys()
+    assert all(row["ours"] > 0 and row["baseline"] > 0 for row in results.values())
+    assert results["ingest"]["better"] == "higher"

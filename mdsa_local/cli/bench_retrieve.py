@@ -1,0 +1,137 @@
+"""``mdsa bench retrieve``: a question against two knowledge bases, and ingestion, each beside its bare baseline."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mdsa_local.routing.encoder import Encoder
+
+SIZES = {"1k": 1_000, "10k": 10_000, "100k": 100_000}
+TOP_K = 5
+WORDS_A_CHUNK = 80
+INGESTED = 1_000
+Row = Callable[..., dict[str, Any]]
+
+
+def retrieving(runs: int, result: Row) -> list[dict[str, Any]]:
+    """Median and 99th percentile in ms of encoding a question, searching two tables of so many passages by vector and words, and fusing; beside it
+    encoding and a bare matrix product in memory. And passages of about 120 tokens ingested a second beside the bare encoder.
+
+    Texts are drawn from the words of the shipped documents, the vectors of the tables are random: what has to be searched takes the time, not what
+    is found. Everything is made in a temporary folder.
+    """
+    from mdsa_local.routing.encoder import Encoder
+
+    encoder = Encoder.load()
+    words = _words()
+    rows: list[dict[str, Any]] = []
+    for name, count in SIZES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            rows += _hybrid(name, count, max(20 * runs, 40), encoder, words, Path(folder), result)
+    with tempfile.TemporaryDirectory() as folder:
+        rows.append(_ingest(encoder, words, Path(folder), result))
+    return rows
+
+
+class _Drawn:
+    """The encoder for questions; random vectors for what is stored."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        import numpy as np
+
+        self.encoder = encoder
+        self.width, self.fingerprint, self.count_tokens = encoder.width, encoder.fingerprint, encoder.count_tokens
+        self.vectors: list[NDArray[np.float32]] = []
+        self._random = np.random.default_rng(0)
+
+    def encode(self, texts: list[str]) -> NDArray[np.float32]:
+        """``(n, width) float32, unit length``."""
+        import numpy as np
+
+        drawn = self._random.standard_normal((len(texts), self.width), dtype=np.float32)
+        drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
+        self.vectors.append(drawn)
+        return drawn
+
+
+def _hybrid(name: str, count: int, times: int, encoder: Encoder, words: list[str], folder: Path, result: Row) -> list[dict[str, Any]]:
+    import numpy as np
+
+    from mdsa_local.knowledge.chunking import Chunk
+    from mdsa_local.knowledge.dual_rag import DualRAG
+    from mdsa_local.knowledge.lance import connect
+    from mdsa_local.knowledge.store import Entry, KnowledgeBase
+
+    source, drawn = random.Random(0), _Drawn(encoder)
+    for table in ("global", "bench"):
+        base = KnowledgeBase(connect(folder), table, drawn)
+        for start in range(0, count, 10_000):
+            numbers = range(start, min(start + 10_000, count))
+            base.add(Entry(f"{n}.md", f"{n}.md", "0", (Chunk("", " ".join(source.choices(words, k=WORDS_A_CHUNK)), 0, 0),)) for n in numbers)
+        base.optimize()
+    matrix = np.concatenate(drawn.vectors)
+    drawn.vectors.clear()
+    rag = DualRAG(folder, encoder)
+    questions = [" ".join(source.choices(words, k=12)) for _ in range(times + 5)]
+
+    def ours(text: str) -> None:
+        rag.search(text, encoder.encode([text])[0], "bench", TOP_K)
+
+    def bare(text: str) -> None:
+        cosines = matrix @ encoder.encode([text])[0]
+        best = np.argpartition(-cosines, TOP_K)[:TOP_K]
+        best[np.argsort(-cosines[best])]
+
+    mine, theirs = _times(ours, questions), _times(bare, questions)
+    at = int(len(mine) * 0.99)
+    return [
+        result(f"hybrid_{name}", statistics.median(mine), statistics.median(theirs), "ms"),
+        result(f"hybrid_{name}_p99", mine[at], theirs[at], "ms"),
+    ]
+
+
+def _times(work: Callable[[str], None], questions: list[str]) -> list[float]:
+    """Milliseconds for each question, sorted; the first five open files and fill caches, and do not count."""
+    taken = []
+    for question in questions:
+        began = time.perf_counter()
+        work(question)
+        taken.append((time.perf_counter() - began) * 1000)
+    return sorted(taken[5:])
+
+
+def _ingest(encoder: Encoder, words: list[str], folder: Path, result: Row) -> dict[str, Any]:
+    from mdsa_local.knowledge.dual_rag import DualRAG
+
+    source = random.Random(1)
+    docs = folder / "docs"
+    docs.mkdir()
+    for n in range(INGESTED // 10):
+        sections = (f"## Part {m}\n\n{' '.join(source.choices(words, k=WORDS_A_CHUNK))}\n" for m in range(10))
+        (docs / f"{n}.md").write_text(f"# Document {n}\n\n" + "\n".join(sections), encoding="utf-8")
+    rag = DualRAG(folder / "kb", encoder)
+    began = time.perf_counter()
+    rag.add_paths([docs], "bench")
+    seconds = time.perf_counter() - began
+    count = sum(document.n_chunks for document in rag.list_documents("bench"))
+    texts = [" ".join(source.choices(words, k=WORDS_A_CHUNK)) for _ in range(INGESTED)]
+    began = time.perf_counter()
+    encoder.encode(texts)
+    return result("ingest", count / seconds, INGESTED / (time.perf_counter() - began), "1/s", "higher")
+
+
+def _words() -> list[str]:
+    """The words of the shipped documents, as often as they occur."""
+    from mdsa_local.settings import shipped
+
+    return [word for path in sorted(shipped("domains").glob("*/knowledge/*.md")) for word in path.read_text(encoding="utf-8").split()]

@@ -1,0 +1,76 @@
+"""Look whether a knowledge base is whole, and put it right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from mdsa_local.errors import StorageError
+from mdsa_local.knowledge.ingest import ingest
+from mdsa_local.knowledge.loaders import LOADERS
+from mdsa_local.knowledge.store import Document, KnowledgeBase
+from mdsa_local.settings import shipped
+
+Kind = Literal["fingerprint", "interrupted", "missing", "damaged"]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong with a document, or with the whole table where ``document`` is empty; ``repaired`` says what was done, if anything."""
+
+    kind: Kind
+    document: str
+    what: str
+    repaired: str = ""
+
+
+def check(knowledge_base: KnowledgeBase, *, repair: bool = False) -> list[Problem]:
+    """The problems of a knowledge base; with ``repair`` all but damage to the table itself are put right.
+
+    Vectors of another encoder are made again from the stored text. A document stored in part is read again from its file, or its chunks are
+    removed when the file is gone. A document whose file is gone is removed.
+    """
+    try:
+        documents = knowledge_base.documents()
+        fits = knowledge_base.fits()
+        knowledge_base.read_all()
+    except StorageError as error:
+        return [Problem("damaged", "", f"{error} {error.hint}")]
+    problems: list[Problem] = []
+    if not fits:
+        problem = Problem("fingerprint", "", "its vectors are another encoder's")
+        if repair and knowledge_base.rebuild():
+            problem = replace(problem, repaired="embedded again")
+        problems.append(problem)
+    for document in documents:
+        path = _file(document)
+        gone = path is not None and not path.exists()
+        if document.hash == "":
+            problems.append(_interrupted(knowledge_base, document, None if gone else path, repair))
+        elif gone:
+            problem = Problem("missing", document.document, f"its file is gone: {path}")
+            if repair:
+                knowledge_base.delete(document.document)
+                problem = replace(problem, repaired="removed")
+            problems.append(problem)
+    if repair and problems:
+        knowledge_base.optimize()
+    return problems
+
+
+def _interrupted(knowledge_base: KnowledgeBase, document: Document, path: Path | None, repair: bool) -> Problem:
+    problem = Problem("interrupted", document.document, f"stored in part, {document.n_chunks} chunks")
+    if not repair:
+        return problem
+    if path is not None and not ingest(knowledge_base, [path]).failed:
+        return replace(problem, repaired="read again")
+    knowledge_base.delete(document.document)
+    return replace(problem, repaired="removed")
+
+
+def _file(document: Document) -> Path | None:
+    """The file a document came from; None when it was given as text."""
+    path = shipped("domains").resolve().parent / document.source
+    is_file = path.suffix.lower() in LOADERS and (Path(document.source).is_absolute() or document.source.startswith("domains/"))
+    return path if is_file else None

@@ -1,0 +1,163 @@
+"""A knowledge base looks after itself: files, faults, another encoder, other processes."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from mdsa_local.errors import ConfigError
+from mdsa_local.knowledge.check import Problem
+from mdsa_local.knowledge.dual_rag import DualRAG
+from mdsa_local.knowledge.store import Entry
+
+from .toy_embedder import ToyEmbedder
+
+ROOT = Path(__file__).parents[2]
+# 100 in a long run: MDSA_TEST_KILLS=100.
+KILLS = int(os.environ.get("MDSA_TEST_KILLS", "6"))
+
+
+def test_many_single_additions_stay_small_without_being_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # No search of another process is under way here.
+    monkeypatch.setattr("mdsa_local.knowledge.store.KEEP_VERSIONS", timedelta(seconds=1))
+    rag = DualRAG(tmp_path, ToyEmbedder())
+    for n in range(150):
+        rag.add_global_documents([{"content": f"text number {n}", "metadata": {"id": f"{n}"}}])
+    assert len(rag.list_documents()) == 150
+    fragments = len(list((tmp_path / "global.lance" / "data").iterdir()))
+    assert fragments < 110, "150 additions left as many files"
+    for _ in range(3):
+        # What one merges the next removes, when nobody can be reading it any more.
+        time.sleep(1.1)
+        rag.optimize()
+    assert len(list((tmp_path / "global.lance" / "data").iterdir())) <= 2
+
+
+def test_another_encoder_takes_over_in_one_step_while_searches_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mdsa_local.knowledge.store.PART_CHUNKS", 50)
+    old = DualRAG(tmp_path, ToyEmbedder())
+    old.add_global_documents([{"content": f"apples of kind {n}", "metadata": {"id": f"{n}", "lang": "en"}} for n in range(200)])
+    new = DualRAG(tmp_path, ToyEmbedder("other", width=32))
+    heard: list[tuple[int, int]] = []
+    meanwhile: list[int] = []
+
+    def hear(done: int, total: int) -> None:
+        heard.append((done, total))
+        meanwhile.append(len(old.query("apples", top_k=3)))
+
+    base = new._knowledge_base(None)
+    assert base.rebuild(hear)
+    assert heard == [(50, 200), (100, 200), (150, 200), (200, 200)]
+    assert meanwhile == [3] * 4, "the old encoder finds what it found until the switch"
+    assert len(new.list_documents()) == 200
+    assert new.query("apples of kind 7")[0]["metadata"]["lang"] == "en"
+    with pytest.raises(ConfigError):
+        old.query("apples")
+
+
+def test_check_finds_and_repairs(tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    for name in ("a.md", "b.md", "c.md"):
+        (docs / name).write_text(f"text of {name}")
+    rag = DualRAG(tmp_path / "kb", ToyEmbedder())
+    rag.add_paths([docs], "garden")
+    rag.add_local_documents("garden", [{"content": "Given as text.", "metadata": {"source": "letter.md"}}])
+    assert rag.check("garden") == []
+    (docs / "b.md").unlink()
+    base = rag._knowledge_base("garden")
+    # What a crash between two parts of a large document leaves.
+    from mdsa_local.knowledge.chunking import Chunk
+
+    for name in ("a.md", "d.md"):
+        base._merge([(Entry(name, str(docs / name), "new", ()), 1, Chunk("t", "part one", 0, 8))])
+    found = [Problem("interrupted", "a.md", "stored in part, 2 chunks"), Problem("missing", "b.md", f"its file is gone: {docs / 'b.md'}")]
+    found += [Problem("interrupted", "d.md", "stored in part, 1 chunks")]
+    assert rag.check("garden") == found
+    assert [problem.repaired for problem in rag.check("garden", repair=True)] == ["read again", "removed", "removed"]
+    assert rag.check("garden") == []
+    assert [(entry.document, entry.n_chunks) for entry in rag.list_documents("garden") if "/" in entry.source] == [("a.md", 1), ("c.md", 1)]
+    other = DualRAG(tmp_path / "kb", ToyEmbedder("other"))
+    assert [(problem.kind, problem.repaired) for problem in other.check("garden", repair=True)] == [("fingerprint", "embedded again")]
+    assert other.check("garden") == []
+    for path in (tmp_path / "kb/garden.lance/data").iterdir():
+        path.write_bytes(path.read_bytes()[:50])
+    assert [problem.kind for problem in DualRAG(tmp_path / "kb", ToyEmbedder("other")).check("garden", repair=True)] == ["damaged"]
+
+
+WRITER = """
+import sys
+from mdsa_local.knowledge.dual_rag import DualRAG
+from tests.knowledge.toy_embedder import ToyEmbedder
+rag = DualRAG(sys.argv[1], ToyEmbedder())
+n = int(sys.argv[2])
+while True:
+    print("try", n, flush=True)
+    rag.add_global_documents([{"content": f"document {n} version {v} part", "metadata": {"id": f"doc{n % 40}"}} for v in (1,)])
+    print("add", n, flush=True)
+    if n % 5 == 4:
+        print("drop", n - 2, flush=True)
+        rag.remove(f"doc{(n - 2) % 40}")
+        print("dropped", n - 2, flush=True)
+    if n % 7 == 6:
+        rag.optimize()
+    n += 1
+"""
+
+
+def test_kill_minus_nine_loses_nothing_that_was_confirmed(tmp_path: Path) -> None:
+    seed = random.randrange(10**6)
+    print("seed", seed)
+    source = random.Random(seed)
+    stored: dict[str, int] = {}
+    at = 0
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    for _ in range(KILLS):
+        process = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path), str(at)], stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT
+        )
+        assert process.stdout is not None
+        lines: list[str] = []
+        reader = threading.Thread(target=lambda out=process.stdout, to=lines: to.extend(iter(out.readline, "")), daemon=True)
+        reader.start()
+        deadline = time.monotonic() + 60
+        while len(lines) < 4 and time.monotonic() < deadline:
+            assert process.poll() is None, "the writer ended by itself"
+            time.sleep(0.02)
+        time.sleep(source.uniform(0.0, 1.0))
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        reader.join()
+        process.stdout.close()
+        events = [(line.split()[0], int(line.split()[1])) for line in lines if line.endswith("\n")]
+        open_add = open_drop = None
+        for event, n in events:
+            at = max(at, n + 1) if event == "try" else at
+            open_add = n if event == "try" else None if event == "add" else open_add
+            open_drop = n if event == "drop" else None if event == "dropped" else open_drop
+            if event == "add":
+                stored[f"doc{n % 40}"] = n
+            elif event == "dropped":
+                stored.pop(f"doc{n % 40}", None)
+        rag = DualRAG(tmp_path, ToyEmbedder())
+        texts = {document.document: rag.passage(f"{document.document}#0").passage.text for document in rag.list_documents()}
+        # What was neither confirmed nor refused may have happened or not, but whole.
+        if open_drop is not None and f"doc{open_drop % 40}" not in texts:
+            stored.pop(f"doc{open_drop % 40}", None)
+        if open_add is not None and texts.get(f"doc{open_add % 40}") == f"document {open_add} version 1 part":
+            stored[f"doc{open_add % 40}"] = open_add
+        assert texts == {name: f"document {n} version 1 part" for name, n in stored.items()}
+        assert all(document.n_chunks == 1 for document in rag.list_documents())
+        assert rag.check() == []
+        if stored:
+            assert rag.query("document version part")
+    assert at >= KILLS
