@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 # Candidates each search hands to the fusion, where fewer than a third of them are asked for.
 CANDIDATES = 30
-EMBED_BATCH = 64
+# Texts of like length go together within a batch: the larger it is, the less is wasted on padding.
+EMBED_BATCH = 512
 # A large document is committed in parts of this size: its vectors are never all in memory.
 PART_CHUNKS = 2048
 # Readers see every commit at once, so a version is in use for one search at most; the longest read all of a table once.

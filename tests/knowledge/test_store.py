@@ -41,12 +41,16 @@ def test_a_passage_carries_where_it_comes_from(tmp_path: Path) -> None:
 def test_scores_are_cosines_and_words_alone_can_find(tmp_path: Path) -> None:
     knowledge_base = base(tmp_path)
     knowledge_base.add(
-        [entry(f"{n}.md", f"filler {n} " * 3) for n in range(80)] + [entry("rare.md", "The code is TR12345 among " + "other words " * 40)]
+        [entry(f"{n}.md", f"filler {n} " * 3) for n in range(80)] + [entry("rare.md", "The code is TR12345 among " + "other words " * 4)]
     )
     knowledge_base.optimize()
-    [vector] = knowledge_base.embedder.encode(["filler"])
-    passages = knowledge_base.search(vector, "tr12345", 10)
-    rare = next(passage for passage in passages if passage.id == "rare.md#0")
+    question = "Which number is tr12345?"
+    [vector] = knowledge_base.embedder.encode([question])
+    nearest = max(knowledge_base.search(vector, question, 10), key=lambda passage: passage.score)
+    assert nearest.id != "rare.md#0", "by vector others come first"
+    passages = knowledge_base.search(vector, question, 10)
+    rare = passages[0]
+    assert rare.id == "rare.md#0"
     [own] = knowledge_base.embedder.encode([f"{rare.title}\n{rare.text}"])
     assert rare.score == pytest.approx(float(own @ vector), abs=1e-5)
     assert all(0.0 <= passage.score <= 1.0 for passage in passages)
