@@ -44,7 +44,7 @@ def test_scores_are_cosines_and_words_alone_can_find(tmp_path: Path) -> None:
         [entry(f"{n}.md", f"filler {n} " * 3) for n in range(80)] + [entry("rare.md", "The code is TR12345 among " + "other words " * 4)]
     )
     knowledge_base.optimize()
-    question = "Which number is tr12345?"
+    question = "Which code is tr12345?"
     [vector] = knowledge_base.embedder.encode([question])
     nearest = max(knowledge_base.search(vector, question, 10), key=lambda passage: passage.score)
     assert nearest.id != "rare.md#0", "by vector others come first"
