@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Retrieval on MedQuAD: dense, by words, and fused as the product does it, on the same chunks in one run; and the weight of words, learned apart.
+"""Retrieval on MedQuAD: dense, by words, and fused by rank and by weight, on the same chunks in one run; and the weight of words, learned apart.
 
     python scripts/compare_retrieval.py medquad/qa.jsonl --work FOLDER [--minilm FOLDER_OF_MODEL]
 
@@ -96,13 +96,9 @@ def row(name: str, judged: Sequence[Judged], search: Callable[[str], Sequence[Pa
     print(f"{name:<32} recall@5 {quality.recall_at_5:.3f}  nDCG@10 {quality.ndcg_at_10:.3f}", flush=True)
 
 
-def weighted(weight: float, hits: Sequence[Hit]) -> list[Passage]:
-    """The product's ranking with another weight of words."""
-    kept, fusion.WORDS_WEIGHT = fusion.WORDS_WEIGHT, weight
-    try:
-        return [hit.passage for hit in fuse(hits)]
-    finally:
-        fusion.WORDS_WEIGHT = kept
+def weighted(weight: float | None, hits: Sequence[Hit]) -> list[Passage]:
+    """The ranking with a weight of words, or by reciprocal rank."""
+    return [hit.passage for hit in fuse(hits, weight)]
 
 
 def main() -> None:
@@ -134,6 +130,7 @@ def main() -> None:
     hits = found(test)
     row("dense", judged["test"], lambda text: by_vector(hits[text]))
     row("words (BM25)", judged["test"], lambda text: by_words(hits[text]))
+    row("fused by reciprocal rank", judged["test"], lambda text: weighted(None, hits[text]))
     row(f"fused, weight {fusion.WORDS_WEIGHT}", judged["test"], lambda text: weighted(fusion.WORDS_WEIGHT, hits[text]))
     if given.minilm:
         from sentence_transformers import SentenceTransformer

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 STEP = re.compile(r"\d{1,2}[.)]\s")
 MOST_CHOICES = 5
-# Log odds for one unit of cosine. On 153 of the shipped answer questions 60, 120 and 240 are level (88, 89, 87 right); at 60 the model's own opinion
-# can still overrule a unit that is nearer by 0.1.
-NEARNESS_ODDS = 120.0
+# Log odds for one unit of cosine: the model's own opinion decides between sentences about equally near. On 153 of the shipped answer questions
+# 60, 120, 240 and 300 are level (88, 89, 87, 88 right); at 60 a sentence that is farther by 0.1 may still win.
+NEARNESS_ODDS = 300.0
 # How much a unit counts under its title beside itself alone. Of the shipped answer questions whose fact was retrieved, the nearest unit holds it for
 # 60.5 % of every second one without and 65.8 % with it, where this was chosen; for 56.3 and 60.9 % of the others.
 TITLED = 0.6

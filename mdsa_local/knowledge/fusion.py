@@ -9,6 +9,8 @@ from typing import Any
 
 from mdsa_local.types import Passage
 
+# Cormack, Clarke and Buettcher 2009, "Reciprocal rank fusion outperforms Condorcet and individual rank learning methods": k = 60.
+RRF_K = 60
 # Learned on 1,500 MedQuAD questions, apart from those it is measured on: scripts/compare_retrieval.py. From 0.5 to 0.8 little changes.
 WORDS_WEIGHT = 0.6
 
@@ -44,13 +46,18 @@ class Ranked:
     twin_of: str | None = None
 
 
-def rank(hits: Iterable[Hit]) -> list[Ranked]:
-    """Order hits, best first, by ``cosine + 0.6 * words``. Of passages with the same text the best is the others' ``twin_of``.
+def rank(hits: Iterable[Hit], words_weight: float | None = WORDS_WEIGHT) -> list[Ranked]:
+    """Order hits, best first: by ``cosine + words_weight * words``, or, without a weight, by reciprocal rank: ``1/(60 + rank by cosine) + 1/(60 +
+    rank by words)``.
 
-    Both can be compared between tables: neither a large table nor one that has nothing of the matter is favoured, as ranks would favour it.
+    Cosines of two tables can be compared, so that rank is taken over all hits; the rank by words is each table's own. Of passages with the same
+    text the best is the others' ``twin_of``.
     """
     by_cosine = sorted(hits, key=lambda hit: -hit.cosine)
-    scores = [hit.cosine + WORDS_WEIGHT * hit.words for hit in by_cosine]
+    if words_weight is None:
+        scores = [1 / (RRF_K + place) + (1 / (RRF_K + hit.lexical_rank) if hit.lexical_rank else 0.0) for place, hit in enumerate(by_cosine, 1)]
+    else:
+        scores = [hit.cosine + words_weight * hit.words for hit in by_cosine]
     best: dict[str, str] = {}
     ranked = []
     for i in sorted(range(len(by_cosine)), key=lambda i: -scores[i]):
@@ -60,6 +67,6 @@ def rank(hits: Iterable[Hit]) -> list[Ranked]:
     return ranked
 
 
-def fuse(hits: Iterable[Hit]) -> list[Hit]:
+def fuse(hits: Iterable[Hit], words_weight: float | None = WORDS_WEIGHT) -> list[Hit]:
     """The hits in the order of :func:`rank`, without twins."""
-    return [ranked.hit for ranked in rank(hits) if ranked.twin_of is None]
+    return [ranked.hit for ranked in rank(hits, words_weight) if ranked.twin_of is None]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mdsa_local.knowledge.fusion import Hit, fuse, rank, saturated
+from mdsa_local.knowledge.fusion import WORDS_WEIGHT, Hit, fuse, rank, saturated
 from mdsa_local.types import Passage
 
 
@@ -10,8 +10,12 @@ def hit(name: str, cosine: float, words: float = 0.0, text: str = "") -> Hit:
     return Hit(Passage(name, name, "global", "", text or name, 0, 1, max(cosine, 0.0)), cosine, 1 if words else None, {}, words, words)
 
 
-def names(hits: list[Hit]) -> list[str]:
-    return [found.passage.id for found in fuse(hits)]
+def names(hits: list[Hit], weight: float | None = WORDS_WEIGHT) -> list[str]:
+    return [found.passage.id for found in fuse(hits, weight)]
+
+
+def test_by_reciprocal_rank_what_is_found_both_ways_comes_first() -> None:
+    assert names([hit("near", 0.9), hit("both", 0.8, 0.6), hit("far", 0.1)], None) == ["both", "near", "far"]
 
 
 def test_without_words_the_order_is_by_cosine() -> None:
@@ -35,7 +39,7 @@ def test_scores_by_words_do_not_depend_on_the_size_of_a_table() -> None:
 
 
 def test_a_ranking_says_what_decided_it() -> None:
-    first, second = rank([hit("words", 0.4, 0.5), hit("near", 0.6)])
+    first, second = rank([hit("words", 0.4, 0.5), hit("near", 0.6)], WORDS_WEIGHT)
     assert (first.hit.passage.id, first.cosine_rank, second.hit.passage.id, second.cosine_rank) == ("words", 2, "near", 1)
     assert (first.score, second.score) == pytest.approx((0.7, 0.6))
 
