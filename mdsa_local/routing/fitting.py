@@ -174,8 +174,11 @@ def fit(index: Index, calibration: Calibration, outside: Anchors | None = None, 
 
 
 def _judge(texts: Sequence[str], vectors: Floats, labels: Sequence[str], share: float, seed: int) -> Judge:
-    heads = tuple(train(vectors, labels, seed + i) for i in range(HEADS))
-    return Judge(heads, by_words.train(texts, labels, seed) if share else None, share)
+    return Judge(_heads(vectors, labels, seed), by_words.train(texts, labels, seed) if share else None, share)
+
+
+def _heads(vectors: Floats, labels: Sequence[str], seed: int) -> tuple[Head, ...]:
+    return tuple(train(vectors, labels, seed + i) for i in range(HEADS))
 
 
 def _scoped(
@@ -208,9 +211,8 @@ def _held_out(
         labels = [names[i] for i in owner[kept].tolist()]
         # A domain may lose all its examples to a fold: then nothing is known of it there.
         place = np.ix_(np.searchsorted(held, fold), np.array([names.index(name) for name in sorted(set(labels))]))
-        judge = _judge([texts[i] for i in kept.tolist()], vectors[kept], labels, 1.0, seed)
-        by_vector[place] = Judge(judge.heads).probabilities([], vectors[fold])
-        by_word[place] = judge.probabilities([texts[i] for i in fold.tolist()], vectors[fold])
+        by_vector[place] = Judge(_heads(vectors[kept], labels, seed)).probabilities([], vectors[fold])
+        by_word[place] = by_words.train([texts[i] for i in kept.tolist()], labels, seed).probabilities([texts[i] for i in fold.tolist()])
     return by_vector, by_word
 
 
