@@ -24,6 +24,7 @@ from mdsa_local.runtime.manager import ModelManager
 from mdsa_local.settings import Settings
 from mdsa_local.types import Answer, Completed, Draft, Event, Passage, Query, Retrieved, Revised, Route, Routed, Stage, Token, Verdict
 from mdsa_local.validation import ladder, rules
+from mdsa_local.validation.answerable import doubt
 
 if TYPE_CHECKING:
     from mdsa_local.knowledge.dual_rag import DualRAG
@@ -336,10 +337,11 @@ class TinyBERTOrchestrator:
     ) -> Generator[Event, None, Draft]:
         began, first, detail = time.perf_counter(), 0.0, dict[str, Any]()
         draft = Draft(NOT_FOUND, "", "stop", 0, 0)
-        if not passages:
-            # Without a passage no answer could stand: the model is not asked.
+        reason = self._doubt(domain, question, passages, embed) if passages else "no passage was found"
+        if reason:
+            # No answer could stand: the model is not asked.
             yield Token(draft.text)
-            return draft
+            return replace(draft, doubt=reason)
         for piece in self.executor.stream(domain, question, passages, embed):
             if isinstance(piece, str):
                 first = first or (time.perf_counter() - began) * 1000
@@ -350,6 +352,13 @@ class TinyBERTOrchestrator:
                 detail = piece.detail()
         trace.append(Stage("generate", (time.perf_counter() - began) * 1000, {**detail, "first_token_ms": round(first, 2)}))
         return draft
+
+    def _doubt(self, domain: DomainConfig, question: str, passages: tuple[Passage, ...], embed: Embed) -> str:
+        """Why a model that only quotes had better not be asked; empty when it may be, and for models that decide that themselves."""
+        if self._degraded or not self.executor.quotes(domain):
+            return ""
+        found = doubt(question, passages, lambda words: self.knowledge.unknown(words, domain.name), embed)
+        return found.reason if found.declines else ""
 
     @staticmethod
     def _timed(stage: str, trace: list[Stage], work: Callable[[], Any]) -> Any:

@@ -116,13 +116,14 @@ class Citation:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What a model wrote, before validation."""
+    """What a model wrote, before validation; or the refusal, with the ``doubt`` for which no model was asked."""
 
     text: str
     model: str
     finish_reason: str
     prompt_tokens: int
     tokens_generated: int
+    doubt: str = ""
 
 
 @dataclass(frozen=True, slots=True)

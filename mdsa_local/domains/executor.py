@@ -43,6 +43,10 @@ class DomainExecutor:
         self._lock = threading.Lock()
         self._front: TinyBERTOrchestrator | None = None
 
+    def quotes(self, domain: DomainConfig) -> bool:
+        """Whether the domain's model does nothing but quote."""
+        return self.manager.decoding(domain.model or self.manager.settings.default_model) == "quotes"
+
     def stream(
         self, domain: DomainConfig, question: str, passages: Sequence[Passage], embed: Callable[[list[str]], NDArray[np.float32]]
     ) -> Iterator[str | Fitted | Draft]:
@@ -55,7 +59,7 @@ class DomainExecutor:
         generation = domain.sampling
         shown = [(passage.title, passage.text) for passage in passages]
         extracts: list[quoting.Extract] = []
-        if quotes := self.manager.decoding(reference) == "quotes":
+        if quotes := self.quotes(domain):
             extracts = quoting.shortlist(question, shown, embed)
             shown = [(passages[extract.passage].title, extract.text) for extract in extracts]
         numbers = [extract.passage + 1 for extract in extracts] if quotes else range(1, len(shown) + 1)

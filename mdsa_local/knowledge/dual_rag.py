@@ -16,6 +16,7 @@ from mdsa_local.knowledge.chunking import chunk
 from mdsa_local.knowledge.fusion import Hit, Ranked
 from mdsa_local.knowledge.ingest import Progress, Report, ingest
 from mdsa_local.knowledge.lance import connect
+from mdsa_local.knowledge.mentions import unknown
 from mdsa_local.knowledge.show import Shown, around
 from mdsa_local.knowledge.store import Document, Entry, KnowledgeBase, rank_all, search_all
 from mdsa_local.knowledge.why import Why, explain, words
@@ -116,6 +117,10 @@ class DualRAG:
         ranked = self.ranked(text, vector, domain, top_k)
         asked = words(text)
         return explain(owner.label, document, owner.standing(document, vector, text), owner.matching(document, asked), asked, ranked, top_k)
+
+    def unknown(self, words: Iterable[str], domain: str | None) -> set[str]:
+        """Those of ``words`` that no passage of the shared or the domain's knowledge base contains, by the word index's idea of a word."""
+        return unknown([self._named(name) for name in Scope(self._shared, domain).tables], words)
 
     def passage(self, passage_id: str, domain: str | None = None) -> Shown:
         """A stored passage and what surrounds it in its source. Raises :class:`UnknownNameError` when the knowledge base has none of this id."""

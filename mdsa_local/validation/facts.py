@@ -36,6 +36,8 @@ PIECE = re.compile(
     r"(?P<code>[^\W\d_]+-?\d\w*(?:-\w+)*)|(?P<number>(?<![\w)\]])-(?=\d)\d+(?:[.,:/]\d+)*|\d+(?:[.,:/]\d+)*)"
     r"|(?P<sign>[$€£¥%])|(?P<word>[^\W\d_]+(?:'[^\W\d_]+)*)|(?P<stop>[,;:()])"
 )
+# Words that carry no content of their own, numbers in words among them.
+FUNCTION = COMMON | NEGATIONS.keys() | LIMITS.keys() | WORD_NUMBERS.keys() | SCALES.keys() | {"least", "most"}
 # How many content words after a number or "not" belong to it.
 REACH = 3
 # A clause moved to the front leaves half in order.

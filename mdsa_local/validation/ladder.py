@@ -27,7 +27,8 @@ OFF_CONTEXT = 0.12
 def judge(question: str, draft: Draft, passages: Sequence[Passage], embed: Embed) -> Verdict:
     """The verdict on ``draft``: kept with its citations set right, replaced by the best passage, or "not in your documents"."""
     if says_not_found(draft.text):
-        return Verdict("not_found", NOT_FOUND, (), (Check("answerable", False, "the model found no answer in the passages"),), "not in the passages")
+        found = Check("answerable", False, draft.doubt or "the model found no answer in the passages")
+        return Verdict("not_found", NOT_FOUND, (), (found,), draft.doubt or "not in the passages")
     checks: list[Check] = []
     for check in plain_checks(draft):
         checks.append(check)

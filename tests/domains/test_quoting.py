@@ -52,6 +52,21 @@ def test_strings_are_escaped_for_the_grammar() -> None:
     assert quoting.grammar([]) == ""
 
 
+def test_what_is_about_as_near_is_quoted_beside_the_first() -> None:
+    near = [
+        Extract(0, "A.", 0.8),
+        Extract(0, "B.", 0.7),
+        Extract(1, "C.", 0.78),
+        Extract(1, "D.", 0.7),
+        Extract(0, "E.", 0.66),
+        Extract(0, "F.", 0.5),
+    ]
+    assert quoting.company(near, 0) == [1, 2]
+    assert quoting.company(near, 2) == [0, 3]
+    assert quoting.company(near[:1], 0) == []
+    assert quoting.grammar(near[:3]).splitlines()[0] == 'root ::= q0 " " q1 " " q2 | q1 " " q0 " " q2 | q2 " " q0'
+
+
 @pytest.mark.parametrize("question", ["what does a new card cost", "how do i freeze my card", "who is the king of france", "asdf"])
 @pytest.mark.parametrize("temperature", [0.0, 1.5])
 def test_the_shipped_model_can_write_nothing_but_quotations(product: TinyBERTOrchestrator, question: str, temperature: float) -> None:

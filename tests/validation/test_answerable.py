@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import yaml
+
+from mdsa_local.orchestrator import TinyBERTOrchestrator
+from mdsa_local.routing.encoder import Encoder
+from mdsa_local.types import Passage
+from mdsa_local.validation.answerable import Doubt, content, doubt
+
+DATA = Path(__file__).parents[1] / "data"
+PAYING = Passage("p#0", "pay.md", "finance", "Paying in the app", "You can pay in the app by card. A payment is booked at once.", 0, 60, 0.8)
+
+
+def found(encoder: Encoder, question: str, *absent: str) -> Doubt:
+    return doubt(question, [PAYING], lambda words: set(words) & set(absent), encoder.remembering())
+
+
+def test_content_words_stand_as_written_once_and_without_numbers() -> None:
+    assert content("Can I PAY 3 bills in two bitcoins, or pay with “Bitcoins”?") == ["pay", "bills", "bitcoins"]
+    assert content("is it not so?") == []
+
+
+def test_a_word_that_no_document_has_speaks_against_an_answer(encoder: Encoder) -> None:
+    known, strange = found(encoder, "can I pay in the app"), found(encoder, "can I pay in bitcoin", "bitcoin")
+    assert known.unsaid == 0
+    assert known.missing == ()
+    assert strange.missing == ("bitcoin",)
+    assert 0 < strange.unsaid <= 1
+    assert strange.odds < known.odds
+    assert "'bitcoin'" in strange.reason
+
+
+def test_another_form_or_name_of_a_known_word_hardly_does(encoder: Encoder) -> None:
+    assert found(encoder, "how are payments booked?", "payments").unsaid == 0
+    assert found(encoder, "what about paying by credit card", "credit").unsaid < found(encoder, "what about paying by elephant", "elephant").unsaid
+
+
+def test_only_words_that_the_passages_lack_are_looked_up(encoder: Encoder) -> None:
+    asked: list[str] = []
+    doubt("can I pay in bitcoin", [PAYING], lambda words: asked.extend(words) or [], encoder.remembering())
+    assert asked == ["bitcoin"]
+
+
+def test_no_passages_are_no_answer(encoder: Encoder) -> None:
+    nothing = doubt("can I pay in bitcoin", [], lambda words: words, encoder.encode)
+    assert nothing == Doubt(0.0, 0.0, ())
+    assert nothing.declines
+
+
+def test_the_product_says_what_its_documents_do_not_speak_of(product: TinyBERTOrchestrator) -> None:
+    answer = product.ask("can i pay in bitcoin or buy crypto in the app", domain="finance")
+    assert answer.status == "not_found"
+    assert "'bitcoin'" in answer.reason
+    assert answer.tokens_generated == 0
+    assert [(check.name, check.passed) for check in answer.verdict.checks] == [("answerable", False)]
+
+
+def test_most_unanswerable_questions_are_declined_and_few_others(product: TinyBERTOrchestrator) -> None:
+    def declined(question: str, domain: str) -> bool:
+        vector = product.encoder.encode([question])[0]
+        passages = product.knowledge.search(question, vector, domain, product.settings.top_k)
+        return doubt(question, passages, lambda words: product.knowledge.unknown(words, domain), product.encoder.remembering()).declines
+
+    unanswerable = yaml.safe_load((DATA / "unanswerable.yaml").read_text(encoding="utf-8"))
+    others = [declined(question, domain) for domain, questions in unanswerable.items() if domain[0] != "_" for question in questions]
+    answerable = [
+        declined(json.loads(line)["question"], path.stem)
+        for path in (DATA / "answers").glob("*.jsonl")
+        if path.stem in unanswerable
+        for line in path.read_text(encoding="utf-8").splitlines()[::3]
+    ]
+    assert sum(others) / len(others) >= 0.3
+    assert sum(answerable) / len(answerable) <= 0.16
