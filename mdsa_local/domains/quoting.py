@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mdsa_local.domains.prompts import NOT_FOUND
 from mdsa_local.sentences import spans
+from mdsa_local.validation import facts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,6 +30,8 @@ NEARNESS_ODDS = 300.0
 # 60.5 % of every second one without and 65.8 % with it, where this was chosen; for 56.3 and 60.9 % of the others.
 TITLED = 0.6
 
+# Units that share so much of the longer one's content words, with the same numbers and negations, say the same.
+SAME_WORDS = 0.75
 # An answer quotes up to so many units: where the nearest does not hold the fact asked for, the next often does.
 MOST_QUOTED = 3
 # How much less near (cosine) than the nearest a unit may be to be quoted beside it, from the same passage and from another one.
@@ -54,7 +57,7 @@ def shortlist(
 ) -> list[Extract]:
     """The ``most`` units of all passages ``(title, text)`` that are nearest to the question by ``embed`` (unit vectors), nearest first.
 
-    A unit is read alone and under its title, which often holds what the sentence only refers to.
+    A unit is read alone and under its title, which often holds what the sentence only refers to. One that says the same as a nearer one is left out.
     """
     found = [Extract(index, unit) for index, (_, text) in enumerate(passages) for unit in dict.fromkeys(units(text))]
     if not found:
@@ -63,7 +66,23 @@ def shortlist(
     vectors = embed([question, *(unit.text for unit in found), *titled])
     alone, under_title = (vectors[1:] @ vectors[0]).reshape(2, len(found))
     near = (1 - TITLED) * alone + TITLED * under_title
-    return [replace(found[at], nearness=float(near[at])) for at in (-near).argsort(kind="stable")[:most]]
+    kept: list[tuple[Extract, facts.Facts]] = []
+    for at in (-near).argsort(kind="stable"):
+        told = facts.read(found[at].text)
+        if not any(same(told, other) for _, other in kept):
+            kept.append((replace(found[at], nearness=float(near[at])), told))
+            if len(kept) == most:
+                break
+    return [extract for extract, _ in kept]
+
+
+def same(one: facts.Facts, other: facts.Facts) -> bool:
+    """Whether two units say the same: numbers and negations alike, and nearly all content words."""
+    if sorted((n.kind, n.unit) for n in one.numbers) != sorted((n.kind, n.unit) for n in other.numbers):
+        return False
+    if sorted(n.kind for n in one.negations) != sorted(n.kind for n in other.negations):
+        return False
+    return len(one.words & other.words) >= SAME_WORDS * max(len(one.words), len(other.words), 1)
 
 
 def choices(extracts: Sequence[Extract]) -> tuple[tuple[str, float], ...]:

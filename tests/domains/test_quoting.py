@@ -12,6 +12,7 @@ from mdsa_local.orchestrator import TinyBERTOrchestrator
 from mdsa_local.routing.encoder import Encoder
 from mdsa_local.runtime.backend import Message
 from mdsa_local.settings import shipped
+from mdsa_local.validation import facts
 
 FEES = "A replacement card costs $5. Say \"lost\" or 'stolen'.\nIt arrives in 4 days."
 STEPS = "1. Open the app.\n2. Tap Cards. Wait a moment.\n3. Choose Freeze.\n\nA frozen card refuses every payment."
@@ -39,6 +40,27 @@ def test_the_shortlist_keeps_the_nearest_in_order(encoder: Encoder) -> None:
     assert found[0].passage == 1
     assert len(found) == 5
     assert quoting.shortlist("x", [("", ""), ("", "")], encoder.encode) == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        ("A refund to another bank takes 3 business days.", "An approved refund to another bank takes 3 business days.", True),
+        ("A refund to another bank takes 3 business days.", "An approved refund to another bank takes 4 business days.", False),
+        ("The cuff is waterproof.", "The cuff is not waterproof.", False),
+        ("Open Cards.", "Open Cards and choose Freeze to stop all payments.", False),
+        ("Go.", "Stop.", False),
+        ("It is so.", "It is so.", False),
+    ],
+)
+def test_units_that_say_the_same(one: str, other: str, alike: bool) -> None:
+    assert quoting.same(facts.read(one), facts.read(other)) is alike
+
+
+def test_the_shortlist_says_nothing_twice(encoder: Encoder) -> None:
+    said = "A replacement card costs $5."
+    found = quoting.shortlist("what does a new card cost", [("Fees", said), ("Cards", said + " It arrives in 4 days.")], encoder.encode)
+    assert sorted(extract.text for extract in found) == [said, "It arrives in 4 days."]
 
 
 def test_a_title_tells_what_a_sentence_is_about(encoder: Encoder) -> None:
