@@ -48,10 +48,11 @@ class Twin:
         return self.cosine >= COSINE or self.words >= WORDS
 
 
-def training_questions() -> list[str]:
-    """The questions of the templates that the shipped models were trained on, their slots filled with the first value listed."""
+def training_questions(folder: Path | None = None) -> list[str]:
+    """The questions of the templates in ``folder`` (None: those that the shipped models were trained on), their slots filled with the first
+    value listed."""
     asked: dict[str, None] = {}
-    for path in sorted((Path(mdsa_local.__file__).parent / "training" / "templates").glob("*.yaml")):
+    for path in sorted((folder or Path(mdsa_local.__file__).parent / "training" / "templates").glob("*.yaml")):
         for topic in yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
             slots = topic.get("slots") or {}
             asked |= {filled(ask, slots): None for fact in topic["facts"] for ask in fact["asks"]}
