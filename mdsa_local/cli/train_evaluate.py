@@ -27,6 +27,7 @@ from mdsa_local.runtime.gguf import read_gguf
 from mdsa_local.runtime.llamacpp import LlamaCppBackend, default_threads
 from mdsa_local.settings import storage_error
 
+PLAIN = ("F32", "F16", "BF16")
 PARTS = ("cost", "answers", "overlap")
 PROMPT_TOKENS = 64
 
@@ -221,6 +222,7 @@ def _variant(model: dict[str, Any], texts: Sequence[str] = ()) -> variants.Varia
 
 def _choose(report: dict[str, Any]) -> None:
     """The default, once cost and answers of all are known."""
-    models = report["models"]
+    # What is not quantised shows what quantising costs; it is not there to be chosen.
+    models = [model for model in report["models"] if model["quantization"] not in PLAIN] or report["models"]
     if all("answers" in model and "decode_tokens_per_s" in model for model in models) and len({len(model["right"]) for model in models}) == 1:
         report["default"], report["why"] = variants.choose([_variant(model) for model in models])

@@ -91,6 +91,24 @@ def twins(cases: Sequence[Case], known: Sequence[str], encoder: Encoder) -> list
     return found
 
 
+class Guard:
+    """Tells texts that are too near to one of a set of questions, by the bounds of :func:`twins`: what trains a model must not be what judges it."""
+
+    def __init__(self, cases: Sequence[Case], encoder: Encoder) -> None:
+        """Raises the encoder's errors."""
+        self._encoder = encoder
+        self._vectors = encoder.encode([case.question for case in cases]) if cases else None
+        self._shared = _SharedWords([case.question for case in cases])
+
+    def near(self, texts: Sequence[str]) -> list[bool]:
+        """Whether each of ``texts`` is too near to any of the questions."""
+        if self._vectors is None or not texts:
+            return [False] * len(texts)
+        cosines = (self._encoder.encode(list(texts)) @ self._vectors.T).max(axis=1)
+        words = [self._shared.with_each(text).max() for text in texts]
+        return [bool(cosine >= COSINE or share >= WORDS) for cosine, share in zip(cosines, words, strict=True)]
+
+
 def report(found: Sequence[Twin]) -> dict[str, Any]:
     """How many are too near, and the worst of all."""
     worst = sorted(found, key=lambda twin: -max(twin.cosine / COSINE, twin.words / WORDS))

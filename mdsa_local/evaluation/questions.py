@@ -76,7 +76,7 @@ def read(path: Path | None = None) -> list[Case]:
     path = path or SHIPPED
     cases: list[Case] = []
     seen: dict[str, int] = {}
-    for number, text in _lines(path):
+    for number, text in lines(path):
         try:
             row = _Line.model_validate(json.loads(text))
         except ValidationError as error:
@@ -93,23 +93,26 @@ def read(path: Path | None = None) -> list[Case]:
     return cases
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """``(number, text)`` of every line that is not blank."""
+def lines(path: Path, hint: str = EXPECTED, *, blank: bool = False) -> Iterator[tuple[int, str]]:
+    """``(number, text)`` of every line, of blank ones only with ``blank``, read one by one.
+
+    Raises :class:`InputError` with ``hint`` for a line that is too long or not UTF-8.
+    """
     try:
         with path.open("rb") as file:
             number = 0
             while raw := file.readline(LONGEST_LINE_BYTES + 1):
                 number += 1
                 if len(raw) > LONGEST_LINE_BYTES:
-                    raise InputError(f"{path}, line {number}: longer than {LONGEST_LINE_BYTES:,} bytes", EXPECTED)
+                    raise InputError(f"{path}, line {number}: longer than {LONGEST_LINE_BYTES:,} bytes", hint)
                 try:
                     text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:
                     raise InputError(f"{path}, line {number}: not UTF-8 ({error.reason} at byte {error.start})", "Give a UTF-8 file.") from None
-                if text.strip():
+                if blank or text.strip():
                     yield number, text
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}", "Give a file of JSON lines.") from None
+        raise InputError(f"{path}: cannot be read: {error.strerror}", hint) from None
 
 
 def is_source(document: str, source: str) -> bool:
