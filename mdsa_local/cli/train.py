@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Make, quantise and judge a small model of your own. Training needs the extra train.")
 
 
+DRAW_EVERY_S = 60.0
+
+
 class Device(StrEnum):
     """Where to train."""
 
@@ -158,13 +161,25 @@ def _trained(
 
     if threads:
         torch.set_num_threads(threads)
-    pictures = drawable()
+    pictures, said, drawn = drawable(), _telling(step), time.monotonic()
     where = device_of(device.value)
-    try:
-        progress = trainer.train(workshop, step, material(), where, steps=steps, keep_every=keep_every, tell=_telling(step))
-    finally:
+
+    def draw() -> None:
         if pictures and workshop.log.is_file() and (lines := curve.read(workshop.log)):
             curve.draw(lines, workshop.picture, workshop.ends)
+
+    def tell(progress: Progress) -> None:
+        nonlocal drawn
+        said(progress)
+        if time.monotonic() - drawn > DRAW_EVERY_S:
+            drawn = time.monotonic()
+            draw()
+
+    note(f"{step}: reading the data; the first time in a run the encoder reads the templates too, for about a minute")
+    try:
+        progress = trainer.train(workshop, step, material(), where, steps=steps, keep_every=keep_every, tell=tell)
+    finally:
+        draw()
     return {
         "step": step,
         "finished": progress.tokens >= progress.end,

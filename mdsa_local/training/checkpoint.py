@@ -10,6 +10,7 @@ import hashlib
 import io
 import logging
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,12 @@ def save(state: object, path: Path) -> None:
         if path.exists():
             previous = _previous(path)
             previous.unlink(missing_ok=True)
-            # A second name for the same bytes: there is no moment without a checkpoint.
-            os.link(path, previous)
+            try:
+                # A second name for the same bytes: there is no moment without a checkpoint.
+                os.link(path, previous)
+            except OSError:
+                # Not every file system knows second names.
+                shutil.copyfile(path, previous)
         settle(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)

@@ -192,6 +192,8 @@ def _topics(path: Path) -> list[dict[str, Any]]:
         loaded = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not UTF-8 YAML: {' '.join(str(error).split())}", hint) from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}", "Check its permissions.") from None
     if not isinstance(loaded, list):
         raise ConfigError(f"{path}: expected a list of topics, found {type(loaded).__name__}", hint)
     for number, topic in enumerate(loaded, 1):

@@ -102,6 +102,8 @@ def rows(path: Path, fields: Mapping[str, type] | None = None, form: str = "JSON
                     raise ValueError(f"missing key {key!r}")
                 if not isinstance(row[key], kind):
                     raise ValueError(f"key {key!r}: expected {kind.__name__}, found {type(row[key]).__name__}")
+                if kind is str:
+                    _clean(row[key])
         except (ValueError, RecursionError) as error:
             raise InputError(f"{path}, line {number}: {error}", hint) from None
         found = True
@@ -127,8 +129,8 @@ def dialogues(data: Path) -> Iterator[list[tuple[str, str]]]:
     (path,) = need(data, ["sgd"])
     for row in rows(path, {"turns": list}, SOURCES["sgd"].form):
         try:
-            yield [(str(turn[0]), str(turn[1])) for turn in row["turns"]]
-        except (TypeError, IndexError, KeyError):
+            yield [(str(turn[0]), _clean(str(turn[1]))) for turn in row["turns"]]
+        except (TypeError, IndexError, KeyError, ValueError):
             raise InputError(f"{path}: a turn is no list of speaker and text: {str(row['turns'])[:200]}", SOURCES["sgd"].form) from None
 
 
@@ -158,7 +160,7 @@ def clinc(data: Path, part: str) -> list[tuple[str, str]]:
     path, *_ = need(data, ["clinc150"])
     loaded = _whole(path, SOURCES["clinc150"].form)
     with _shaped(path, SOURCES["clinc150"].form):
-        return [(str(text), str(intent)) for text, intent in loaded[part]]
+        return [(_clean(str(text)), str(intent)) for text, intent in loaded[part]]
 
 
 def clinc_domains(data: Path) -> dict[str, str]:
@@ -173,6 +175,12 @@ def plain_sentences(data: Path) -> list[str]:
     """The plain sentences that come with CLINC150."""
     *_, path = need(data, ["clinc150"])
     return [text.rstrip("\r\n") for _, text in _some(path, SOURCES["clinc150"].form)]
+
+
+def _clean(text: str) -> str:
+    """``text``; raises :class:`ValueError` for half a character, which JSON can write as an escape and no tokenizer reads."""
+    text.encode()
+    return text
 
 
 def _some(path: Path, hint: str) -> Iterator[tuple[int, str]]:
@@ -197,6 +205,8 @@ def _whole(path: Path, hint: str) -> Any:
         raise InputError(f"{path} has {size >> 20} MB; it is read whole, so {MOST_BYTES >> 20} MB are the most", f"Expected: {hint}.")
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}", "Check its permissions.") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})", "Give a UTF-8 file.") from None
     except (ValueError, RecursionError) as error:

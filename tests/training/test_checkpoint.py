@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from mdsa_local.training.checkpoint import device, load, save
 @contextmanager
 def full_disk(free_bytes: int) -> Iterator[None]:
     """No file of this process can grow beyond that."""
+    resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (free_bytes, hard))
     try:
@@ -50,6 +50,18 @@ def test_a_full_disk_leaves_the_last_good_one(tmp_path: Path) -> None:
     assert [found.name for found in tmp_path.iterdir()] == ["a.ckpt"], "and no half of one"
     save(state(2), path)
     assert load(path)["step"] == 2
+
+
+def test_without_second_names_the_one_before_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("os.link", refuse)
+    path = tmp_path / "a.ckpt"
+    for step in (1, 2):
+        save(state(step), path)
+    assert load(path)["step"] == 2
+    assert load(path.with_name("a.ckpt.previous"))["step"] == 1
 
 
 @pytest.mark.parametrize("damage", ["flipped bit", "cut short", "emptied"])
