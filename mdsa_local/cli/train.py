@@ -311,6 +311,7 @@ def evaluate(
     part: Annotated[list[str] | None, typer.Option("--part", help="cost, answers or overlap; repeat it. All without it.")] = None,
     runs: Annotated[int, typer.Option("--runs", min=1, help="Turns of the speed measurement; the median counts.")] = 5,
     domain_given: Annotated[bool, typer.Option("--domain-given", help="Skip routing: each question goes to its own domain.")] = False,
+    templates: TemplateFolder = None,
     as_json: Json = False,
 ) -> None:
     """Measure size, memory, speed and answers of the INT8 and the INT4 file side by side, and choose the default by that."""
@@ -333,7 +334,9 @@ def evaluate(
     from mdsa_local.evaluation import variants
 
     with opened(settings) as orchestrator:
-        report = train_evaluate.evaluate(references, cases, parts, run, target, orchestrator, runs=runs, domain_given=domain_given)
+        report = train_evaluate.evaluate(
+            references, cases, parts, run, target, orchestrator, runs=runs, domain_given=domain_given, templates=templates
+        )
     if drawable():
         variants.draw(report, target / "report.png")
     if model is None and (run / "run.json").is_file() and report.get("default") in ("int8", "int4"):

@@ -145,6 +145,8 @@ def evaluate(
     path = out / "report.json"
     before = _before(path)
     report: dict[str, Any] = {key: before[key] for key in ("machine", "questions", "without_model", "differences", "overlap") if key in before}
+    names = {file.name for file in files}
+    report["differences"] = [apart for apart in report.get("differences", ()) if set(apart["between"]) <= names]
     known = {model["sha256"]: model for model in before.get("models", ())}
     models = []
     for file in files:

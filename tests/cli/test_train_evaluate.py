@@ -52,6 +52,11 @@ def test_measures_each_variant_and_chooses(product: TinyBERTOrchestrator, run: P
     assert whole["default"] in ("int4", "int8")
     assert whole["why"]
     assert (run / "report.png").read_bytes()[1:4] == b"PNG"
+    assert len(whole["differences"]) == 1
+    code, out, err = inside(capsys, *arguments, "--part", "cost", "--model", "nano-int8")
+    assert code == 0, err
+    alone = json.loads(out)
+    assert (len(alone["models"]), alone["differences"], alone["default"]) == (1, [], "int8"), "nothing of the file that is not asked for"
 
 
 def test_what_an_interrupted_evaluation_had_answered_is_not_answered_again(
