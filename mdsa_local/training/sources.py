@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mdsa_local.errors import InputError
-from mdsa_local.evaluation.questions import lines
+from mdsa_local.jsonlines import lines
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ def banking(data: Path) -> Iterator[tuple[str, str]]:
     (path,) = need(data, ["banking77"])
     hint = f"Expected: {SOURCES['banking77'].form}."
     # A quoted text may go over several lines, so rows are left out, not lines.
-    table, kept = csv.DictReader(text for _, text in lines(path, hint, blank=True)), _kept(path)
+    table, kept = csv.DictReader(_with_blank(lines(path, hint))), _kept(path)
     found = False
     try:
         for row in table:
@@ -187,6 +187,15 @@ def _some(path: Path, hint: str) -> Iterator[tuple[int, str]]:
     """Lines of a file: all, or of an enormous one as many as memory may hold."""
     kept = _kept(path)
     return ((number, text) for number, text in lines(path, hint) if next(kept))
+
+
+def _with_blank(numbered: Iterator[tuple[int, str]]) -> Iterator[str]:
+    """The lines, and an empty one for each number that is missing: inside a quoted text they count."""
+    last = 0
+    for number, text in numbered:
+        yield from ("\n" for _ in range(last + 1, number))
+        yield text
+        last = number
 
 
 def _kept(path: Path) -> Iterator[bool]:
