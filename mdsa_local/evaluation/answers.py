@@ -56,6 +56,19 @@ def evaluate(
     ``domain_given`` skips the routing. Raises :class:`InputError` when a case names a domain or document that is not there, and the errors of a
     model that cannot be used; one that a single question meets is counted instead.
     """
+    runs = with_models(orchestrator, cases, models, domain_given=domain_given, progress=progress)
+    return [*runs, without_model(orchestrator, cases, domain_given=domain_given, progress=progress)]
+
+
+def with_models(
+    orchestrator: TinyBERTOrchestrator,
+    cases: Sequence[Case],
+    models: Sequence[str] = (),
+    *,
+    domain_given: bool = False,
+    progress: Callable[[str], Progress] | None = None,
+) -> list[Run]:
+    """The runs of :func:`evaluate` with models."""
     orchestrator.prepare()
     kinds = kinds_of(orchestrator, cases)
     for model in models:
@@ -69,8 +82,17 @@ def evaluate(
             for needed in [reference] if reference else configured:
                 orchestrator.manager.ensure_ready(needed)
             runs.append(_run(name, cases, kinds, lambda case: answered(orchestrator, case, domain_given), domain_given, tell))
+    return runs
+
+
+def without_model(
+    orchestrator: TinyBERTOrchestrator, cases: Sequence[Case], *, domain_given: bool = False, progress: Callable[[str], Progress] | None = None
+) -> Run:
+    """The run of :func:`evaluate` without a model."""
+    orchestrator.prepare()
+    kinds = kinds_of(orchestrator, cases)
     tell = progress(BASELINE) if progress else None
-    return [*runs, _run(BASELINE, cases, kinds, lambda case: nearest(orchestrator, case, domain_given), domain_given, tell)]
+    return _run(BASELINE, cases, kinds, lambda case: nearest(orchestrator, case, domain_given), domain_given, tell)
 
 
 def kinds_of(orchestrator: TinyBERTOrchestrator, cases: Sequence[Case]) -> list[str]:

@@ -48,10 +48,11 @@ class Twin:
         return self.cosine >= COSINE or self.words >= WORDS
 
 
-def training_questions() -> list[str]:
-    """The questions of the templates that the shipped models were trained on, their slots filled with the first value listed."""
+def training_questions(folder: Path | None = None) -> list[str]:
+    """The questions of the templates in ``folder`` (None: those that the shipped models were trained on), their slots filled with the first
+    value listed."""
     asked: dict[str, None] = {}
-    for path in sorted((Path(mdsa_local.__file__).parent / "training" / "templates").glob("*.yaml")):
+    for path in sorted((folder or Path(mdsa_local.__file__).parent / "training" / "templates").glob("*.yaml")):
         for topic in yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
             slots = topic.get("slots") or {}
             asked |= {filled(ask, slots): None for fact in topic["facts"] for ask in fact["asks"]}
@@ -88,6 +89,24 @@ def twins(cases: Sequence[Case], known: Sequence[str], encoder: Encoder) -> list
         at = int(np.maximum(row / COSINE, words / WORDS).argmax())
         found.append(Twin(case.line, case.question, known[at], float(row[at]), float(words[at])))
     return found
+
+
+class Guard:
+    """Tells texts that are too near to one of a set of questions, by the bounds of :func:`twins`: what trains a model must not be what judges it."""
+
+    def __init__(self, cases: Sequence[Case], encoder: Encoder) -> None:
+        """Raises the encoder's errors."""
+        self._encoder = encoder
+        self._vectors = encoder.encode([case.question for case in cases]) if cases else None
+        self._shared = _SharedWords([case.question for case in cases])
+
+    def near(self, texts: Sequence[str]) -> list[bool]:
+        """Whether each of ``texts`` is too near to any of the questions."""
+        if self._vectors is None or not texts:
+            return [False] * len(texts)
+        cosines = (self._encoder.encode(list(texts)) @ self._vectors.T).max(axis=1)
+        words = [self._shared.with_each(text).max() for text in texts]
+        return [bool(cosine >= COSINE or share >= WORDS) for cosine, share in zip(cosines, words, strict=True)]
 
 
 def report(found: Sequence[Twin]) -> dict[str, Any]:

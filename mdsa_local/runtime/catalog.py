@@ -75,6 +75,12 @@ def find(name: str, folders: Sequence[Path]) -> ModelFile:
     return models[name]
 
 
+def at(path: Path) -> ModelFile | None:
+    """What a ``model.yaml`` beside the file ``path`` says of it; None without one that names it. Raises :class:`ConfigError` for a wrong one."""
+    card = path.parent / "model.yaml"
+    return next((model for model in _on_card(card) if model.path == path), None) if card.is_file() else None
+
+
 def known(folders: Sequence[Path]) -> dict[str, ModelFile]:
     """All models in ``folders`` by name; an earlier folder hides a later one. Raises :class:`ConfigError` for a wrong model.yaml."""
     models: dict[str, ModelFile] = {}

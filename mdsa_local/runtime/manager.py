@@ -15,7 +15,7 @@ from typing import Protocol, Self, runtime_checkable
 from mdsa_local.domains.config import DomainConfig, Generation
 from mdsa_local.errors import BackendError, BackendUnavailableError, InputError, MDSAError, ModelMemoryError
 from mdsa_local.runtime.backend import Backend, Finished, Message, Reference, backend_module, parse_reference
-from mdsa_local.runtime.catalog import ModelFile, find, verify
+from mdsa_local.runtime.catalog import ModelFile, at, find, verify
 from mdsa_local.runtime.hardware import memory_budget_bytes
 from mdsa_local.runtime.residency import FOLLOWING, Resident, State, choose_evictions, describe_bytes, parse_bytes
 from mdsa_local.settings import Settings
@@ -233,7 +233,9 @@ class ModelManager:
             return self._names[reference.target]
         if reference.scheme == "gguf":
             path = Path(reference.target).resolve()
-            return _Target("gguf", str(path), path.stem)
+            if (key := str(path)) not in self._names:
+                self._names[key] = _Target("gguf", key, path.stem, at(path))
+            return self._names[key]
         return _Target(reference.scheme, reference.target, reference.target)
 
     @contextmanager

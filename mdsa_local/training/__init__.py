@@ -1,12 +1,20 @@
-"""What needs torch: making the encoder and the bundled SLM. Installed by ``pip install mdsa-local[train]``.
+"""Making the encoder and the bundled SLM. What needs torch is installed by ``pip install mdsa-local[train]``.
 
-Each step is a module that runs by itself, resumes from its checkpoint, and uses CUDA when there is one:
+The small model, one command a step (``mdsa train``, docs/training.md):
 
-- :mod:`~mdsa_local.training.corpus`: texts for the encoder, read from public data sets.
-- :mod:`~mdsa_local.training.distil`: sentence-encoder distillation into a TinyBERT.
+- :mod:`~mdsa_local.training.recipe`: everything that decides what it becomes, read from ``recipes/nano.yaml``.
+- :mod:`~mdsa_local.training.workshop`: the folder of a run, where each step leaves what the next one takes.
+- :mod:`~mdsa_local.training.sources`: the public data sets, their licences, and how they are read.
+- :mod:`~mdsa_local.training.grounded`, :mod:`~mdsa_local.training.extracts`: examples, made without end from templates and prose.
+- :mod:`~mdsa_local.training.tokenizer`, :mod:`~mdsa_local.training.nano`: tokenizer and model.
+- :mod:`~mdsa_local.training.feed`, :mod:`~mdsa_local.training.trainer`: batches, and the training that goes on where it was stopped.
+- :mod:`~mdsa_local.training.checkpoint`, :mod:`~mdsa_local.training.curve`: what survives a kill; losses and their picture.
+- :mod:`~mdsa_local.training.export_gguf`, :mod:`~mdsa_local.training.card`: GGUF in F32, INT8 and INT4, and the model.yaml beside it.
+
+The encoder (``scripts/make_encoder.py``):
+
+- :mod:`~mdsa_local.training.corpus`: its texts.
+- :mod:`~mdsa_local.training.distil`, :mod:`~mdsa_local.training.contrast`: distillation into a TinyBERT, and its third run.
 - :mod:`~mdsa_local.training.export_encoder`: ONNX export with optimum, INT8.
 - :mod:`~mdsa_local.training.export_router`: any encoder or fine-tuned classifier as a routing model, ``mdsa router export``.
-- :mod:`~mdsa_local.training.grounded`: grounded question-answering examples for the SLM.
-- :mod:`~mdsa_local.training.nano`: tokenizer, model and training of the SLM.
-- :mod:`~mdsa_local.training.export_gguf`: the SLM as GGUF in F16, Q8_0 and Q4_0.
 """

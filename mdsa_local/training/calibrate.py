@@ -25,6 +25,7 @@ from mdsa_local.routing.calibration import Calibration, fit_scope, fit_temperatu
 from mdsa_local.routing.encoder import Encoder
 from mdsa_local.routing.fitting import TEMPERATURES
 from mdsa_local.settings import shipped
+from mdsa_local.training import sources
 from mdsa_local.training.corpus import clinc
 
 # Before a fit it is better to abstain once too often.
@@ -35,10 +36,9 @@ FAR = ("kitchen_and_dining", "travel", "auto_and_commute", "small_talk")
 def outside(data: Path, rng: random.Random) -> list[str]:
     """Texts that belong to none of the shipped domains."""
     train, _ = clinc(data)
-    loaded = json.loads((data / "clinc150/train_val.json").read_text(encoding="utf-8"))
-    plain = (data / "clinc150/wiki_sentences.txt").read_text(encoding="utf-8").splitlines()
+    plain = sources.plain_sentences(data)
     far = [text for text, domain in train if domain in FAR]
-    return rng.sample(far, 800) + [text for text, _ in loaded["oos_train"]] + rng.sample(plain, 100)
+    return rng.sample(far, 800) + [text for text, _ in sources.clinc(data, "oos_train")] + rng.sample(plain, 100)
 
 
 def known_by(domains: Sequence[DomainConfig], few: int | None, rng: random.Random) -> tuple[list[DomainConfig], list[tuple[str, int]]]:

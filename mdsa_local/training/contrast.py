@@ -12,7 +12,6 @@ those that the model gave them at the start (fourth).
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import random
 import time
@@ -28,8 +27,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoTokenizer
 
-from mdsa_local.training.corpus import distillation_texts, jsonl, windows, with_typo
-from mdsa_local.training.distil import MAX_TOKENS, departure, device, embed, finish, keep, resumed, save
+from mdsa_local.training import sources
+from mdsa_local.training.checkpoint import device, save
+from mdsa_local.training.corpus import distillation_texts, windows, with_typo
+from mdsa_local.training.distil import MAX_TOKENS, departure, embed, finish, keep, resumed
 from mdsa_local.training.grounded import Templates, fill, worded
 
 HELD_OUT = 12
@@ -64,11 +65,10 @@ OWN_TEXTS = 20_000
 def intents(data: Path) -> dict[str, dict[str, list[str]]]:
     """``{set: {intent in words: its training utterances}}`` of CLINC150 and BANKING77."""
     out: dict[str, dict[str, list[str]]] = {"clinc150": defaultdict(list), "banking77": defaultdict(list)}
-    for text, intent in json.loads((data / "clinc150/train_val.json").read_text(encoding="utf-8"))["train"]:
+    for text, intent in sources.clinc(data, "train"):
         out["clinc150"][intent.replace("_", " ")].append(text)
-    with (data / "banking77/train.csv").open(encoding="utf-8") as lines:
-        for row in csv.DictReader(lines):
-            out["banking77"][row["category"].replace("_", " ")].append(row["text"])
+    for text, category in sources.banking(data):
+        out["banking77"][category.replace("_", " ")].append(text)
     return out
 
 
@@ -153,8 +153,8 @@ def train(data: Path, teacher: Path, start: Path, labelled: Path, work: Path, mi
     held, topics = topics[: len(topics) // HELD_OUT], topics[len(topics) // HELD_OUT :]
     known = intents(data)
     by_focus: dict[str, list[dict[str, object]]] = defaultdict(list)
-    for row in jsonl(data / "medquad/qa.jsonl"):
-        by_focus[str(row["focus"])].append(row)
+    for row in sources.medquad(data):
+        by_focus[row["focus"]].append(row)
     subjects = [rows for rows in by_focus.values() if len(rows) > 1]
     torch.manual_seed(seed)
     checkpoint = work / "contrast.pt"

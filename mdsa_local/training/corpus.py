@@ -1,17 +1,18 @@
 """Texts for encoder distillation, read from public data sets.
 
 The folder given as ``data`` holds ``clinc150/ banking77/ medquad/ sgd/ passages/`` as published; only training parts are read.
+What they are and how they are read: :mod:`~mdsa_local.training.sources`.
 Each text is one string; the teacher labels it, so no other annotation is used.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 import random
 import re
 from collections.abc import Iterator
 from pathlib import Path
+
+from mdsa_local.training import sources
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9\"'(])")
 
@@ -19,13 +20,6 @@ SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9\"'(])")
 def sentences(text: str) -> list[str]:
     """Split running text at sentence ends; keeps every character but the white space between sentences."""
     return [part.strip() for part in SENTENCE_END.split(text) if part.strip()]
-
-
-def jsonl(path: Path) -> Iterator[dict[str, object]]:
-    """Yield the objects of a JSON-lines file."""
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)
 
 
 def windows(text: str, size: int, step: int) -> Iterator[str]:
@@ -37,47 +31,44 @@ def windows(text: str, size: int, step: int) -> Iterator[str]:
 
 def clinc(data: Path) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """CLINC150 ``(train, val)`` as ``(text, domain)`` pairs over its ten domains."""
-    loaded = json.loads((data / "clinc150/train_val.json").read_text(encoding="utf-8"))
-    domains = json.loads((data / "clinc150/domains.json").read_text(encoding="utf-8"))
-    domain_of = {intent: domain for domain, intents in domains.items() for intent in intents}
-    train, val = ([(text, domain_of[intent]) for text, intent in loaded[part]] for part in ("train", "val"))
+    domain_of = sources.clinc_domains(data)
+    train, val = ([(text, domain_of[intent]) for text, intent in sources.clinc(data, part)] for part in ("train", "val"))
     return train, val
 
 
 def queries(data: Path, rng: random.Random, sgd: int) -> list[str]:
     """Short texts: what users type."""
-    loaded = json.loads((data / "clinc150/train_val.json").read_text(encoding="utf-8"))
-    texts = [text for part in ("train", "oos_train") for text, _ in loaded[part]]
-    with (data / "banking77/train.csv").open(encoding="utf-8") as lines:
-        texts += [row["text"] for row in csv.DictReader(lines)]
-    texts += (data / "clinc150/wiki_sentences.txt").read_text(encoding="utf-8").splitlines()
-    asked = sorted({str(row["question"]) for row in jsonl(data / "medquad/qa.jsonl")})
+    texts = [text for part in ("train", "oos_train") for text, _ in sources.clinc(data, part)]
+    texts += [text for text, _ in sources.banking(data)]
+    texts += sources.plain_sentences(data)
+    asked = sorted({row["question"] for row in sources.medquad(data)})
     texts += rng.sample(asked, len(asked) // 3)
-    turns = {turn[1] for row in jsonl(data / "sgd/dialogues.jsonl") for turn in row["turns"] if turn[0] == "user"}  # type: ignore[attr-defined]
-    return texts + rng.sample(sorted(turns), sgd)
+    turns = {text for turns in sources.dialogues(data) for speaker, text in turns if speaker == "user"}
+    return texts + rng.sample(sorted(turns), min(sgd, len(turns)))
 
 
 def prose(data: Path, rng: random.Random, n_sentences: int, n_passages: int) -> tuple[list[str], list[str]]:
     """``(sentences, passages)`` from MedQuAD answers and the two books; passages carry their title."""
     short: list[str] = []
     long: list[str] = []
-    for row in jsonl(data / "medquad/qa.jsonl"):
-        answer = str(row["answer"])
-        short += sentences(answer)
-        long += [f"{row['focus']}: {window}" for window in windows(answer, 70, 60)]
-    for name in ("18f_handbook", "rust_book"):
-        for row in jsonl(data / f"passages/{name}.jsonl"):
-            text = str(row["text"])
-            short += sentences(text)
-            long += [f"{row['title']} {row['heading']}: {window}" for window in windows(text, 70, 60)]
-    short = sorted({s for s in short if 3 <= len(s.split()) <= 45})
-    return rng.sample(short, min(n_sentences, len(short))), rng.sample(sorted(set(long)), n_passages)
+    for row in sources.medquad(data):
+        short += sentences(row["answer"])
+        long += [f"{row['focus']}: {window}" for window in windows(row["answer"], 70, 60)]
+    for name in sources.BOOKS:
+        for row in sources.book(data, name):
+            short += sentences(row["text"])
+            long += [f"{row['title']} {row['heading']}: {window}" for window in windows(row["text"], 70, 60)]
+    short, long = sorted({s for s in short if 3 <= len(s.split()) <= 45}), sorted(set(long))
+    return rng.sample(short, min(n_sentences, len(short))), rng.sample(long, min(n_passages, len(long)))
 
 
 def phrases(texts: list[str], rng: random.Random, n: int) -> list[str]:
     """Random spans of one to five words: what keywords and search queries look like."""
     spans: set[str] = set()
-    while len(spans) < n:
+    # Few texts hold fewer spans than are wanted.
+    for _ in range(20 * n):
+        if len(spans) == n:
+            break
         words = rng.choice(texts).split()
         length = rng.choice((1, 2, 2, 3, 3, 4, 5))
         start = rng.randrange(max(1, len(words) - length + 1))

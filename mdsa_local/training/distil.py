@@ -28,22 +28,12 @@ from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
 from torch.nn import functional as F
 from transformers import AutoTokenizer, BertConfig, BertModel
 
+from mdsa_local.training.checkpoint import device, load, save
 from mdsa_local.training.corpus import distillation_texts, with_typo
 from mdsa_local.training.grounded import template_texts
 
 WIDTH = 312
 MAX_TOKENS = 128
-
-
-def device() -> torch.device:
-    """CUDA when there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def save(state: object, path: Path) -> None:
-    """Write ``state`` beside ``path`` and rename, so that a kill never leaves half a checkpoint."""
-    torch.save(state, path.with_suffix(".tmp"))
-    path.with_suffix(".tmp").replace(path)
 
 
 def label(texts: list[str], teacher_path: Path, work: Path) -> np.ndarray:
@@ -108,7 +98,7 @@ def resumed(teacher_path: Path, start: Path | None, checkpoint: Path, rate: floa
     """Student, dense layer, optimiser and step: of ``checkpoint`` when there is one, else weights of the run in ``start``, else fresh."""
     student, dense = fresh_student(teacher_path)
     found = checkpoint if checkpoint.exists() else start
-    state = torch.load(found, map_location="cpu") if found else None
+    state = load(found) if found else None
     if state:
         student.load_state_dict(state["student"])
         dense.load_state_dict(state["dense"])

@@ -83,7 +83,7 @@ class Extracts:
         answer = " ".join(f"{c.text} [{c.number}]" for c in quotes) if len(quotes) == parts else NOT_FOUND
         if parts > 1 and len(quotes) == 1:
             answer = f"{quotes[0].text} [{quotes[0].number}]"
-        return Example("", user_message([(c.title, c.text) for c in shown], worded(question, rng), [c.number for c in shown]), answer)
+        return Example("", user_message([(c.title, c.text) for c in shown], worded(question, rng), [c.number for c in shown]), answer, question)
 
     def _from_templates(self, rng: random.Random) -> tuple[str, list[Candidate], int]:
         t = rng.randrange(len(self.templates.topics))

@@ -18,12 +18,16 @@ from typing import Any
 import yaml
 
 from mdsa_local.domains.prompts import NOT_FOUND, user_message
-from mdsa_local.training.corpus import jsonl, queries, sentences, with_typo
+from mdsa_local.errors import ConfigError, InputError
+from mdsa_local.training import sources
+from mdsa_local.training.corpus import queries, sentences, with_typo
 
 TEMPLATES = Path(__file__).parent / "templates"
 SLOT = re.compile(r"\{([a-z_]+)(\d?)\}")
 WORD = re.compile(r"[A-Za-z][A-Za-z'-]{3,}")
 BETWEEN_STEPS = "between steps"
+# One is asked about, others stand beside it.
+LEAST_FACTS = 3
 SYLLABLES = (
     "ar bel cor dan el fen gor hal in jor kel lum mor nev or pel quin ros sel tam ul ver wen xan yor zed bri cla dro fra gri kra pli sto tri vel"
 ).split()
@@ -76,11 +80,12 @@ def template_texts(data: Path, seed: int = 0) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One training example: chat turns ``system`` and ``user``, and the ``answer``."""
+    """One training example: chat turns ``system`` and ``user``, and the ``answer``; ``question`` is what it asks, before slips of the keyboard."""
 
     system: str
     user: str
     answer: str
+    question: str = ""
 
 
 def invented(rng: random.Random, parts: int = 2) -> str:
@@ -180,13 +185,44 @@ class Passage:
         return out.strip()
 
 
+def _topics(path: Path) -> list[dict[str, Any]]:
+    """The topics of one file of templates. Raises :class:`ConfigError` that names the file and the topic."""
+    hint = "Expected a list of topics: {title: [..], slots: {name: [..]}, facts: [{asks: [..], says: [..]} or {asks: [..], steps: [..]}]}."
+    try:
+        loaded = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not UTF-8 YAML: {' '.join(str(error).split())}", hint) from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}", "Check its permissions.") from None
+    if not isinstance(loaded, list):
+        raise ConfigError(f"{path}: expected a list of topics, found {type(loaded).__name__}", hint)
+    for number, topic in enumerate(loaded, 1):
+        facts = topic.get("facts") if isinstance(topic, dict) else None
+        if not isinstance(topic, dict) or not _texts(topic.get("title")) or not isinstance(facts, list) or len(facts) < LEAST_FACTS:
+            raise ConfigError(f"{path}: topic {number} has no titles, or fewer than {LEAST_FACTS} facts", hint)
+        own = topic.get("slots") or {}
+        for fact in facts:
+            if not isinstance(fact, dict) or not _texts(fact.get("asks")) or not (_texts(fact.get("says")) or _texts(fact.get("steps"))):
+                raise ConfigError(f"{path}: topic {number}: a fact without questions (asks), or without statements (says) or steps: {fact}", hint)
+            for match in SLOT.finditer(" ".join([*topic["title"], *fact["asks"], *fact.get("says", ()), *fact.get("steps", ())])):
+                if match[1] not in own and match[1] + match[2] not in own and match[1] not in BUILT_IN:
+                    raise ConfigError(f"{path}: topic {number}: nothing fills {match[0]}", f"List it in slots. Built in: {', '.join(BUILT_IN)}.")
+    return loaded
+
+
+def _texts(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(text, str) and text.strip() for text in value)
+
+
 class Templates:
     """Topics of templated facts."""
 
     def __init__(self, folder: Path = TEMPLATES) -> None:
         self.topics: list[dict[str, Any]] = []
         for path in sorted(folder.glob("*.yaml")):
-            self.topics += [topic | {"file": path.stem} for topic in yaml.safe_load(path.read_text(encoding="utf-8"))]
+            self.topics += [topic | {"file": path.stem} for topic in _topics(path)]
+        if not self.topics:
+            raise InputError(f"{folder}: no templates (*.yaml) in it", f"{TEMPLATES} holds the shipped ones.")
         self.beside = {stem: [topic for topic in self.topics if topic["file"] == stem] for stem in {topic["file"] for topic in self.topics}}
 
     def statement(self, fact: dict[str, Any], slots: dict[str, list[str]], chosen: dict[str, str], rng: random.Random) -> str:
@@ -269,19 +305,21 @@ class Prose:
 
     def __init__(self, data: Path) -> None:
         self.by_focus: dict[str, list[tuple[str, list[str]]]] = {}
-        answers = [(row, sentences(str(row["answer"]))) for row in jsonl(data / "medquad/qa.jsonl")]
+        answers = [(row, sentences(row["answer"])) for row in sources.medquad(data)]
         seen = Counter(s for _, said in answers for s in set(said))
         for row, said in answers:
             said = [s for s in said if 4 <= len(s.split()) <= 40 and seen[s] < 4 and not s.endswith("?")]
             if said:
-                self.by_focus.setdefault(str(row["focus"]), []).append((str(row["question"]).replace(" (are)", "").replace(" ?", "?"), said))
-        for name in ("18f_handbook", "rust_book"):
-            for row in jsonl(data / f"passages/{name}.jsonl"):
-                said = [s for s in sentences(str(row["text"])) if 4 <= len(s.split()) <= 40]
+                self.by_focus.setdefault(row["focus"], []).append((row["question"].replace(" (are)", "").replace(" ?", "?"), said))
+        for name in sources.BOOKS:
+            for row in sources.book(data, name):
+                said = [s for s in sentences(row["text"]) if 4 <= len(s.split()) <= 40]
                 if said:
-                    title = f"{row['title']} > {row['heading']}" if row["heading"] else str(row["title"])
+                    title = f"{row['title']} > {row['heading']}" if row["heading"] else row["title"]
                     self.by_focus.setdefault(title, []).append(("", said))
         self.keys = sorted(self.by_focus)
+        if not self.keys:
+            raise InputError(f"{data}: no sentence of 4 to 40 words in MedQuAD or the books", "docs/training.md says what their files hold.")
 
     @staticmethod
     def window(said: list[str], rng: random.Random, words: int, start: int | None = None) -> list[str]:
@@ -370,4 +408,4 @@ def example(rng: random.Random, templates: Templates, prose: Prose, most: int, s
     answer = " ".join(f"{text} [{place[index]}]" for index, text in quotes) if quotes else NOT_FOUND
     role = fill(rng.choice(ROLES), {}, {}, rng) if rng.random() < 0.1 else ""
     shown = [(passages[i].title, passages[i].text()) for i in order]
-    return Example(role, user_message(shown, worded(question, rng)), answer)
+    return Example(role, user_message(shown, worded(question, rng)), answer, question)

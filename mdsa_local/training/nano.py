@@ -1,60 +1,30 @@
-"""Train the bundled SLM: a small Llama with its own tokenizer, from scratch, on grounded question answering.
+"""The bundled SLM: a small Llama with its own tokenizer, for grounded question answering.
 
 Pre-norm decoder with rotary positions (interleaved pairs, as llama.cpp's ``llama`` architecture expects), SwiGLU, RMSNorm and tied
 embeddings. Attention starts from a structure that can copy (:func:`structured`), embeddings from what the shipped encoder makes of each
-token (:func:`semantic`). The curriculum lengthens the examples. The loss counts most where a quotation begins, since there the sentence
-is chosen, fully on the rest of the answer, lightly on the passages, not on the system prompt.
-
-    python -m mdsa_local.training.nano tokenizer --data DIR --work DIR
-    python -m mdsa_local.training.nano train --data DIR --work DIR --tokens 12e6
-
-``train`` resumes from ``work/nano.pt`` when it is there.
+token (:func:`semantic`). The loss counts most where a quotation begins, since there the sentence is chosen, fully on the rest of the answer,
+lightly on the passages, not on the system prompt. :mod:`~mdsa_local.training.trainer` trains it, by a recipe.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import math
 import random
 import re
-import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mdsa_local.training.corpus import distillation_texts
-from mdsa_local.training.distil import device, save
-from mdsa_local.training.extracts import Extracts
-from mdsa_local.training.grounded import Example, Prose, Templates, example
+from mdsa_local.training.grounded import Example
+from mdsa_local.training.recipe import Shape
+from mdsa_local.training.tokenizer import SPECIAL
 
-# The trainer numbers these first, in this order.
-SPECIAL = ("<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|pad|>")
-# The pattern llama.cpp calls "qwen2": digits one by one, so that numbers are copied digit by digit.
-PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 PROMPT_WEIGHT = 0.2
 LEAD_WEIGHT = 3.0
 CITED = re.compile(r"\[\d+\] ?")
 # Tokens at the start of a quotation that choose it; the rest of it is copied.
 LEAD = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """Sizes of the model."""
-
-    vocabulary: int = 4096
-    width: int = 256
-    layers: int = 6
-    heads: int = 8
-    inner: int = 640
-    context: int = 1024
-    rope_base: float = 10_000.0
 
 
 class Block(nn.Module):
@@ -164,10 +134,10 @@ def semantic(model: Nano, tokenizer: Tokenizer) -> None:
     vector of the token's text. The rest stays random and keeps tokens apart."""
     from mdsa_local.routing.encoder import Encoder
 
-    kept = model.shape.width * 3 // 8
     encoder = Encoder.load("tinybert")
     texts = [tokenizer.decode([token]).strip() or "." for token in range(len(SPECIAL), tokenizer.get_vocab_size())]
     vectors = torch.tensor(encoder.encode(texts), dtype=torch.float32)
+    kept = min(model.shape.width * 3 // 8, vectors.shape[1])
     parts = torch.linalg.svd(vectors - vectors.mean(0), full_matrices=False)
     # Half whitened, lest a few directions that all tokens share drown the others.
     meaning = F.normalize(parts.U[:, :kept] * parts.S[:kept].sqrt(), dim=1)
@@ -177,24 +147,6 @@ def semantic(model: Nano, tokenizer: Tokenizer) -> None:
 def orthogonal(width: int) -> Tensor:
     """A random orthogonal matrix."""
     return nn.init.orthogonal_(torch.empty(width, width))
-
-
-def train_tokenizer(data: Path, work: Path, vocabulary: int) -> None:
-    """Train the byte-level BPE on the encoder's texts and grounded examples; writes ``work/tokenizer.json``."""
-    rng = random.Random(0)
-    templates, prose = Templates(), Prose(data)
-    texts = distillation_texts(data, scale=0.3)
-    texts += [made.user for made in (example(rng, templates, prose, 3, 4, 0.7) for _ in range(20_000))]
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(PATTERN), behavior="isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=list(SPECIAL), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.save(str(work / "tokenizer.json"))
 
 
 def encode(tokenizer: Tokenizer, made: Example) -> tuple[list[int], list[float]]:
@@ -217,32 +169,6 @@ def encode(tokenizer: Tokenizer, made: Example) -> tuple[list[int], list[float]]
     return ids, weights
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """What examples look like up to ``until``, a share of the training: passages, sentences each, tokens at most,
-    the share of echoes, the share of the passages' tokens that count, the share of the batch size, and that of examples as :class:`Extracts`
-    makes them, the others being whole passages."""
-
-    until: float
-    passages: int
-    sentences: int
-    tokens: int
-    echoes: float
-    counted: float
-    batch: float = 1.0
-    extracts: float = 0.0
-
-
-# Nothing but echoes, in small steps, until copying works; mixed in from the start they are drowned by the language to be learned.
-CURRICULUM = (
-    Stage(0.025, 1, 3, 200, 1.0, 0.4, 0.4),
-    Stage(0.1, 1, 4, 220, 0.1, 0.4),
-    Stage(0.4, 2, 4, 320, 0.03, 0.2),
-    Stage(0.5, 3, 5, 480, 0.01, 0.1, 1.0, 0.8),
-    Stage(1.0, 3, 5, 480, 0.0, 0.05, 1.0, 0.95),
-)
-
-
 def echo(tokenizer: Tokenizer, rng: random.Random) -> tuple[list[int], list[float]]:
     """A row of random tokens to repeat: all of them, or the one of several lines that holds the asked-for tokens.
 
@@ -259,45 +185,6 @@ def echo(tokenizer: Tokenizer, rng: random.Random) -> tuple[list[int], list[floa
     return [bos, user, *prompt, end, assistant, *wanted, end], [0.0] * (len(prompt) + 4) + [1.0] * (len(wanted) + 1)
 
 
-def stream(
-    tokenizer: Tokenizer, data: Path, work: Path, seed: int, per_batch: int, share_done: list[float]
-) -> Iterator[tuple[Tensor, Tensor, float]]:
-    """Endless batches ``(ids, weights, share of the passages' tokens that count)`` of about ``per_batch`` tokens, rows of like length together."""
-    rng = random.Random(seed)
-    templates, prose = Templates(), Prose(data)
-    extracts = Extracts(templates, prose, work)
-    pad = SPECIAL.index("<|pad|>")
-    while True:
-        stage = next(stage for stage in CURRICULUM if share_done[0] <= stage.until)
-        rows: list[tuple[list[int], list[float]]] = []
-        size = int(per_batch * stage.batch)
-        while sum(len(ids) for ids, _ in rows) < 8 * size:
-            if rng.random() < stage.echoes:
-                row = echo(tokenizer, rng)
-            elif rng.random() < stage.extracts:
-                row = encode(tokenizer, extracts.example(rng))
-            else:
-                row = encode(tokenizer, example(rng, templates, prose, stage.passages, stage.sentences, 0.78))
-            if len(row[0]) <= stage.tokens:
-                rows.append(row)
-        rows.sort(key=lambda row: len(row[0]))
-        packed: list[list[tuple[list[int], list[float]]]] = [[]]
-        for row in rows:
-            if packed[-1] and (len(packed[-1]) + 1) * len(row[0]) > size:
-                packed.append([])
-            packed[-1].append(row)
-        packed.pop()
-        rng.shuffle(packed)
-        for group in packed:
-            width = len(group[-1][0])
-            ids = torch.full((len(group), width), pad)
-            weights = torch.zeros(len(group), width)
-            for i, (tokens, weight) in enumerate(group):
-                ids[i, : len(tokens)] = torch.tensor(tokens)
-                weights[i, : len(tokens)] = torch.tensor(weight)
-            yield ids, weights, stage.counted
-
-
 def losses(model: Nano, ids: Tensor, weights: Tensor, counted: float) -> tuple[Tensor, float, float]:
     """Weighted training loss; the plain loss on the answers alone; the share of their leading tokens predicted."""
     hidden = model(ids[:, :-1])
@@ -310,90 +197,3 @@ def losses(model: Nano, ids: Tensor, weights: Tensor, counted: float) -> tuple[T
     lead = weight == LEAD_WEIGHT
     right = (logits[lead].detach().argmax(-1) == target[used][lead]).float().mean()
     return (each * weight).sum() / weight.sum(), each.detach()[weight >= 1.0].mean().item(), right.item()
-
-
-def train(data: Path, work: Path, tokens: float, per_batch: int, rate: float, seed: int, until: float) -> None:
-    """Train or resume; writes ``work/nano.pt`` every hundred steps and a line of ``work/nano_log.jsonl`` every twenty."""
-    tokenizer = Tokenizer.from_file(str(work / "tokenizer.json"))
-    torch.manual_seed(seed)
-    shape = Shape(vocabulary=tokenizer.get_vocab_size())
-    model = Nano(shape)
-    structured(model)
-    semantic(model, tokenizer)
-    model.to(device())
-    optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
-    done, step, led = 0, 0, 0.0
-    checkpoint = work / "nano.pt"
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=device())
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        done, step = state["tokens"], state["step"]
-        print(f"resumed at step {step}, {done / 1e6:.2f}M tokens", flush=True)
-    share = [done / tokens]
-    feed = stream(tokenizer, data, work, seed * 7919 + step, per_batch, share)
-    began, first, running = time.time(), done, 0.0
-    while done < min(tokens, until * tokens):
-        ids, weights, counted = next(feed)
-        share[0] = done / tokens
-        warm = min(1.0, (step + 1) / 40)
-        scale = warm * min(1.0, (1.03 - share[0]) / 0.5)
-        optimiser.param_groups[0]["lr"] = rate * scale
-        loss, answer, right = losses(model, ids.to(device()), weights.to(device()), counted)
-        model.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        step, done = step + 1, done + int((ids != SPECIAL.index("<|pad|>")).sum())
-        running = answer if not running or not math.isfinite(running) else 0.95 * running + 0.05 * answer
-        led = right if not led or not math.isfinite(led) else 0.95 * led + 0.05 * right if math.isfinite(right) else led
-        if step % 20 == 0:
-            line = {
-                "step": step,
-                "tokens": done,
-                "loss": round(loss.item(), 4),
-                "answer_loss": round(running, 4),
-                "lead_accuracy": round(led, 3),
-                "tokens_per_s": round((done - first) / (time.time() - began)),
-            }
-            print(json.dumps(line), flush=True)
-            with (work / "nano_log.jsonl").open("a", encoding="utf-8") as log:
-                log.write(json.dumps(line) + "\n")
-        if step % 100 == 0 or done >= min(tokens, until * tokens):
-            save(
-                {
-                    "model": model.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                    "tokens": done,
-                    "step": step,
-                    "shape": asdict(shape),
-                },
-                checkpoint,
-            )
-
-
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("tokenizer", "train"))
-    parser.add_argument("--data", type=Path, required=True, help="folder with the public data sets")
-    parser.add_argument("--work", type=Path, required=True, help="folder for tokenizer, checkpoint and log")
-    parser.add_argument("--vocabulary", type=int, default=4096)
-    parser.add_argument("--tokens", type=float, default=12e6, help="length of the whole training")
-    parser.add_argument("--until", type=float, default=1.0, help="stop at this share of it")
-    parser.add_argument("--batch", type=int, default=3072, help="tokens a step")
-    parser.add_argument("--rate", type=float, default=2.5e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0 for torch's choice")
-    args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    args.work.mkdir(parents=True, exist_ok=True)
-    if args.what == "tokenizer":
-        train_tokenizer(args.data, args.work, args.vocabulary)
-    else:
-        train(args.data, args.work, args.tokens, args.batch, args.rate, args.seed, args.until)
-
-
-if __name__ == "__main__":
-    main()

@@ -21,6 +21,7 @@ from mdsa_local.routing.anchors import Floats
 from mdsa_local.routing.encoder import Encoder
 from mdsa_local.routing.evaluation import evaluate
 from mdsa_local.routing.router import IntentRouter
+from mdsa_local.training import sources
 from mdsa_local.training.corpus import clinc
 
 DRAWS = 5
@@ -44,9 +45,11 @@ def measure(data: Path, folder: Path) -> dict[str, Any]:
     loaded = Encoder(folder)
     encoder, calibration = Remembering(loaded), loaded.calibration
     train, val = clinc(data)
-    raw = json.loads((data / "clinc150/train_val.json").read_text(encoding="utf-8"))
-    intents = json.loads((data / "clinc150/domains.json").read_text(encoding="utf-8"))
-    asked: list[tuple[str, str | None]] = [*val, *((text, None) for text, _ in raw["oos_val"])]
+    intents: dict[str, list[str]] = {}
+    for intent, domain in sources.clinc_domains(data).items():
+        intents.setdefault(domain, []).append(intent)
+    out_of_scope = sources.clinc(data, "oos_val")
+    asked: list[tuple[str, str | None]] = [*val, *((text, None) for text, _ in out_of_scope)]
 
     def figures(router: IntentRouter) -> dict[str, float]:
         found = evaluate(router, asked)
@@ -60,7 +63,7 @@ def measure(data: Path, folder: Path) -> dict[str, Any]:
         )
         return router
 
-    report: dict[str, Any] = {"questions": len(val), "out_of_scope": len(raw["oos_val"])}
+    report: dict[str, Any] = {"questions": len(val), "out_of_scope": len(out_of_scope)}
     report["names_only"] = figures(described({}, named=True))
     for key, named in (("ten_examples", False), ("ten_examples_and_names", True)):
         rows = []
@@ -72,7 +75,7 @@ def measure(data: Path, folder: Path) -> dict[str, Any]:
     router = IntentRouter(encoder, calibration)
     encoder.encode([text for text, _ in train])
     began = time.perf_counter()
-    router.fit([*train, *((text, None) for text, _ in raw["oos_train"])])
+    router.fit([*train, *((text, None) for text, _ in sources.clinc(data, "oos_train"))])
     report["fit_seconds_without_encoding"] = round(time.perf_counter() - began, 1)
     report["all_examples"] = figures(router)
     return report

@@ -38,13 +38,13 @@ def as_json(capsys: Capture, *arguments: str) -> object:
 def test_list_and_show_what_ships(capsys: Capture, hub: FileHub) -> None:
     rows = as_json(capsys, "list")
     assert isinstance(rows, list)
-    assert {(row["name"], row["also"], row["quantization"]) for row in rows} == {("nano-int8", "nano", "Q8_0"), ("nano-int4", "", "Q4_0")}
+    assert {(row["name"], row["also"], row["quantization"]) for row in rows} == {("nano-int4", "nano", "Q4_0"), ("nano-int8", "", "Q8_0")}
     facts = as_json(capsys, "show", "nano")
     assert isinstance(facts, dict)
-    assert facts | {"architecture": "llama", "context_tokens": 1024, "licence": "Apache-2.0", "quantization": "Q8_0"} == facts
+    assert facts | {"architecture": "llama", "context_tokens": 1024, "licence": "Apache-2.0", "quantization": "Q4_0"} == facts
     assert facts["memory_bytes"] > facts["size_bytes"]
     _, out, _ = inside(capsys, "models", "list")
-    assert "nano-int8 (nano)" in out
+    assert "nano-int4 (nano)" in out
     _, out, _ = inside(capsys, "models", "show", "nano")
     assert "architecture     llama" in out
 

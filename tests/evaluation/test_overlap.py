@@ -67,3 +67,16 @@ def test_the_shipped_set_is_apart_from_the_training_text(encoder: Encoder) -> No
 def test_the_shipped_set_is_apart_from_the_routing_examples(product: TinyBERTOrchestrator, encoder: Encoder) -> None:
     found = overlap.report(overlap.twins(questions.read(), overlap.routing_examples(product.registry), encoder))
     assert found["near"] == 0, found["worst"]
+
+
+def test_the_guard_finds_what_the_report_finds(encoder: Encoder) -> None:
+    """Texts and questions change places: what trains is compared with what judges."""
+    cases = questions.read()[:60]
+    texts = [case.question.upper() + "?" for case in cases[:3]] + ["open savings pots: one customer, how many", "what do otters eat in winter", "hm"]
+    found = overlap.Guard(cases, encoder).near(texts)
+    expected = [any(twin.near for twin in overlap.twins(cases, [text], encoder)) for text in texts]
+    assert found == expected
+    assert found[:3] == [True] * 3
+    assert not any(found[4:])
+    assert overlap.Guard([], encoder).near(["a question"]) == [False]
+    assert overlap.Guard(cases, encoder).near([]) == []

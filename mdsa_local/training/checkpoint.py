@@ -1,0 +1,89 @@
+"""Checkpoints that survive a kill, a full disk and a flipped bit.
+
+A checkpoint is written beside its place, flushed to the disk and renamed; the one before is kept as ``NAME.previous``. It ends in the SHA-256
+of what it holds: torch itself does not notice a flipped bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mdsa_local.errors import DependencyError, StorageError
+from mdsa_local.runtime.download import settle
+from mdsa_local.settings import storage_error
+
+logger = logging.getLogger(__name__)
+
+DIGEST_BYTES = 32
+
+
+def device(wanted: str = "auto") -> torch.device:
+    """CUDA when there is one, else the CPU; or the one that is asked for. Raises :class:`DependencyError` for a GPU that torch does not see."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise DependencyError("torch sees no CUDA device", "Use --device cpu, or install a build of torch for your GPU and its driver.")
+    return torch.device("cuda" if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()) else "cpu")
+
+
+def save(state: object, path: Path) -> None:
+    """Write ``state``. Raises :class:`StorageError`; what ``path`` held before is then still there."""
+    # By way of memory: torch's own writer takes a full disk for a fault of its own.
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    data = buffer.getbuffer()
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.write(hashlib.sha256(data).digest())
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            previous = _previous(path)
+            previous.unlink(missing_ok=True)
+            try:
+                # A second name for the same bytes: there is no moment without a checkpoint.
+                os.link(path, previous)
+            except OSError:
+                # Not every file system knows second names.
+                shutil.copyfile(path, previous)
+        settle(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise storage_error(error, path) from None
+
+
+def load(path: Path, where: torch.device | str = "cpu") -> dict[str, Any]:
+    """The state of a checkpoint; of the one before, with a warning, when this one is damaged. Raises :class:`StorageError` when both are."""
+    state = _whole(path, where)
+    if state is None and _previous(path).is_file():
+        state = _whole(_previous(path), where)
+        if state is not None:
+            logger.warning("%s is damaged; going on from the one before, %s", path, _previous(path).name)
+    if state is None:
+        raise StorageError(f"{path}: damaged, or no checkpoint of this program", "Delete it to begin this step again.")
+    return state
+
+
+def _previous(path: Path) -> Path:
+    return path.with_name(f"{path.name}.previous")
+
+
+def _whole(path: Path, where: torch.device | str) -> dict[str, Any] | None:
+    """The state, or None where the digest is wrong."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read: {error.strerror or error}", "Check the file and its permissions.") from None
+    body, digest = data[:-DIGEST_BYTES], data[-DIGEST_BYTES:]
+    if hashlib.sha256(body).digest() != digest:
+        return None
+    state = torch.load(io.BytesIO(body), map_location=where, weights_only=True)
+    return state if isinstance(state, dict) else None
