@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer
 
 from mdsa_local.training import sources
-from mdsa_local.training.checkpoint import device, save
+from mdsa_local.training.checkpoint import device, load, save
 from mdsa_local.training.corpus import distillation_texts, windows, with_typo
 from mdsa_local.training.distil import MAX_TOKENS, departure, embed, finish, keep, resumed
 from mdsa_local.training.grounded import Templates, fill, worded
@@ -133,8 +133,8 @@ def kept_vectors(data: Path, vectors: Callable[[list[str]], Tensor], work: Path,
     stored = work / "own.pt"
     if not stored.exists():
         with torch.inference_mode():
-            save(torch.cat([vectors(texts[at : at + 256]).cpu() for at in range(0, len(texts), 256)]), stored)
-    return drawn(texts, torch.load(stored), rng, size)
+            save({"vectors": torch.cat([vectors(texts[at : at + 256]).cpu() for at in range(0, len(texts), 256)])}, stored)
+    return drawn(texts, load(stored)["vectors"], rng, size)
 
 
 def drawn(texts: Sequence[str], targets: Tensor, rng: random.Random, size: int) -> Iterator[tuple[list[str], Tensor]]:

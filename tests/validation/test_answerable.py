@@ -39,9 +39,14 @@ def test_another_form_or_name_of_a_known_word_hardly_does(encoder: Encoder) -> N
 
 
 def test_only_words_that_the_passages_lack_are_looked_up(encoder: Encoder) -> None:
-    asked: list[str] = []
-    doubt("can I pay in bitcoin", [PAYING], lambda words: asked.extend(words) or [], encoder.remembering())
-    assert asked == ["bitcoin"]
+    asked: list[list[str]] = []
+
+    def unknown(words: list[str]) -> list[str]:
+        asked.append(words)
+        return words
+
+    doubt("can I pay in bitcoin", [PAYING], unknown, encoder.remembering())
+    assert asked == [["bitcoin"]]
 
 
 def test_no_passages_are_no_answer(encoder: Encoder) -> None:
