@@ -21,9 +21,20 @@ from mdsa_local.errors import StorageError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# lancedb 0.40 imports these for catalogues over HTTP, remote tables and cloud file systems; a local table touches none of them.
-# They are two thirds of its import time and 30 MB of memory.
-UNUSED = ("lance_namespace_urllib3_client", "lancedb.namespace", "lancedb.remote.db", "pyarrow.dataset", "pyarrow.fs")
+# lancedb 0.40 imports these for catalogues over HTTP, remote tables, cloud file systems and functions that a server runs; a local table touches none
+# of them. They are two thirds of its import time and 30 MB of memory.
+UNUSED = (
+    "lance_namespace_urllib3_client",
+    "lancedb.functions",
+    "lancedb.namespace",
+    "lancedb.remote.db",
+    "pyarrow.dataset",
+    "pyarrow.fs",
+)
+# Packages of one module a provider, with the modules that the others of lancedb need.
+PROVIDERS = {"lancedb.embeddings": ("base", "registry", "utils"), "lancedb.rerankers": ("base", "rrf", "util")}
+# Searching does without it; making and filling a table does not: imported when first used. 35 ms.
+LATER = ("pyarrow.compute",)
 
 # The defaults, 6 GB and 1 GB, are meant for servers.
 INDEX_CACHE_BYTES, METADATA_CACHE_BYTES = 64 << 20, 32 << 20
@@ -42,27 +53,38 @@ class _Placeholder(ModuleType):
         return type(name, (), {})
 
 
+class _Later(ModuleType):
+    """A module that imports the real one when a name in it is first used."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(importlib.import_module(self.__name__), name)
+
+
 class _Trimmer(MetaPathFinder, Loader):
-    """Serves placeholders for :data:`UNUSED` and everything below them."""
+    """Serves placeholders for :data:`UNUSED` and everything below them, for most of :data:`PROVIDERS`, and for :data:`LATER`."""
 
     def __init__(self) -> None:
         self.served: list[str] = []
 
     def find_spec(self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if any(fullname == name or fullname.startswith(f"{name}.") for name in UNUSED):
+        parent, _, own = fullname.rpartition(".")
+        provider = parent in PROVIDERS and own not in PROVIDERS[parent]
+        if provider or fullname in LATER or any(fullname == name or fullname.startswith(f"{name}.") for name in UNUSED):
             return ModuleSpec(fullname, self, is_package=True)
         return None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         self.served.append(spec.name)
-        return _Placeholder(spec.name)
+        return _Later(spec.name) if spec.name in LATER else _Placeholder(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
         pass
 
 
 def import_lancedb(trim: bool = False) -> Any:
-    """The module ``lancedb``. ``trim`` leaves out :data:`UNUSED`, for a program that owns its process and opens local tables only.
+    """The module ``lancedb``. ``trim`` leaves out what :class:`_Trimmer` serves, for a program that owns its process and opens local tables only.
 
     The placeholders leave ``sys.modules`` after the import, so that whoever imports one of these modules later gets the real one.
     """
