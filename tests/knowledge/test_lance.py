@@ -44,11 +44,11 @@ def test_everything_works_after_a_trimmed_import(tmp_path: Path) -> None:
     script = """
     import sys
     from pathlib import Path
-    from mdsa_local.knowledge.lance import LATER, PROVIDERS, UNUSED, import_lancedb
+    from mdsa_local.knowledge.lance import TRIM, import_lancedb
     lancedb = import_lancedb(trim=True)
-    assert not set(UNUSED + LATER) & set(sys.modules), "loaded, or a placeholder stayed"
-    assert not [name for name in sys.modules if name.startswith(f"{UNUSED[0]}.")]
-    for package, needed in PROVIDERS.items():
+    assert not {*TRIM.unused, *TRIM.later} & set(sys.modules), "loaded, or a placeholder stayed"
+    assert not [name for name in sys.modules if name.startswith(f"{TRIM.unused[0]}.")]
+    for package, needed in TRIM.providers.items():
         assert {name for name in sys.modules if name.startswith(f"{package}.")} == {f"{package}.{own}" for own in needed}
     assert import_lancedb() is lancedb
     from mdsa_local.knowledge.dual_rag import DualRAG
