@@ -15,19 +15,20 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Trim:
-    """What to leave out: modules ``unused`` and all below them, of the packages ``providers`` all modules but those named, and what is imported
-    when a name in it is first used, ``later``."""
+    """What to leave out: modules ``unused`` and all below them, of the packages ``providers`` all modules but those named, what is imported when
+    a name in it is first used, ``later``, and modules of decorators that only check, ``checks``."""
 
     unused: Sequence[str] = ()
     providers: Mapping[str, Sequence[str]] = field(default_factory=dict)
     later: Sequence[str] = ()
+    checks: Sequence[str] = ()
 
     def drops(self, name: str) -> bool:
         """Whether module ``name`` is not to be loaded now."""
         parent, _, own = name.rpartition(".")
         if parent in self.providers and own not in self.providers[parent]:
             return True
-        return name in self.later or any(name == unused or name.startswith(f"{unused}.") for unused in self.unused)
+        return name in (*self.later, *self.checks) or any(name == unused or name.startswith(f"{unused}.") for unused in self.unused)
 
 
 @contextmanager
@@ -62,6 +63,13 @@ class _Later(ModuleType):
         return getattr(importlib.import_module(self.__name__), name)
 
 
+class _Unchecked(_Placeholder):
+    """A module in which every class is empty, and every function a decorator that changes nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        return super().__getattr__(name) if name[0].isupper() or name.startswith("__") else lambda decorated: decorated
+
+
 class _Finder(MetaPathFinder, Loader):
     def __init__(self, trim: Trim) -> None:
         self.trim = trim
@@ -72,7 +80,8 @@ class _Finder(MetaPathFinder, Loader):
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         self.served.append(spec.name)
-        return _Later(spec.name) if spec.name in self.trim.later else _Placeholder(spec.name)
+        kind = _Later if spec.name in self.trim.later else _Unchecked if spec.name in self.trim.checks else _Placeholder
+        return kind(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
         pass

@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 
 # lancedb 0.40 imports these for catalogues over HTTP, remote tables, cloud file systems and functions that a server runs; a local table touches none
 # of them, nor any provider of embeddings or rankings. They are two thirds of its import time and 30 MB of memory. Arrow's functions, 35 ms, are
-# needed to make and fill a table, not to search.
+# needed to make and fill a table, not to search. Before Python 3.12, which brings an `override` that does nothing, lancedb's compares the signatures
+# of some hundred methods, 50 ms.
 TRIM = Trim(
     unused=("lance_namespace_urllib3_client", "lancedb.functions", "lancedb.namespace", "lancedb.remote.db", "pyarrow.dataset", "pyarrow.fs"),
     providers={"lancedb.embeddings": ("base", "registry", "utils"), "lancedb.rerankers": ("base", "rrf", "util")},
     later=("pyarrow.compute",),
+    checks=("overrides",),
 )
 
 # The defaults, 6 GB and 1 GB, are meant for servers.
