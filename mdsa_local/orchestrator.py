@@ -217,6 +217,9 @@ class TinyBERTOrchestrator:
             else:
                 chosen = self.registry.get(route.domain)
                 embed = self.encoder.remembering()
+                if self.knowledge.holds(chosen.name):
+                    # While passages are looked up; where there are none to be had, the model will not be asked.
+                    self.executor.load_ahead(chosen)
                 passages = self._timed("retrieve", trace, lambda: self._retrieve(read, chosen.name))
                 yield Retrieved(passages)
                 draft = yield from self._generate(chosen, read.text, passages, embed, trace)

@@ -197,6 +197,8 @@ class Setup:
             self._require_compiler()
         target = f".[{','.join(wanted.extras)}]" if wanted.extras else "."
         self.step("packages", self._python("-m", "pip", "install", "-e", target), activity=pip_activity)
+        # pip does it for what it copies. Without, each start compiles the sources again where PYTHONDONTWRITEBYTECODE is set: 0.15 s.
+        self.step("bytecode", self._python("-m", "compileall", "-q", "mdsa_local"))
         write_stamp(checkout.stamp, wanted)
 
     def sync_knowledge(self) -> None:

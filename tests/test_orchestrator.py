@@ -20,6 +20,7 @@ from mdsa_local import (
     TinyBERTOrchestrator,
     UnknownNameError,
     create_finance_domain,
+    create_medical_domain,
 )
 from mdsa_local.domains.prompts import NOT_FOUND
 from mdsa_local.knowledge import sync
@@ -69,6 +70,20 @@ def test_a_question_of_no_domain_gets_no_answer(product: TinyBERTOrchestrator) -
     answer = product.ask("what's the weather on mars")
     assert (answer.status, answer.domain, answer.citations) == ("abstained", None, ())
     assert answer.reason
+
+
+def test_only_the_model_of_the_questions_domain_is_loaded_and_while_passages_are_looked_up(product: TinyBERTOrchestrator) -> None:
+    domains = [create_finance_domain(), create_medical_domain(model="nano-int4")]
+    with TinyBERTOrchestrator(settings=product.settings, knowledge=product.knowledge, domains=domains) as orchestrator:
+        orchestrator.__dict__["encoder"] = product.encoder
+        assert orchestrator.ask("who painted the mona lisa").domain is None
+        assert orchestrator.manager.status() == []
+        events = orchestrator.stream("My card was charged twice, how do I get my money back?")
+        assert isinstance(next(events), Routed)
+        assert isinstance(next(events), Retrieved)
+        assert [status.name for status in orchestrator.manager.status()] == ["nano"]
+        events.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "load-nano"]
 
 
 def test_the_stream_is_the_answer_in_pieces(product: TinyBERTOrchestrator) -> None:

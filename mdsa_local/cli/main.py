@@ -75,6 +75,8 @@ def run(arguments: list[str] | None = None) -> None:
     """Entry point of the command; exits with 0, or with the code of the error."""
     arguments = sys.argv[1:] if arguments is None else arguments
     few_arenas()
+    # Pydantic would look through every installed package for plugins, 15 ms; code of others has no business in our models.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
         code = app(arguments, prog_name="mdsa", standalone_mode=True)
     except SystemExit as ended:

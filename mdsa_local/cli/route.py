@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mdsa_local.cli.output import Json, Question, document, joined, line, table
-from mdsa_local.types import Route, RouteExplanation
+
+if TYPE_CHECKING:
+    from mdsa_local.types import Route, RouteExplanation
 
 
 def route(

@@ -10,7 +10,7 @@ import yaml
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mdsa_local.errors import ConfigError
-from mdsa_local.settings import explain, read_yaml
+from mdsa_local.settings import YamlLoader, explain, read_yaml
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
@@ -143,7 +143,7 @@ def read_examples(path: Path) -> tuple[str, ...]:
     if not path.is_file():
         return ()
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loaded = yaml.load(path.read_text(encoding="utf-8"), YamlLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}", "Fix the line named above.") from None
     if not isinstance(loaded, list) or not all(isinstance(line, str) and line.strip() for line in loaded):

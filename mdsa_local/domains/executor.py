@@ -47,6 +47,10 @@ class DomainExecutor:
         """Whether the domain's model does nothing but quote."""
         return self.manager.decoding(domain.model or self.manager.settings.default_model) == "quotes"
 
+    def load_ahead(self, domain: DomainConfig) -> None:
+        """Begin to load the model of a domain that will be asked in a moment."""
+        self.manager.load_ahead(domain.model or self.manager.settings.default_model)
+
     def stream(
         self, domain: DomainConfig, question: str, passages: Sequence[Passage], embed: Callable[[list[str]], NDArray[np.float32]]
     ) -> Iterator[str | Fitted | Draft]:

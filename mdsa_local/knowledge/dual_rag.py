@@ -79,6 +79,10 @@ class DualRAG:
         """
         return tuple(hit.passage for hit in self._hits(text, vector, Scope(self._shared, domain).tables, top_k))
 
+    def holds(self, domain: str | None) -> bool:
+        """Whether there is a knowledge base in the scope of ``domain``."""
+        return any(self._database.has(name) for name in Scope(self._shared, domain).tables)
+
     def query(self, query: str, domain: str | None = None, top_k: int = 5, use_local: bool = True, use_global: bool = True) -> list[dict[str, Any]]:
         """Like :meth:`search`, as ``{content, score, metadata}``; the metadata given with the document, and where the passage is."""
         scope = Scope(self._shared, domain)

@@ -6,24 +6,29 @@ import importlib
 import re
 import sys
 import threading
-from collections.abc import Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from errno import ENOTDIR
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
 from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
 from mdsa_local.errors import StorageError
+from mdsa_local.trimming import Trim, trimmed
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# lancedb 0.40 imports these for catalogues over HTTP, remote tables and cloud file systems; a local table touches none of them.
-# They are two thirds of its import time and 30 MB of memory.
-UNUSED = ("lance_namespace_urllib3_client", "lancedb.namespace", "lancedb.remote.db", "pyarrow.dataset", "pyarrow.fs")
+# lancedb 0.40 imports these for catalogues over HTTP, remote tables, cloud file systems and functions that a server runs; a local table touches none
+# of them, nor any provider of embeddings or rankings. They are two thirds of its import time and 30 MB of memory. Arrow's functions, 35 ms, are
+# needed to make and fill a table, not to search. Before Python 3.12, which brings an `override` that does nothing, lancedb's compares the signatures
+# of some hundred methods, 50 ms.
+TRIM = Trim(
+    unused=("lance_namespace_urllib3_client", "lancedb.functions", "lancedb.namespace", "lancedb.remote.db", "pyarrow.dataset", "pyarrow.fs"),
+    providers={"lancedb.embeddings": ("base", "registry", "utils"), "lancedb.rerankers": ("base", "rrf", "util")},
+    later=("pyarrow.compute",),
+    checks=("overrides",),
+)
 
 # The defaults, 6 GB and 1 GB, are meant for servers.
 INDEX_CACHE_BYTES, METADATA_CACHE_BYTES = 64 << 20, 32 << 20
@@ -33,50 +38,26 @@ T = TypeVar("T")
 _import_lock = threading.Lock()
 
 
-class _Placeholder(ModuleType):
-    """A module in which every public name is an empty class."""
-
-    def __getattr__(self, name: str) -> type:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return type(name, (), {})
-
-
-class _Trimmer(MetaPathFinder, Loader):
-    """Serves placeholders for :data:`UNUSED` and everything below them."""
-
-    def __init__(self) -> None:
-        self.served: list[str] = []
-
-    def find_spec(self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if any(fullname == name or fullname.startswith(f"{name}.") for name in UNUSED):
-            return ModuleSpec(fullname, self, is_package=True)
-        return None
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType:
-        self.served.append(spec.name)
-        return _Placeholder(spec.name)
-
-    def exec_module(self, module: ModuleType) -> None:
-        pass
-
-
 def import_lancedb(trim: bool = False) -> Any:
-    """The module ``lancedb``. ``trim`` leaves out :data:`UNUSED`, for a program that owns its process and opens local tables only.
-
-    The placeholders leave ``sys.modules`` after the import, so that whoever imports one of these modules later gets the real one.
-    """
+    """The module ``lancedb``. ``trim`` leaves out :data:`TRIM`, for a program that owns its process and opens local tables only."""
     with _import_lock:
         if not trim or "lancedb" in sys.modules:
             return importlib.import_module("lancedb")
-        trimmer = _Trimmer()
-        sys.meta_path.insert(0, trimmer)
-        try:
+        with trimmed(TRIM):
             return importlib.import_module("lancedb")
-        finally:
-            sys.meta_path.remove(trimmer)
-            for name in trimmer.served:
-                sys.modules.pop(name, None)
+
+
+def import_ahead() -> threading.Thread:
+    """Import a trimmed ``lancedb`` on a thread of its own, while this one does something else. Whoever needs it waits for the rest."""
+    thread = threading.Thread(target=_import_quietly, name="import-lancedb")
+    thread.start()
+    return thread
+
+
+def _import_quietly() -> None:
+    # Who needs it imports it again, and meets the error.
+    with suppress(ImportError):
+        import_lancedb(trim=True)
 
 
 class Database:

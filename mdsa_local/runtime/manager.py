@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -125,6 +125,7 @@ class ModelManager:
         self._measured: dict[str, int] = {}
         self._clock = 0
         self._closed = False
+        self._ahead: list[threading.Thread] = []
         if self.settings.keep_alive_s:
             threading.Thread(target=self._expire, name="keep-alive", daemon=True).start()
 
@@ -162,6 +163,24 @@ class ModelManager:
         """Load models ahead of need, one after the other. Raises as :meth:`ensure_ready`."""
         for ref in refs:
             self.ensure_ready(ref)
+
+    def load_ahead(self, ref: str) -> None:
+        """Begin to load a model in this process that will be asked in a moment, unless it is loaded. Who asks for it waits for the rest, and meets
+        the error where loading fails: nothing is raised here."""
+        try:
+            target = self._target(ref)
+        except MDSAError:
+            return
+        with self._changed:
+            if target.scheme != "gguf" or self._closed or self._slot(target).resident:
+                return
+            self._ahead = [thread for thread in self._ahead if thread.is_alive()]
+            self._ahead.append(threading.Thread(target=self._load_quietly, args=(target,), name=f"load-{target.name}"))
+            self._ahead[-1].start()
+
+    def _load_quietly(self, target: _Target) -> None:
+        with suppress(MDSAError), self._lease(target):
+            pass
 
     def pin(self, ref: str, pinned: bool = True) -> None:
         """Keep a model in memory once it is loaded, whatever else needs room; or no longer. Raises as :meth:`resolve`."""
@@ -215,7 +234,12 @@ class ModelManager:
             slots = [slot for slot in self._slots.values() if slot.state == "ready"]
             for slot in slots:
                 self._move(slot, "unloading")
+            # Who waits for room has to hear of it.
+            self._changed.notify_all()
+            ahead = self._ahead
         self._unload(slots)
+        for thread in ahead:
+            thread.join()
 
     def __enter__(self) -> Self:
         return self

@@ -44,10 +44,12 @@ def test_everything_works_after_a_trimmed_import(tmp_path: Path) -> None:
     script = """
     import sys
     from pathlib import Path
-    from mdsa_local.knowledge.lance import UNUSED, import_lancedb
+    from mdsa_local.knowledge.lance import TRIM, import_lancedb
     lancedb = import_lancedb(trim=True)
-    assert not set(UNUSED) & set(sys.modules), "loaded, or a placeholder stayed"
-    assert not [name for name in sys.modules if name.startswith(f"{UNUSED[0]}.")]
+    assert not {*TRIM.unused, *TRIM.later} & set(sys.modules), "loaded, or a placeholder stayed"
+    assert not [name for name in sys.modules if name.startswith(f"{TRIM.unused[0]}.")]
+    for package, needed in TRIM.providers.items():
+        assert {name for name in sys.modules if name.startswith(f"{package}.")} == {f"{package}.{own}" for own in needed}
     assert import_lancedb() is lancedb
     from mdsa_local.knowledge.dual_rag import DualRAG
     from toy_embedder import ToyEmbedder
@@ -66,6 +68,8 @@ def test_everything_works_after_a_trimmed_import(tmp_path: Path) -> None:
     again = DualRAG(folder / "kb", ToyEmbedder("other"))
     assert again.optimize() and again.query("support")
     import pyarrow.dataset, pyarrow.fs, lancedb.namespace
+    import pyarrow.compute, lancedb.table
+    assert lancedb.table.pc.sum is pyarrow.compute.sum
     assert pyarrow.dataset.Dataset.__module__ == "pyarrow._dataset"
     print("fine")
     """

@@ -394,3 +394,32 @@ def test_the_estimate_is_near_what_the_system_says(tmp_path: Path, tiny: Path, q
     assert 0.85 * grown < estimated < 1.15 * grown
     assert 0.85 * grown < measured < 1.15 * grown
     assert left < 0.1 * grown, "unloading gives the memory back"
+
+
+def test_a_model_is_loaded_ahead_once_for_who_asks_in_a_moment(manager: ModelManager, opened: list[str], tiny: Path) -> None:
+    manager.load_ahead(str(tiny))
+    manager.load_ahead(str(tiny))
+    assert manager.generate(str(tiny), "hello", Generation(max_tokens=2))
+    manager.load_ahead(str(tiny))
+    assert len(opened) == 1
+
+
+def test_who_asks_meets_the_error_of_a_load_ahead(manager: ModelManager, tmp_path: Path) -> None:
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF" + bytes(60))
+    for ref in (str(tmp_path / "broken.gguf"), "no-such-model", "ollama://never:asked"):
+        manager.load_ahead(ref)
+    with pytest.raises(ModelFileError, match="broken"):
+        manager.ensure_ready(str(tmp_path / "broken.gguf"))
+    assert not any(status.name == "never:asked" for status in manager.status())
+
+
+def test_closing_leaves_no_load_behind(settings: Settings, models: list[str], one_bytes: int) -> None:
+    manager = ModelManager(settings, memory_budget=int(1.5 * one_bytes))
+    manager.ensure_ready(models[0])
+    with manager._lease(manager._target(models[0])):
+        manager.load_ahead(models[1])
+        closing = threading.Thread(target=manager.close)
+        closing.start()
+        closing.join(20)
+        assert not closing.is_alive()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("load-")]

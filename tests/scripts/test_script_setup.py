@@ -78,10 +78,11 @@ def set_up(checkout: Checkout, runner: FakeRunner, extras: Sequence[str] = (), *
 def test_first_set_up_makes_the_environment_installs_and_syncs(checkout: Checkout) -> None:
     runner = FakeRunner(checkout)
     set_up(checkout, runner, knowledge=True)
-    assert runner.labels == ["virtual environment", "packages", "knowledge bases"]
+    assert runner.labels == ["virtual environment", "packages", "bytecode", "knowledge bases"]
     assert runner.commands[0][1:4] == ["-I", "-m", "venv"]
     assert runner.commands[1][1:] == ["-I", "-m", "pip", "install", "-e", "."]
-    assert runner.commands[2] == [str(checkout.program("mdsa")), "kb", "sync"]
+    assert runner.commands[2][1:] == ["-I", "-m", "compileall", "-q", "mdsa_local"]
+    assert runner.commands[3] == [str(checkout.program("mdsa")), "kb", "sync"]
 
 
 def test_second_set_up_leaves_pip_alone(checkout: Checkout) -> None:
@@ -96,7 +97,7 @@ def test_changed_pyproject_installs_again_in_the_same_environment(checkout: Chec
     (checkout.root / "pyproject.toml").write_text(PYPROJECT + "# changed\n")
     again = FakeRunner(checkout)
     set_up(checkout, again)
-    assert again.labels == ["packages"]
+    assert again.labels == ["packages", "bytecode"]
 
 
 def test_developer_tools_are_added_once_and_serve_both_scripts(checkout: Checkout) -> None:
@@ -123,7 +124,7 @@ def test_interrupted_set_up_leaves_no_stamp_and_is_made_anew(checkout: Checkout,
     assert not checkout.stamp.exists()
     again = FakeRunner(checkout)
     set_up(checkout, again)
-    assert again.labels == ["virtual environment", "packages"]
+    assert again.labels == ["virtual environment", "packages", "bytecode"]
     assert not (checkout.venv / "half-written").exists()
 
 
@@ -195,7 +196,7 @@ def test_missing_compiler_does_not_matter_where_pip_has_the_wheel(checkout: Chec
     monkeypatch.setattr(_machine, "command_output", lambda command: " - llama_cpp_python-0.3.36-py3-none-linux_x86_64.whl (23.8 MB)")
     runner = FakeRunner(checkout)
     set_up(checkout, runner)
-    assert runner.labels == ["virtual environment", "packages"]
+    assert runner.labels == ["virtual environment", "packages", "bytecode"]
 
 
 def test_children_do_not_inherit_another_python(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,7 +248,7 @@ def test_a_second_set_up_waits_for_the_first(checkout: Checkout) -> None:
     runner = FakeRunner(checkout)
     runner.before = try_second
     set_up(checkout, runner)
-    assert inside == [False, False]
+    assert inside == [False, False, False]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kill -9 and inherited locks are POSIX")
@@ -271,7 +272,7 @@ def test_killed_set_up_has_no_stamp_and_the_next_waits_for_its_orphan(checkout: 
         assert not _setup.try_lock(file.fileno()), "the orphan still writes"
     runner = FakeRunner(checkout)
     assert "waiting for another set-up of this checkout" in set_up(checkout, runner)
-    assert runner.labels == ["virtual environment", "packages"]
+    assert runner.labels == ["virtual environment", "packages", "bytecode"]
 
 
 def test_failures_become_a_message_and_an_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
