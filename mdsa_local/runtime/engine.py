@@ -66,12 +66,22 @@ def context_options(n_context_tokens: int, parallel: int, threads: int) -> Conte
 class Engine:
     """Runs requests on one model. :meth:`submit`, :meth:`cancel`, :meth:`expire` and :meth:`close` are safe from any thread."""
 
-    def __init__(self, model: Model, options: ContextOptions, name: str, parallel: int, queue_limit: int, store: PrefixStore | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        options: ContextOptions,
+        name: str,
+        parallel: int,
+        queue_limit: int,
+        store: PrefixStore | None = None,
+        parked_bytes: int = 0,
+    ) -> None:
+        """``parallel`` answers at once, ``queue_limit`` more wait. ``store`` and ``parked_bytes``: see :class:`Prefixes`."""
         self.name, self.model, self.options = name, model, options
         self._parallel, self._queue_limit = parallel, queue_limit
         self.context = Context(model, options)
         self._free = list(range(options.sequences))
-        self.prefixes = Prefixes(self.context, self._free, KEPT_PREFIXES, store)
+        self.prefixes = Prefixes(self.context, self._free, KEPT_PREFIXES, store, parked_bytes)
         self._changed = threading.Condition()
         self._waiting: deque[Request] = deque()
         self._seats: list[Seat] = []

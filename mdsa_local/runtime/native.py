@@ -33,7 +33,7 @@ logger.addHandler(logging.NullHandler())
 LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
 CONTINUED = 5
 # What llama.cpp complains of and we do on purpose: cells shared by sequences that are more than the model was trained with, aborted batches, and
-# batches tried for which something has to go first.
+# batches and states tried for which something has to go first.
 EXPECTED = (
     b"possible training context overflow",
     b"graph_compute_async failed with error 1",
@@ -42,6 +42,8 @@ EXPECTED = (
     b"failed to decode, ret = 2",
     b"failed to find a memory slot",
     b"failed to decode, ret = 1",
+    b"available cells in kv cache",
+    b"failed to restore kv cache",
 )
 # Tokens of prompts evaluated at a time. Small, so that a long prompt does not stall the answers beside it for long: larger batches were no
 # faster on two cores (64: 175 tokens a second, 256: 159, with 0.5B parameters).
@@ -339,9 +341,13 @@ class Context:
         whole = not self.model.cuttable
         self.lib.llama_memory_seq_cp(self._memory, source, target, -1 if whole else 0, -1 if whole else n_tokens)
 
+    def state_bytes(self, sequence: int) -> int:
+        """How long :meth:`state` would be."""
+        return int(self.lib.llama_state_seq_get_size(self.handle, sequence))
+
     def state(self, sequence: int) -> bytes:
         """Keys and values of a sequence as bytes."""
-        size = self.lib.llama_state_seq_get_size(self.handle, sequence)
+        size = self.state_bytes(sequence)
         buffer = (ctypes.c_uint8 * size)()
         written = self.lib.llama_state_seq_get_data(self.handle, buffer, size, sequence)
         return bytes(memoryview(buffer)[:written])
