@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -127,6 +127,10 @@ class LlamaCppBackend:
     def cancel(self) -> None:
         """Stop all streams, even while they read their prompts, from any thread: they end as ``cancelled``. No effect when idle."""
         self._engine.cancel()
+
+    def when_failed(self, tell: Callable[[BackendError], None]) -> None:
+        """Have ``tell`` called, from a thread of its own, when the engine fails: nothing is answered from then on. At once when it has failed."""
+        self._engine.when_failed(tell)
 
     def close(self) -> None:
         """See :class:`~mdsa_local.runtime.backend.Backend`. Returns when the memory is free."""

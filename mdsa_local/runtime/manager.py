@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,6 @@ from mdsa_local.settings import Settings
 logger = logging.getLogger(__name__)
 Prompt = str | Sequence[Message | Mapping[str, str]]
 DEFAULT_GENERATION = Generation()
-# Of the memory that is free when the manager is made: the rest is for what else the user runs.
 
 
 @runtime_checkable
@@ -33,6 +32,14 @@ class Measured(Protocol):
     @property
     def memory_bytes(self) -> int:
         """Memory in this process, in bytes."""
+
+
+@runtime_checkable
+class Failing(Protocol):
+    """A backend that may stop working on its own."""
+
+    def when_failed(self, tell: Callable[[BackendError], None]) -> None:
+        """Have ``tell`` called when that happens; at once when it has."""
 
 
 @runtime_checkable
@@ -89,6 +96,14 @@ class _Slot:
     def resident(self) -> bool:
         """Whether it takes memory, or may."""
         return self.state in ("loading", "ready", "unloading")
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A slot that a caller holds, and the backend that was in it then."""
+
+    slot: _Slot
+    backend: Backend
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,18 +254,19 @@ class ModelManager:
     @contextmanager
     def _lease(self, target: _Target) -> Iterator[Backend]:
         """Hold the model, loaded, so that it is not unloaded meanwhile."""
-        slot = self._acquire(target)
+        held = self._acquire(target)
         try:
-            assert slot.backend is not None
-            yield slot.backend
+            yield held.backend
         finally:
-            self._release(slot)
+            self._release(held)
 
-    def _release(self, slot: _Slot) -> None:
+    def _release(self, held: _Held) -> None:
         with self._changed:
-            slot.uses -= 1
-            slot.idle_since = time.monotonic()
-            self._changed.notify_all()
+            # The backend may have failed since, and another be loaded in its place.
+            if held.slot.backend is held.backend:
+                held.slot.uses -= 1
+                held.slot.idle_since = time.monotonic()
+                self._changed.notify_all()
 
     def _slot(self, target: _Target) -> _Slot:
         return self._slots.setdefault(target.key, _Slot(target.name))
@@ -262,17 +278,17 @@ class ModelManager:
         slot.state = state
         self._changed.notify_all()
 
-    def _acquire(self, target: _Target) -> _Slot:
+    def _acquire(self, target: _Target) -> _Held:
         deadline = time.monotonic() + self.settings.request_timeout_s
         size: int | None = None
         while True:
             with self._changed:
                 slot, victims = self._claim(target, size, deadline)
-            if slot and slot.state == "ready":
-                return slot
+                if slot and slot.backend is not None and slot.state == "ready":
+                    return _Held(slot, slot.backend)
             if slot:
-                if self._load(target, slot, victims):
-                    return slot
+                if (backend := self._load(target, slot, victims)) is not None:
+                    return _Held(slot, backend)
                 continue
             # Not loaded: its header is read outside the lock, then the claim is made again with what the header says.
             size = self._size(target)
@@ -355,11 +371,11 @@ class ModelManager:
                     slot.backend.close()
             finally:
                 with self._changed:
-                    slot.backend = None
+                    slot.backend, slot.uses = None, 0
                     self._move(slot, "absent")
 
-    def _load(self, target: _Target, slot: _Slot, victims: list[_Slot]) -> bool:
-        """Unload the victims, load the model, publish it; False when it turned out too large for what is left, to be tried again."""
+    def _load(self, target: _Target, slot: _Slot, victims: list[_Slot]) -> Backend | None:
+        """Unload the victims, load the model, publish it; None when it turned out too large for what is left, to be tried again."""
         backend, failed = None, ""
         began = time.monotonic()
         try:
@@ -379,7 +395,24 @@ class ModelManager:
                     self._move(slot, "failed")
         if isinstance(backend, Measured) and backend.memory_bytes:
             self._measured[target.key] = backend.memory_bytes
-        return self._publish(target, slot, backend, time.monotonic() - began)
+        if not self._publish(target, slot, backend, time.monotonic() - began):
+            return None
+        if isinstance(backend, Failing):
+            backend.when_failed(lambda failure: self._bury(slot, backend, failure))
+        return backend
+
+    def _bury(self, slot: _Slot, backend: Backend, failure: BackendError) -> None:
+        """Take a backend that failed out of service; the next who asks loads the model again."""
+        with self._changed:
+            if slot.backend is not backend or slot.state != "ready":
+                return
+            self._move(slot, "unloading")
+        try:
+            backend.close()
+        finally:
+            with self._changed:
+                slot.backend, slot.uses, slot.error = None, 0, str(failure)
+                self._move(slot, "failed")
 
     def _publish(self, target: _Target, slot: _Slot, backend: Backend, seconds: float) -> bool:
         """Take a loaded model into service, unless the manager was closed meanwhile or what was measured leaves no room."""
@@ -430,7 +463,7 @@ class ManagedStream(Iterator[str | Finished]):
         self._manager, self._target = manager, target
         self._ask = (messages, generation, deadline_s)
         self._lock = threading.Lock()
-        self._slot: _Slot | None = None
+        self._held: _Held | None = None
         self._inner: Iterator[str | Finished] | None = None
         self._inside = self._ended = False
 
@@ -455,13 +488,12 @@ class ManagedStream(Iterator[str | Finished]):
                     self._leave()
 
     def _begin(self) -> None:
-        slot = self._manager._acquire(self._target)
+        held = self._manager._acquire(self._target)
         with self._lock:
-            self._slot = slot
+            self._held = held
             ended = self._ended
-        assert slot.backend is not None
         messages, generation, deadline_s = self._ask
-        self._inner = iter(()) if ended else slot.backend.stream(messages, generation, deadline_s=deadline_s)
+        self._inner = iter(()) if ended else held.backend.stream(messages, generation, deadline_s=deadline_s)
 
     def close(self) -> None:
         """Stop the work and let go of the model. Safe twice."""
@@ -476,9 +508,9 @@ class ManagedStream(Iterator[str | Finished]):
     def _leave(self) -> None:
         if self._inner is not None:
             _close(self._inner)
-        slot, self._slot = self._slot, None
-        if slot is not None:
-            self._manager._release(slot)
+        held, self._held = self._held, None
+        if held is not None:
+            self._manager._release(held)
 
     def __del__(self) -> None:
         # A caller that lets go of a stream does not want the rest.
