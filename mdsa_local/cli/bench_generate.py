@@ -104,6 +104,7 @@ def _decoding(backend: LlamaCppBackend, path: Path, threads: int, runs: int, res
         result("decode_8_over_1", middle(eight), middle(one), "1/s", "higher"),
         result("bare_8_over_1", middle(bare_eight), middle(bare_one), "1/s", "higher"),
         result("over_llama_generate", middle(one), middle(generate), "1/s", "higher"),
+        result("bare_over_llama_generate", middle(bare_one), middle(generate), "1/s", "higher"),
     ]
 
 

@@ -23,7 +23,7 @@ from mdsa_local.errors import (
     ModelNotFoundError,
 )
 from mdsa_local.runtime.backend import Finished, Message, Reason, ToolCall, refuse_unsupported
-from mdsa_local.runtime.wire import Wires, as_json, estimated_tokens, is_loopback, limits, timeout
+from mdsa_local.runtime.wire import Wire, Wires, as_json, estimated_tokens, is_loopback, limits, timeout
 from mdsa_local.settings import Settings
 
 if TYPE_CHECKING:
@@ -103,23 +103,15 @@ class OllamaBackend:
         client = self._connected()
         from ollama import ChatResponse
 
-        with self._wires.request(deadline_s) as wire:
-            try:
-                with self._mapped():
-                    # Client.chat() of ollama 0.6.3 takes neither truncate nor shift, so this calls what it is made of.
-                    waits = timeout(min(deadline_s, self._timeout_s))
-                    parts = client._request(
-                        ChatResponse, "POST", "/api/chat", stream=True, json=request, timeout=waits, extensions={"trace": wire.trace}
-                    )
-                    with closing(cast("Generator[ChatResponse, None, None]", parts)):
-                        yield from answer(self.name, parts)
-            except MDSAError:
-                if wire.cut_by == "close":
-                    yield Finished("cancelled", 0, 0)
-                elif wire.cut_by == "deadline":
-                    raise BackendTimeoutError(f"{self.name} was not done at the deadline", "Ask for fewer tokens, or raise the time-out.") from None
-                else:
-                    raise
+        def said(wire: Wire) -> Iterator[str | Finished]:
+            with self._mapped():
+                # Client.chat() of ollama 0.6.3 takes neither truncate nor shift, so this calls what it is made of.
+                waits = timeout(min(deadline_s, self._timeout_s))
+                parts = client._request(ChatResponse, "POST", "/api/chat", stream=True, json=request, timeout=waits, extensions={"trace": wire.trace})
+                with closing(cast("Generator[ChatResponse, None, None]", parts)):
+                    yield from answer(self.name, parts)
+
+        yield from self._wires.stream(deadline_s, said)
 
     def close(self) -> None:
         """See :class:`~mdsa_local.runtime.backend.Backend`. A running stream ends at once. The daemon unloads by its own rules."""

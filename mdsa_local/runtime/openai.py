@@ -22,7 +22,7 @@ from mdsa_local.errors import (
     ModelNotFoundError,
 )
 from mdsa_local.runtime.backend import Finished, Message, Reason, ToolCall, refuse_unsupported
-from mdsa_local.runtime.wire import Wires, as_json, estimated_tokens, is_loopback, limits, timeout
+from mdsa_local.runtime.wire import Wire, Wires, as_json, estimated_tokens, is_loopback, limits, timeout
 from mdsa_local.settings import Settings
 
 if TYPE_CHECKING:
@@ -75,22 +75,17 @@ class OpenAIBackend:
                 "Ask a shorter question, give fewer passages, or set context_tokens to what the server has.",
             )
         client = self._connected()
-        with self._wires.request(deadline_s) as wire:
-            try:
-                waits = timeout(min(deadline_s, self._timeout_s))
-                options: dict[str, Any] = {"json": request, "timeout": waits, "extensions": {"trace": wire.trace}}
-                with self._mapped(), client.stream("POST", "/v1/chat/completions", **options) as response:
-                    if response.status_code != 200:
-                        response.read()
-                        raise self._refused(response)
-                    yield from self._answer(response.iter_lines())
-            except MDSAError:
-                if wire.cut_by == "close":
-                    yield Finished("cancelled", 0, 0)
-                elif wire.cut_by == "deadline":
-                    raise BackendTimeoutError(f"{self.name} was not done at the deadline", "Ask for fewer tokens, or raise the time-out.") from None
-                else:
-                    raise
+
+        def said(wire: Wire) -> Iterator[str | Finished]:
+            waits = timeout(min(deadline_s, self._timeout_s))
+            options: dict[str, Any] = {"json": request, "timeout": waits, "extensions": {"trace": wire.trace}}
+            with self._mapped(), client.stream("POST", "/v1/chat/completions", **options) as response:
+                if response.status_code != 200:
+                    response.read()
+                    raise self._refused(response)
+                yield from self._answer(response.iter_lines())
+
+        yield from self._wires.stream(deadline_s, said)
 
     def close(self) -> None:
         """See :class:`~mdsa_local.runtime.backend.Backend`. A running stream ends at once; what the server does with the model is its own affair."""

@@ -6,13 +6,13 @@ import ipaddress
 import math
 import socket
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from mdsa_local.errors import BackendError
-from mdsa_local.runtime.backend import Message
+from mdsa_local.errors import BackendError, BackendTimeoutError, MDSAError
+from mdsa_local.runtime.backend import Finished, Message
 
 if TYPE_CHECKING:
     import httpx
@@ -64,6 +64,12 @@ class Wires:
         self._lock = threading.Lock()
         self.closed = False
 
+    @property
+    def under_way(self) -> int:
+        """How many there are."""
+        with self._lock:
+            return len(self._open)
+
     @contextmanager
     def request(self, deadline_s: float) -> Iterator[Wire]:
         """A wire for one request, cut after ``deadline_s``. Raises :class:`BackendError` when closed."""
@@ -81,6 +87,20 @@ class Wires:
             timer.cancel()
             with self._lock:
                 self._open.discard(wire)
+
+    def stream(self, deadline_s: float, answer: Callable[[Wire], Iterator[str | Finished]]) -> Iterator[str | Finished]:
+        """What ``answer`` says on a wire of its own. Whatever it raises once the wire is cut is the cut's doing: by :meth:`close` the answer ends
+        as ``cancelled``, at the deadline with :class:`BackendTimeoutError`. Else raises as ``answer`` and :meth:`request`."""
+        with self.request(deadline_s) as wire:
+            try:
+                yield from answer(wire)
+            except MDSAError:
+                if wire.cut_by == "close":
+                    yield Finished("cancelled", 0, 0)
+                elif wire.cut_by == "deadline":
+                    raise BackendTimeoutError(f"{self._name} was not done at the deadline", "Ask for fewer tokens, or raise the time-out.") from None
+                else:
+                    raise
 
     def close(self) -> None:
         """Cut all of them and allow no more; safe twice."""

@@ -156,6 +156,8 @@ def test_close_wakes_a_stream_that_waits(connect: Connect, model: str) -> None:
     found: list[list[str | Finished]] = []
     waiting = threading.Thread(target=lambda: found.append(ask(backend)))
     waiting.start()
+    while not backend._wires.under_way:
+        time.sleep(0.01)
     waiting.join(0.3)
     assert waiting.is_alive()
     backend.close()
