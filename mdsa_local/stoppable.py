@@ -29,15 +29,15 @@ class Leash:
         self._held: Closeable | None = None
         self._stopped = False
 
-    def hold(self, stream: Iterator[T]) -> Iterator[T]:
-        """Know ``stream``, if it can be closed, from now on; closed at once when all was stopped already. Returns it."""
-        if isinstance(stream, Closeable) and not isinstance(stream, Generator):
+    def hold(self, work: T) -> T:
+        """Know ``work``, if any thread may close it, from now on; closed at once when all was stopped already. Returns it."""
+        if isinstance(work, Closeable) and not isinstance(work, Generator):
             with self._lock:
-                self._held = stream
+                self._held = work
                 stopped = self._stopped
             if stopped:
-                stream.close()
-        return stream
+                work.close()
+        return work
 
     def stop(self) -> None:
         """Close what is held, and all that will be."""

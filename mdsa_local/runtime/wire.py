@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from mdsa_local.errors import BackendError, BackendTimeoutError, MDSAError
 from mdsa_local.runtime.backend import Finished, Message
+from mdsa_local.stoppable import Leash
 
 if TYPE_CHECKING:
     import httpx
@@ -47,6 +48,10 @@ class Wire:
         with self._lock:
             self.cut_by = self.cut_by or by
             self._shut()
+
+    def close(self) -> None:
+        """:meth:`cut` by ``close``."""
+        self.cut("close")
 
     def _shut(self) -> None:
         if self._socket:
@@ -88,10 +93,11 @@ class Wires:
             with self._lock:
                 self._open.discard(wire)
 
-    def stream(self, deadline_s: float, answer: Callable[[Wire], Iterator[str | Finished]]) -> Iterator[str | Finished]:
-        """What ``answer`` says on a wire of its own. Whatever it raises once the wire is cut is the cut's doing: by :meth:`close` the answer ends
-        as ``cancelled``, at the deadline with :class:`BackendTimeoutError`. Else raises as ``answer`` and :meth:`request`."""
+    def stream(self, deadline_s: float, answer: Callable[[Wire], Iterator[str | Finished]], leash: Leash) -> Iterator[str | Finished]:
+        """What ``answer`` says on a wire of its own, which ``leash`` holds. Whatever it raises once the wire is cut is the cut's doing: closed, the
+        answer ends as ``cancelled``, at the deadline with :class:`BackendTimeoutError`. Else raises as ``answer`` and :meth:`request`."""
         with self.request(deadline_s) as wire:
+            leash.hold(wire)
             try:
                 yield from answer(wire)
             except MDSAError:
