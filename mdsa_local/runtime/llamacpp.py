@@ -21,7 +21,8 @@ from mdsa_local.runtime.backend import Message
 from mdsa_local.runtime.chat_template import render
 from mdsa_local.runtime.engine import Engine, EngineStats, context_options
 from mdsa_local.runtime.gguf import OVERHEAD_BYTES, VOCABULARY_BYTES, GGUFInfo, cell_bytes, memory_estimate_bytes, read_gguf
-from mdsa_local.runtime.native import ContextOptions, Model, library
+from mdsa_local.runtime.library import library
+from mdsa_local.runtime.native import ContextOptions, Model
 from mdsa_local.runtime.prefix_store import PrefixStore, fingerprint
 from mdsa_local.runtime.prefixes import LEAST_TOKENS, common
 from mdsa_local.runtime.structured import constrained_by_grammar

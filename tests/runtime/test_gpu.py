@@ -15,8 +15,8 @@ from mdsa_local.runtime import gpu
 from mdsa_local.runtime.backend import Finished, Message
 from mdsa_local.runtime.gguf import GGUFInfo, read_gguf
 from mdsa_local.runtime.gpu import ALL, USABLE, devices, free_bytes, layers
+from mdsa_local.runtime.library import library
 from mdsa_local.runtime.llamacpp import LlamaCppBackend
-from mdsa_local.runtime.native import library
 
 MB = 10**6
 
