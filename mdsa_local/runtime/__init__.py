@@ -5,6 +5,7 @@ Out: pieces of text, then exactly one :class:`~mdsa_local.runtime.backend.Finish
 
     backend.py        the contract, model references and the registry of backends
     manager.py        ModelManager: loads each model once, keeps all of them inside one memory budget
+    slots.py          what it knows of each model; lending.py is what callers get of one that may be unloaded at any time
     residency.py      which models to unload, as a pure decision
     catalog.py        names of models -> files; offers.py what can be pulled, and what of it fits
     shelf.py          models pulled, added, quantised and removed; download.py fetches, metadata.py reads what a file says of itself
