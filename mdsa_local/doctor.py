@@ -122,9 +122,9 @@ def disk(settings: Settings) -> Iterator[Finding]:
 
 def llama(detector: HardwareDetector) -> Iterator[Finding]:
     """llama.cpp's build: what it has code for, beside what the machine has."""
-    from mdsa_local.runtime import native
+    from mdsa_local.runtime.library import library
 
-    lib = native.library()
+    lib = library()
     info = lib.llama_print_system_info().decode("utf-8", "replace")
     flags = sorted({part.strip().partition(" = ")[0].rpartition(": ")[2].strip() for part in info.split("|") if part.strip().endswith("= 1")})
     offload = bool(lib.llama_supports_gpu_offload())

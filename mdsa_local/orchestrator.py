@@ -22,6 +22,7 @@ from mdsa_local.domains.watching import Change, DomainWatcher
 from mdsa_local.errors import ConfigError, InputError, MDSAError, ModelFileError, ModelNotFoundError, StorageError
 from mdsa_local.runtime.manager import ModelManager
 from mdsa_local.settings import Settings
+from mdsa_local.stoppable import Leash, Stoppable
 from mdsa_local.types import Answer, Completed, Draft, Event, Passage, Query, Retrieved, Revised, Route, Routed, Stage, Token, Verdict
 from mdsa_local.validation import ladder, rules
 from mdsa_local.validation.answerable import doubt
@@ -197,12 +198,18 @@ class TinyBERTOrchestrator:
 
     def stream(
         self, text: str, *, domain: str | None = None, history: Sequence[str] = (), context: Mapping[str, Any] | None = None
-    ) -> Generator[Event, None, None]:
+    ) -> Stoppable[Event]:
         """The events of one question: :class:`Routed`, :class:`Retrieved`, :class:`Token` …, perhaps :class:`Revised`, :class:`Completed`.
 
         ``domain`` skips the routing. ``history`` holds the user's earlier turns, oldest first; where the question does not stand alone, the last
-        is read before it: to route, to search and to answer. Raises :class:`MDSAError`; closing the iterator early stops the model.
+        is read before it: to route, to search and to answer. Raises :class:`MDSAError`; closing the iterator early, from any thread, stops the
+        model, even while it reads the prompt.
         """
+        return Stoppable(lambda leash: self._events(text, domain, history, context, leash))
+
+    def _events(
+        self, text: str, domain: str | None, history: Sequence[str], context: Mapping[str, Any] | None, leash: Leash
+    ) -> Generator[Event, None, None]:
         began, request_id = time.perf_counter(), uuid.uuid4().hex
         trace: list[Stage] = []
         try:
@@ -222,7 +229,7 @@ class TinyBERTOrchestrator:
                     self.executor.load_ahead(chosen)
                 passages = self._timed("retrieve", trace, lambda: self._retrieve(read, chosen.name))
                 yield Retrieved(passages)
-                draft = yield from self._generate(chosen, read.text, passages, embed, trace)
+                draft = yield from self._generate(chosen, read.text, passages, embed, trace, leash)
                 verdict = self._timed("validate", trace, lambda: ladder.judge(read.text, draft, passages, embed))
                 kind: Literal["citations", "replaced"] = "citations" if verdict.status == "success" else "replaced"
                 if self._degraded and verdict.status == "success":
@@ -241,9 +248,7 @@ class TinyBERTOrchestrator:
     def ask(self, text: str, *, domain: str | None = None, history: Sequence[str] = (), context: Mapping[str, Any] | None = None) -> Answer:
         """The whole answer: the last event of :meth:`stream`."""
         *_, last = self.stream(text, domain=domain, history=history, context=context)
-        if not isinstance(last, Completed):
-            raise AssertionError("a stream ends with Completed")
-        return last.answer
+        return _completed(last)
 
     def process_request(self, message: str = "", context: Mapping[str, Any] | None = None, *, query: str = "") -> dict[str, Any]:
         """As :meth:`ask`, but a flat dict and never an exception of ours: errors come as ``domain: "error"`` with ``error`` filled."""
@@ -257,13 +262,14 @@ class TinyBERTOrchestrator:
     process = process_request
 
     async def aask(self, text: str, *, domain: str | None = None, history: Sequence[str] = (), context: Mapping[str, Any] | None = None) -> Answer:
-        """:meth:`ask` without blocking the event loop."""
-        return await asyncio.to_thread(self.ask, text, domain=domain, history=history, context=context)
+        """:meth:`ask` without blocking the event loop; cancelling the task stops the model."""
+        events = [event async for event in self.astream(text, domain=domain, history=history, context=context)]
+        return _completed(events[-1])
 
     async def astream(
         self, text: str, *, domain: str | None = None, history: Sequence[str] = (), context: Mapping[str, Any] | None = None
     ) -> AsyncIterator[Event]:
-        """:meth:`stream` without blocking the event loop; leaving the loop early stops the model."""
+        """:meth:`stream` without blocking the event loop; leaving the loop early or cancelling the task stops the model, whatever it does."""
         events = self.stream(text, domain=domain, history=history, context=context)
         waiting: asyncio.Future[Event | None] | None = None
         try:
@@ -274,10 +280,9 @@ class TinyBERTOrchestrator:
                     return
                 yield event
         finally:
-            # A generator cannot be closed while a thread is inside it: the step under way comes first.
+            await asyncio.to_thread(events.close)
             if waiting is not None and not waiting.done():
                 await asyncio.wait([waiting])
-            await asyncio.to_thread(events.close)
 
     def get_stats(self) -> dict[str, Any]:
         """Counts since the start. ``success_rate`` is 0..1: answered or honestly declined, over all."""
@@ -336,7 +341,7 @@ class TinyBERTOrchestrator:
         return _Read(route, text, vector, detail)
 
     def _generate(
-        self, domain: DomainConfig, question: str, passages: tuple[Passage, ...], embed: Embed, trace: list[Stage]
+        self, domain: DomainConfig, question: str, passages: tuple[Passage, ...], embed: Embed, trace: list[Stage], leash: Leash
     ) -> Generator[Event, None, Draft]:
         began, first, detail = time.perf_counter(), 0.0, dict[str, Any]()
         draft = Draft(NOT_FOUND, "", "stop", 0, 0)
@@ -345,7 +350,7 @@ class TinyBERTOrchestrator:
             # No answer could stand: the model is not asked.
             yield Token(draft.text)
             return replace(draft, doubt=reason)
-        for piece in self.executor.stream(domain, question, passages, embed):
+        for piece in self.executor.stream(domain, question, passages, embed, leash):
             if isinstance(piece, str):
                 first = first or (time.perf_counter() - began) * 1000
                 yield Token(piece)
@@ -398,6 +403,12 @@ class TinyBERTOrchestrator:
             self._total_ms += (time.perf_counter() - began) * 1000
             if domain:
                 self._by_domain[domain] += 1
+
+
+def _completed(last: Event) -> Answer:
+    if not isinstance(last, Completed):
+        raise AssertionError("a stream ends with Completed")
+    return last.answer
 
 
 MDSA = TinyBERTOrchestrator

@@ -11,8 +11,8 @@ import pytest
 from mdsa_local import doctor
 from mdsa_local.doctor import Finding, examine
 from mdsa_local.orchestrator import TinyBERTOrchestrator
-from mdsa_local.runtime import native
 from mdsa_local.runtime.hardware import Gpu, HardwareDetector, Integer, Number
+from mdsa_local.runtime.library import library
 from mdsa_local.settings import Settings, shipped
 from tests.cli.test_cli import inside
 from tests.runtime.ollama_server import Daemon
@@ -125,7 +125,7 @@ def test_processors() -> None:
 
 
 def test_a_build_that_leaves_the_machine_unused() -> None:
-    has = native.library().llama_print_system_info().decode()
+    has = library().llama_print_system_info().decode()
     assert "AVX512" not in has or "AVX512 = 1" in has
     [gpu] = doctor.llama(Machine(("avx2",), (Gpu("cuda", "RTX", 8 * 2**30),)))
     assert gpu.level == ("ok" if gpu.facts["gpu_offload"] else "note")

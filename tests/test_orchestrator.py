@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,9 +26,11 @@ from mdsa_local import (
 from mdsa_local.domains.prompts import NOT_FOUND
 from mdsa_local.knowledge import sync
 from mdsa_local.runtime import backend
+from mdsa_local.runtime.llamacpp import LlamaCppBackend
 from mdsa_local.settings import Settings
 from mdsa_local.types import Completed, Retrieved, Revised, Routed, Token
 from tests import scripted
+from tests.runtime.gguf_writer import Shape, metadata, random_weights, write_gguf
 
 FLAT = {
     "request_id", "status", "response", "domain", "confidence", "scores", "used_reasoning", "degraded", "model", "tokens_generated",
@@ -214,6 +217,79 @@ def test_cancelling_the_async_stream_is_a_cancellation(product: TinyBERTOrchestr
 
     asyncio.run(cancelled())
     assert product.ask("How long does a dispute take?", domain="finance").response
+
+
+@pytest.fixture(scope="module")
+def letters(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that reads prompts slowly: one token a letter, random weights."""
+    shape = Shape(context=8192, layers=8, width=256, inner=1024)
+    return write_gguf(tmp_path_factory.mktemp("slow") / "letters.gguf", metadata(shape), random_weights(shape))
+
+
+@pytest.fixture
+def slow(product: TinyBERTOrchestrator, letters: Path) -> Iterator[TinyBERTOrchestrator]:
+    """An orchestrator whose finance domain has that model."""
+    settings, path = product.settings.changed(threads=1), letters
+    with TinyBERTOrchestrator(settings=settings, knowledge=product.knowledge, domains=[create_finance_domain(model=str(path))]) as orchestrator:
+        orchestrator.__dict__["encoder"] = product.encoder
+        orchestrator.manager.preload([str(path)])
+        yield orchestrator
+
+
+QUESTION = "How long does a dispute take?"
+
+
+def work(orchestrator: TinyBERTOrchestrator) -> tuple[int, int]:
+    """Tokens of prompts read so far, and requests under way, of the one model there is."""
+    (slot,) = orchestrator.manager._slots.values()
+    assert isinstance(slot.backend, LlamaCppBackend)
+    stats = slot.backend.stats()
+    return stats.prompt_tokens, stats.running + stats.waiting
+
+
+def stopped_reading(orchestrator: TinyBERTOrchestrator) -> bool:
+    """Whether the model has nothing to do within a second, and has read less than the passages, a part of the prompt."""
+    until = time.monotonic() + 1
+    while work(orchestrator)[1] and time.monotonic() < until:
+        time.sleep(0.01)
+    stream = orchestrator.stream(QUESTION, domain="finance")
+    retrieved = next(event for event in stream if isinstance(event, Retrieved))
+    stream.close()
+    read, under_way = work(orchestrator)
+    return not under_way and read < sum(len(passage.text) for passage in retrieved.passages)
+
+
+@pytest.mark.parametrize("ask", ["astream", "aask"])
+def test_cancelling_stops_the_model_while_it_reads_the_prompt(slow: TinyBERTOrchestrator, ask: str) -> None:
+    async def drain() -> None:
+        async for _ in slow.astream(QUESTION, domain="finance"):
+            pass
+
+    async def cancelled() -> None:
+        task: asyncio.Task[object] = asyncio.create_task(drain() if ask == "astream" else slow.aask(QUESTION, domain="finance"))
+        while not work(slow)[0]:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancelled())
+    assert slow.get_stats()["by_status"] == {"cancelled": 1}
+    assert stopped_reading(slow)
+
+
+def test_a_stream_may_be_closed_from_another_thread_while_the_prompt_is_read(slow: TinyBERTOrchestrator) -> None:
+    stream = slow.stream(QUESTION, domain="finance")
+    seen: list[object] = []
+    reader = threading.Thread(target=lambda: seen.extend(stream))
+    reader.start()
+    while not work(slow)[0]:
+        time.sleep(0.01)
+    stream.close()
+    reader.join(30)
+    assert not reader.is_alive()
+    assert not any(isinstance(event, Token | Completed) for event in seen)
+    assert stopped_reading(slow)
 
 
 def test_a_stream_closed_early_is_counted(says: TinyBERTOrchestrator) -> None:

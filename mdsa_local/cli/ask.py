@@ -29,10 +29,10 @@ def opened(settings: Settings) -> TinyBERTOrchestrator:
     """An orchestrator whose knowledge bases are in step with the domains' folders; tells its progress."""
     from mdsa_local.knowledge.lance import import_ahead
     from mdsa_local.orchestrator import TinyBERTOrchestrator
-    from mdsa_local.runtime import native
+    from mdsa_local.runtime import library
 
     import_ahead()
-    native.import_bare()
+    library.import_bare()
     orchestrator = TinyBERTOrchestrator(settings=settings)
     for name, report in orchestrator.prepare(progress("knowledge bases")):
         for path, reason in report.failed:

@@ -27,6 +27,8 @@ CONTEXT = 2048
 TOKENS = 48
 TOGETHER = 8
 ONE = Generation(max_tokens=1)
+# What a domain puts before each question; both sides read it once.
+SYSTEM = "Keep to the rules of the house. Answer kindly, in whole sentences, and only what you know. " * 2
 Result = Callable[[str, float, float, str, str], dict[str, Any]]
 
 
@@ -104,6 +106,7 @@ def _decoding(backend: LlamaCppBackend, path: Path, threads: int, runs: int, res
         result("decode_8_over_1", middle(eight), middle(one), "1/s", "higher"),
         result("bare_8_over_1", middle(bare_eight), middle(bare_one), "1/s", "higher"),
         result("over_llama_generate", middle(one), middle(generate), "1/s", "higher"),
+        result("bare_over_llama_generate", middle(bare_one), middle(generate), "1/s", "higher"),
     ]
 
 
@@ -242,7 +245,7 @@ class Plain:
 
 
 def _against_server(backend: LlamaCppBackend, binary: Path, path: Path, threads: int, runs: int, result: Result) -> list[dict[str, Any]]:
-    """Whole requests a second, in tokens, for 1, 4 and 8 clients: ours in this process, the server's over HTTP."""
+    """Whole requests behind one system prompt, in tokens a second, for 1, 4 and 8 clients: ours in this process, the server's over HTTP."""
     rows = []
     with Server(binary, path, threads) as server:
         for clients in (1, 4, 8):
@@ -257,7 +260,7 @@ def _against_server(backend: LlamaCppBackend, binary: Path, path: Path, threads:
 
 
 def _answered(backend: LlamaCppBackend, text: str) -> int:
-    *_, finished = backend.stream([Message("user", text)], Generation(max_tokens=TOKENS), deadline_s=600)
+    *_, finished = backend.stream([Message("system", SYSTEM), Message("user", text)], Generation(max_tokens=TOKENS), deadline_s=600)
     return finished.tokens_generated if isinstance(finished, Finished) else 0
 
 
@@ -306,7 +309,8 @@ class Server:
 
     def answered(self, text: str) -> int:
         """Ask through the same chat template; the tokens written."""
-        body = {"messages": [{"role": "user", "content": text}], "max_tokens": TOKENS, "temperature": 0, "cache_prompt": True}
+        messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}]
+        body = {"messages": messages, "max_tokens": TOKENS, "temperature": 0, "cache_prompt": True}
         return int(self._client.post("/v1/chat/completions", json=body).raise_for_status().json()["usage"]["completion_tokens"])
 
     def __exit__(self, *_: object) -> None:

@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from typing import TYPE_CHECKING
+
+from mdsa_local.cli.output import StatusLine
 
 if TYPE_CHECKING:
     from mdsa_local.knowledge.ingest import Step
 
 
 class Meter:
-    """A callback for :func:`mdsa_local.knowledge.ingest.ingest`: one line that renews itself on a terminal, elsewhere a line every five seconds."""
+    """A callback for :func:`mdsa_local.knowledge.ingest.ingest`."""
 
     def __init__(self, what: str) -> None:
-        self._what = what
-        self._live = sys.stderr.isatty()
-        self._began = self._shown = time.monotonic()
+        self._what, self._status = what, StatusLine()
 
     def __call__(self, step: Step) -> None:
-        now = time.monotonic()
-        if step.source and now - self._shown < (0.1 if self._live else 5.0):
-            return
-        self._shown = now
-        text = f"{self._what}: {said(step, now - self._began)}"
-        if self._live:
-            sys.stderr.write(f"\r\x1b[K{text}" + ("" if step.source else "\n"))
-        elif now - self._began > 2.0:
-            sys.stderr.write(text + "\n")
-        sys.stderr.flush()
+        self._status.tell(lambda seconds: f"{self._what}: {said(step, seconds)}", last=not step.source)
 
 
 def said(step: Step, seconds: float) -> str:

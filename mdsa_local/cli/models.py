@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mdsa_local.cli.output import Json, document, line, note, table
+from mdsa_local.cli.output import Json, StatusLine, document, line, note, table
 
 if TYPE_CHECKING:
     from mdsa_local.runtime.catalog import ModelFile
@@ -42,28 +40,21 @@ def _budget(settings: Settings) -> tuple[int, int, float]:
 
 
 def _downloading(what: str) -> Progress:
-    """Progress for stderr: bytes, rate and time left; one line that renews itself on a terminal, now and then a line elsewhere."""
+    """Progress for stderr: bytes, rate and time left. What an earlier download left does not count for the rate."""
     from mdsa_local.runtime.residency import describe_bytes
 
-    began = shown = time.monotonic()
-    first = -1
-    live = sys.stderr.isatty()
+    status, first = StatusLine(), -1
 
     def tell(done: int, total: int) -> None:
-        nonlocal shown, first
+        nonlocal first
         first = done if first < 0 else first
-        now = time.monotonic()
-        if done < total and now - shown < (0.2 if live else 10.0):
-            return
-        shown = now
-        rate = (done - first) / max(now - began, 1e-6)
-        left = f", {describe_bytes(int(rate))}/s, {(total - done) / rate:.0f} s left" if rate >= 1 and done < total else ""
-        text = f"{what}: {describe_bytes(done)} of {describe_bytes(total)}{left}"
-        if live:
-            sys.stderr.write(f"\r\x1b[K{text}" + ("\n" if done == total else ""))
-            sys.stderr.flush()
-        elif now - began > 2.0:
-            note(text)
+
+        def text(seconds: float) -> str:
+            rate = (done - first) / max(seconds, 1e-6)
+            left = f", {describe_bytes(int(rate))}/s, {(total - done) / rate:.0f} s left" if rate >= 1 and done < total else ""
+            return f"{what}: {describe_bytes(done)} of {describe_bytes(total)}{left}"
+
+        status.tell(text, last=done >= total)
 
     return tell
 

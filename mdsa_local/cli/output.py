@@ -93,31 +93,47 @@ def counts(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> None:
     Console().print(shown)
 
 
+class StatusLine:
+    """How far something is, on stderr: one line that renews itself on a terminal; elsewhere, once it takes more than two seconds, a line now and
+    then."""
+
+    def __init__(self) -> None:
+        self._live = sys.stderr.isatty()
+        self._began = self._shown = time.monotonic()
+
+    def restart(self) -> None:
+        """Count seconds from now."""
+        self._began = time.monotonic()
+
+    def tell(self, text: Callable[[float], str], *, last: bool) -> None:
+        """Show ``text`` of the seconds since the start, unless the line before is too young; always when it is the ``last``."""
+        now = time.monotonic()
+        if not last and now - self._shown < (0.1 if self._live else 5.0):
+            return
+        self._shown = now
+        if self._live:
+            sys.stderr.write(f"\r\x1b[K{text(now - self._began)}" + ("\n" if last else ""))
+            sys.stderr.flush()
+        elif now - self._began > 2.0:
+            note(text(now - self._began))
+
+
 def progress(what: str, of: str = "files") -> Callable[[str, int, int], None]:
-    """A progress callback ``(source, done, all)`` for stderr, counting ``of``: one line that renews itself on a terminal, now and then a
-    line elsewhere.
+    """A progress callback ``(source, done, all)`` for a :class:`StatusLine`, counting ``of``.
 
     Each time ``done`` is 0 the clock for the time left starts again.
     """
-    began = shown = time.monotonic()
-    live = sys.stderr.isatty()
+    status = StatusLine()
 
     def tell(source: str, done: int, total: int) -> None:
-        nonlocal began, shown
-        now = time.monotonic()
         if done == 0:
-            began = now
-        if done < total and now - shown < (0.1 if live else 5.0):
-            return
-        shown = now
-        rate = done / max(now - began, 1e-6)
-        left = f", {(total - done) / rate:.0f} s left" if done and done < total else ""
-        text = f"{what}: {done} of {total} {of}{left}"
-        if live:
-            sys.stderr.write(f"\r\x1b[K{text}" + ("\n" if done == total else ""))
-            sys.stderr.flush()
-        elif now - began > 2.0:
-            note(text)
+            status.restart()
+
+        def text(seconds: float) -> str:
+            left = f", {(total - done) * seconds / done:.0f} s left" if 0 < done < total else ""
+            return f"{what}: {done} of {total} {of}{left}"
+
+        status.tell(text, last=done >= total)
 
     return tell
 

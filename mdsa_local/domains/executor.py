@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mdsa_local.domains import prompts, quoting
 from mdsa_local.domains.config import DomainConfig
 from mdsa_local.runtime.backend import Finished, Message
+from mdsa_local.stoppable import Leash
 from mdsa_local.types import Draft, Passage
 
 if TYPE_CHECKING:
@@ -52,11 +53,17 @@ class DomainExecutor:
         self.manager.load_ahead(domain.model or self.manager.settings.default_model)
 
     def stream(
-        self, domain: DomainConfig, question: str, passages: Sequence[Passage], embed: Callable[[list[str]], NDArray[np.float32]]
+        self,
+        domain: DomainConfig,
+        question: str,
+        passages: Sequence[Passage],
+        embed: Callable[[list[str]], NDArray[np.float32]],
+        leash: Leash | None = None,
     ) -> Iterator[str | Fitted | Draft]:
         """What was fitted into the prompt, text pieces as the model writes them, then the :class:`Draft`.
 
-        ``embed`` is the encoder. Raises :class:`ContextOverflowError` when the question does not fit, and the errors of the backend.
+        ``embed`` is the encoder; whoever has the ``leash`` can stop the model. Raises :class:`ContextOverflowError` when the question does not fit,
+        and the errors of the backend.
         """
         reference = domain.model or self.manager.settings.default_model
         backend = self.manager.ensure_ready(reference)
@@ -79,7 +86,8 @@ class DomainExecutor:
         if quotes:
             generation = generation.model_copy(update=quoting.constraints(extracts[:fitted]))
         written: list[str] = []
-        for piece in backend.stream(messages(shown[:fitted]), generation, deadline_s=self.manager.settings.request_timeout_s):
+        stream = backend.stream(messages(shown[:fitted]), generation, deadline_s=self.manager.settings.request_timeout_s)
+        for piece in (leash or Leash()).hold(stream):
             if isinstance(piece, Finished):
                 yield Draft("".join(written).strip(), reference, piece.reason, piece.prompt_tokens, piece.tokens_generated)
             else:

@@ -5,13 +5,14 @@ Out: pieces of text, then exactly one :class:`~mdsa_local.runtime.backend.Finish
 
     backend.py        the contract, model references and the registry of backends
     manager.py        ModelManager: loads each model once, keeps all of them inside one memory budget
+    slots.py          what it knows of each model; lending.py is what callers get of one that may be unloaded at any time
     residency.py      which models to unload, as a pure decision
     catalog.py        names of models -> files; offers.py what can be pulled, and what of it fits
     shelf.py          models pulled, added, quantised and removed; download.py fetches, metadata.py reads what a file says of itself
     gguf.py           the header of a GGUF file and the memory it will need
     llamacpp.py       llama.cpp in this process: text in, requests out; chat_template.py and stopping.py treat its text
     engine.py         the thread that owns a model and writes many answers at once; answering.py is one of them, prefixes.py what they share
-    native.py         llama.cpp's C interface
+    native.py         llama.cpp's C interface: model, context, batch; library.py loads it and reads its log, sampler.py chooses tokens
     stress.py         whether many callers at once get what each would get alone
     synthetic.py      GGUF files with random weights, to measure with
     ollama.py         an Ollama daemon

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Protocol
 from mdsa_local.domains.config import Generation
 from mdsa_local.errors import BackendTimeoutError, MDSAError
 from mdsa_local.runtime.backend import Finished, Reason, TokenProbability
-from mdsa_local.runtime.native import Context, Sampler
+from mdsa_local.runtime.native import Context
+from mdsa_local.runtime.sampler import Sampler
 from mdsa_local.runtime.stopping import StopFilter
 
 if TYPE_CHECKING:

@@ -6,9 +6,11 @@ read, evaluates it, and hands each request its logits. Requests come and go betw
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from mdsa_local.errors import BackendError, BusyError, MDSAError
@@ -18,6 +20,7 @@ from mdsa_local.runtime.native import BATCH_TOKENS, Context, ContextOptions, Mod
 from mdsa_local.runtime.prefix_store import PrefixStore
 from mdsa_local.runtime.prefixes import Prefixes, boundary
 
+logger = logging.getLogger(__name__)
 ABORTED, NO_ROOM = 2, 1
 # Tokens of prompts in a batch beside answers under way: half as long a pause for them, at 98 % of the speed of reading.
 SHARED_TOKENS = 32
@@ -66,12 +69,22 @@ def context_options(n_context_tokens: int, parallel: int, threads: int) -> Conte
 class Engine:
     """Runs requests on one model. :meth:`submit`, :meth:`cancel`, :meth:`expire` and :meth:`close` are safe from any thread."""
 
-    def __init__(self, model: Model, options: ContextOptions, name: str, parallel: int, queue_limit: int, store: PrefixStore | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        options: ContextOptions,
+        name: str,
+        parallel: int,
+        queue_limit: int,
+        store: PrefixStore | None = None,
+        parked_bytes: int = 0,
+    ) -> None:
+        """``parallel`` answers at once, ``queue_limit`` more wait. ``store`` and ``parked_bytes``: see :class:`Prefixes`."""
         self.name, self.model, self.options = name, model, options
         self._parallel, self._queue_limit = parallel, queue_limit
         self.context = Context(model, options)
         self._free = list(range(options.sequences))
-        self.prefixes = Prefixes(self.context, self._free, KEPT_PREFIXES, store)
+        self.prefixes = Prefixes(self.context, self._free, KEPT_PREFIXES, store, parked_bytes)
         self._changed = threading.Condition()
         self._waiting: deque[Request] = deque()
         self._seats: list[Seat] = []
@@ -81,16 +94,18 @@ class Engine:
         self._interruptible: frozenset[int] = frozenset()
         self._adapter, self._turns = "", 0
         self._closing = False
+        self._failure: BackendError | None = None
+        self._tell_failure: Callable[[BackendError], None] | None = None
         self._seconds = 1.0
         self._stats = EngineStats()
         self._thread = threading.Thread(target=self._run, name=f"engine-{name}", daemon=True)
         self._thread.start()
 
     def submit(self, request: Request) -> None:
-        """Queue a request. Raises :class:`BusyError` when the queue is full, :class:`BackendError` after :meth:`close`."""
+        """Queue a request. Raises :class:`BusyError` when the queue is full, :class:`BackendError` after :meth:`close` or a failure."""
         with self._changed:
             if self._closing:
-                raise BackendError(f"{self.name} was closed")
+                raise self._failure or BackendError(f"{self.name} was closed")
             if len(self._waiting) >= self._queue_limit:
                 wait_s = max(1.0, round(self._seconds * len(self._waiting) / self._parallel, 1))
                 raise BusyError(
@@ -120,14 +135,24 @@ class Engine:
             return replace(self._stats, running=len(self._seats), waiting=len(self._waiting) + len(self._paused))
 
     def close(self) -> None:
-        """End all requests as ``cancelled`` and free the context. Returns when that is done. Safe twice."""
+        """End all requests as ``cancelled`` and free the context. Returns when that is done. Safe twice, and from whom :meth:`when_failed` tells."""
         with self._changed:
             self._closing = True
             for request in self._all():
                 request.cancelled = True
                 self._interrupt(request)
             self._changed.notify()
-        self._thread.join()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def when_failed(self, tell: Callable[[BackendError], None]) -> None:
+        """Have ``tell`` called, from the engine's thread, once that has failed and the context is free; at once when it has."""
+        with self._changed:
+            self._tell_failure = tell
+            failure = self._failure
+        if failure is not None:
+            self._thread.join()
+            tell(failure)
 
     def _all(self) -> list[Request]:
         return [*self._waiting, *(seat.request for seat in [*self._seats, *self._paused])]
@@ -137,18 +162,22 @@ class Engine:
             self.context.abort.set()
 
     def _run(self) -> None:
+        tell = None
         try:
             while self._turn():
                 pass
+            self.prefixes.save()
         except Exception as error:
             # The edge of this thread: whoever waits has to hear of it, or would wait for ever.
-            self._fail_all(BackendError(f"{self.name}: the engine failed: {type(error).__name__}: {error}", "This is a fault of mdsa_local."))
-            raise
+            failure = BackendError(f"{self.name}: the engine failed: {type(error).__name__}: {error}", "This is a fault of mdsa_local.")
+            logger.exception("%s: the engine failed", self.name)
+            tell = self._fail_all(failure)
         finally:
             with self._changed:
                 self._closing = True
-            self.prefixes.save()
             self.context.close()
+        if tell is not None:
+            tell(failure)
 
     def _turn(self) -> bool:
         """One batch; False when the engine is to end."""
@@ -326,10 +355,13 @@ class Engine:
         with self._changed:
             self._stats = replace(self._stats, **{name: getattr(self._stats, name) + value for name, value in more.items()})
 
-    def _fail_all(self, error: BackendError) -> None:
+    def _fail_all(self, failure: BackendError) -> Callable[[BackendError], None] | None:
+        """End everything with ``failure``, and take no more; whom to tell."""
         with self._changed:
+            self._closing, self._failure = True, failure
             for request in self._all():
-                request.events.put(error)
+                request.events.put(failure)
             self._waiting.clear()
             self._seats.clear()
             self._paused.clear()
+            return self._tell_failure

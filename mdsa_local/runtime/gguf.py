@@ -272,6 +272,11 @@ def _integer(metadata: Mapping[str, Any], key: str) -> int:
     return max([0, *numbers])
 
 
+def cell_bytes(info: GGUFInfo) -> int:
+    """Keys and values of one token, in f16."""
+    return 2 * info.n_layers * info.n_kv_heads * (info.key_length + info.value_length)
+
+
 def memory_estimate_bytes(info: GGUFInfo, n_context: int, n_batch: int = 64, n_outputs: int = 1) -> int:
     """Memory for ``info`` with ``n_context`` cells evaluated ``n_batch`` tokens at a time, logits for ``n_outputs`` of them: weights, keys and
     values in f16, compute buffers.
@@ -280,7 +285,7 @@ def memory_estimate_bytes(info: GGUFInfo, n_context: int, n_batch: int = 64, n_o
     float32. The vocabulary's tables take about 220 bytes a token, small buffers 2 MB. Measured with 0.5B and 1B parameters, Q4_0, Q4_K and Q8_0:
     within 3 % of the growth of resident memory.
     """
-    kv = 2 * n_context * info.n_layers * info.n_kv_heads * (info.key_length + info.value_length)
+    kv = n_context * cell_bytes(info)
     activations = 4 * n_batch * (2 * info.feed_forward_length + 8 * info.embedding_length + n_context * info.n_heads)
     logits = 4 * n_outputs * info.vocabulary_size
     return info.size_bytes + kv + max(activations, logits) + logits + VOCABULARY_BYTES * info.vocabulary_size + OVERHEAD_BYTES + 2 * 2**20

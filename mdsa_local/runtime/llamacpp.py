@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -20,8 +20,9 @@ from mdsa_local.runtime.answering import LEAD_TOKENS, Request, Stream
 from mdsa_local.runtime.backend import Message
 from mdsa_local.runtime.chat_template import render
 from mdsa_local.runtime.engine import Engine, EngineStats, context_options
-from mdsa_local.runtime.gguf import OVERHEAD_BYTES, VOCABULARY_BYTES, GGUFInfo, memory_estimate_bytes, read_gguf
-from mdsa_local.runtime.native import ContextOptions, Model, library
+from mdsa_local.runtime.gguf import OVERHEAD_BYTES, VOCABULARY_BYTES, GGUFInfo, cell_bytes, memory_estimate_bytes, read_gguf
+from mdsa_local.runtime.library import library
+from mdsa_local.runtime.native import ContextOptions, Model
 from mdsa_local.runtime.prefix_store import PrefixStore, fingerprint
 from mdsa_local.runtime.prefixes import LEAST_TOKENS, common
 from mdsa_local.runtime.structured import constrained_by_grammar
@@ -30,6 +31,8 @@ from mdsa_local.settings import Settings
 MAX_CONTEXT_TOKENS = 8192
 # Memory set aside for an answer that may grow longer than this; should it be short in the end, the youngest answer waits and is taken up again.
 EXPECTED_TOKENS = 256
+# One part in so many of the key-value memory again, for beginnings of prompts that wait outside of it.
+PARKED_PART = 8
 # System prompts whose static prefix is remembered.
 REMEMBERED = 64
 
@@ -78,7 +81,8 @@ class LlamaCppBackend:
         self._model = Model(path, on_gpu, mapped=bool(on_gpu) or info.repacked_bytes < info.size_bytes // 4)
         try:
             store = PrefixStore(states, self._state_key(), states_bytes) if states and states_bytes else None
-            self._engine = Engine(self._model, options, name, parallel, queue_limit, store)
+            self._parked_bytes = _parked_bytes(info, options)
+            self._engine = Engine(self._model, options, name, parallel, queue_limit, store, self._parked_bytes)
         except BaseException:
             self._model.close()
             raise
@@ -113,8 +117,9 @@ class LlamaCppBackend:
 
     @property
     def memory_bytes(self) -> int:
-        """What it takes, by llama.cpp's own account of its buffers."""
-        return self._model.size_bytes + self._engine.context.size_bytes + VOCABULARY_BYTES * self._model.vocabulary_size + OVERHEAD_BYTES
+        """What it takes, by llama.cpp's own account of its buffers, and may take beside them."""
+        buffers = self._model.size_bytes + self._engine.context.size_bytes
+        return buffers + self._parked_bytes + VOCABULARY_BYTES * self._model.vocabulary_size + OVERHEAD_BYTES
 
     def stats(self) -> EngineStats:
         """What the engine did so far."""
@@ -123,6 +128,10 @@ class LlamaCppBackend:
     def cancel(self) -> None:
         """Stop all streams, even while they read their prompts, from any thread: they end as ``cancelled``. No effect when idle."""
         self._engine.cancel()
+
+    def when_failed(self, tell: Callable[[BackendError], None]) -> None:
+        """Have ``tell`` called, from a thread of its own, when the engine fails: nothing is answered from then on. At once when it has failed."""
+        self._engine.when_failed(tell)
 
     def close(self) -> None:
         """See :class:`~mdsa_local.runtime.backend.Backend`. Returns when the memory is free."""
@@ -217,7 +226,13 @@ def estimate_bytes(target: str, settings: Settings) -> int:
 
 
 def _estimate(info: GGUFInfo, options: ContextOptions) -> int:
-    return memory_estimate_bytes(info, options.cells, options.batch_tokens, max(options.outputs, options.sequences))
+    buffers = memory_estimate_bytes(info, options.cells, options.batch_tokens, max(options.outputs, options.sequences))
+    return buffers + _parked_bytes(info, options)
+
+
+def _parked_bytes(info: GGUFInfo, options: ContextOptions) -> int:
+    """Most bytes of beginnings of prompts outside the context."""
+    return options.cells // PARKED_PART * cell_bytes(info)
 
 
 def open_backend(target: str, name: str, settings: Settings) -> LlamaCppBackend:

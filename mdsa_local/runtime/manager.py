@@ -2,107 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self, runtime_checkable
+from typing import Self
 
 from mdsa_local.domains.config import DomainConfig, Generation
 from mdsa_local.errors import BackendError, BackendUnavailableError, InputError, MDSAError, ModelMemoryError
-from mdsa_local.runtime.backend import Backend, Finished, Message, Reference, backend_module, parse_reference
+from mdsa_local.runtime.backend import Backend, Reference, backend_module, parse_reference
 from mdsa_local.runtime.catalog import ModelFile, at, find, verify
 from mdsa_local.runtime.hardware import memory_budget_bytes
+from mdsa_local.runtime.lending import Handle, ManagedStream, Prompt, Tokenizer, as_messages
 from mdsa_local.runtime.residency import FOLLOWING, Resident, State, choose_evictions, describe_bytes, parse_bytes
+from mdsa_local.runtime.slots import Failing, Held, LoadedModel, Measured, ModelStatus, Slot, Target
 from mdsa_local.settings import Settings
 
-logger = logging.getLogger(__name__)
-Prompt = str | Sequence[Message | Mapping[str, str]]
 DEFAULT_GENERATION = Generation()
-# Of the memory that is free when the manager is made: the rest is for what else the user runs.
-
-
-@runtime_checkable
-class Measured(Protocol):
-    """A backend that knows what it takes."""
-
-    @property
-    def memory_bytes(self) -> int:
-        """Memory in this process, in bytes."""
-
-
-@runtime_checkable
-class Tokenizing(Protocol):
-    """A backend with a tokenizer of its own."""
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text."""
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        """The text of token ids."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedModel:
-    """A model in memory, and the bytes counted for it against the budget."""
-
-    name: str
-    size_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class ModelStatus:
-    """What the manager knows of a model. ``size_bytes``: its estimate while loading, what was measured after; ``uses``: callers that hold it now;
-    ``loads``: how often it was loaded; ``load_s``: how long the last time took; ``error``: why it failed."""
-
-    name: str
-    state: State
-    size_bytes: int
-    uses: int
-    pinned: bool
-    loads: int
-    load_s: float
-    error: str = ""
-
-
-@dataclass(slots=True, eq=False)
-class _Slot:
-    """One model. Read and written only under the manager's condition; ``state`` is written by :meth:`ModelManager._move` alone."""
-
-    name: str
-    size_bytes: int = 0
-    last_used: int = 0
-    idle_since: float = 0.0
-    state: State = "absent"
-    backend: Backend | None = None
-    uses: int = 0
-    pinned: bool = False
-    loads: int = 0
-    load_s: float = 1.0
-    error: str = ""
-
-    @property
-    def resident(self) -> bool:
-        """Whether it takes memory, or may."""
-        return self.state in ("loading", "ready", "unloading")
-
-
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """A resolved reference. ``key`` is equal for references to the same model."""
-
-    scheme: str
-    target: str
-    name: str
-    file: ModelFile | None = None
-
-    @property
-    def key(self) -> str:
-        return f"{self.scheme}://{self.target}"
 
 
 class ModelManager:
@@ -118,8 +36,8 @@ class ModelManager:
         self.memory_budget_bytes = memory_budget_bytes(configured) if memory_budget is None else parse_bytes(memory_budget)
         self._max_models = max_models
         self._changed = threading.Condition()
-        self._slots: dict[str, _Slot] = {}
-        self._names: dict[str, _Target] = {}
+        self._slots: dict[str, Slot] = {}
+        self._names: dict[str, Target] = {}
         self._verified: set[ModelFile] = set()
         # What models turned out to take, in place of their estimates.
         self._measured: dict[str, int] = {}
@@ -149,15 +67,15 @@ class ModelManager:
         in use leave no room until ``request_timeout_s`` has passed, and whatever its backend raises on loading.
         """
         target = self._target(ref)
-        with self._lease(target) as backend:
-            return _Handle(self, target, backend.n_context_tokens)
+        with self.lease(target) as backend:
+            return Handle(self, target, backend.n_context_tokens)
 
     def get_or_load(self, model_id: str = "", config: DomainConfig | None = None) -> tuple[Backend, Tokenizer]:
         """The model, loaded, and its tokenizer. Without ``model_id``: the model of the domain ``config``, else the default. Raises as
         :meth:`ensure_ready`."""
         target = self._target(model_id or (config.model if config else None) or self.settings.default_model)
-        with self._lease(target) as backend:
-            return _Handle(self, target, backend.n_context_tokens), Tokenizer(self, target)
+        with self.lease(target) as backend:
+            return Handle(self, target, backend.n_context_tokens), Tokenizer(self, target)
 
     def preload(self, refs: Iterable[str]) -> None:
         """Load models ahead of need, one after the other. Raises as :meth:`ensure_ready`."""
@@ -178,8 +96,8 @@ class ModelManager:
             self._ahead.append(threading.Thread(target=self._load_quietly, args=(target,), name=f"load-{target.name}"))
             self._ahead[-1].start()
 
-    def _load_quietly(self, target: _Target) -> None:
-        with suppress(MDSAError), self._lease(target):
+    def _load_quietly(self, target: Target) -> None:
+        with suppress(MDSAError), self.lease(target):
             pass
 
     def pin(self, ref: str, pinned: bool = True) -> None:
@@ -247,63 +165,66 @@ class ModelManager:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _target(self, ref: str) -> _Target:
+    def _target(self, ref: str) -> Target:
         reference = parse_reference(ref)
         if reference.scheme == "name":
             # Kept, because reading every model.yaml takes milliseconds and this is on the path of each request.
             if reference.target not in self._names:
                 file = find(reference.target, self.settings.model_dirs)
-                self._names[reference.target] = _Target("gguf", str(file.path.resolve()), file.name, file)
+                self._names[reference.target] = Target("gguf", str(file.path.resolve()), file.name, file)
             return self._names[reference.target]
         if reference.scheme == "gguf":
             path = Path(reference.target).resolve()
             if (key := str(path)) not in self._names:
-                self._names[key] = _Target("gguf", key, path.stem, at(path))
+                self._names[key] = Target("gguf", key, path.stem, at(path))
             return self._names[key]
-        return _Target(reference.scheme, reference.target, reference.target)
+        return Target(reference.scheme, reference.target, reference.target)
 
     @contextmanager
-    def _lease(self, target: _Target) -> Iterator[Backend]:
+    def lease(self, target: Target) -> Iterator[Backend]:
         """Hold the model, loaded, so that it is not unloaded meanwhile."""
-        slot = self._acquire(target)
+        held = self.acquire(target)
         try:
-            assert slot.backend is not None
-            yield slot.backend
+            yield held.backend
         finally:
-            self._release(slot)
+            self.release(held)
 
-    def _release(self, slot: _Slot) -> None:
+    def release(self, held: Held) -> None:
+        """Let go of what :meth:`acquire` gave; it may be unloaded then."""
         with self._changed:
-            slot.uses -= 1
-            slot.idle_since = time.monotonic()
-            self._changed.notify_all()
+            # The backend may have failed since, and another be loaded in its place.
+            if held.slot.backend is held.backend:
+                held.slot.uses -= 1
+                held.slot.idle_since = time.monotonic()
+                self._changed.notify_all()
 
-    def _slot(self, target: _Target) -> _Slot:
-        return self._slots.setdefault(target.key, _Slot(target.name))
+    def _slot(self, target: Target) -> Slot:
+        return self._slots.setdefault(target.key, Slot(target.name))
 
-    def _move(self, slot: _Slot, state: State) -> None:
+    def _move(self, slot: Slot, state: State) -> None:
         """The one place where a state changes. Under the condition."""
         if state not in FOLLOWING[slot.state]:
             raise AssertionError(f"{slot.name} cannot go from {slot.state} to {state}")
         slot.state = state
         self._changed.notify_all()
 
-    def _acquire(self, target: _Target) -> _Slot:
+    def acquire(self, target: Target) -> Held:
+        """The model, loaded, and held until :meth:`release`. Raises as :meth:`ensure_ready`."""
         deadline = time.monotonic() + self.settings.request_timeout_s
         size: int | None = None
         while True:
             with self._changed:
                 slot, victims = self._claim(target, size, deadline)
-            if slot and slot.state == "ready":
-                return slot
+                if slot and slot.backend is not None and slot.state == "ready":
+                    return Held(slot, slot.backend)
             if slot:
-                if self._load(target, slot, victims):
-                    return slot
+                if (backend := self._load(target, slot, victims)) is not None:
+                    return Held(slot, backend)
                 continue
             # Not loaded: its header is read outside the lock, then the claim is made again with what the header says.
             size = self._size(target)
 
-    def _size(self, target: _Target) -> int:
+    def _size(self, target: Target) -> int:
         """What the model takes, as measured or else as its header says."""
         try:
             size = self._measured.get(target.key) or backend_module(target.scheme).estimate_bytes(target.target, self.settings)
@@ -317,7 +238,7 @@ class ModelManager:
             raise
         return size
 
-    def _check_size(self, target: _Target, size: int) -> None:
+    def _check_size(self, target: Target, size: int) -> None:
         with self._changed:
             pinned = sum(slot.size_bytes for key, slot in self._slots.items() if slot.pinned and slot.resident and key != target.key)
         if size + pinned > self.memory_budget_bytes:
@@ -327,7 +248,7 @@ class ModelManager:
                 "Choose a smaller model or quantisation, lower context_tokens or parallel, or raise memory_budget_mb.",
             )
 
-    def _claim(self, target: _Target, size: int | None, deadline: float) -> tuple[_Slot | None, list[_Slot]]:
+    def _claim(self, target: Target, size: int | None, deadline: float) -> tuple[Slot | None, list[Slot]]:
         """Under the lock: the model ready and held, or its slot to load it into with the slots to unload first, or None when its size is
         unknown."""
         while True:
@@ -352,14 +273,14 @@ class ModelManager:
                     f"no room for {target.name} beside the models in use: {held}", "Ask again later, or raise memory_budget_mb."
                 )
 
-    def _residents(self, but: _Slot | None = None) -> list[Resident]:
+    def _residents(self, but: Slot | None = None) -> list[Resident]:
         return [
             Resident(key, slot.size_bytes, slot.uses + (slot.state != "ready"), slot.last_used, slot.load_s, slot.pinned)
             for key, slot in self._slots.items()
             if slot.resident and slot is not but
         ]
 
-    def _reserve(self, slot: _Slot, size: int, chosen: Sequence[str]) -> tuple[_Slot, list[_Slot]]:
+    def _reserve(self, slot: Slot, size: int, chosen: Sequence[str]) -> tuple[Slot, list[Slot]]:
         victims = [self._slots[key] for key in chosen]
         for victim in victims:
             self._move(victim, "unloading")
@@ -368,12 +289,12 @@ class ModelManager:
         self._touch(slot)
         return slot, victims
 
-    def _touch(self, slot: _Slot) -> None:
+    def _touch(self, slot: Slot) -> None:
         self._clock += 1
         slot.last_used = self._clock
         slot.uses += 1
 
-    def _unload(self, slots: Sequence[_Slot]) -> None:
+    def _unload(self, slots: Sequence[Slot]) -> None:
         """Free models in state ``unloading``."""
         for slot in slots:
             try:
@@ -381,11 +302,11 @@ class ModelManager:
                     slot.backend.close()
             finally:
                 with self._changed:
-                    slot.backend = None
+                    slot.backend, slot.uses = None, 0
                     self._move(slot, "absent")
 
-    def _load(self, target: _Target, slot: _Slot, victims: list[_Slot]) -> bool:
-        """Unload the victims, load the model, publish it; False when it turned out too large for what is left, to be tried again."""
+    def _load(self, target: Target, slot: Slot, victims: list[Slot]) -> Backend | None:
+        """Unload the victims, load the model, publish it; None when it turned out too large for what is left, to be tried again."""
         backend, failed = None, ""
         began = time.monotonic()
         try:
@@ -405,9 +326,26 @@ class ModelManager:
                     self._move(slot, "failed")
         if isinstance(backend, Measured) and backend.memory_bytes:
             self._measured[target.key] = backend.memory_bytes
-        return self._publish(target, slot, backend, time.monotonic() - began)
+        if not self._publish(target, slot, backend, time.monotonic() - began):
+            return None
+        if isinstance(backend, Failing):
+            backend.when_failed(lambda failure: self._bury(slot, backend, failure))
+        return backend
 
-    def _publish(self, target: _Target, slot: _Slot, backend: Backend, seconds: float) -> bool:
+    def _bury(self, slot: Slot, backend: Backend, failure: BackendError) -> None:
+        """Take a backend that failed out of service; the next who asks loads the model again."""
+        with self._changed:
+            if slot.backend is not backend or slot.state != "ready":
+                return
+            self._move(slot, "unloading")
+        try:
+            backend.close()
+        finally:
+            with self._changed:
+                slot.backend, slot.uses, slot.error = None, 0, str(failure)
+                self._move(slot, "failed")
+
+    def _publish(self, target: Target, slot: Slot, backend: Backend, seconds: float) -> bool:
         """Take a loaded model into service, unless the manager was closed meanwhile or what was measured leaves no room."""
         with self._changed:
             slot.size_bytes = self._measured.get(target.key, slot.size_bytes)
@@ -447,121 +385,3 @@ class ModelManager:
                 if not expired:
                     self._changed.wait(min((slot.idle_since + keep_s - now for slot in idle), default=None))
             self._unload(expired)
-
-
-class ManagedStream(Iterator[str | Finished]):
-    """A stream that holds its model until it ends. :meth:`close` stops the work, from any thread, even while another waits in it."""
-
-    def __init__(self, manager: ModelManager, target: _Target, messages: list[Message], generation: Generation, deadline_s: float) -> None:
-        self._manager, self._target = manager, target
-        self._ask = (messages, generation, deadline_s)
-        self._lock = threading.Lock()
-        self._slot: _Slot | None = None
-        self._inner: Iterator[str | Finished] | None = None
-        self._inside = self._ended = False
-
-    def __next__(self) -> str | Finished:
-        with self._lock:
-            if self._ended:
-                raise StopIteration
-            self._inside = True
-        done = True
-        try:
-            if self._inner is None:
-                self._begin()
-            assert self._inner is not None
-            event = next(self._inner)
-            done = isinstance(event, Finished)
-            return event
-        finally:
-            with self._lock:
-                self._inside = False
-                self._ended = self._ended or done
-                if self._ended:
-                    self._leave()
-
-    def _begin(self) -> None:
-        slot = self._manager._acquire(self._target)
-        with self._lock:
-            self._slot = slot
-            ended = self._ended
-        assert slot.backend is not None
-        messages, generation, deadline_s = self._ask
-        self._inner = iter(()) if ended else slot.backend.stream(messages, generation, deadline_s=deadline_s)
-
-    def close(self) -> None:
-        """Stop the work and let go of the model. Safe twice."""
-        with self._lock:
-            self._ended = True
-            if not self._inside:
-                self._leave()
-            elif self._inner is not None and not isinstance(self._inner, Generator):
-                # A generator cannot be closed while a thread is inside it: that thread will, after the step under way.
-                _close(self._inner)
-
-    def _leave(self) -> None:
-        if self._inner is not None:
-            _close(self._inner)
-        slot, self._slot = self._slot, None
-        if slot is not None:
-            self._manager._release(slot)
-
-    def __del__(self) -> None:
-        # A caller that lets go of a stream does not want the rest.
-        self.close()
-
-
-def _close(stream: Iterator[str | Finished]) -> None:
-    if (close := getattr(stream, "close", None)) is not None:
-        close()
-
-
-class Tokenizer:
-    """The tokenizer of a model, which is loaded again if it was unloaded since."""
-
-    def __init__(self, manager: ModelManager, target: _Target) -> None:
-        self._manager, self._target = manager, target
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text. Raises :class:`BackendError` where the runtime does not say."""
-        with self._manager._lease(self._target) as backend:
-            return self._of(backend).encode(text)
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        """The text of token ids. Raises as :meth:`encode`."""
-        with self._manager._lease(self._target) as backend:
-            return self._of(backend).decode(tokens)
-
-    def _of(self, backend: Backend) -> Tokenizing:
-        if not isinstance(backend, Tokenizing):
-            raise BackendError(f"{self._target.name}: its runtime gives no access to its tokenizer", "Use a GGUF file in this process.")
-        return backend
-
-
-class _Handle:
-    """A model by reference: each call holds it for as long as the call runs, loading it again if it was unloaded since."""
-
-    def __init__(self, manager: ModelManager, target: _Target, n_context_tokens: int) -> None:
-        self.name = target.name
-        self.n_context_tokens = n_context_tokens
-        self._manager, self._target = manager, target
-
-    def count_tokens(self, messages: Sequence[Message]) -> int:
-        with self._manager._lease(self._target) as backend:
-            return backend.count_tokens(messages)
-
-    def stream(self, messages: Sequence[Message], generation: Generation, *, deadline_s: float) -> ManagedStream:
-        return ManagedStream(self._manager, self._target, list(messages), generation, deadline_s)
-
-    def close(self) -> None:
-        """Nothing: the manager unloads models."""
-
-
-def as_messages(messages: Prompt) -> list[Message]:
-    """Messages from what callers write. Raises :class:`InputError` for a dict without role and content."""
-    if isinstance(messages, str):
-        return [Message("user", messages)]
-    try:
-        return [message if isinstance(message, Message) else Message(str(message["role"]), str(message["content"])) for message in messages]
-    except (KeyError, TypeError):
-        raise InputError("a message needs a role and content", 'Write {"role": "user", "content": "..."}.') from None

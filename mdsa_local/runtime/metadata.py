@@ -12,9 +12,9 @@ from mdsa_local.errors import ModelFileError
 
 def metadata_texts(path: Path, keys: Sequence[str]) -> dict[str, str]:
     """The values of those ``keys`` that the file has. Raises :class:`ModelFileError` when llama.cpp cannot read it."""
-    from mdsa_local.runtime import native
+    from mdsa_local.runtime.library import library
 
-    lib = native.library()
+    lib = library()
     params = lib.llama_model_default_params()
     params.vocab_only = True
     model = lib.llama_model_load_from_file(os.fsencode(path), params)

@@ -1,4 +1,4 @@
-"""llama.cpp's C interface: a model, a context of many sequences, the batch that is evaluated, samplers.
+"""llama.cpp's C interface: a model, a context of many sequences, the batch that is evaluated.
 
 ``llama_cpp.Llama`` is not used: it keeps a float32 array of batch size x vocabulary (311 MB for a vocabulary of 152k, 0.3.35) and falls
 back to a foreign chat template in silence.
@@ -7,116 +7,23 @@ back to a foreign chat template in silence.
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
-import re
-import secrets
 import sys
-import threading
-from collections import deque
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdsa_local.domains.config import Generation
-from mdsa_local.errors import BackendUnavailableError, InputError, ModelFileError, ModelMemoryError
-from mdsa_local.trimming import Trim, trimmed
+from mdsa_local.errors import ModelFileError
+from mdsa_local.runtime.library import allocated_bytes, give_back, library, listen, load_error
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-logger = logging.getLogger("mdsa_local.llama")
-# Without a handler of its own, Python prints warnings of an unconfigured logger to stderr.
-logger.addHandler(logging.NullHandler())
-# ggml_log_level, where llama.cpp calls every detail of a load INFO (2).
-LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
-CONTINUED = 5
-# What llama.cpp complains of and we do on purpose: cells shared by sequences that are more than the model was trained with, aborted batches, and
-# batches tried for which something has to go first.
-EXPECTED = (
-    b"possible training context overflow",
-    b"graph_compute_async failed with error 1",
-    b"compute status: 1",
-    b"removing memory module entries",
-    b"failed to decode, ret = 2",
-    b"failed to find a memory slot",
-    b"failed to decode, ret = 1",
-)
 # Tokens of prompts evaluated at a time. Small, so that a long prompt does not stall the answers beside it for long: larger batches were no
 # faster on two cores (64: 175 tokens a second, 256: 159, with 0.5B parameters).
 BATCH_TOKENS = 64
-PENALTY_WINDOW_TOKENS = 64
-NO_MEMORY = re.compile(r"alloc|out of memory|mmap failed", re.IGNORECASE)
-
-# What llama.cpp says of each buffer that it allocates or maps.
-BUFFER = re.compile(rb"buffer size = +([\d.]+) MiB")
-
-# llama_cpp's own classes, its chat formats, caches and the disk cache's database: 25 ms of import.
-TRIM = Trim(unused=("llama_cpp.llama",))
-
-_lock = threading.Lock()
-_library: Any = None
-_bare = False
-_callbacks: list[Any] = []
-_errors: deque[str] = deque(maxlen=8)
-# Bytes of buffers named in the log, by the thread that was in llama.cpp.
-_allocated: dict[int, int] = {}
-
-
-def import_bare() -> None:
-    """From now on ``llama_cpp`` is imported without :data:`TRIM`: for a program that owns its process."""
-    global _bare
-    _bare = True
-
-
-def library() -> Any:
-    """The loaded ``llama_cpp`` module, logging to ``mdsa_local.llama``.
-
-    Raises :class:`BackendUnavailableError` when it is not installed or broken.
-    """
-    global _library
-    with _lock:
-        if _library is None:
-            try:
-                with trimmed(TRIM) if _bare else nullcontext():
-                    import llama_cpp
-            except (ImportError, OSError, RuntimeError) as error:
-                raise BackendUnavailableError(
-                    f"llama.cpp cannot be loaded: {error}",
-                    "Install it: pip install llama-cpp-python --extra-index-url https://abetlen.github.io/llama-cpp-python/whl/cpu",
-                ) from None
-            # llama_cpp has just installed a callback that prints to stderr.
-            _callbacks.append(llama_cpp.llama_log_callback(_log()))
-            llama_cpp.llama_log_set(_callbacks[0], ctypes.c_void_p(0))
-            llama_cpp.llama_backend_init()
-            _library = llama_cpp
-    return _library
-
-
-def _log() -> Any:
-    """A log callback that joins the fragments of a line. llama.cpp calls it from any thread."""
-    line, level = "", logging.DEBUG
-
-    def callback(kind: int, text: bytes, _data: Any) -> None:
-        nonlocal line, level
-        level = level if kind == CONTINUED else LEVELS.get(kind, logging.DEBUG)
-        if any(part in text for part in EXPECTED):
-            level = logging.DEBUG
-        if found := BUFFER.search(text):
-            thread = threading.get_ident()
-            _allocated[thread] = _allocated.get(thread, 0) + int(float(found[1]) * 2**20)
-        line += text.decode("utf-8", "replace")
-        if line.endswith("\n"):
-            done, line = line.strip(), ""
-            if level == logging.ERROR:
-                _errors.append(done)
-            if done.strip("."):
-                logger.log(level, "%s", done)
-
-    return callback
 
 
 class AbortFlag:
@@ -160,15 +67,14 @@ class Model:
         """``mapped``: use the file's pages as they are in the system's cache; else read what is needed into memory of our own."""
         self.lib = library()
         self.path, self.gpu_layers = path, gpu_layers
-        _errors.clear()
-        _allocated.pop(threading.get_ident(), None)
+        listen()
         params = self.lib.llama_model_default_params()
         params.load_mode = self.lib.LLAMA_LOAD_MODE_MMAP if mapped else self.lib.LLAMA_LOAD_MODE_NONE
         params.n_gpu_layers = gpu_layers
         self.handle = self.lib.llama_model_load_from_file(os.fsencode(path), params)
         if not self.handle:
-            raise _load_error(path, "llama.cpp cannot load it")
-        self.size_bytes = _allocated.pop(threading.get_ident(), 0)
+            raise load_error(path, "llama.cpp cannot load it")
+        self.size_bytes = allocated_bytes()
         self.vocab = self.lib.llama_model_get_vocab(self.handle)
         self.vocabulary_size = int(self.lib.llama_vocab_n_tokens(self.vocab))
         self.bos_id = self.lib.llama_vocab_bos(self.vocab)
@@ -248,12 +154,11 @@ class Context:
             # one sequence then differ by up to 0.2 with the shape of the batch, else by a tenth of that.
             params.flash_attn_type = self.lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.abort_callback, params.abort_callback_data = self.abort.callback, self.abort.address
-        _errors.clear()
-        _allocated.pop(threading.get_ident(), None)
+        listen()
         self.handle = self.lib.llama_init_from_model(model.handle, params)
         if not self.handle:
-            raise _load_error(model.path, f"llama.cpp cannot make a context of {options.cells} tokens")
-        self.size_bytes = _allocated.pop(threading.get_ident(), 0)
+            raise load_error(model.path, f"llama.cpp cannot make a context of {options.cells} tokens")
+        self.size_bytes = allocated_bytes()
         self._memory = self.lib.llama_get_memory(self.handle)
         # The arrays of the batch are numpy's, because filling them through ctypes takes five calls a token.
         self._tokens, self._positions, self._owners = (np.zeros(options.batch_tokens, np.int32) for _ in range(3))
@@ -276,13 +181,12 @@ class Context:
         """Load a LoRA adapter, once. Raises :class:`ModelFileError` when it is none, or one for another model."""
         if not path or path in self.model.adapters:
             return
-        _errors.clear()
-        _allocated.pop(threading.get_ident(), None)
+        listen()
         handle = self.lib.llama_adapter_lora_init(self.model.handle, os.fsencode(path)) if Path(path).is_file() else None
         if not handle:
-            raise _load_error(Path(path), "llama.cpp cannot use it as an adapter" if Path(path).is_file() else "there is no such adapter")
+            raise load_error(Path(path), "llama.cpp cannot use it as an adapter" if Path(path).is_file() else "there is no such adapter")
         self.model.adapters[path] = handle
-        self.model.size_bytes += _allocated.pop(threading.get_ident(), 0)
+        self.model.size_bytes += allocated_bytes()
 
     def use_adapter(self, path: str) -> None:
         """Evaluate with a loaded adapter from now on, or with none for an empty path."""
@@ -352,9 +256,13 @@ class Context:
         whole = not self.model.cuttable
         self.lib.llama_memory_seq_cp(self._memory, source, target, -1 if whole else 0, -1 if whole else n_tokens)
 
+    def state_bytes(self, sequence: int) -> int:
+        """How long :meth:`state` would be."""
+        return int(self.lib.llama_state_seq_get_size(self.handle, sequence))
+
     def state(self, sequence: int) -> bytes:
         """Keys and values of a sequence as bytes."""
-        size = self.lib.llama_state_seq_get_size(self.handle, sequence)
+        size = self.state_bytes(sequence)
         buffer = (ctypes.c_uint8 * size)()
         written = self.lib.llama_state_seq_get_data(self.handle, buffer, size, sequence)
         return bytes(memoryview(buffer)[:written])
@@ -381,101 +289,3 @@ class Context:
         if self.handle:
             self.lib.llama_free(self.handle)
         self.handle = None
-
-
-class Sampler:
-    """llama.cpp's own samplers for one answer: logit bias, penalties over its last 64 tokens, top-k, top-p, min-p, temperature, draw; grammar.
-
-    Where nothing but the likeliest token is wanted, numpy finds it: 0.03 to 0.07 ms with 152k tokens, 0.2 to 0.4 ms through the chain.
-    A grammar is asked about the token drawn, and about all tokens only when it forbids that one: asking about all 152k takes milliseconds.
-    """
-
-    def __init__(self, context: Context, generation: Generation) -> None:
-        self._context, self._lib, self._vocab = context, context.lib, context.model.vocab
-        self._grammar = self._open_grammar(generation.grammar) if generation.grammar else None
-        stages = [*self._adjustments(generation), *self._draw(generation)]
-        self._simple = len(stages) == 1 and generation.temperature == 0.0
-        self._chain = self._lib.llama_sampler_chain_init(self._lib.llama_sampler_chain_default_params())
-        for stage in stages:
-            self._lib.llama_sampler_chain_add(self._chain, stage)
-
-    def _open_grammar(self, text: str) -> Any:
-        grammar = self._lib.llama_sampler_init_grammar(self._vocab, text.encode(), b"root")
-        if not grammar:
-            raise InputError("the grammar is not valid GBNF", "Fix `grammar` in the generation settings.")
-        return grammar
-
-    def _adjustments(self, generation: Generation) -> list[Any]:
-        lib, size, stages = self._lib, self._context.model.vocabulary_size, []
-        biases = [(token, bias) for token, bias in generation.logit_bias if token < size]
-        if biases:
-            array = (lib.llama_logit_bias * len(biases))(*(lib.llama_logit_bias(token, bias) for token, bias in biases))
-            stages.append(lib.llama_sampler_init_logit_bias(size, len(biases), array))
-        penalties = generation.repeat_penalty, generation.frequency_penalty, generation.presence_penalty
-        if penalties != (1.0, 0.0, 0.0):
-            stages.append(lib.llama_sampler_init_penalties(size, PENALTY_WINDOW_TOKENS, *penalties))
-        return stages
-
-    def _draw(self, generation: Generation) -> list[Any]:
-        lib = self._lib
-        if generation.temperature == 0.0:
-            return [lib.llama_sampler_init_greedy()]
-        # The largest seed means "take a random one" to llama.cpp.
-        seed = secrets.randbits(31) if generation.seed is None else generation.seed % lib.LLAMA_DEFAULT_SEED
-        return [
-            lib.llama_sampler_init_top_k(min(generation.top_k, 2**31 - 1)),
-            lib.llama_sampler_init_top_p(generation.top_p, 1),
-            lib.llama_sampler_init_min_p(generation.min_p, 1),
-            lib.llama_sampler_init_temp(generation.temperature),
-            lib.llama_sampler_init_dist(seed),
-        ]
-
-    def sample(self, row: int) -> int:
-        """Choose the token behind row ``row`` of the last batch, and take it for the next of the answer."""
-        if self._grammar is None and not self._simple:
-            return int(self._lib.llama_sampler_sample(self._chain, self._context.handle, row))
-        token = int(self._context.logits(row).argmax()) if self._simple else self._apply(self._context.candidates(row))
-        if self._grammar is not None:
-            if not self._allowed(token):
-                array = self._context.candidates(row)
-                self._lib.llama_sampler_apply(self._grammar, ctypes.byref(array))
-                token = self._apply(array)
-            self.accept(token)
-        return token
-
-    def _apply(self, array: Any) -> int:
-        self._lib.llama_sampler_apply(self._chain, ctypes.byref(array))
-        return int(array.data[array.selected].id)
-
-    def _allowed(self, token: int) -> bool:
-        one = self._lib.llama_token_data(token, 1.0, 0.0)
-        array = self._lib.llama_token_data_array(ctypes.pointer(one), 1, -1, False)
-        self._lib.llama_sampler_apply(self._grammar, ctypes.byref(array))
-        return bool(one.logit != float("-inf"))
-
-    def accept(self, token: int) -> None:
-        """Take ``token`` for sampled: grammar and penalties go on behind it."""
-        if self._grammar is not None:
-            self._lib.llama_sampler_accept(self._grammar, token)
-        self._lib.llama_sampler_accept(self._chain, token)
-
-    def close(self) -> None:
-        """Free the samplers; safe twice."""
-        if self._grammar is not None:
-            self._lib.llama_sampler_free(self._grammar)
-        if self._chain:
-            self._lib.llama_sampler_free(self._chain)
-        self._grammar = self._chain = None
-
-
-def give_back() -> None:
-    """Have the C library return free memory to the system. glibc keeps it: of two models of 60 and 74 MB loaded in turns, 80 MB stayed."""
-    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
-        trim(0)
-
-
-def _load_error(path: Path, what: str) -> ModelFileError | ModelMemoryError:
-    reason = "; ".join(_errors) or "no reason given"
-    if NO_MEMORY.search(reason):
-        return ModelMemoryError(f"{path}: {what}: {reason}", "Close other programs, choose a smaller model, or lower context_tokens.")
-    return ModelFileError(f"{path}: {what}: {reason}", "Use another build of the model, or a newer llama-cpp-python.")

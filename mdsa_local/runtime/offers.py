@@ -55,11 +55,12 @@ class Offer(BaseModel):
         return "q4_k_m" if "q4_k_m" in self.files else min(self.files, key=lambda variant: self.files[variant].size_gb)
 
     def memory_bytes(self, file_bytes: int, n_context: int) -> int:
-        """Memory in llama.cpp: weights, keys and values in f16, the vocabulary's tables and 32 MB of buffers.
+        """Memory in llama.cpp: weights, keys and values in f16 with an eighth more for kept beginnings, the vocabulary's tables, 32 MB of buffers.
 
         As :func:`~mdsa_local.runtime.gguf.memory_estimate_bytes`, without the header that only the file has.
         """
-        return file_bytes + 4 * n_context * self.layers * self.kv_heads * self.head_dim + 600 * self.vocabulary + 256 * n_context + 32 * 2**20
+        kv = 4 * (n_context + n_context // 8) * self.layers * self.kv_heads * self.head_dim
+        return file_bytes + kv + 600 * self.vocabulary + 256 * n_context + 32 * 2**20
 
 
 class Catalogue(BaseModel):

@@ -23,8 +23,9 @@ from mdsa_local.errors import (
     ModelNotFoundError,
 )
 from mdsa_local.runtime.backend import Finished, Message, Reason, ToolCall, refuse_unsupported
-from mdsa_local.runtime.wire import Wires, as_json, estimated_tokens, is_loopback, limits, timeout
+from mdsa_local.runtime.wire import Wire, Wires, as_json, estimated_tokens, is_loopback, limits, timeout
 from mdsa_local.settings import Settings
+from mdsa_local.stoppable import Leash, Stoppable
 
 if TYPE_CHECKING:
     from ollama import ChatResponse, Client, ResponseError
@@ -95,31 +96,27 @@ class OllamaBackend:
         """An estimate, because Ollama has no tokenizer to ask; the daemon refuses a prompt for which it erred low."""
         return estimated_tokens(messages)
 
-    def stream(self, messages: Sequence[Message], generation: Generation, *, deadline_s: float) -> Iterator[str | Finished]:
-        """See :class:`~mdsa_local.runtime.backend.Backend`. A daemon that falls silent is given up at ``deadline_s`` at the latest."""
+    def stream(self, messages: Sequence[Message], generation: Generation, *, deadline_s: float) -> Stoppable[str | Finished]:
+        """See :class:`~mdsa_local.runtime.backend.Backend`. A daemon that falls silent is given up at ``deadline_s`` at the latest. The stream's
+        ``close`` works from any thread, also while the daemon says nothing."""
+        return Stoppable(lambda leash: self._events(messages, generation, deadline_s, leash))
+
+    def _events(self, messages: Sequence[Message], generation: Generation, deadline_s: float, leash: Leash) -> Generator[str | Finished, None, None]:
         request = self._request(messages, {**self._options, **sampling(generation)})
         request |= extras(generation, self.probed.capabilities if self.probed else None)
         self._refuse_what_would_be_cut(messages)
         client = self._connected()
         from ollama import ChatResponse
 
-        with self._wires.request(deadline_s) as wire:
-            try:
-                with self._mapped():
-                    # Client.chat() of ollama 0.6.3 takes neither truncate nor shift, so this calls what it is made of.
-                    waits = timeout(min(deadline_s, self._timeout_s))
-                    parts = client._request(
-                        ChatResponse, "POST", "/api/chat", stream=True, json=request, timeout=waits, extensions={"trace": wire.trace}
-                    )
-                    with closing(cast("Generator[ChatResponse, None, None]", parts)):
-                        yield from answer(self.name, parts)
-            except MDSAError:
-                if wire.cut_by == "close":
-                    yield Finished("cancelled", 0, 0)
-                elif wire.cut_by == "deadline":
-                    raise BackendTimeoutError(f"{self.name} was not done at the deadline", "Ask for fewer tokens, or raise the time-out.") from None
-                else:
-                    raise
+        def said(wire: Wire) -> Iterator[str | Finished]:
+            with self._mapped():
+                # Client.chat() of ollama 0.6.3 takes neither truncate nor shift, so this calls what it is made of.
+                waits = timeout(min(deadline_s, self._timeout_s))
+                parts = client._request(ChatResponse, "POST", "/api/chat", stream=True, json=request, timeout=waits, extensions={"trace": wire.trace})
+                with closing(cast("Generator[ChatResponse, None, None]", parts)):
+                    yield from answer(self.name, parts)
+
+        yield from self._wires.stream(deadline_s, said, leash)
 
     def close(self) -> None:
         """See :class:`~mdsa_local.runtime.backend.Backend`. A running stream ends at once. The daemon unloads by its own rules."""

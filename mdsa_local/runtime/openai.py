@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -22,8 +22,9 @@ from mdsa_local.errors import (
     ModelNotFoundError,
 )
 from mdsa_local.runtime.backend import Finished, Message, Reason, ToolCall, refuse_unsupported
-from mdsa_local.runtime.wire import Wires, as_json, estimated_tokens, is_loopback, limits, timeout
+from mdsa_local.runtime.wire import Wire, Wires, as_json, estimated_tokens, is_loopback, limits, timeout
 from mdsa_local.settings import Settings
+from mdsa_local.stoppable import Leash, Stoppable
 
 if TYPE_CHECKING:
     import httpx
@@ -66,8 +67,12 @@ class OpenAIBackend:
         """An estimate: these servers have no tokenizer in common."""
         return estimated_tokens(messages)
 
-    def stream(self, messages: Sequence[Message], generation: Generation, *, deadline_s: float) -> Iterator[str | Finished]:
-        """See :class:`~mdsa_local.runtime.backend.Backend`. A server that falls silent is given up at ``deadline_s`` at the latest."""
+    def stream(self, messages: Sequence[Message], generation: Generation, *, deadline_s: float) -> Stoppable[str | Finished]:
+        """See :class:`~mdsa_local.runtime.backend.Backend`. A server that falls silent is given up at ``deadline_s`` at the latest. The stream's
+        ``close`` works from any thread, also while the server says nothing."""
+        return Stoppable(lambda leash: self._events(messages, generation, deadline_s, leash))
+
+    def _events(self, messages: Sequence[Message], generation: Generation, deadline_s: float, leash: Leash) -> Generator[str | Finished, None, None]:
         request = {"model": self.name, "messages": as_json(messages), **parameters(generation)}
         if not self._refuses and (tokens := self.count_tokens(messages)) > self.n_context_tokens:
             raise ContextOverflowError(
@@ -75,22 +80,17 @@ class OpenAIBackend:
                 "Ask a shorter question, give fewer passages, or set context_tokens to what the server has.",
             )
         client = self._connected()
-        with self._wires.request(deadline_s) as wire:
-            try:
-                waits = timeout(min(deadline_s, self._timeout_s))
-                options: dict[str, Any] = {"json": request, "timeout": waits, "extensions": {"trace": wire.trace}}
-                with self._mapped(), client.stream("POST", "/v1/chat/completions", **options) as response:
-                    if response.status_code != 200:
-                        response.read()
-                        raise self._refused(response)
-                    yield from self._answer(response.iter_lines())
-            except MDSAError:
-                if wire.cut_by == "close":
-                    yield Finished("cancelled", 0, 0)
-                elif wire.cut_by == "deadline":
-                    raise BackendTimeoutError(f"{self.name} was not done at the deadline", "Ask for fewer tokens, or raise the time-out.") from None
-                else:
-                    raise
+
+        def said(wire: Wire) -> Iterator[str | Finished]:
+            waits = timeout(min(deadline_s, self._timeout_s))
+            options: dict[str, Any] = {"json": request, "timeout": waits, "extensions": {"trace": wire.trace}}
+            with self._mapped(), client.stream("POST", "/v1/chat/completions", **options) as response:
+                if response.status_code != 200:
+                    response.read()
+                    raise self._refused(response)
+                yield from self._answer(response.iter_lines())
+
+        yield from self._wires.stream(deadline_s, said, leash)
 
     def close(self) -> None:
         """See :class:`~mdsa_local.runtime.backend.Backend`. A running stream ends at once; what the server does with the model is its own affair."""

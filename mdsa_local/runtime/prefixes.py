@@ -1,4 +1,8 @@
-"""Beginnings of prompts whose keys and values stay in memory for the next request: what is reusable, and what goes first."""
+"""Beginnings of prompts whose keys and values are kept for the next request: what is reusable, where it lies, and what goes first.
+
+On a CPU every token attends to all cells up to the last one in use, masked or not: 500 more cost a token 15 % with 0.5B parameters. So what no
+running answer uses leaves the cells when a request begins, and waits as bytes; to put 85 tokens back takes a millisecond.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +14,18 @@ from mdsa_local.runtime.prefix_store import PrefixStore
 
 # Shorter beginnings are evaluated again: that takes one batch.
 LEAST_TOKENS = 32
-# Of those that are no static prefix, how many stay: on a CPU every token attends to all cells in use, masked or not, so what is kept has a price
-# (eight of 85 tokens made eight answers at once 13 % slower, 0.5B parameters).
+# The sequence of what is out of the context's cells.
+PARKED = -1
+# Of those that are no static prefix, how many stay.
 MOST_PLAIN = 2
 
 
 @dataclass(slots=True, eq=False)
 class Kept:
-    """Tokens in memory under a sequence of their own; the first ``n_prompt`` were a prompt, the rest its answer.
+    """Tokens that were evaluated; the first ``n_prompt`` were a prompt, the rest its answer.
 
-    ``warm``: a static prefix, kept longer than others and saved on unload. ``used`` grows with each use.
+    They are in the context's cells under a ``sequence`` of their own, or it is :data:`PARKED` and all there is of them is ``state``, which may be
+    there in both cases. ``warm``: a static prefix, kept longer than others and saved on unload. ``used`` grows with each use.
     """
 
     sequence: int
@@ -30,15 +36,25 @@ class Kept:
     used: int
     adapter: str = ""
     saved: bool = False
+    state: bytes = b""
+
+    @property
+    def parked(self) -> bool:
+        """Whether it is out of the context's cells."""
+        return self.sequence == PARKED
 
 
 class Prefixes:
     """The table of kept beginnings of one context, at most ``most``."""
 
-    def __init__(self, context: Context, sequences: list[int], most: int, store: PrefixStore | None = None) -> None:
-        """``sequences``: the ids that are free, shared with whoever seats requests. Static prefixes go to ``store``, if there is one."""
+    def __init__(self, context: Context, sequences: list[int], most: int, store: PrefixStore | None = None, parked_bytes: int = 0) -> None:
+        """``sequences``: the ids that are free, shared with whoever seats requests. Static prefixes go to ``store``, if there is one. States of
+        at most ``parked_bytes`` together wait outside the context; what does not fit stays inside."""
         self._context, self._free, self._most, self._store = context, sequences, most, store
+        self._parked_bytes = parked_bytes
         self.entries: list[Kept] = []
+        # By the sequence of a request, what it began with: while it runs, the cells are shared.
+        self._users: dict[int, Kept] = {}
         self._clock = 0
 
     def begin(self, sequence: int, prompt: Sequence[int], adapter: str) -> int:
@@ -46,10 +62,14 @@ class Prefixes:
         usable = [kept for kept in self.entries if kept.adapter == adapter]
         lengths = [(reusable(kept, prompt, self._context.model.cuttable), kept) for kept in usable]
         best, kept = max(lengths, key=lambda pair: pair[0], default=(0, None))
-        if kept is None or not best:
+        for other in self.entries:
+            if not (best and other is kept) and not self._in_use(other):
+                self._park(other)
+        if kept is None or not best or not self._wake(kept):
             return 0
         self._touch(kept)
         self._context.copy(kept.sequence, sequence, best)
+        self._users[sequence] = kept
         return best
 
     def keep(self, sequence: int, tokens: Sequence[int], n_prompt: int, n_static: int, adapter: str) -> None:
@@ -57,6 +77,7 @@ class Prefixes:
         if len(tokens) < LEAST_TOKENS:
             self.release(sequence)
             return
+        self._users.pop(sequence, None)
         alike = [kept for kept in self.entries if kept.adapter == adapter and not kept.warm]
         for old in [kept for kept in alike if kept.tokens == tokens[: len(kept.tokens)]]:
             self._drop(old)
@@ -71,7 +92,8 @@ class Prefixes:
         if self._free:
             own = self._free.pop()
             self._context.copy(sequence, own, len(tokens))
-            self._add(Kept(own, list(tokens), len(tokens), len(tokens), True, 0, adapter))
+            self._users[sequence] = kept = Kept(own, list(tokens), len(tokens), len(tokens), True, 0, adapter)
+            self._add(kept)
 
     def restore(self, tokens: Sequence[int], adapter: str) -> None:
         """Read a static prefix back from disk, if it is there and not in memory."""
@@ -79,12 +101,11 @@ class Prefixes:
             return
         if (state := self._store.load(tokens, adapter)) is None:
             return
+        kept = Kept(PARKED, list(tokens), len(tokens), len(tokens), True, 0, adapter, saved=True, state=state)
         self._make_room()
-        sequence = self._free.pop()
-        if self._context.restore(sequence, state) and self._context.length(sequence) == len(tokens):
-            self._add(Kept(sequence, list(tokens), len(tokens), len(tokens), True, 0, adapter, saved=True))
+        if self._wake(kept):
+            self._add(kept)
         else:
-            self.release(sequence)
             self._store.drop(tokens, adapter)
 
     def unsaved(self) -> bool:
@@ -98,7 +119,7 @@ class Prefixes:
 
     def _save(self, kept: Kept) -> None:
         if self._store is not None and kept.warm and not kept.saved:
-            self._store.save(kept.tokens, self._context.state(kept.sequence), kept.adapter)
+            self._store.save(kept.tokens, kept.state or self._context.state(kept.sequence), kept.adapter)
             kept.saved = True
 
     def warm(self, tokens: Sequence[int], adapter: str) -> bool:
@@ -106,11 +127,52 @@ class Prefixes:
         return any(kept.warm and kept.adapter == adapter and kept.tokens == tokens for kept in self.entries)
 
     def evict(self) -> bool:
-        """Drop the one that is worth least; False when there is none."""
-        if not self.entries:
+        """Give up cells: of what is kept in them the one worth least leaves them; False when there is none."""
+        inside = [kept for kept in self.entries if not kept.parked]
+        if not inside:
             return False
-        self._drop(least_worth(self.entries))
+        # One that is in use frees nothing before its users end.
+        leaving = least_worth([kept for kept in inside if not self._in_use(kept)] or inside)
+        if not self._park(leaving):
+            self._drop(leaving)
         return True
+
+    def _in_use(self, kept: Kept) -> bool:
+        return any(used is kept for used in self._users.values())
+
+    def _park(self, kept: Kept) -> bool:
+        """Move a beginning out of the cells; False when there is no room outside, and it stays."""
+        if kept.parked:
+            return True
+        if not kept.state:
+            size = self._context.state_bytes(kept.sequence)
+            for other in self.entries:
+                # What is in the cells too can be read from there again.
+                if self._outside() + size > self._parked_bytes and not other.parked:
+                    other.state = b""
+            if self._outside() + size > self._parked_bytes:
+                return False
+            kept.state = self._context.state(kept.sequence)
+        self.release(kept.sequence)
+        kept.sequence = PARKED
+        return True
+
+    def _wake(self, kept: Kept) -> bool:
+        """Put a beginning back into cells; False when its state does not go in."""
+        if not kept.parked:
+            return True
+        sequence = self._free.pop()
+        if not self._context.restore(sequence, kept.state) or self._context.length(sequence) != len(kept.tokens):
+            self.release(sequence)
+            return False
+        kept.sequence = sequence
+        if not kept.warm:
+            # Another than a static prefix is replaced by what continues it.
+            kept.state = b""
+        return True
+
+    def _outside(self) -> int:
+        return sum(len(kept.state) for kept in self.entries)
 
     def _add(self, kept: Kept) -> None:
         self._make_room()
@@ -119,10 +181,12 @@ class Prefixes:
             self._drop(least_worth(plain))
         self._touch(kept)
         self.entries.append(kept)
+        if self._outside() > self._parked_bytes and not kept.parked:
+            kept.state = b""
 
     def _make_room(self) -> None:
         while len(self.entries) >= self._most:
-            self.evict()
+            self._drop(least_worth(self.entries))
 
     def _touch(self, kept: Kept) -> None:
         self._clock += 1
@@ -131,10 +195,12 @@ class Prefixes:
     def _drop(self, kept: Kept) -> None:
         self._save(kept)
         self.entries.remove(kept)
-        self.release(kept.sequence)
+        if not kept.parked:
+            self.release(kept.sequence)
 
     def release(self, sequence: int) -> None:
         """Empty a sequence and give back its id."""
+        self._users.pop(sequence, None)
         self._context.cut(sequence, 0)
         self._free.append(sequence)
 

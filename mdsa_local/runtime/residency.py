@@ -18,7 +18,7 @@ FOLLOWING: Mapping[State, tuple[State, ...]] = {
     "absent": ("loading", "failed"),
     "loading": ("ready", "failed", "absent"),
     "ready": ("unloading",),
-    "unloading": ("absent",),
+    "unloading": ("absent", "failed"),
     "failed": ("loading", "failed"),
 }
 

@@ -152,7 +152,7 @@ def quantize(source: ModelFile, kind: str, name: str, settings: Settings, thread
 
     Raises :class:`InputError` for an unknown kind and for a source that is quantised already, :class:`StorageError`, :class:`ModelError`.
     """
-    from mdsa_local.runtime import native
+    from mdsa_local.runtime.library import library
 
     if kind.upper() not in QUANTIZATIONS:
         raise UnknownNameError.among("quantisation", kind, QUANTIZATIONS)
@@ -165,7 +165,7 @@ def quantize(source: ModelFile, kind: str, name: str, settings: Settings, thread
     # The largest of them, Q8_0, takes 8.5 bits a weight; small tensors stay as they are.
     need_room(folder, info.n_parameters * 9 // 8)
     partial = target.with_name(f"{target.name}.partial")
-    lib = native.library()
+    lib = library()
     params = lib.llama_model_quantize_default_params()
     params.ftype, params.nthread = QUANTIZATIONS[kind], threads or settings.threads
     try:

@@ -6,13 +6,14 @@ import ipaddress
 import math
 import socket
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from mdsa_local.errors import BackendError
-from mdsa_local.runtime.backend import Message
+from mdsa_local.errors import BackendError, BackendTimeoutError, MDSAError
+from mdsa_local.runtime.backend import Finished, Message
+from mdsa_local.stoppable import Leash
 
 if TYPE_CHECKING:
     import httpx
@@ -48,6 +49,10 @@ class Wire:
             self.cut_by = self.cut_by or by
             self._shut()
 
+    def close(self) -> None:
+        """:meth:`cut` by ``close``."""
+        self.cut("close")
+
     def _shut(self) -> None:
         if self._socket:
             # A TLS socket's own shutdown() takes its session away from under the reading thread.
@@ -63,6 +68,12 @@ class Wires:
         self._open: set[Wire] = set()
         self._lock = threading.Lock()
         self.closed = False
+
+    @property
+    def under_way(self) -> int:
+        """How many there are."""
+        with self._lock:
+            return len(self._open)
 
     @contextmanager
     def request(self, deadline_s: float) -> Iterator[Wire]:
@@ -81,6 +92,21 @@ class Wires:
             timer.cancel()
             with self._lock:
                 self._open.discard(wire)
+
+    def stream(self, deadline_s: float, answer: Callable[[Wire], Iterator[str | Finished]], leash: Leash) -> Iterator[str | Finished]:
+        """What ``answer`` says on a wire of its own, which ``leash`` holds. Whatever it raises once the wire is cut is the cut's doing: closed, the
+        answer ends as ``cancelled``, at the deadline with :class:`BackendTimeoutError`. Else raises as ``answer`` and :meth:`request`."""
+        with self.request(deadline_s) as wire:
+            leash.hold(wire)
+            try:
+                yield from answer(wire)
+            except MDSAError:
+                if wire.cut_by == "close":
+                    yield Finished("cancelled", 0, 0)
+                elif wire.cut_by == "deadline":
+                    raise BackendTimeoutError(f"{self._name} was not done at the deadline", "Ask for fewer tokens, or raise the time-out.") from None
+                else:
+                    raise
 
     def close(self) -> None:
         """Cut all of them and allow no more; safe twice."""

@@ -15,7 +15,7 @@ def test_the_time_left_goes_by_bytes() -> None:
 
 def test_elsewhere_than_on_a_terminal_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     clock = {"now": 0.0}
-    monkeypatch.setattr("mdsa_local.cli.meter.time.monotonic", lambda: clock["now"])
+    monkeypatch.setattr("mdsa_local.cli.output.time.monotonic", lambda: clock["now"])
     meter = Meter("adding")
     for now, step in (
         (1.0, Step(1, 9, 1, 9, 10, "a")),

@@ -22,7 +22,7 @@ from mdsa_local.errors import (
     ModelFileError,
     ModelNotFoundError,
 )
-from mdsa_local.runtime import native
+from mdsa_local.runtime import library, native
 from mdsa_local.runtime.backend import Finished, Message
 from mdsa_local.runtime.llamacpp import LlamaCppBackend
 
@@ -248,7 +248,7 @@ def test_files_that_cannot_be_loaded(load: Load, tiny: Path, tmp_path: Path) -> 
 
 
 def test_llama_cpp_not_installed(load: Load, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "_library", None)
+    monkeypatch.setattr(library, "_library", None)
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
     with pytest.raises(BackendUnavailableError) as caught:
         load(tiny)

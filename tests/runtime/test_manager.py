@@ -17,7 +17,7 @@ import yaml
 
 from mdsa_local.domains.config import DomainConfig, Generation
 from mdsa_local.errors import BackendError, BackendUnavailableError, ConfigError, InputError, ModelFileError, ModelMemoryError, ModelNotFoundError
-from mdsa_local.runtime import llamacpp
+from mdsa_local.runtime import llamacpp, native
 from mdsa_local.runtime.backend import Finished, Message, Reference
 from mdsa_local.runtime.llamacpp import LlamaCppBackend, estimate_bytes
 from mdsa_local.runtime.manager import ModelManager
@@ -416,10 +416,53 @@ def test_who_asks_meets_the_error_of_a_load_ahead(manager: ModelManager, tmp_pat
 def test_closing_leaves_no_load_behind(settings: Settings, models: list[str], one_bytes: int) -> None:
     manager = ModelManager(settings, memory_budget=int(1.5 * one_bytes))
     manager.ensure_ready(models[0])
-    with manager._lease(manager._target(models[0])):
+    with manager.lease(manager._target(models[0])):
         manager.load_ahead(models[1])
         closing = threading.Thread(target=manager.close)
         closing.start()
         closing.join(20)
         assert not closing.is_alive()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("load-")]
+
+
+def test_an_engine_that_dies_leaves_ready_and_is_loaded_again(manager: ModelManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = manager.generate("a", QUESTION, SHORT)
+    real, dying = native.Context.decode, threading.Event()
+
+    def decode(context: native.Context) -> int:
+        if dying.is_set():
+            raise RuntimeError("out of order")
+        return real(context)
+
+    monkeypatch.setattr(native.Context, "decode", decode)
+    running = manager.stream("a", QUESTION, Generation(max_tokens=400, logit_bias=((VOCABULARY.index("<|end|>"), -1e9),)))
+    next(running)
+    dying.set()
+    with pytest.raises(BackendError, match="the engine failed: RuntimeError: out of order"):
+        list(running)
+    until = time.monotonic() + 10
+    while manager.status()[0].state != "failed" and time.monotonic() < until:
+        time.sleep(0.01)
+    (status,) = manager.status()
+    assert (status.state, status.uses, status.loads) == ("failed", 0, 1)
+    assert "out of order" in status.error
+    assert manager.loaded() == []
+    dying.clear()
+    assert manager.generate("a", QUESTION, SHORT) == said
+    (status,) = manager.status()
+    assert (status.state, status.uses, status.loads, status.error) == ("ready", 0, 2, "")
+    running.close()
+    assert manager.status()[0].uses == 0, "who held the one that failed does not let go of the new one"
+
+
+def test_a_failure_before_anybody_asks_to_be_told_is_told_at_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = LlamaCppBackend(tiny, "tiny", threads=1)
+    monkeypatch.setattr(native.Context, "decode", lambda _: 1 // 0)
+    with pytest.raises(BackendError, match="ZeroDivisionError"):
+        list(backend.stream(QUESTION, SHORT, deadline_s=30))
+    told: list[BackendError] = []
+    backend.when_failed(told.append)
+    assert len(told) == 1
+    with pytest.raises(BackendError, match="ZeroDivisionError"):
+        list(backend.stream(QUESTION, SHORT, deadline_s=30))
+    backend.close()

@@ -147,11 +147,30 @@ def test_the_deadline_holds_wherever_the_daemon_stops(connect: Connect, model: s
 
 
 @pytest.mark.parametrize("model", ["hanging", "silent", "stalling"])
+def test_closing_one_stream_from_another_thread_ends_it_alone(connect: Connect, model: str) -> None:
+    backend = connect(model)
+    stream = backend.stream(QUESTION, Generation(), deadline_s=60)
+    waiting = threading.Thread(target=list, args=(stream,))
+    waiting.start()
+    while not backend._wires.under_way:
+        time.sleep(0.01)
+    waiting.join(0.3)
+    assert waiting.is_alive()
+    stream.close()
+    waiting.join(3)
+    assert not waiting.is_alive()
+    assert not backend._wires.under_way
+    assert not backend._wires.closed
+
+
+@pytest.mark.parametrize("model", ["hanging", "silent", "stalling"])
 def test_close_wakes_a_stream_that_waits(connect: Connect, model: str) -> None:
     backend = connect(model)
     found: list[list[str | Finished]] = []
     waiting = threading.Thread(target=lambda: found.append(ask(backend)))
     waiting.start()
+    while not backend._wires.under_way:
+        time.sleep(0.01)
     waiting.join(0.3)
     assert waiting.is_alive()
     backend.close()
@@ -168,7 +187,7 @@ def test_closing_a_stream_early_and_asking_again(connect: Connect) -> None:
     backend = connect("llama3.2:1b")
     stream = backend.stream(QUESTION, Generation(), deadline_s=10)
     next(stream)
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert len(ask(backend)) == 4
 
 

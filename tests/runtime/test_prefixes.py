@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdsa_local.runtime.prefixes import Kept, boundary, common, floor, least_worth, reusable
+from mdsa_local.runtime.engine import context_options
+from mdsa_local.runtime.native import Context, Model
+from mdsa_local.runtime.prefixes import Kept, Prefixes, boundary, common, floor, least_worth, reusable
 
 PROMPT = list(range(300))
 
@@ -53,3 +58,78 @@ def test_static_prefixes_go_last() -> None:
     old_warm, newer, newest = kept([1], 1, warm=True, used=1), kept([2], 1, used=2), kept([3], 1, used=3)
     assert least_worth([old_warm, newest, newer]) is newer
     assert least_worth([old_warm]) is old_warm
+
+
+@pytest.fixture
+def context(tiny: Path) -> Iterator[Context]:
+    model = Model(tiny)
+    opened = Context(model, context_options(512, 4, 1))
+    yield opened
+    opened.close()
+    model.close()
+
+
+def evaluate(context: Context, sequence: int, tokens: list[int], start: int = 0) -> list[float]:
+    """The logits behind the last of ``tokens``."""
+    for at in range(start, len(tokens), 64):
+        context.clear()
+        piece = tokens[at : at + 64]
+        row = context.add(sequence, at, piece, 1) + len(piece) - 1
+        assert context.decode() == 0
+    return [float(logit) for logit in context.logits(row)]
+
+
+ONE, OTHER, THIRD = ([(start + at) % 90 + 3 for at in range(65)] for start in (0, 30, 60))
+
+
+def begin(prefixes: Prefixes, free: list[int], prompt: list[int]) -> tuple[int, int]:
+    sequence = free.pop()
+    return sequence, prefixes.begin(sequence, prompt, "")
+
+
+def test_what_no_answer_uses_leaves_the_cells_and_comes_back_as_it_was(context: Context) -> None:
+    free = list(range(context.options.sequences))
+    prefixes = Prefixes(context, free, 8, parked_bytes=10**7)
+    for tokens in (ONE, OTHER):
+        sequence, _ = begin(prefixes, free, tokens)
+        evaluate(context, sequence, tokens)
+        prefixes.keep(sequence, tokens, 64, 0, "")
+    assert [kept.parked for kept in prefixes.entries] == [True, False], "the first left when the second request began"
+    sequence, reused = begin(prefixes, free, [*ONE, 7])
+    assert reused == 65
+    assert [kept.parked for kept in prefixes.entries] == [False, True]
+    continued = evaluate(context, sequence, [*ONE, 7], reused)
+    fresh = free.pop()
+    evaluate(context, fresh, ONE)
+    assert continued == evaluate(context, fresh, [*ONE, 7], 65), "the same keys and values, bit for bit"
+
+
+def test_cells_shared_with_a_running_answer_stay(context: Context) -> None:
+    free = list(range(context.options.sequences))
+    prefixes = Prefixes(context, free, 8, parked_bytes=10**7)
+    sequence, _ = begin(prefixes, free, [*ONE, 7])
+    evaluate(context, sequence, ONE)
+    prefixes.snapshot(sequence, ONE, "")
+    other, _ = begin(prefixes, free, OTHER)
+    assert not prefixes.entries[0].parked, "its first reader still runs"
+    prefixes.release(sequence)
+    prefixes.release(other)
+    begin(prefixes, free, THIRD)
+    assert prefixes.entries[0].parked
+
+
+@pytest.mark.parametrize("room", [0, 1])
+def test_without_room_outside_they_stay_in_the_cells(context: Context, room: int) -> None:
+    free = list(range(context.options.sequences))
+    prefixes = Prefixes(context, free, 8)
+    for tokens in (ONE, OTHER):
+        sequence, _ = begin(prefixes, free, tokens)
+        evaluate(context, sequence, tokens)
+        prefixes.keep(sequence, tokens, len(tokens), 0, "")
+        # Room for one of the two, once its size is known.
+        prefixes._parked_bytes = room * context.state_bytes(prefixes.entries[0].sequence) or prefixes._parked_bytes
+    begin(prefixes, free, THIRD)
+    assert sum(kept.parked for kept in prefixes.entries) == room
+    while prefixes.evict():
+        pass
+    assert all(kept.parked for kept in prefixes.entries), "whoever needs cells gets them"

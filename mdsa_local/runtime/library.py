@@ -1,0 +1,128 @@
+"""The llama.cpp library: loading it once, its log, and what the log tells of a load: the reason it failed, the memory it took."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import re
+import sys
+import threading
+from collections import deque
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from mdsa_local.errors import BackendUnavailableError, ModelFileError, ModelMemoryError
+from mdsa_local.trimming import Trim, trimmed
+
+logger = logging.getLogger("mdsa_local.llama")
+# Without a handler of its own, Python prints warnings of an unconfigured logger to stderr.
+logger.addHandler(logging.NullHandler())
+# ggml_log_level, where llama.cpp calls every detail of a load INFO (2).
+LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
+CONTINUED = 5
+# What llama.cpp complains of and we do on purpose: cells shared by sequences that are more than the model was trained with, aborted batches, and
+# batches and states tried for which something has to go first.
+EXPECTED = (
+    b"possible training context overflow",
+    b"graph_compute_async failed with error 1",
+    b"compute status: 1",
+    b"removing memory module entries",
+    b"failed to decode, ret = 2",
+    b"failed to find a memory slot",
+    b"failed to decode, ret = 1",
+    b"available cells in kv cache",
+    b"failed to restore kv cache",
+)
+NO_MEMORY = re.compile(r"alloc|out of memory|mmap failed", re.IGNORECASE)
+# What llama.cpp says of each buffer that it allocates or maps.
+BUFFER = re.compile(rb"buffer size = +([\d.]+) MiB")
+
+# llama_cpp's own classes, its chat formats, caches and the disk cache's database: 25 ms of import.
+TRIM = Trim(unused=("llama_cpp.llama",))
+
+_lock = threading.Lock()
+_library: Any = None
+_bare = False
+_callbacks: list[Any] = []
+_errors: deque[str] = deque(maxlen=8)
+# Bytes of buffers named in the log, by the thread that was in llama.cpp.
+_allocated: dict[int, int] = {}
+
+
+def import_bare() -> None:
+    """From now on ``llama_cpp`` is imported without :data:`TRIM`: for a program that owns its process."""
+    global _bare
+    _bare = True
+
+
+def library() -> Any:
+    """The loaded ``llama_cpp`` module, logging to ``mdsa_local.llama``.
+
+    Raises :class:`BackendUnavailableError` when it is not installed or broken.
+    """
+    global _library
+    with _lock:
+        if _library is None:
+            try:
+                with trimmed(TRIM) if _bare else nullcontext():
+                    import llama_cpp
+            except (ImportError, OSError, RuntimeError) as error:
+                raise BackendUnavailableError(
+                    f"llama.cpp cannot be loaded: {error}",
+                    "Install it: pip install llama-cpp-python --extra-index-url https://abetlen.github.io/llama-cpp-python/whl/cpu",
+                ) from None
+            # llama_cpp has just installed a callback that prints to stderr.
+            _callbacks.append(llama_cpp.llama_log_callback(_log()))
+            llama_cpp.llama_log_set(_callbacks[0], ctypes.c_void_p(0))
+            llama_cpp.llama_backend_init()
+            _library = llama_cpp
+    return _library
+
+
+def _log() -> Any:
+    """A log callback that joins the fragments of a line. llama.cpp calls it from any thread."""
+    line, level = "", logging.DEBUG
+
+    def callback(kind: int, text: bytes, _data: Any) -> None:
+        nonlocal line, level
+        level = level if kind == CONTINUED else LEVELS.get(kind, logging.DEBUG)
+        if any(part in text for part in EXPECTED):
+            level = logging.DEBUG
+        if found := BUFFER.search(text):
+            thread = threading.get_ident()
+            _allocated[thread] = _allocated.get(thread, 0) + int(float(found[1]) * 2**20)
+        line += text.decode("utf-8", "replace")
+        if line.endswith("\n"):
+            done, line = line.strip(), ""
+            if level == logging.ERROR:
+                _errors.append(done)
+            if done.strip("."):
+                logger.log(level, "%s", done)
+
+    return callback
+
+
+def listen() -> None:
+    """Begin to note, for this thread, what a call to llama.cpp allocates and complains of."""
+    _errors.clear()
+    _allocated.pop(threading.get_ident(), None)
+
+
+def allocated_bytes() -> int:
+    """Bytes of the buffers that llama.cpp named in this thread since :func:`listen`."""
+    return _allocated.pop(threading.get_ident(), 0)
+
+
+def load_error(path: Path, what: str) -> ModelFileError | ModelMemoryError:
+    """The error for what failed since :func:`listen`, with llama.cpp's own words."""
+    reason = "; ".join(_errors) or "no reason given"
+    if NO_MEMORY.search(reason):
+        return ModelMemoryError(f"{path}: {what}: {reason}", "Close other programs, choose a smaller model, or lower context_tokens.")
+    return ModelFileError(f"{path}: {what}: {reason}", "Use another build of the model, or a newer llama-cpp-python.")
+
+
+def give_back() -> None:
+    """Have the C library return free memory to the system. glibc keeps it: of two models of 60 and 74 MB loaded in turns, 80 MB stayed."""
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)

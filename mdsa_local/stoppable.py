@@ -1,0 +1,86 @@
+"""Streams that any thread may close, even while another waits in them.
+
+A generator alone cannot: closing it while a thread is inside raises. So what it waits for, the model's own stream, is known by a
+:class:`Leash` and closed in its place; the thread inside comes out at once and then closes the generator.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Iterator
+from typing import Generic, Protocol, TypeVar, runtime_checkable
+
+T = TypeVar("T")
+
+
+@runtime_checkable
+class Closeable(Protocol):
+    """What can be stopped from any thread."""
+
+    def close(self) -> None:
+        """Stop the work. Safe twice."""
+
+
+class Leash:
+    """What a generator waits for at the moment."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: Closeable | None = None
+        self._stopped = False
+
+    def hold(self, work: T) -> T:
+        """Know ``work``, if any thread may close it, from now on; closed at once when all was stopped already. Returns it."""
+        if isinstance(work, Closeable) and not isinstance(work, Generator):
+            with self._lock:
+                self._held = work
+                stopped = self._stopped
+            if stopped:
+                work.close()
+        return work
+
+    def stop(self) -> None:
+        """Close what is held, and all that will be."""
+        with self._lock:
+            self._stopped = True
+            held = self._held
+        if held is not None:
+            held.close()
+
+
+class Stoppable(Iterator[T], Generic[T]):
+    """Iterates the generator that ``make`` returns for a leash. :meth:`close` works from any thread; the others then see the end."""
+
+    def __init__(self, make: Callable[[Leash], Generator[T, None, None]]) -> None:
+        self._leash = Leash()
+        self._steps = make(self._leash)
+        self._lock = threading.Lock()
+        self._inside = self._closed = False
+
+    def __next__(self) -> T:
+        with self._lock:
+            if self._closed:
+                raise StopIteration
+            if self._inside:
+                raise ValueError("two threads read one stream")
+            self._inside = True
+        try:
+            step = next(self._steps)
+        finally:
+            with self._lock:
+                self._inside = False
+                closed = self._closed
+            if closed:
+                self._steps.close()
+        if closed:
+            raise StopIteration
+        return step
+
+    def close(self) -> None:
+        """Stop the work. Safe twice."""
+        with self._lock:
+            self._closed = True
+            inside = self._inside
+        self._leash.stop()
+        if not inside:
+            self._steps.close()
