@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from mdsa_local.errors import InputError
+from mdsa_local.jsonlines import lines
 from mdsa_local.settings import explain
 
 SHIPPED = Path(__file__).parent / "answers.jsonl"
@@ -18,8 +18,6 @@ EXPECTED = (
     'Write lines like {"question": "...", "domain": "finance", "facts": ["$400"], "sources": ["atm-withdrawals.md"]}; '
     "both lists empty: the documents do not answer it; a list in place of a string: one of these."
 )
-# No question is longer; a file without line breaks is not read into memory.
-LONGEST_LINE_BYTES = 1_000_000
 
 Alternatives = tuple[str, ...]
 
@@ -76,7 +74,7 @@ def read(path: Path | None = None) -> list[Case]:
     path = path or SHIPPED
     cases: list[Case] = []
     seen: dict[str, int] = {}
-    for number, text in _lines(path):
+    for number, text in lines(path, EXPECTED):
         try:
             row = _Line.model_validate(json.loads(text))
         except ValidationError as error:
@@ -91,25 +89,6 @@ def read(path: Path | None = None) -> list[Case]:
     if not cases:
         raise InputError(f"{path}: no questions in it", EXPECTED)
     return cases
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """``(number, text)`` of every line that is not blank."""
-    try:
-        with path.open("rb") as file:
-            number = 0
-            while raw := file.readline(LONGEST_LINE_BYTES + 1):
-                number += 1
-                if len(raw) > LONGEST_LINE_BYTES:
-                    raise InputError(f"{path}, line {number}: longer than {LONGEST_LINE_BYTES:,} bytes", EXPECTED)
-                try:
-                    text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError as error:
-                    raise InputError(f"{path}, line {number}: not UTF-8 ({error.reason} at byte {error.start})", "Give a UTF-8 file.") from None
-                if text.strip():
-                    yield number, text
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}", "Give a file of JSON lines.") from None
 
 
 def is_source(document: str, source: str) -> bool:

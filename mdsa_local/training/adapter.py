@@ -1,0 +1,273 @@
+"""A domain's own adapter: pairs in, a LoRA adapter of its model out, installed only when it answers held-out questions better."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mdsa_local.domains.asking import Shown, asked
+from mdsa_local.domains.config import DomainConfig
+from mdsa_local.domains.installing import Installed, install
+from mdsa_local.errors import ContextOverflowError, InputError, ModelError
+from mdsa_local.jsonlines import Sample
+from mdsa_local.runtime.gguf import identity, read_gguf
+from mdsa_local.runtime.llamacpp import LlamaCppBackend, open_backend
+from mdsa_local.runtime.shelf import add, home_folder, plain_name
+from mdsa_local.settings import storage_error
+from mdsa_local.training import convert, export_adapter, lora, pairs
+from mdsa_local.training.measuring import Figures, Held, measure, wins
+from mdsa_local.training.pairs import LEAST_PAIRS, Pair
+
+if TYPE_CHECKING:
+    from mdsa_local.orchestrator import TinyBERTOrchestrator
+
+# Of the pairs to train on, those kept aside to choose the epoch by.
+ASIDE = 0.1
+# llama.cpp rounds activations of quantised weights; on 38 held-out questions nano's mean loss in INT8 differed from torch's by less than 0.01.
+AGREEMENT_NATS = 0.1
+
+Progress = Callable[[str], Callable[[str, int, int], None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What is adapted: a reference for people, its GGUF file, whether it only quotes, and its Hugging Face folder where it was given as one."""
+
+    name: str
+    path: Path
+    quotes: bool
+    folder: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a training. ``installed`` None: the adapter did not win. Losses in nats a token; ``agreement``: how far llama.cpp's loss with the
+    adapter is from torch's."""
+
+    domain: str
+    base: str
+    options: lora.Options
+    read: int
+    drawn: int
+    left_out: dict[str, int]
+    trained_on: int
+    held_out: int
+    curve: tuple[lora.Epoch, ...]
+    before: Figures
+    after: Figures
+    agreement: float
+    installed: Installed | None
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, the ``--json`` form."""
+        figures = {
+            name: {"loss": round(found.loss, 4), "answer_f1": round(found.answer_f1, 4)}
+            for name, found in (("base", self.before), ("adapter", self.after))
+        }
+        return {
+            "domain": self.domain,
+            "model": self.base,
+            "pairs": {"read": self.read, "drawn": self.drawn, "left_out": self.left_out, "trained_on": self.trained_on, "held_out": self.held_out},
+            "options": asdict(self.options),
+            "curve": [asdict(epoch) for epoch in self.curve],
+            **figures,
+            "agreement_nats": round(self.agreement, 5),
+            "installed": self.installed is not None,
+            "adapter": str(self.installed.adapter) if self.installed else None,
+            "copied_domain": bool(self.installed and self.installed.copied),
+            "adapter_before": self.installed.before.get("adapter") if self.installed else None,
+            "seconds": round(self.seconds, 1),
+        }
+
+
+def train_adapter(
+    orchestrator: TinyBERTOrchestrator,
+    domain: str,
+    data: Path,
+    base: str = "",
+    options: lora.Options | None = None,
+    *,
+    llama_cpp: Path | None = None,
+    keep: Path | None = None,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Train, measure on held-out pairs, and install in the domain's folder if the adapter wins; see docs/adapters.md.
+
+    ``base``: a model reference or a Hugging Face folder, empty for the model that the domain answers with, which it has to be in any case.
+    ``keep``: also write the adapter there, whether it wins or not. Raises :class:`MDSAError`; the domain is then as it was.
+    """
+    began, options = time.monotonic(), options or lora.Options()
+    chosen = orchestrator.registry.get(domain)
+    found = pairs.read(data, options.seed)
+    adapted = _base(orchestrator, chosen, base, llama_cpp)
+    settings = orchestrator.settings
+    with (
+        tempfile.TemporaryDirectory(dir=settings.writable(settings.home / "cache"), prefix="adapter-") as scratch,
+        closing(open_backend(str(adapted.path), adapted.name, settings)) as backend,
+    ):
+        held_all, left_out = _examples(orchestrator, chosen, adapted, backend, found, progress)
+        training, held = pairs.split(held_all, lambda one: one[0].question, options.seed)
+        training, aside = pairs.split(training, lambda one: one[0].question, options.seed + 1, ASIDE)
+        judged = [one for _, one in held]
+        model = lora.adapted(lora.load_folder(adapted.folder) if adapted.folder else lora.load_gguf(adapted.path), options)
+        tell = progress(f"training {adapted.name}") if progress else None
+        curve = lora.train(model, [one.example for _, one in training], [one.example for _, one in aside], options, tell)
+        file = Path(scratch) / "adapter.gguf"
+        _write(model, adapted, options, file, llama_cpp)
+        figures = []
+        for name, adapter in (("the model alone", None), ("with the adapter", file)):
+            say = progress(f"measuring {name}") if progress else None
+            figures.append(measure(backend, judged, adapter, settings.threads, settings.request_timeout_s, _counted(say)))
+        agreement = abs(lora.mean_loss(model, [one.example for one in judged]) - figures[1].loss)
+        if agreement > AGREEMENT_NATS:
+            raise ModelError(
+                f"{adapted.name}: with the adapter llama.cpp's loss is {figures[1].loss:.3f}, and torch's differs by {agreement:.3f}",
+                "The export does not carry over all that the model is made of: use another base, or report it.",
+            )
+        if keep is not None:
+            _kept(file, keep)
+        installed = install(file, chosen, settings) if wins(*figures) else None
+    return Outcome(
+        domain,
+        adapted.name,
+        options,
+        found.total,
+        len(found.rows),
+        left_out,
+        len(training) + len(aside),
+        len(held),
+        tuple(curve),
+        figures[0],
+        figures[1],
+        agreement,
+        installed,
+        time.monotonic() - began,
+    )
+
+
+def _base(orchestrator: TinyBERTOrchestrator, domain: DomainConfig, base: str, llama_cpp: Path | None) -> Base:
+    """The model to adapt, a Hugging Face folder converted. Raises :class:`InputError` when the domain answers with another one."""
+    own = domain.model or orchestrator.settings.default_model
+    folder = Path(base).expanduser().absolute() if base else None
+    if folder is not None and (folder / "config.json").is_file():
+        path = _converted(orchestrator, folder, convert.tools(llama_cpp))
+        name, quotes = str(path), False
+    else:
+        name, folder = base or own, None
+        resolved = orchestrator.manager.resolve(name)
+        if not isinstance(resolved, Path):
+            raise InputError(f"{name}: only a GGUF file or a Hugging Face folder can be adapted", "Give the domain such a model first.")
+        path, quotes = resolved, orchestrator.manager.decoding(name) == "quotes"
+    serving = orchestrator.manager.resolve(own)
+    if not isinstance(serving, Path) or identity(serving) != identity(path):
+        raise InputError(
+            f"the domain {domain.name!r} answers with {own}, on which an adapter of {name} would not fit",
+            f"Give --base {own}, or first write model: {name} into its domain.yaml.",
+        )
+    return Base(name, path, quotes, folder)
+
+
+def _converted(orchestrator: TinyBERTOrchestrator, folder: Path, llama_cpp: Path) -> Path:
+    """The GGUF of a Hugging Face folder, among the user's models; made once."""
+    settings = orchestrator.settings
+    name = plain_name(folder.name)
+    place = settings.writable(home_folder(settings, name))
+    target = place / f"{name}-f16.gguf"
+    if not target.is_file():
+        partial = place / f"{name}-f16.partial.gguf"
+        try:
+            convert.convert_model(llama_cpp, folder, partial)
+            partial.replace(target)
+        except OSError as error:
+            raise storage_error(error, target) from None
+        finally:
+            partial.unlink(missing_ok=True)
+        add(target, name, settings)
+    return target
+
+
+def _examples(
+    orchestrator: TinyBERTOrchestrator,
+    domain: DomainConfig,
+    base: Base,
+    backend: LlamaCppBackend,
+    found: Sample[Pair],
+    progress: Progress | None,
+) -> tuple[list[tuple[Pair, Held]], dict[str, int]]:
+    """What the model is shown of each pair and has to write, and how many pairs were left out for which reason."""
+    out: list[tuple[Pair, Held]] = []
+    left_out: Counter[str] = Counter()
+    tell = progress("reading pairs") if progress else None
+    embed = orchestrator.encoder.remembering()
+    for at, (_, pair) in enumerate(found.rows):
+        passages = pair.passages or _retrieved(orchestrator, domain, pair.question)
+        if tell:
+            tell(pair.question, at, len(found.rows))
+        if not passages:
+            left_out["no passages given, and none found in the knowledge base"] += 1
+            continue
+        try:
+            shown = asked(backend, base.quotes, domain, pair.question, passages, embed)
+        except ContextOverflowError:
+            left_out["too long for the model's context"] += 1
+            continue
+        expected = pairs.target(pair, shown, base.quotes, passages)
+        if expected is None:
+            left_out["the answer is in none of the sentences that the model is shown"] += 1
+            continue
+        example = lora.Example(tuple(backend.prompt_tokens(shown.messages)), tuple(backend.answer_tokens(expected)))
+        if len(example.prompt) + len(example.target) > backend.n_context_tokens:
+            left_out["too long for the model's context"] += 1
+            continue
+        out.append((pair, Held(shown, expected, example)))
+    questions = len({" ".join(pair.question.lower().split()) for pair, _ in out})
+    if questions < LEAST_PAIRS:
+        why = "".join(f"; {count} left out: {reason}" for reason, count in left_out.items())
+        raise InputError(f"{questions} different questions to learn from, {LEAST_PAIRS} are needed{why}", pairs.EXPECTED)
+    return out, dict(left_out)
+
+
+def _retrieved(orchestrator: TinyBERTOrchestrator, domain: DomainConfig, question: str) -> tuple[Shown, ...]:
+    """The passages that a question would be answered from."""
+    orchestrator.prepare()
+    vector = orchestrator.encoder.encode([question])[0]
+    hits = orchestrator.knowledge.search(question, vector, domain.name, orchestrator.settings.top_k)
+    return tuple((passage.title, passage.text) for passage in hits)
+
+
+def _write(model: Any, base: Base, options: lora.Options, file: Path, llama_cpp: Path | None) -> None:
+    """The adapter as GGUF: by our own writer, or, of a Hugging Face folder, by llama.cpp's converter, the base noted in it."""
+    if base.folder is None:
+        architecture = read_gguf(base.path).architecture
+        export_adapter.write(file, lora.tensors(model, architecture), options.alpha, base.path, base.name)
+        return
+    by_peft, converted = file.with_name("peft"), file.with_name("converted.gguf")
+    try:
+        model.save_pretrained(str(by_peft))
+    except OSError as error:
+        raise storage_error(error, by_peft) from None
+    convert.convert_adapter(convert.tools(llama_cpp), by_peft, base.folder, converted)
+    tensors, alpha = export_adapter.read(converted)
+    export_adapter.write(file, tensors, alpha, base.path, base.name)
+
+
+def _kept(file: Path, target: Path) -> None:
+    partial = target.with_name(f"{target.name}.partial")
+    try:
+        shutil.copyfile(file, partial)
+        partial.replace(target)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise storage_error(error, target) from None
+
+
+def _counted(tell: Callable[[str, int, int], None] | None) -> Callable[[int, int], None] | None:
+    return (lambda done, total: tell("", done, total)) if tell else None
