@@ -35,8 +35,7 @@ def adapter(
 
     Exits with 0 when it is installed and with 8 when it is no better; the domain is then as it was. Needs the extra train.
     """
-    from mdsa_local.cli.ask import opened
-    from mdsa_local.settings import Settings
+    from mdsa_local.orchestrator import TinyBERTOrchestrator
 
     try:
         import peft as _  # noqa: F401
@@ -48,7 +47,7 @@ def adapter(
             raise
         raise DependencyError(f"training needs {error.name}", 'Install it with: pip install "mdsa-local[train]"') from None
     options = Options(rank=rank, alpha=2.0 * rank, rate=rate, epochs=epochs, seed=seed)
-    with opened(Settings.load()) as orchestrator:
+    with TinyBERTOrchestrator() as orchestrator:
         outcome = train_adapter(
             orchestrator, domain, data.expanduser(), base, options, llama_cpp=llama_cpp, keep=keep, progress=lambda what: progress(what, "steps")
         )
@@ -70,7 +69,10 @@ def _show(outcome: Outcome) -> None:
         trained = "" if epoch.training is None else f", {epoch.training:.4f} while training"
         line(f"epoch {epoch.number}: loss {epoch.kept_aside:.4f} on pairs kept aside{trained}")
     line(f"{'held out':<18} {'loss':>8} {'answer F1':>10}")
-    for name, figures in ((outcome.base, outcome.before), ("with the adapter", outcome.after)):
+    rows = ((outcome.base, outcome.before), ("the adapter of now", outcome.present), ("with the adapter", outcome.after))
+    for name, figures in rows:
+        if figures is None:
+            continue
         line(f"{name[-18:]:<18} {figures.loss:>8.4f} {figures.answer_f1:>10.4f}")
     done = outcome.installed
     if done is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 import time
@@ -15,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 from mdsa_local.domains.asking import Shown, asked
 from mdsa_local.domains.config import DomainConfig
 from mdsa_local.domains.installing import Installed, install
-from mdsa_local.errors import ContextOverflowError, InputError, ModelError
+from mdsa_local.errors import ContextOverflowError, InputError, ModelError, ModelFileError, ModelNotFoundError
 from mdsa_local.jsonlines import Sample
-from mdsa_local.runtime.gguf import identity, read_gguf
+from mdsa_local.runtime.adapters import check
+from mdsa_local.runtime.gguf import identity, read_gguf, text_metadata
 from mdsa_local.runtime.llamacpp import LlamaCppBackend, open_backend
 from mdsa_local.runtime.shelf import add, home_folder, plain_name
 from mdsa_local.settings import storage_error
@@ -27,6 +29,8 @@ from mdsa_local.training.pairs import LEAST_PAIRS, Pair
 
 if TYPE_CHECKING:
     from mdsa_local.orchestrator import TinyBERTOrchestrator
+
+logger = logging.getLogger(__name__)
 
 # Of the pairs to train on, those kept aside to choose the epoch by.
 ASIDE = 0.1
@@ -48,7 +52,8 @@ class Base:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a training. ``installed`` None: the adapter did not win. Losses in nats a token; ``agreement``: how far llama.cpp's loss with the
+    """What came of a training. ``installed`` None: the adapter did not win. ``present``: of the adapter
+    the domain has already. Losses in nats a token; ``agreement``: how far llama.cpp's loss with the
     adapter is from torch's."""
 
     domain: str
@@ -62,6 +67,7 @@ class Outcome:
     curve: tuple[lora.Epoch, ...]
     before: Figures
     after: Figures
+    present: Figures | None
     agreement: float
     installed: Installed | None
     seconds: float
@@ -70,7 +76,8 @@ class Outcome:
         """Plain values, the ``--json`` form."""
         figures = {
             name: {"loss": round(found.loss, 4), "answer_f1": round(found.answer_f1, 4)}
-            for name, found in (("base", self.before), ("adapter", self.after))
+            for name, found in (("base", self.before), ("with_adapter", self.after), ("with_present_adapter", self.present))
+            if found
         }
         return {
             "domain": self.domain,
@@ -122,19 +129,23 @@ def train_adapter(
         curve = lora.train(model, [one.example for _, one in training], [one.example for _, one in aside], options, tell)
         file = Path(scratch) / "adapter.gguf"
         _write(model, adapted, options, file, llama_cpp)
-        figures = []
-        for name, adapter in (("the model alone", None), ("with the adapter", file)):
+
+        def measured(name: str, adapter: Path | None) -> Figures:
             say = progress(f"measuring {name}") if progress else None
-            figures.append(measure(backend, judged, adapter, settings.threads, settings.request_timeout_s, _counted(say)))
-        agreement = abs(lora.mean_loss(model, [one.example for one in judged]) - figures[1].loss)
+            return measure(backend, judged, adapter, settings.threads, settings.request_timeout_s, _counted(say))
+
+        before, after = measured("the model alone", None), measured("with the adapter", file)
+        present = measured("with the present adapter", Path(chosen.sampling.adapter)) if _fits(chosen, adapted) else None
+        agreement = abs(lora.mean_loss(model, [one.example for one in judged]) - after.loss)
         if agreement > AGREEMENT_NATS:
             raise ModelError(
-                f"{adapted.name}: with the adapter llama.cpp's loss is {figures[1].loss:.3f}, and torch's differs by {agreement:.3f}",
+                f"{adapted.name}: with the adapter llama.cpp's loss is {after.loss:.3f}, and torch's differs by {agreement:.3f}",
                 "The export does not carry over all that the model is made of: use another base, or report it.",
             )
         if keep is not None:
             _kept(file, keep)
-        installed = install(file, chosen, settings) if wins(*figures) else None
+        better = wins(before, after) and (present is None or wins(present, after))
+        installed = install(file, chosen, settings) if better else None
     return Outcome(
         domain,
         adapted.name,
@@ -145,8 +156,9 @@ def train_adapter(
         len(training) + len(aside),
         len(held),
         tuple(curve),
-        figures[0],
-        figures[1],
+        before,
+        after,
+        present,
         agreement,
         installed,
         time.monotonic() - began,
@@ -208,7 +220,7 @@ def _examples(
     tell = progress("reading pairs") if progress else None
     embed = orchestrator.encoder.remembering()
     for at, (_, pair) in enumerate(found.rows):
-        passages = pair.passages or _retrieved(orchestrator, domain, pair.question)
+        passages = pair.passages or _retrieved(orchestrator, domain, pair.question, progress)
         if tell:
             tell(pair.question, at, len(found.rows))
         if not passages:
@@ -235,9 +247,21 @@ def _examples(
     return out, dict(left_out)
 
 
-def _retrieved(orchestrator: TinyBERTOrchestrator, domain: DomainConfig, question: str) -> tuple[Shown, ...]:
+def _fits(domain: DomainConfig, base: Base) -> bool:
+    """Whether the domain has an adapter that works with the model."""
+    if not domain.sampling.adapter:
+        return False
+    try:
+        check(Path(domain.sampling.adapter), base.path)
+        return text_metadata(Path(domain.sampling.adapter)).get("general.type") == "adapter"
+    except (ModelFileError, ModelNotFoundError) as error:
+        logger.warning("the present adapter is not compared with: %s", error)
+        return False
+
+
+def _retrieved(orchestrator: TinyBERTOrchestrator, domain: DomainConfig, question: str, progress: Progress | None) -> tuple[Shown, ...]:
     """The passages that a question would be answered from."""
-    orchestrator.prepare()
+    orchestrator.prepare(progress("knowledge bases") if progress else None)
     vector = orchestrator.encoder.encode([question])[0]
     hits = orchestrator.knowledge.search(question, vector, domain.name, orchestrator.settings.top_k)
     return tuple((passage.title, passage.text) for passage in hits)

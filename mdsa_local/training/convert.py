@@ -10,7 +10,7 @@ from pathlib import Path
 from mdsa_local.errors import DependencyError, InputError, ModelError
 
 MODEL, ADAPTER = "convert_hf_to_gguf.py", "convert_lora_to_gguf.py"
-TOLD_LINES = 4
+TOLD_LINES = 1
 
 
 def tools(folder: Path | None) -> Path:
