@@ -48,9 +48,7 @@ def adapter(
         raise DependencyError(f"training needs {error.name}", 'Install it with: pip install "mdsa-local[train]"') from None
     options = Options(rank=rank, alpha=2.0 * rank, rate=rate, epochs=epochs, seed=seed)
     with TinyBERTOrchestrator() as orchestrator:
-        outcome = train_adapter(
-            orchestrator, domain, data.expanduser(), base, options, llama_cpp=llama_cpp, keep=keep, progress=lambda what: progress(what, "steps")
-        )
+        outcome = train_adapter(orchestrator, domain, data.expanduser(), base, options, llama_cpp=llama_cpp, keep=keep, progress=progress)
     if as_json:
         document(outcome.to_dict())
     else:

@@ -7,8 +7,8 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from mdsa_local.runtime.adapters import check
 from mdsa_local.runtime.gguf import identity, read_gguf, text_metadata
 from mdsa_local.runtime.llamacpp import LlamaCppBackend, open_backend
 from mdsa_local.runtime.shelf import add, home_folder, plain_name
-from mdsa_local.settings import storage_error
+from mdsa_local.settings import Settings, storage_error
 from mdsa_local.training import convert, export_adapter, lora, pairs
 from mdsa_local.training.measuring import Figures, Held, measure, wins
 from mdsa_local.training.pairs import LEAST_PAIRS, Pair
@@ -37,7 +37,11 @@ ASIDE = 0.1
 # llama.cpp rounds activations of quantised weights; on 38 held-out questions nano's mean loss in INT8 differed from torch's by less than 0.01.
 AGREEMENT_NATS = 0.1
 
-Progress = Callable[[str], Callable[[str, int, int], None]]
+# From what is done and what is counted to what is told of it.
+Progress = Callable[[str, str], Callable[[str, int, int], None]]
+SCRATCH = "adapter-"
+# A scratch folder that a killed training left is removed by a later one.
+STALE_S = 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,52 +121,75 @@ def train_adapter(
     adapted = _base(orchestrator, chosen, base, llama_cpp)
     settings = orchestrator.settings
     with (
-        tempfile.TemporaryDirectory(dir=settings.writable(settings.home / "cache"), prefix="adapter-") as scratch,
+        tempfile.TemporaryDirectory(dir=_cache(settings), prefix=SCRATCH) as scratch,
         closing(open_backend(str(adapted.path), adapted.name, settings)) as backend,
     ):
-        held_all, left_out = _examples(orchestrator, chosen, adapted, backend, found, progress)
-        training, held = pairs.split(held_all, lambda one: one[0].question, options.seed)
+        usable, left_out = _examples(orchestrator, chosen, adapted, backend, found, progress)
+        training, held = pairs.split(usable, lambda one: one[0].question, options.seed)
         training, aside = pairs.split(training, lambda one: one[0].question, options.seed + 1, ASIDE)
-        judged = [one for _, one in held]
         model = lora.adapted(lora.load_folder(adapted.folder) if adapted.folder else lora.load_gguf(adapted.path), options)
-        tell = progress(f"training {adapted.name}") if progress else None
+        tell = progress(f"training {adapted.name}", "steps") if progress else None
         curve = lora.train(model, [one.example for _, one in training], [one.example for _, one in aside], options, tell)
         file = Path(scratch) / "adapter.gguf"
         _write(model, adapted, options, file, llama_cpp)
-
-        def measured(name: str, adapter: Path | None) -> Figures:
-            say = progress(f"measuring {name}") if progress else None
-            return measure(backend, judged, adapter, settings.threads, settings.request_timeout_s, _counted(say))
-
-        before, after = measured("the model alone", None), measured("with the adapter", file)
-        present = measured("with the present adapter", Path(chosen.sampling.adapter)) if _fits(chosen, adapted) else None
-        agreement = abs(lora.mean_loss(model, [one.example for one in judged]) - after.loss)
-        if agreement > AGREEMENT_NATS:
-            raise ModelError(
-                f"{adapted.name}: with the adapter llama.cpp's loss is {after.loss:.3f}, and torch's differs by {agreement:.3f}",
-                "The export does not carry over all that the model is made of: use another base, or report it.",
-            )
+        judged = [one for _, one in held]
+        before, after, present = _measured(backend, judged, file, _present(chosen, adapted), settings, progress)
+        agreement = _agreement(lora.mean_loss(model, [one.example for one in judged]), after.loss, adapted)
         if keep is not None:
             _kept(file, keep)
         better = wins(before, after) and (present is None or wins(present, after))
         installed = install(file, chosen, settings) if better else None
     return Outcome(
-        domain,
-        adapted.name,
-        options,
-        found.total,
-        len(found.rows),
-        left_out,
-        len(training) + len(aside),
-        len(held),
-        tuple(curve),
-        before,
-        after,
-        present,
-        agreement,
-        installed,
-        time.monotonic() - began,
+        domain=domain,
+        base=adapted.name,
+        options=options,
+        read=found.total,
+        drawn=len(found.rows),
+        left_out=left_out,
+        trained_on=len(training) + len(aside),
+        held_out=len(held),
+        curve=tuple(curve),
+        before=before,
+        after=after,
+        present=present,
+        agreement=agreement,
+        installed=installed,
+        seconds=time.monotonic() - began,
     )
+
+
+def _cache(settings: Settings) -> Path:
+    """Where a training keeps what it has not installed; without what killed ones left there."""
+    cache = settings.writable(settings.home / "cache")
+    for left in cache.glob(f"{SCRATCH}*"):
+        # Another training may be removing its own.
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > STALE_S:
+                shutil.rmtree(left)
+    return cache
+
+
+def _measured(
+    backend: LlamaCppBackend, held: Sequence[Held], adapter: Path, present: Path | None, settings: Settings, progress: Progress | None
+) -> tuple[Figures, Figures, Figures | None]:
+    """The figures of the model alone, with the new adapter, and with the one the domain has now, if any."""
+
+    def figures(name: str, path: Path | None) -> Figures:
+        tell = progress(f"measuring {name}", "questions") if progress else None
+        return measure(backend, held, path, settings.threads, settings.request_timeout_s, _counted(tell))
+
+    return figures("the model alone", None), figures("with the adapter", adapter), figures("with the present adapter", present) if present else None
+
+
+def _agreement(by_torch: float, by_llama_cpp: float, base: Base) -> float:
+    """How far two losses of one adapter are apart, in nats. Raises :class:`ModelError` when it cannot be the same adapter."""
+    apart = abs(by_torch - by_llama_cpp)
+    if apart > AGREEMENT_NATS:
+        raise ModelError(
+            f"{base.name}: with the adapter llama.cpp's loss is {by_llama_cpp:.3f}, torch's {by_torch:.3f}",
+            "The export does not carry over all that the model is made of: use another base, or report it.",
+        )
+    return apart
 
 
 def _base(orchestrator: TinyBERTOrchestrator, domain: DomainConfig, base: str, llama_cpp: Path | None) -> Base:
@@ -202,6 +229,9 @@ def _converted(orchestrator: TinyBERTOrchestrator, folder: Path, llama_cpp: Path
             raise storage_error(error, target) from None
         finally:
             partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                # Only where nothing is in it.
+                place.rmdir()
         add(target, name, settings)
     return target
 
@@ -217,7 +247,7 @@ def _examples(
     """What the model is shown of each pair and has to write, and how many pairs were left out for which reason."""
     out: list[tuple[Pair, Held]] = []
     left_out: Counter[str] = Counter()
-    tell = progress("reading pairs") if progress else None
+    tell = progress("reading pairs", "pairs") if progress else None
     embed = orchestrator.encoder.remembering()
     for at, (_, pair) in enumerate(found.rows):
         passages = pair.passages or _retrieved(orchestrator, domain, pair.question, progress)
@@ -247,21 +277,22 @@ def _examples(
     return out, dict(left_out)
 
 
-def _fits(domain: DomainConfig, base: Base) -> bool:
-    """Whether the domain has an adapter that works with the model."""
+def _present(domain: DomainConfig, base: Base) -> Path | None:
+    """The adapter that the domain has now, if it works with the model."""
+    path = Path(domain.sampling.adapter)
     if not domain.sampling.adapter:
-        return False
+        return None
     try:
-        check(Path(domain.sampling.adapter), base.path)
-        return text_metadata(Path(domain.sampling.adapter)).get("general.type") == "adapter"
+        check(path, base.path)
+        return path if text_metadata(path).get("general.type") == "adapter" else None
     except (ModelFileError, ModelNotFoundError) as error:
         logger.warning("the present adapter is not compared with: %s", error)
-        return False
+        return None
 
 
 def _retrieved(orchestrator: TinyBERTOrchestrator, domain: DomainConfig, question: str, progress: Progress | None) -> tuple[Shown, ...]:
     """The passages that a question would be answered from."""
-    orchestrator.prepare(progress("knowledge bases") if progress else None)
+    orchestrator.prepare(progress("knowledge bases", "files") if progress else None)
     vector = orchestrator.encoder.encode([question])[0]
     hits = orchestrator.knowledge.search(question, vector, domain.name, orchestrator.settings.top_k)
     return tuple((passage.title, passage.text) for passage in hits)
