@@ -53,7 +53,7 @@ def measure(
     path = str(adapter or "")
     scores = []
     for at, one in enumerate(held):
-        generation = one.asked.generation.model_copy(update={"adapter": path})
+        generation = one.asked.generation.model_copy(update={"adapter": path, "temperature": 0.0})
         pieces = backend.stream(one.asked.messages, generation, deadline_s=deadline_s)
         scores.append(score("".join(piece for piece in pieces if not isinstance(piece, Finished)), one.expected))
         if tell:
