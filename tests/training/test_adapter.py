@@ -19,7 +19,7 @@ from mdsa_local.settings import Settings
 from mdsa_local.types import Draft, Passage
 from tests.cli.test_cli import inside
 
-TINY = replace(SHAPES["tiny"], context=512, vocabulary=512)
+TINY = replace(SHAPES["tiny"], width=128, inner=256, context=512, vocabulary=512)
 ANSWER = "Ask at the desk"
 
 
