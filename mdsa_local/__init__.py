@@ -16,6 +16,7 @@ _WHERE = {
     "domains.executor": ("DomainExecutor",),
     "domains.predefined": ("create_finance_domain", "create_medical_domain", "create_support_domain", "create_technical_domain"),
     "domains.registry": ("DomainRegistry",),
+    "feedback.store": ("Feedback",),
     "knowledge.dual_rag": ("DualRAG",),
     "routing.encoder": ("Encoder",),
     "routing.router": ("IntentRouter",),
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from mdsa_local.domains.predefined import create_technical_domain as create_technical_domain
     from mdsa_local.domains.registry import DomainRegistry as DomainRegistry
     from mdsa_local.errors import *  # noqa: F403
+    from mdsa_local.feedback.store import Feedback as Feedback
     from mdsa_local.knowledge.dual_rag import DualRAG as DualRAG
     from mdsa_local.orchestrator import MDSA as MDSA
     from mdsa_local.orchestrator import TinyBERTOrchestrator as TinyBERTOrchestrator

@@ -237,6 +237,7 @@ class TinyBERTOrchestrator:
                 if verdict.text != draft.text:
                     yield Revised(verdict.text, verdict.reason, kind)
             answer = self._answer(request_id, query, route, draft, verdict, trace, (time.perf_counter() - began) * 1000)
+            self._log(answer, read.text)
             yield Completed(answer)
         except MDSAError:
             self._count("error", None, began)
@@ -396,6 +397,16 @@ class TinyBERTOrchestrator:
             reason=verdict.reason or route.reason,
             metadata=query.metadata,
         )
+
+    def _log(self, answer: Answer, question: str) -> None:
+        """Keep the answer where the setting ``answer_log`` says so. A disk that cannot take it does not take the answer from the user."""
+        if self.settings.answer_log:
+            from mdsa_local.feedback.store import Feedback
+
+            try:
+                Feedback(self.settings).record(answer, question)
+            except StorageError as error:
+                logger.warning("the answer %s is not in the log: %s. %s", answer.request_id, error, error.hint)
 
     def _count(self, status: str, domain: str | None, began: float) -> None:
         with self._lock:

@@ -64,6 +64,7 @@ class Settings(BaseModel):
     memory_budget_mb: int = Field(0, ge=0, description="memory for all loaded models in MB; 0 for 70 % of what is free at the start")
     keep_alive_s: float = Field(0.0, ge=0, description="idle seconds after which a model is unloaded; 0 keeps it until its room is needed")
     states_mb: int = Field(512, ge=0, description="disk for what models made of system prompts, so that they need not read them again; 0 for none")
+    answer_log: int = Field(0, ge=0, description="answers kept on disk with their questions, for `mdsa feedback`; the oldest go; 0 for none")
     ollama_base_url: str = Field("http://127.0.0.1:11434", description="address of the Ollama daemon")
     ollama_keep_alive: str = Field(
         "5m", coerce_numbers_to_str=True, description="how long Ollama keeps an idle model: 5m, seconds, 0, or -1 for ever"

@@ -18,7 +18,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README + DOCS, re.DOTALL)
 COMMANDS = sorted(
     set(
         re.findall(
-            r"\bmdsa ((?:kb |router |domains |models |eval |train )?[a-z]+)\b",
+            r"\bmdsa ((?:kb |router |domains |models |eval |feedback |train )?[a-z]+)\b",
             "\n".join(re.findall(r"`mdsa [^`]*`|^mdsa .*$", README + DOCS, re.MULTILINE)),
         )
     )
@@ -42,6 +42,7 @@ def test_every_command_and_setting_is_in_it() -> None:
     assert {f"models {name}" for name in ("list", "show", "fit", "pull", "add", "rm", "quantize")} | {"doctor"} <= set(COMMANDS)
     assert {f"train {name}" for name in ("tokenizer", "pretrain", "ground", "export", "quantize", "evaluate", "nano")} <= set(COMMANDS)
     wanted = {"ask", "route", "tour", "kb add", "kb list", "kb search", "kb sync", "router eval", "router export", "domains list", "bench"}
+    wanted |= {"train adapter", "train router"} | {f"feedback {name}" for name in ("right", "wrong", "list", "recent", "export", "remove")}
     assert wanted <= set(COMMANDS)
     for name in Settings.model_fields:
         assert f"`{name}`" in README or name == "home", name

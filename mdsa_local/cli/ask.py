@@ -93,6 +93,8 @@ def show(orchestrator: TinyBERTOrchestrator, text: str, domain: str | None) -> N
     assert answer is not None
     line()
     line(dim("\n".join(details(answer))))
+    if orchestrator.settings.answer_log:
+        line(dim(f"logged as {answer.request_id[:8]}: mdsa feedback right|wrong {answer.request_id[:8]}"))
 
 
 def details(answer: Answer) -> Sequence[str]:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from mdsa_local import __version__
-from mdsa_local.cli import ask, bench, doctor, domains, eval, kb, models, route, router, train
+from mdsa_local.cli import ask, bench, doctor, domains, eval, feedback, kb, models, route, router, train
 from mdsa_local.cli.output import document, line, note
 from mdsa_local.errors import InputError, MDSAError
 
@@ -24,6 +24,7 @@ app.add_typer(domains.app, name="domains")
 app.add_typer(router.app, name="router")
 app.add_typer(models.app, name="models")
 app.add_typer(eval.app, name="eval")
+app.add_typer(feedback.app, name="feedback")
 app.add_typer(train.app, name="train")
 app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from enum import StrEnum
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 
 from mdsa_local.cli.output import Json, counts, document, line, note
 from mdsa_local.errors import DependencyError, InputError
+from mdsa_local.jsonlines import rows
 
 app = typer.Typer(no_args_is_help=True, help="Measure the router, and teach it.")
 
@@ -34,25 +34,13 @@ def _group() -> None:
 
 def read_pairs(path: Path) -> Pairs:
     """``(text, domain)`` from lines ``{"text", "domain"}``; domain null for out of scope. Raises :class:`InputError` with the line."""
-    pairs: Pairs = []
-    try:
-        # Not splitlines(): U+2028 and the like may stand inside a JSON string.
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}", "Give a UTF-8 file of JSON lines.") from None
-    for number, text in enumerate(lines, 1):
-        if not text.strip():
-            continue
-        try:
-            pairs.append(_pair(json.loads(text)))
-        except ValueError as error:
-            raise InputError(f"{path}, line {number}: {error}", EXPECTED) from None
+    pairs = [pair for _, pair in rows(path, EXPECTED, parsed)]
     if not pairs:
         raise InputError(f"{path}: no questions in it", EXPECTED)
     return pairs
 
 
-def _pair(row: Any) -> tuple[str, str | None]:
+def parsed(row: Any) -> tuple[str, str | None]:
     """The text and the domain of a line; raises :class:`ValueError`."""
     if not isinstance(row, dict):
         raise ValueError(f"expected an object, found {type(row).__name__}")

@@ -14,13 +14,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mdsa_local.cli.output import Json, document, line, note, table
+from mdsa_local.cli.train_adapter import adapter
+from mdsa_local.cli.train_router import router
 from mdsa_local.errors import DependencyError, InputError, UnknownNameError
 
 if TYPE_CHECKING:
     from mdsa_local.training.trainer import Material, Progress
     from mdsa_local.training.workshop import Workshop
 
-app = typer.Typer(no_args_is_help=True, help="Make, quantise and judge a small model of your own. Training needs the extra train.")
+app = typer.Typer(no_args_is_help=True, help="Make, quantise and judge a small model of your own; fit models and routing to your questions.")
+app.command("adapter")(adapter)
+app.command("router")(router)
 
 
 DRAW_EVERY_S = 60.0

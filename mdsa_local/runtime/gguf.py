@@ -6,9 +6,11 @@ is compared with what the file holds.
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -75,6 +77,7 @@ class GGUFInfo:
 
 @dataclass(frozen=True, slots=True)
 class _Tensor:
+    name: str
     type_name: str
     elements: int
     size_bytes: int
@@ -154,35 +157,56 @@ class _Reader:
 def read_gguf(path: Path) -> GGUFInfo:
     """Read and check a header. Raises :class:`ModelNotFoundError` when there is no such file and :class:`ModelFileError`, which names the
     file and the reason, when it is no GGUF, damaged, shorter than its tensors say, split, or of an unsupported version."""
+    with _opened(path) as reader:
+        return _parse(reader)
+
+
+def raw_metadata(path: Path) -> list[tuple[str, bytes]]:
+    """Each metadata key of the file with the bytes of its whole entry, key included. Raises as :func:`read_gguf`."""
+    with _opened(path) as reader:
+        _, n_pairs = _begin(reader)
+        pairs = []
+        for _ in range(n_pairs):
+            start = reader.at
+            key = reader.text("a metadata key")
+            reader.value(reader.scalar("I", key), key)
+            pairs.append((key, reader.data[start : reader.at]))
+        return pairs
+
+
+def identity(path: Path) -> str:
+    """What a model is, whatever its quantisation: a digest of its architecture and of the weights of its norms, which llama.cpp keeps in float32 in
+    every quantisation of a model. Raises as :func:`read_gguf`."""
+    with _opened(path) as reader:
+        metadata, tensors = _header(reader)
+        start = _data_start(reader, metadata)
+        digest = hashlib.sha256(_string(metadata, "general.architecture").encode())
+        for tensor in sorted((t for t in tensors if t.type_name == "F32" and t.name.endswith("norm.weight")), key=lambda t: t.name):
+            reader.at = start + tensor.offset
+            at = reader.take(tensor.size_bytes, f"tensor {tensor.name}")
+            digest.update(tensor.name.encode() + reader.data[at : at + tensor.size_bytes])
+        return digest.hexdigest()[:16]
+
+
+def text_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a file that are texts. Raises as :func:`read_gguf`."""
+    with _opened(path) as reader:
+        return {key: value for key, value in _header(reader)[0].items() if isinstance(value, str)}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[_Reader]:
+    """A cursor at the beginning of a file. Raises as :func:`read_gguf`."""
     try:
         with path.open("rb") as file:
             if (size := path.stat().st_size) < 24:
                 raise ModelFileError(f"{path}: not a GGUF file: {size} bytes are less than a header", HINT)
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return _parse(_Reader(data, path))
+                yield _Reader(data, path)
     except FileNotFoundError:
         raise ModelNotFoundError(f"no model file {path}", "Check the path.") from None
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read: {error.strerror or error}", "Give a readable .gguf file.") from None
-
-
-def raw_metadata(path: Path) -> list[tuple[str, bytes]]:
-    """Each metadata key of the file with the bytes of its whole entry, key included. Raises as :func:`read_gguf`."""
-    try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            reader = _Reader(data, path)
-            _, n_pairs = _begin(reader)
-            pairs = []
-            for _ in range(n_pairs):
-                start = reader.at
-                key = reader.text("a metadata key")
-                reader.value(reader.scalar("I", key), key)
-                pairs.append((key, data[start : reader.at]))
-            return pairs
-    except FileNotFoundError:
-        raise ModelNotFoundError(f"no model file {path}", "Check the path.") from None
-    except (OSError, ValueError) as error:
-        raise ModelFileError(f"{path}: cannot be read: {error}", "Give a readable .gguf file.") from None
 
 
 def _begin(reader: _Reader) -> tuple[int, int]:
@@ -198,14 +222,24 @@ def _begin(reader: _Reader) -> tuple[int, int]:
 
 
 def _parse(reader: _Reader) -> GGUFInfo:
-    n_tensors, n_pairs = _begin(reader)
+    metadata, tensors = _header(reader)
     version = struct.unpack_from("<I", reader.data, len(MAGIC))[0]
+    return _info(reader, version, metadata, tensors)
+
+
+def _header(reader: _Reader) -> tuple[dict[str, Any], list[_Tensor]]:
+    n_tensors, n_pairs = _begin(reader)
     metadata: dict[str, Any] = {}
     for _ in range(n_pairs):
         key = reader.text("a metadata key")
         metadata[key] = reader.value(reader.scalar("I", key), key)
-    tensors = [_tensor(reader) for _ in range(n_tensors)]
-    return _info(reader, version, metadata, tensors)
+    return metadata, [_tensor(reader) for _ in range(n_tensors)]
+
+
+def _data_start(reader: _Reader, metadata: Mapping[str, Any]) -> int:
+    """Where the tensors begin, the header being read."""
+    alignment = _integer(metadata, "general.alignment") or 32
+    return -(-reader.at // alignment) * alignment
 
 
 def _tensor(reader: _Reader) -> _Tensor:
@@ -220,7 +254,7 @@ def _tensor(reader: _Reader) -> _Tensor:
     if not all(0 < size <= MAX_DIMENSION for size in shape) or shape[0] % block:
         raise reader.damaged(f"tensor {name!r} has absurd shape {shape} for {type_name}")
     elements = prod(shape)
-    return _Tensor(type_name, elements, elements // block * block_bytes, offset)
+    return _Tensor(name, type_name, elements, elements // block * block_bytes, offset)
 
 
 def _info(reader: _Reader, version: int, metadata: Mapping[str, Any], tensors: list[_Tensor]) -> GGUFInfo:
@@ -229,9 +263,7 @@ def _info(reader: _Reader, version: int, metadata: Mapping[str, Any], tensors: l
         raise reader.damaged("not a model: it holds no tensors or does not name its architecture")
     if _integer(metadata, "split.count") > 1:
         raise reader.damaged("one part of a split model; join the parts with `llama-gguf-split --merge`")
-    alignment = _integer(metadata, "general.alignment") or 32
-    data_start = -(-reader.at // alignment) * alignment
-    expected = data_start + max(tensor.offset + tensor.size_bytes for tensor in tensors)
+    expected = _data_start(reader, metadata) + max(tensor.offset + tensor.size_bytes for tensor in tensors)
     if reader.end < expected:
         raise reader.damaged(f"truncated: its tensors end at byte {expected}, the file has {reader.end}")
     width, heads = _integer(metadata, f"{architecture}.embedding_length"), _integer(metadata, f"{architecture}.attention.head_count")

@@ -95,6 +95,14 @@ class LlamaCppBackend:
         """Exact number of prompt tokens."""
         return len(self._prompt(messages))
 
+    def prompt_tokens(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of the prompt that ``messages`` become, up to where the answer begins."""
+        return self._prompt(messages)
+
+    def answer_tokens(self, text: str) -> list[int]:
+        """Token ids of ``text`` as the model would write it for an answer, with the one that ends its turn."""
+        return [*self._part(self._plain(text)), self._model.end_id]
+
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, as it stands: nothing put before it."""
         return self._part(text)
@@ -165,13 +173,16 @@ class LlamaCppBackend:
         )
 
     def _prompt(self, messages: Sequence[Message]) -> list[int]:
-        # Control tokens written out in a message would otherwise end its turn and begin a forged one.
-        shown = [Message(message.role, self._control.sub(lambda found: f"{found[0][0]} {found[0][1:]}", message.content)) for message in messages]
+        shown = [Message(message.role, self._plain(message.content)) for message in messages]
         model = self._model
         text = render(model.chat_template, shown, bos=model.bos_text, eos=model.eos_text, source=str(self._path))
         with self._vocabulary:
             self._open()
             return model.tokenize(text)
+
+    def _plain(self, text: str) -> str:
+        # Control tokens written out in a message would otherwise end its turn and begin a forged one.
+        return self._control.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
 
     def _part(self, text: str) -> list[int]:
         with self._vocabulary:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdsa_local.errors import ModelFileError
+from mdsa_local.runtime import adapters
 from mdsa_local.runtime.library import allocated_bytes, give_back, library, listen, load_error
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ class Model:
         self.vocabulary_size = int(self.lib.llama_vocab_n_tokens(self.vocab))
         self.bos_id = self.lib.llama_vocab_bos(self.vocab)
         self.adds_bos = bool(self.lib.llama_vocab_get_add_bos(self.vocab)) and self.bos_id != self.lib.LLAMA_TOKEN_NULL
+        end = self.lib.llama_vocab_eot(self.vocab)
+        self.end_id = int(end if end != self.lib.LLAMA_TOKEN_NULL else self.lib.llama_vocab_eos(self.vocab))
         self.bos_text, self.eos_text = self._text(self.bos_id), self._text(self.lib.llama_vocab_eos(self.vocab))
         template = self.lib.llama_model_chat_template(self.handle, None)
         self.chat_template = template.decode("utf-8", "replace") if template else ""
@@ -181,6 +184,7 @@ class Context:
         """Load a LoRA adapter, once. Raises :class:`ModelFileError` when it is none, or one for another model."""
         if not path or path in self.model.adapters:
             return
+        adapters.check(Path(path), self.model.path)
         listen()
         handle = self.lib.llama_adapter_lora_init(self.model.handle, os.fsencode(path)) if Path(path).is_file() else None
         if not handle:

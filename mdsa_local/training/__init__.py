@@ -14,7 +14,13 @@ The small model, one command a step (``mdsa train``, docs/training.md):
 The encoder (``scripts/make_encoder.py``):
 
 - :mod:`~mdsa_local.training.corpus`: its texts.
-- :mod:`~mdsa_local.training.distil`, :mod:`~mdsa_local.training.contrast`: distillation into a TinyBERT, and its third run.
+- :mod:`~mdsa_local.training.distil`, :mod:`~mdsa_local.training.contrast`: distillation into a TinyBERT, and its third and fourth run.
 - :mod:`~mdsa_local.training.export_encoder`: ONNX export with optimum, INT8.
 - :mod:`~mdsa_local.training.export_router`: any encoder or fine-tuned classifier as a routing model, ``mdsa router export``.
+
+For a user's own domain:
+
+- :mod:`~mdsa_local.training.adapter`: a LoRA adapter for a domain's model, ``mdsa train adapter``; its parts are ``pairs``, ``lora``,
+  ``export_adapter``, ``convert`` and ``measuring``.
+- :mod:`~mdsa_local.training.answerable`: the weights by which questions that the documents do not answer are declined.
 """

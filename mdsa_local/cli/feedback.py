@@ -1,0 +1,174 @@
+"""``mdsa feedback``."""
+
+from __future__ import annotations
+
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mdsa_local.cli.output import Json, document, line, note, table
+from mdsa_local.errors import InputError
+
+app = typer.Typer(no_args_is_help=True, help="Say which answers were right, and put that to use.")
+
+NOWHERE = "none"
+Id = Annotated[str, typer.Argument(help="Id of an answer, the beginning of one, or last.")]
+Note = Annotated[str, typer.Option("--note", help="Anything worth remembering.")]
+Facts = Annotated[list[str] | None, typer.Option("--fact", help="What a right answer holds; repeat it for several facts.")]
+Sources = Annotated[list[str] | None, typer.Option("--source", help="The document that says so; repeat it for several.")]
+
+
+class Kind(StrEnum):
+    """What marks are exported as."""
+
+    answers = "answers"
+    router = "router"
+    pairs = "pairs"
+    all = "all"
+
+
+@app.callback()
+def _group() -> None:
+    """Say which answers were right, and put that to use."""
+
+
+@app.command()
+def right(id: Id, note: Note = "", fact: Facts = None, source: Sources = None, as_json: Json = False) -> None:
+    """Mark an answer right: its question belongs where it was answered, and the next answer should say the same."""
+    from mdsa_local.feedback.store import Feedback
+
+    made = Feedback().mark(id, True, note=note, facts=fact or (), sources=source or ())
+    if as_json:
+        document(made.to_dict())
+    else:
+        line(f"right: {made.answer.question}")
+
+
+@app.command()
+def wrong(
+    id: Id,
+    domain: Annotated[str | None, typer.Option("--domain", "-d", help="Where the question belongs; none for nowhere.")] = None,
+    note: Note = "",
+    fact: Facts = None,
+    source: Sources = None,
+    unanswerable: Annotated[bool, typer.Option("--unanswerable", help="The documents do not answer it: it should have been refused.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Mark an answer wrong, and say what would have been right: the domain, or facts with their source, or nothing at all."""
+    from mdsa_local.domains.registry import DomainRegistry
+    from mdsa_local.feedback.store import Feedback
+    from mdsa_local.settings import Settings
+
+    settings = Settings.load()
+    if domain not in (None, NOWHERE):
+        DomainRegistry.from_folders(settings.domain_dirs).get(domain)
+    made = Feedback(settings).mark(
+        id,
+        False,
+        domain=None if domain == NOWHERE else domain,
+        out_of_scope=domain == NOWHERE,
+        note=note,
+        facts=fact or (),
+        sources=source or (),
+        unanswerable=unanswerable,
+    )
+    if as_json:
+        document(made.to_dict())
+        return
+    line(f"wrong: {made.answer.question}")
+    if made.routed:
+        line(f"belongs to {made.domain or 'no domain'}; `mdsa train router` learns it")
+
+
+@app.command("list")
+def list_(
+    domain: Annotated[str | None, typer.Option("--domain", "-d", help="Only of questions that belong there.")] = None, as_json: Json = False
+) -> None:
+    """List the marks, the oldest first."""
+    from mdsa_local.feedback.store import Feedback
+
+    found = Feedback().marks(domain=domain)
+    if as_json:
+        document([mark.to_dict() for mark in found])
+        return
+    if not found:
+        line("No answer has been marked.")
+        return
+    rows = [
+        (m.answer.id[:8], "right" if m.right else "wrong", (m.domain or NOWHERE) if m.routed else "", m.answer.question[:70], m.note[:40])
+        for m in found
+    ]
+    table(rows, ("id", "mark", "belongs to", "question", "note"))
+
+
+@app.command()
+def recent(
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """List the answers logged last, the newest first; the setting answer_log says how many are kept."""
+    from mdsa_local.feedback.store import Feedback
+
+    feedback = Feedback()
+    found = feedback.recent(limit)
+    if as_json:
+        rows = [{"id": a.id, "at": a.at, "question": a.question, "domain": a.domain, "status": a.status, "response": a.response} for a in found]
+        document(rows)
+        return
+    if not feedback.settings.answer_log:
+        note("Answers are not logged: set answer_log in config.yaml to how many to keep.")
+    if found:
+        lines = [(a.id[:8], time.strftime("%Y-%m-%d %H:%M", time.localtime(a.at)), a.domain or NOWHERE, a.status, a.question[:70]) for a in found]
+        table(lines, ("id", "at", "domain", "status", "question"))
+
+
+@app.command()
+def export(
+    file: Annotated[Path, typer.Argument(help="JSON lines to write.")],
+    kind: Annotated[
+        Kind, typer.Option("--as", help="Questions for eval answers, lines for train router, pairs for train adapter, or all.")
+    ] = Kind.answers,
+    domain: Annotated[str | None, typer.Option("--domain", "-d", help="Only of questions that belong there.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the marks as questions for evaluation, examples for routing, pairs for an adapter, or as they are."""
+    from mdsa_local.feedback import export as exporting
+    from mdsa_local.feedback.store import Feedback
+
+    made = exporting.export(Feedback().marks(domain=domain), kind.value)
+    exporting.write(made, file.expanduser())
+    if as_json:
+        document({"file": str(file), "as": kind.value, "rows": len(made.rows), "left_out": made.left_out})
+        return
+    line(f"{len(made.rows)} written to {file}")
+    for reason, count in made.left_out.items():
+        line(f"{count} left out: {reason}")
+
+
+@app.command()
+def remove(
+    ids: Annotated[list[str] | None, typer.Argument(help="Ids of answers.", show_default=False)] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All marks and all logged answers.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove answers and their marks, also from what `mdsa train router` learned of them."""
+    from mdsa_local.feedback.store import Feedback
+
+    if bool(ids) == everything:
+        raise InputError("nothing was named to remove, or both ids and --all", "Give the ids of answers, or --all.")
+    feedback = Feedback()
+    gone = feedback.remove(ids or (), everything=everything)
+    unlearned = False
+    if gone and feedback.settings.router_file.is_file():
+        from mdsa_local.orchestrator import TinyBERTOrchestrator
+        from mdsa_local.routing.learning import forget
+
+        with TinyBERTOrchestrator(settings=feedback.settings) as orchestrator:
+            unlearned = forget(orchestrator, gone)
+    if as_json:
+        document({"removed": len(gone), "router_fitted_again": unlearned})
+        return
+    line(f"{len(gone)} removed" + ("; the router was fitted again without them" if unlearned else ""))

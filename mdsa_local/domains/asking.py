@@ -1,0 +1,78 @@
+"""What a model is shown of a question: the messages and how it may answer. Serving, training and measuring share it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from mdsa_local.domains import prompts, quoting
+from mdsa_local.domains.config import DomainConfig, Generation
+from mdsa_local.runtime.backend import Message
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# A passage as a model sees it: title and text.
+Shown = tuple[str, str]
+Embed = Callable[[list[str]], "NDArray[np.float32]"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What went into the prompt: its tokens, the passages shown, those left out for lack of room, and, to a model that only quotes, the number
+    of sentences shown of them."""
+
+    prompt_tokens: int
+    passages: int
+    passages_dropped: int
+    sentences: int | None = None
+
+    def detail(self) -> dict[str, int]:
+        """For the trace."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The messages for a model, how it is to generate, what was fitted in, and, for a model that only quotes, what it can quote."""
+
+    messages: tuple[Message, ...]
+    generation: Generation
+    fitted: Fitted
+    extracts: tuple[quoting.Extract, ...] = ()
+
+
+class Reader(Protocol):
+    """What has to be known of a backend to make its prompt fit."""
+
+    @property
+    def n_context_tokens(self) -> int:
+        """Room for prompt and answer together, in tokens."""
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        """Tokens of the prompt that ``messages`` become."""
+
+
+def asked(reader: Reader, quotes: bool, domain: DomainConfig, question: str, passages: Sequence[Shown], embed: Embed) -> Asked:
+    """What ``domain`` asks of a model about ``passages``; ``quotes`` for one that only quotes.
+
+    Raises :class:`~mdsa_local.errors.ContextOverflowError` when the question does not fit.
+    """
+    generation = domain.sampling
+    extracts = quoting.shortlist(question, passages, embed) if quotes else []
+    shown = [(passages[extract.passage][0], extract.text) for extract in extracts] if quotes else list(passages)
+    numbers = [extract.passage + 1 for extract in extracts] if quotes else range(1, len(shown) + 1)
+
+    def messages(kept: Sequence[Shown]) -> list[Message]:
+        user = Message("user", prompts.user_message(kept, question, numbers[: len(kept)]))
+        # What only quotes follows no instructions: they would cost time and change nothing.
+        return [user] if quotes else [Message("system", prompts.system_message(domain.system_prompt)), user]
+
+    fitted, tokens = prompts.fit(lambda kept: reader.count_tokens(messages(kept)), shown, reader.n_context_tokens, generation.max_tokens)
+    kept = len(set(numbers[:fitted]))
+    if quotes:
+        generation = generation.model_copy(update=quoting.constraints(extracts[:fitted]))
+    told = Fitted(tokens, kept, len(set(numbers)) - kept, fitted if quotes else None)
+    return Asked(tuple(messages(shown[:fitted])), generation, told, tuple(extracts[:fitted]))

@@ -1,0 +1,108 @@
+"""Give a domain an adapter: a file beside its ``domain.yaml`` and one line in it, so that a stop at any moment leaves the old or the new."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mdsa_local.domains.config import DomainConfig
+from mdsa_local.errors import ConfigError
+from mdsa_local.runtime.download import settle, write_whole
+from mdsa_local.settings import Settings, read_yaml, storage_error
+
+FILE = "domain.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """Where the adapter is now, the folder of its domain, whether that is a copy just made of a shipped one, and the lines there were before."""
+
+    adapter: Path
+    folder: Path
+    copied: bool
+    before: Mapping[str, str]
+
+
+def install(adapter: Path, domain: DomainConfig, settings: Settings, model: str = "") -> Installed:
+    """Copy ``adapter`` into the domain's folder and name it in ``domain.yaml``, with ``model`` too unless empty; all else in the file stays as it is.
+
+    The file's name tells its content, so one in use is never written over; the adapter before it stays. A shipped domain is copied into
+    ``$MDSA_HOME/domains`` first, where it takes the place of the shipped one. Raises :class:`StorageError` and :class:`ConfigError`.
+    """
+    folder, copied = _own_folder(domain, settings)
+    try:
+        name = f"adapter-{hashlib.sha256(adapter.read_bytes()).hexdigest()[:12]}.gguf"
+        if not (folder / name).is_file():
+            partial = folder / f"{name}.partial"
+            try:
+                with adapter.open("rb") as source, partial.open("wb") as target:
+                    shutil.copyfileobj(source, target)
+                    target.flush()
+                    os.fsync(target.fileno())
+                settle(partial, folder / name)
+            finally:
+                partial.unlink(missing_ok=True)
+        lines = {"adapter": name} | ({"model": model} if model else {})
+        text = (folder / FILE).read_text(encoding="utf-8")
+        before = {key: str(value) for key, value in read_yaml(folder / FILE).items() if key in lines}
+        changed = edited(text, lines)
+        _check(folder, changed, lines, settings)
+        write_whole(folder / FILE, changed)
+    except OSError as error:
+        raise storage_error(error, folder) from None
+    return Installed(folder / name, folder, copied, before)
+
+
+def edited(text: str, lines: Mapping[str, str]) -> str:
+    """A YAML mapping with top-level keys set to plain strings, comments and all else untouched."""
+    for key, value in lines.items():
+        line = f"{key}: {quoted(value)}"
+        if found := re.search(rf"^{key}[ ]*:.*$", text, flags=re.MULTILINE):
+            text = text[: found.start()] + line + text[found.end() :]
+        else:
+            text = f"{text.rstrip()}\n{line}\n" if text.strip() else f"{line}\n"
+    return text
+
+
+def quoted(value: str) -> str:
+    """A string as YAML, in quotes where it needs them."""
+    return value if re.fullmatch(r"[\w./][\w./-]*", value) else "'" + value.replace("'", "''") + "'"
+
+
+def _own_folder(domain: DomainConfig, settings: Settings) -> tuple[Path, bool]:
+    """The domain's folder in ``$MDSA_HOME``, made from the shipped one where there is none, and whether it was made now."""
+    top = settings.home / "domains"
+    if domain.folder is None:
+        raise ConfigError(f"the domain {domain.name!r} has no folder to keep an adapter in", f"Make {top / domain.name / FILE}.")
+    if domain.folder.parent.resolve() == top.resolve():
+        return domain.folder, False
+    settings.writable(top)
+    scratch = settings.writable(settings.home / "cache")
+    try:
+        # Not beside its place: every folder there that holds a domain.yaml is a domain.
+        with tempfile.TemporaryDirectory(dir=scratch, prefix="install-") as made:
+            shutil.copytree(domain.folder, Path(made) / domain.name)
+            (Path(made) / domain.name).rename(top / domain.name)
+    except OSError as error:
+        raise storage_error(error, top / domain.name) from None
+    return top / domain.name, True
+
+
+def _check(folder: Path, changed: str, lines: Mapping[str, str], settings: Settings) -> None:
+    """Raise :class:`ConfigError` when ``changed`` does not say just what ``domain.yaml`` says and ``lines``."""
+    advice = f"Write {' and '.join(f'{key}: {quoted(value)}' for key, value in lines.items())} into it by hand."
+    with tempfile.TemporaryDirectory(dir=settings.writable(settings.home / "cache"), prefix="install-") as made:
+        trial = Path(made) / FILE
+        trial.write_text(changed, encoding="utf-8")
+        try:
+            found = read_yaml(trial)
+        except ConfigError:
+            found = {}
+    if found != {**read_yaml(folder / FILE), **lines}:
+        raise ConfigError(f"{folder / FILE}: cannot set {', '.join(lines)} without touching the rest", advice)

@@ -1,0 +1,27 @@
+"""LoRA adapters as GGUF files: which model one was made for. llama.cpp compares shapes alone, and another model may have the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mdsa_local.errors import ModelFileError
+from mdsa_local.runtime.gguf import identity, text_metadata
+
+# Keys of our own in an adapter's metadata: the base's :func:`~mdsa_local.runtime.gguf.identity`, and a name for people.
+BASE_IDENTITY, BASE_NAME = "mdsa.base.identity", "mdsa.base.name"
+
+
+def check(adapter: Path, base: Path) -> None:
+    """Raise :class:`ModelFileError` when ``adapter`` says that it was made for another model than ``base``. One that says nothing passes; what is no
+    adapter, or damaged, is left to llama.cpp to refuse."""
+    try:
+        said = text_metadata(adapter) if adapter.is_file() else {}
+    except ModelFileError:
+        return
+    wanted = said.get(BASE_IDENTITY, "")
+    if wanted and wanted != identity(base):
+        name = said.get(BASE_NAME, "")
+        raise ModelFileError(
+            f"{adapter}: the adapter was made for another model{f', {name}' if name else ''}, not for {base}",
+            "Train it again for this one with `mdsa train adapter`, use the model it was made for, or remove the line adapter from domain.yaml.",
+        )
