@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
 from mdsa_local.errors import StorageError
+from mdsa_local.knowledge.searching import Memory
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -89,6 +90,7 @@ class Database:
         self.folder = folder
         self._lock = threading.Lock()
         self._connection: Any = None
+        self.memory = Memory()
 
     def run(self, work: Coroutine[Any, Any, T], table: str = "") -> T:
         """The result of ``work``, run on lancedb's own event loop."""
@@ -125,6 +127,12 @@ class Database:
                 raise
 
         return self.run(work(), name)
+
+    async def pinned(self, name: str, version: int) -> Any:
+        """A handle of table ``name``, which was opened before, that stays at one version whatever is written; half a millisecond."""
+        table = await self._connection.open_table(name)
+        await table.checkout(version)
+        return table
 
     def create(self, name: str, schema: pa.Schema) -> Any:
         """A new, empty table."""
