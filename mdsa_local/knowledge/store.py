@@ -247,12 +247,13 @@ class KnowledgeBase:
         self._snapshot = Snapshot(pinned, table, version, count, bool(index.read(indices).names), self._fits(schema))
         return self._snapshot
 
-    async def find(self, at: Snapshot, vector: NDArray[np.float32] | None, text: str, k: int) -> list[Found]:
-        """Candidates for the best ``k``: the nearest to ``vector``, and those sharing words with ``text``; by words alone when it is None."""
+    async def find(self, at: Snapshot, vector: NDArray[np.float32] | None, text: str, k: int, where: str | None = None) -> list[Found]:
+        """Candidates for the best ``k``: the nearest to ``vector``, and those sharing words with ``text``; by words alone when it is None. ``where``:
+        the SQL condition they meet, see :func:`mdsa_local.knowledge.filters.sql`."""
         if vector is not None and not at.fits:
             raise self._foreign()
         with storage_errors(self.database.folder, self.name):
-            return await searching.candidates(at, vector, text, max(CANDIDATES, 3 * k))
+            return await searching.candidates(at, vector, text, max(CANDIDATES, 3 * k), where)
 
     async def hits(self, at: Snapshot, found: Sequence[Found]) -> list[Hit]:
         """Rows with what is stored in them."""
@@ -302,7 +303,8 @@ class KnowledgeBase:
             if table is None:
                 return "nothing"
             self._run(table.checkout_latest())
-            return self._run(index.build(table))
+            done: index.Work = self._run(index.build(table))
+            return done
 
     def tidy(self) -> None:
         """:meth:`optimize` when it pays: the first time, when many small writes have piled up, and in the background when the vector index has to
@@ -417,24 +419,30 @@ class KnowledgeBase:
         return Passage(row["id"], row["source"], self.label, row["title"], row["text"], row["start"], row["end"], score)
 
 
-def search_all(knowledge_bases: Iterable[KnowledgeBase], vector: NDArray[np.float32] | None, text: str, k: int) -> list[Hit]:
+def search_all(
+    knowledge_bases: Iterable[KnowledgeBase], vector: NDArray[np.float32] | None, text: str, k: int, where: str | None = None
+) -> list[Hit]:
     """The best ``k`` of knowledge bases in one database, searched at the same time; ``vector`` is ``(width,) float32, unit length``, or None
-    to search by words alone."""
-    return [ranked.hit for ranked in _ranked(knowledge_bases, vector, text, k, every=False) if ranked.twin_of is None][:k]
+    to search by words alone. ``where``: see :meth:`KnowledgeBase.find`."""
+    return [ranked.hit for ranked in _ranked(knowledge_bases, vector, text, k, where, every=False) if ranked.twin_of is None][:k]
 
 
-def rank_all(knowledge_bases: Iterable[KnowledgeBase], vector: NDArray[np.float32] | None, text: str, k: int) -> list[Ranked]:
+def rank_all(
+    knowledge_bases: Iterable[KnowledgeBase], vector: NDArray[np.float32] | None, text: str, k: int, where: str | None = None
+) -> list[Ranked]:
     """All candidates for the best ``k``, best first, those too that :func:`search_all` leaves out."""
-    return _ranked(knowledge_bases, vector, text, k, every=True)
+    return _ranked(knowledge_bases, vector, text, k, where, every=True)
 
 
-def _ranked(knowledge_bases: Iterable[KnowledgeBase], vector: NDArray[np.float32] | None, text: str, k: int, *, every: bool) -> list[Ranked]:
+def _ranked(
+    knowledge_bases: Iterable[KnowledgeBase], vector: NDArray[np.float32] | None, text: str, k: int, where: str | None, *, every: bool
+) -> list[Ranked]:
     """The candidates, best first: ``every`` one, or as many as hold ``k`` different texts."""
     opened = [(knowledge_base, table) for knowledge_base in knowledge_bases if (table := knowledge_base.opened()) is not None]
 
     async def search(knowledge_base: KnowledgeBase, table: Any) -> tuple[KnowledgeBase, Snapshot, list[Found]]:
         at = await knowledge_base.snapshot(table)
-        return knowledge_base, at, await knowledge_base.find(at, vector, text, k)
+        return knowledge_base, at, await knowledge_base.find(at, vector, text, k, where)
 
     async def find() -> list[Ranked]:
         searched = await asyncio.gather(*(search(*one) for one in opened))
