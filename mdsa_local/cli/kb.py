@@ -102,15 +102,21 @@ def search(
     question: Question,
     domain: Domain = None,
     k: Annotated[int, typer.Option("-k", min=1, max=100, help="How many passages.")] = 5,
+    where: Annotated[
+        list[str] | None, typer.Option("--where", help="field=value: document, source, title or kind (pdf, md); * at the ends.", show_default=False)
+    ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Tell what decided the order.")] = False,
     as_json: Json = False,
 ) -> None:
     """Show the passages a question finds in the shared knowledge base and in that of the domain."""
+    from mdsa_local.knowledge.filters import parsed
+
+    filters = parsed(where or ())
     parts, text, vector = _asked(question, domain)
-    ranked = [entry for entry in parts.knowledge.ranked(text, vector, domain, k) if entry.twin_of is None][:k]
+    ranked = [entry for entry in parts.knowledge.ranked(text, vector, domain, k, filters) if entry.twin_of is None][:k]
     if not ranked:
         # A search by meaning finds something wherever there is a document.
-        note(EMPTY)
+        note("no passage meets the conditions" if filters else EMPTY)
     if as_json:
         document([_passage(entry.hit.passage) | (_decided(entry) if explain else {}) for entry in ranked])
         return

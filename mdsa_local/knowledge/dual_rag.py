@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mdsa_local.errors import InputError, UnknownNameError
 from mdsa_local.knowledge import Embedder
+from mdsa_local.knowledge import filters as filtering
 from mdsa_local.knowledge.check import Problem, check
 from mdsa_local.knowledge.chunking import chunk
 from mdsa_local.knowledge.fusion import Hit, Ranked
@@ -83,11 +84,22 @@ class DualRAG:
         """Whether there is a knowledge base in the scope of ``domain``."""
         return any(self._database.has(name) for name in Scope(self._shared, domain).tables)
 
-    def query(self, query: str, domain: str | None = None, top_k: int = 5, use_local: bool = True, use_global: bool = True) -> list[dict[str, Any]]:
-        """Like :meth:`search`, as ``{content, score, metadata}``; the metadata given with the document, and where the passage is."""
+    def query(
+        self,
+        query: str,
+        domain: str | None = None,
+        top_k: int = 5,
+        use_local: bool = True,
+        use_global: bool = True,
+        filters: Mapping[str, str] | None = None,
+    ) -> list[dict[str, Any]]:
+        """Like :meth:`search`, as ``{content, score, metadata}``; the metadata given with the document, and where the passage is.
+
+        ``filters`` restricts what is searched, ``{"source": "docs/*", "kind": "pdf"}``; see :func:`mdsa_local.knowledge.filters.sql`.
+        """
         scope = Scope(self._shared, domain)
         tables = [name for name in scope.tables if (use_global if name == self._shared else use_local)]
-        hits = self._hits(query, self._embedder.encode([query])[0], tables, top_k) if tables else []
+        hits = self._hits(query, self._embedder.encode([query])[0], tables, top_k, filtering.sql(filters or {})) if tables else []
         return [{"content": hit.passage.text, "score": hit.passage.score, "metadata": _metadata(hit)} for hit in hits]
 
     def add_global_documents(self, documents: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -107,9 +119,13 @@ class DualRAG:
         """Ingest files and folders; see :func:`mdsa_local.knowledge.ingest.ingest`."""
         return ingest(self._knowledge_base(domain), paths, progress, follow_deletes=follow_deletes)
 
-    def ranked(self, text: str, vector: NDArray[np.float32], domain: str | None, top_k: int) -> list[Ranked]:
-        """All candidates :meth:`search` chooses from, best first, with what decided it; passages whose text a better one has are still there."""
-        return rank_all([self._named(name) for name in Scope(self._shared, domain).tables], vector, text, top_k)
+    def ranked(
+        self, text: str, vector: NDArray[np.float32], domain: str | None, top_k: int, filters: Mapping[str, str] | None = None
+    ) -> list[Ranked]:
+        """All candidates :meth:`search` chooses from, best first, with what decided it; passages whose text a better one has are still there.
+        ``filters`` as for :meth:`query`."""
+        where = filtering.sql(filters or {})
+        return rank_all([self._named(name) for name in Scope(self._shared, domain).tables], vector, text, top_k, where)
 
     def why(self, text: str, vector: NDArray[np.float32], document: str, domain: str | None = None, top_k: int = 5) -> Why:
         """Why :meth:`search` does or does not return a document. Raises :class:`UnknownNameError` when neither knowledge base in scope has it."""
@@ -174,10 +190,10 @@ class DualRAG:
                 self._knowledge_bases[name] = KnowledgeBase(self._database, name, embedder, GLOBAL if name == self._shared else name)
             return self._knowledge_bases[name]
 
-    def _hits(self, text: str, vector: NDArray[np.float32] | None, tables: Iterable[str], top_k: int) -> list[Hit]:
+    def _hits(self, text: str, vector: NDArray[np.float32] | None, tables: Iterable[str], top_k: int, where: str | None = None) -> list[Hit]:
         if top_k < 1:
             raise InputError(f"top_k must be at least 1, not {top_k}")
-        return search_all([self._named(name) for name in tables], vector, text, top_k)
+        return search_all([self._named(name) for name in tables], vector, text, top_k, where)
 
     def _add(self, domain: str | None, documents: Iterable[Mapping[str, Any]]) -> list[str]:
         knowledge_base = self._knowledge_base(domain)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from mdsa_local.types import Passage
 
@@ -46,25 +46,51 @@ class Ranked:
     twin_of: str | None = None
 
 
-def rank(hits: Iterable[Hit], words_weight: float | None = WORDS_WEIGHT) -> list[Ranked]:
-    """Order hits, best first: by ``cosine + words_weight * words``, or, without a weight, by reciprocal rank: ``1/(60 + rank by cosine) + 1/(60 +
-    rank by words)``.
+class Scored(Protocol):
+    """What is needed to order something, see :class:`Hit`."""
 
-    Cosines of two tables can be compared, so that rank is taken over all hits; the rank by words is each table's own. Of passages with the same
-    text the best is the others' ``twin_of``.
+    @property
+    def cosine(self) -> float: ...
+    @property
+    def lexical_rank(self) -> int | None: ...
+    @property
+    def words(self) -> float: ...
+
+
+def order(found: Sequence[Scored], words_weight: float | None = WORDS_WEIGHT) -> list[tuple[int, int, float]]:
+    """Places in ``found``, best first, each with its rank by cosine and its fused score: ``cosine + words_weight * words``, or, without a weight, by
+    reciprocal rank, ``1/(60 + rank by cosine) + 1/(60 + rank by words)``.
+
+    Cosines of two tables can be compared, so that rank is taken over all; the rank by words is each table's own.
     """
-    by_cosine = sorted(hits, key=lambda hit: -hit.cosine)
-    if words_weight is None:
-        scores = [1 / (RRF_K + place) + (1 / (RRF_K + hit.lexical_rank) if hit.lexical_rank else 0.0) for place, hit in enumerate(by_cosine, 1)]
-    else:
-        scores = [hit.cosine + words_weight * hit.words for hit in by_cosine]
-    best: dict[str, str] = {}
-    ranked = []
-    for i in sorted(range(len(by_cosine)), key=lambda i: -scores[i]):
-        passage = by_cosine[i].passage
-        first = best.setdefault(" ".join(passage.text.split()).casefold(), passage.id)
-        ranked.append(Ranked(by_cosine[i], i + 1, scores[i], None if first == passage.id else first))
-    return ranked
+    by_cosine = sorted(range(len(found)), key=lambda i: -found[i].cosine)
+    placed = []
+    for place, i in enumerate(by_cosine, 1):
+        one = found[i]
+        if words_weight is None:
+            score = 1 / (RRF_K + place) + (1 / (RRF_K + one.lexical_rank) if one.lexical_rank else 0.0)
+        else:
+            score = one.cosine + words_weight * one.words
+        placed.append((i, place, score))
+    return sorted(placed, key=lambda entry: -entry[2])
+
+
+class Twins:
+    """Passages with the same text, white space and case aside: the one that was seen first is the others' twin."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, str] = {}
+
+    def of(self, passage: Passage) -> str | None:
+        """The id of the passage with this text that was seen before."""
+        first = self._first.setdefault(" ".join(passage.text.split()).casefold(), passage.id)
+        return None if first == passage.id else first
+
+
+def rank(hits: Iterable[Hit], words_weight: float | None = WORDS_WEIGHT) -> list[Ranked]:
+    """Order hits, best first, see :func:`order`; of passages with the same text the best is the others' ``twin_of``."""
+    found, twins = list(hits), Twins()
+    return [Ranked(found[i], place, score, twins.of(found[i].passage)) for i, place, score in order(found, words_weight)]
 
 
 def fuse(hits: Iterable[Hit], words_weight: float | None = WORDS_WEIGHT) -> list[Hit]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
 from mdsa_local.errors import StorageError
+from mdsa_local.knowledge.searching import Memory
 from mdsa_local.trimming import Trim, trimmed
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class Database:
         self.folder = folder
         self._lock = threading.Lock()
         self._connection: Any = None
+        self.memory = Memory()
 
     def run(self, work: Coroutine[Any, Any, T], table: str = "") -> T:
         """The result of ``work``, run on lancedb's own event loop."""
@@ -106,6 +108,12 @@ class Database:
                 raise
 
         return self.run(work(), name)
+
+    async def pinned(self, name: str, version: int) -> Any:
+        """A handle of table ``name``, which was opened before, that stays at one version whatever is written; half a millisecond."""
+        table = await self._connection.open_table(name)
+        await table.checkout(version)
+        return table
 
     def create(self, name: str, schema: pa.Schema) -> Any:
         """A new, empty table."""

@@ -9,15 +9,16 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from itertools import chain, islice
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mdsa_local.domains.config import NAME
-from mdsa_local.errors import ConfigError, InputError, StorageError
-from mdsa_local.knowledge import Embedder
+from mdsa_local.errors import ConfigError, InputError
+from mdsa_local.knowledge import Embedder, index, searching
 from mdsa_local.knowledge.chunking import Chunk
-from mdsa_local.knowledge.fusion import Hit, Ranked, rank, saturated
+from mdsa_local.knowledge.fusion import Hit, Ranked, Twins, order
 from mdsa_local.knowledge.lance import Database, storage_errors
+from mdsa_local.knowledge.searching import Found, Snapshot
 from mdsa_local.types import Passage
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 CANDIDATES = 30
 # Texts of like length go together within a batch: the larger it is, the less is wasted on padding.
 EMBED_BATCH = 512
+# Passages whose text is read in case that some of the best have the same one.
+SPARE = 3
 # A large document is committed in parts of this size: its vectors are never all in memory.
 PART_CHUNKS = 2048
 # Readers see every commit at once, so a version is in use for one search at most; the longest read all of a table once.
@@ -89,7 +92,8 @@ class KnowledgeBase:
         self.embedder, self.database = embedder, database
         self._lock = threading.Lock()
         self._table: Any = None
-        self._checked: Any = None
+        self._snapshot: Snapshot | None = None
+        self._background = index.Background()
 
     def add(self, entries: Iterable[Entry]) -> None:
         """Store documents in one commit. What was stored of the same documents is replaced; one without chunks is removed."""
@@ -200,7 +204,7 @@ class KnowledgeBase:
 
         async def read() -> None:
             async for batch in await table.query().select(["id", "document", "vector"]).to_batches():
-                cosines = _matrix(batch["vector"], self.embedder.width) @ vector
+                cosines = searching.matrix(batch["vector"]) @ vector
                 mine = [name == document for name in batch["document"].to_pylist()]
                 ids = batch["id"].to_pylist()
                 scored.extend((float(cosine), row_id if own else "") for cosine, row_id, own in zip(cosines, ids, mine, strict=True))
@@ -229,38 +233,33 @@ class KnowledgeBase:
     def _count(self, table: Any) -> int:
         return max(int(self._run(table.count_rows())), 1)
 
-    async def find(self, table: Any, vector: NDArray[np.float32] | None, text: str, k: int) -> list[Hit]:
-        """Candidates for the best ``k``: the nearest to ``vector``, and those sharing words with ``text``; by words alone when it is None."""
-        from lancedb.query import MatchQuery
+    async def snapshot(self, table: Any) -> Snapshot:
+        """The table as it is now. Raises :class:`ConfigError` when its vectors are another encoder's."""
+        with storage_errors(self.database.folder, self.name):
+            version = await table.version()
+            last = self._snapshot
+            if last is not None and last.live is table and last.version == version:
+                await self.database.memory.hold(self.name, last, _COLUMNS)
+                return last
+            self.database.memory.drop(self.name)
+            pinned = await self.database.pinned(self.name, version)
+            schema, count, indices = await asyncio.gather(pinned.schema(), pinned.count_rows(), pinned.list_indices())
+        self._snapshot = Snapshot(pinned, table, version, count, bool(index.read(indices).names), self._fits(schema))
+        return self._snapshot
 
-        if vector is None:
-            query = table.query().nearest_to_text(MatchQuery(text, "searchable")).select([*_COLUMNS, "_score"]).limit(max(CANDIDATES, 3 * k))
-            with storage_errors(self.database.folder, self.name):
-                found, count = (await query.to_arrow()).to_pylist(), await table.count_rows()
-            # Within a table the best match counts as 1.
-            return [self._hit(row, row["_score"] / found[0]["_score"], (rank, row["_score"]), count) for rank, row in enumerate(found, 1)]
-        if table is not self._checked:
-            self._check(await table.schema())
-            self._checked = table
-        limit = max(CANDIDATES, 3 * k)
-        nearest = table.query().nearest_to(vector).column("vector").distance_type("dot").select([*_COLUMNS, "_distance"]).limit(limit)
-        # A MatchQuery is words only: nothing in a question is read as an operator.
-        matching = table.query().nearest_to_text(MatchQuery(text, "searchable")).select([*_COLUMNS, "vector", "_score"]).limit(limit)
-        try:
-            with storage_errors(self.database.folder, self.name):
-                dense, words, count = await asyncio.gather(nearest.to_arrow(), matching.to_arrow(), table.count_rows())
-        except StorageError:
-            # Vectors of another length, when another process has rebuilt the table since it was opened.
-            self._check(await table.schema())
-            raise
-        # Another process may have rebuilt the table since this one opened it.
-        self._check(dense.schema)
-        cosines = _matrix(words["vector"].combine_chunks(), self.embedder.width) @ vector
-        matched = enumerate(zip(words["id"].to_pylist(), words["_score"].to_pylist(), strict=True), 1)
-        ranks = {row_id: (rank, bm25) for rank, (row_id, bm25) in matched}
-        rows = {row["id"]: (row, float(cosine)) for row, cosine in zip(words.select(_COLUMNS).to_pylist(), cosines, strict=True)}
-        rows |= {row["id"]: (row, 1.0 - row["_distance"]) for row in dense.to_pylist()}
-        return [self._hit(row, cosine, ranks.get(row_id), count) for row_id, (row, cosine) in rows.items()]
+    async def find(self, at: Snapshot, vector: NDArray[np.float32] | None, text: str, k: int, where: str | None = None) -> list[Found]:
+        """Candidates for the best ``k``: the nearest to ``vector``, and those sharing words with ``text``; by words alone when it is None. ``where``:
+        the SQL condition they meet, see :func:`mdsa_local.knowledge.filters.sql`."""
+        if vector is not None and not at.fits:
+            raise self._foreign()
+        with storage_errors(self.database.folder, self.name):
+            return await searching.candidates(at, vector, text, max(CANDIDATES, 3 * k), where)
+
+    async def hits(self, at: Snapshot, found: Sequence[Found]) -> list[Hit]:
+        """Rows with what is stored in them."""
+        with storage_errors(self.database.folder, self.name):
+            rows = await searching.fetch(at, [one.row for one in found], _COLUMNS)
+        return [self._hit(rows[one.row], one) for one in found]
 
     def fits(self) -> bool:
         """Whether the vectors are this encoder's; True for an empty knowledge base."""
@@ -280,7 +279,11 @@ class KnowledgeBase:
         self._run(read())
 
     def optimize(self) -> None:
-        """Bring the word index up to date, merge small files and drop old versions. Once after an ingestion is enough."""
+        """Bring the indexes up to date, merge small files and drop old versions. Once after an ingestion is enough."""
+        self._compact()
+        self.index_vectors()
+
+    def _compact(self) -> None:
         with self.database.writing(self.name):
             table = self.opened()
             if table is None:
@@ -293,14 +296,31 @@ class KnowledgeBase:
                 self._run(table.create_index("searchable", config=FTS()))
             self._run(table.optimize(cleanup_older_than=KEEP_VERSIONS))
 
+    def index_vectors(self) -> index.Work:
+        """Build, extend or drop the vector index where that pays, and tell what was done. Searches go on meanwhile; who wants to write waits."""
+        with self.database.writing(self.name):
+            table = self.opened()
+            if table is None:
+                return "nothing"
+            self._run(table.checkout_latest())
+            done: index.Work = self._run(index.build(table))
+            return done
+
     def tidy(self) -> None:
-        """:meth:`optimize` when it pays: the first time, and when many small writes have piled up. What every addition and removal ends with."""
+        """:meth:`optimize` when it pays: the first time, when many small writes have piled up, and in the background when the vector index has to
+        follow. What every addition and removal ends with."""
         table = self.opened()
         if table is None:
             return
         small = self._run(table.stats())["fragment_stats"]["num_small_fragments"]
         if small > MOST_SMALL_FILES or not self._run(table.list_indices()):
-            self.optimize()
+            self._compact()
+        if self._run(index.pending(table)) != "nothing":
+            self._background.start(self.label, self.index_vectors)
+
+    def settle(self) -> None:
+        """Wait until nothing is being done in the background."""
+        self._background.wait()
 
     def rebuild(self, heard: Callable[[int, int], None] | None = None) -> bool:
         """Embed the stored text again if it was embedded by another encoder; the files are not needed. False when nothing had to be done.
@@ -351,10 +371,13 @@ class KnowledgeBase:
 
     def _check(self, schema: pa.Schema) -> None:
         if not self._fits(schema):
-            raise ConfigError(
-                f"knowledge base {self.label!r} was made with another encoder",
-                "Run `mdsa kb optimize` to embed its text again, or set MDSA_ENCODER to the encoder it was made with.",
-            )
+            raise self._foreign()
+
+    def _foreign(self) -> ConfigError:
+        return ConfigError(
+            f"knowledge base {self.label!r} was made with another encoder",
+            "Run `mdsa kb optimize` to embed its text again, or set MDSA_ENCODER to the encoder it was made with.",
+        )
 
     def _embed(self, texts: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
         import numpy as np
@@ -388,42 +411,61 @@ class KnowledgeBase:
         }
         return pa.table(columns, schema=self._schema())
 
-    def _hit(self, row: Mapping[str, Any], cosine: float, words: tuple[int, float] | None, count: int) -> Hit:
-        rank, bm25 = words or (None, 0.0)
-        passage = self._passage(row, min(max(cosine, 0.0), 1.0))
-        return Hit(passage, cosine, rank, json.loads(row["metadata"]), bm25, saturated(bm25, count))
+    def _hit(self, row: Mapping[str, Any], found: Found) -> Hit:
+        passage = self._passage(row, min(max(found.cosine, 0.0), 1.0))
+        return Hit(passage, found.cosine, found.lexical_rank, json.loads(row["metadata"]), found.bm25, found.words)
 
     def _passage(self, row: Mapping[str, Any], score: float) -> Passage:
         return Passage(row["id"], row["source"], self.label, row["title"], row["text"], row["start"], row["end"], score)
 
 
-def search_all(knowledge_bases: Iterable[KnowledgeBase], vector: NDArray[np.float32] | None, text: str, k: int) -> list[Hit]:
+def search_all(
+    knowledge_bases: Iterable[KnowledgeBase], vector: NDArray[np.float32] | None, text: str, k: int, where: str | None = None
+) -> list[Hit]:
     """The best ``k`` of knowledge bases in one database, searched at the same time; ``vector`` is ``(width,) float32, unit length``, or None
-    to search by words alone."""
-    return [ranked.hit for ranked in rank_all(knowledge_bases, vector, text, k) if ranked.twin_of is None][:k]
+    to search by words alone. ``where``: see :meth:`KnowledgeBase.find`."""
+    return [ranked.hit for ranked in _ranked(knowledge_bases, vector, text, k, where, every=False) if ranked.twin_of is None][:k]
 
 
-def rank_all(knowledge_bases: Iterable[KnowledgeBase], vector: NDArray[np.float32] | None, text: str, k: int) -> list[Ranked]:
+def rank_all(
+    knowledge_bases: Iterable[KnowledgeBase], vector: NDArray[np.float32] | None, text: str, k: int, where: str | None = None
+) -> list[Ranked]:
     """All candidates for the best ``k``, best first, those too that :func:`search_all` leaves out."""
+    return _ranked(knowledge_bases, vector, text, k, where, every=True)
+
+
+def _ranked(
+    knowledge_bases: Iterable[KnowledgeBase], vector: NDArray[np.float32] | None, text: str, k: int, where: str | None, *, every: bool
+) -> list[Ranked]:
+    """The candidates, best first: ``every`` one, or as many as hold ``k`` different texts."""
     opened = [(knowledge_base, table) for knowledge_base in knowledge_bases if (table := knowledge_base.opened()) is not None]
 
-    async def find() -> list[list[Hit]]:
-        return await asyncio.gather(*(knowledge_base.find(table, vector, text, k) for knowledge_base, table in opened))
+    async def search(knowledge_base: KnowledgeBase, table: Any) -> tuple[KnowledgeBase, Snapshot, list[Found]]:
+        at = await knowledge_base.snapshot(table)
+        return knowledge_base, at, await knowledge_base.find(at, vector, text, k, where)
 
-    if not opened:
-        return []
-    first = opened[0][0]
-    return rank(chain.from_iterable(first.database.run(find())))
+    async def find() -> list[Ranked]:
+        searched = await asyncio.gather(*(search(*one) for one in opened))
+        flat = [(number, one) for number, (_, _, found) in enumerate(searched) for one in found]
+        placed = order([one for _, one in flat])
+        twins, ranked = Twins(), []
+        missing = len(placed) if every else k
+        while placed and missing > 0:
+            wave, placed = placed[: missing + SPARE], placed[missing + SPARE :]
+            groups = [[flat[i][1] for i, _, _ in wave if flat[i][0] == number] for number in range(len(searched))]
+            fetched = await asyncio.gather(*(base.hits(at, group) for (base, at, _), group in zip(searched, groups, strict=True)))
+            following = [iter(hits) for hits in fetched]
+            for i, place, score in wave:
+                hit = next(following[flat[i][0]])
+                ranked.append(Ranked(hit, place, score, twins.of(hit.passage)))
+                missing -= ranked[-1].twin_of is None
+        return ranked
+
+    return opened[0][0].database.run(find()) if opened else []
 
 
 async def _next(batches: AsyncIterator[Any]) -> Any:
     return await anext(batches, None)
-
-
-def _matrix(vectors: pa.FixedSizeListArray, width: int) -> NDArray[np.float32]:
-    """``(n, width)`` float32. Arrow's own ``flatten`` would import all its functions, 35 ms of a start."""
-    found: NDArray[np.float32] = vectors.values.to_numpy().reshape(-1, width)[vectors.offset : vectors.offset + len(vectors)]
-    return found
 
 
 def _vector_array(vectors: NDArray[np.float32]) -> pa.FixedSizeListArray:

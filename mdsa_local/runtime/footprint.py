@@ -16,8 +16,8 @@ import psutil
 from mdsa_local.domains.config import Generation
 from mdsa_local.errors import ModelError
 from mdsa_local.runtime.backend import Message
+from mdsa_local.runtime.library import library
 from mdsa_local.runtime.llamacpp import LlamaCppBackend
-from mdsa_local.runtime.native import library
 
 CONTEXT = 1024
 MB = 1e6

@@ -149,6 +149,11 @@ def test_search_explains_why_tells_and_show_opens(home: Path, capsys: pytest.Cap
     assert (code, found["id"], found["explain"]["vector_rank"], found["explain"]["words_rank"]) == (0, "roses.md#0", 1, 1)
     code, out, _ = inside(capsys, "kb", "search", "When are roses pruned?", "-d", "garden", "--explain")
     assert (code, "number 1 by vector" in out) == (0, True)
+    for condition, expected in (("kind=md", ["roses.md#0"]), ("document=roses*", ["roses.md#0"]), ("kind=pdf", [])):
+        code, out, _ = inside(capsys, "kb", "search", "When are roses pruned?", "-d", "garden", "--where", condition, "--json")
+        assert (code, [found["id"] for found in json.loads(out)]) == (0, expected)
+    code, out, _ = inside(capsys, "kb", "search", "Roses?", "-d", "garden", "--where", "author=x", "--json")
+    assert code != 0 and "source" in out
     code, out, _ = inside(capsys, "kb", "why", "When are roses pruned?", "--doc", "roses.md", "-d", "garden", "--json")
     told = json.loads(out)
     assert (code, told["returned_rank"], told["matched"], told["pushed_out_by"]) == (0, 1, ["roses", "pruned"], [])

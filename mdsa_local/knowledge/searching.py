@@ -1,0 +1,173 @@
+"""A search in one table at one moment: which rows, how near, how many words. Texts are read only of rows that turn out to be wanted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mdsa_local.knowledge import index
+from mdsa_local.knowledge.fusion import saturated
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+
+# A small table is held in memory, 20 MB at this size: every query to LanceDB takes 1.2 to 2 ms, most of it planning, whatever it finds.
+HELD_ROWS = 10_000
+# For all tables of a database; those least recently searched go first.
+HELD_BYTES = 64 << 20
+
+
+class Held:
+    """All rows of a small table in memory: ``vectors`` ``(n, width) float32`` and ``stored``, the other columns that searches show."""
+
+    def __init__(self, found: pa.Table, columns: Sequence[str]) -> None:
+        self.rows = found["_rowid"].to_numpy()
+        self.vectors = matrix(found["vector"].combine_chunks())
+        self.stored = found.select([*columns, "_rowid"])
+        self.places = {row: place for place, row in enumerate(self.rows.tolist())}
+        self.size_bytes = int(found.nbytes) + 200 * len(self.rows)
+
+    def nearest(self, vector: NDArray[np.float32], limit: int) -> dict[int, float]:
+        """Row ids with their cosines, nearest first."""
+        import numpy as np
+
+        # Not `@`: BLAS shares even this among threads that wait busily for each other, 9 ms in place of 1 when other work is going on.
+        cosines = np.einsum("ij,j->i", self.vectors, vector)
+        best = (-cosines).argpartition(min(limit, len(cosines)) - 1)[:limit] if len(cosines) else []
+        return dict(sorted(zip(self.rows[best].tolist(), cosines[best].tolist(), strict=True), key=lambda entry: -entry[1]))
+
+    def cosines(self, rows: Sequence[int], vector: NDArray[np.float32]) -> dict[int, float]:
+        """The cosines of rows."""
+        found = self.vectors[[self.places[row] for row in rows]] @ vector
+        return dict(zip(rows, found.tolist(), strict=True))
+
+    def fetch(self, rows: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """What is stored in rows."""
+        return {row["_rowid"]: row for row in self.stored.take([self.places[row] for row in rows]).to_pylist()}
+
+
+class Memory:
+    """Which tables of a database are held, within :data:`HELD_BYTES`. Used on lancedb's event loop only, so it needs no lock."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, Snapshot] = {}
+
+    async def hold(self, name: str, at: Snapshot, columns: Sequence[str]) -> None:
+        """Hold a table that is searched a second time; what is written between all searches would be read again for each of them."""
+        if at.held is None and at.count <= HELD_ROWS:
+            at.held = Held(await at.table.query().select([*columns, "vector"]).with_row_id().to_arrow(), columns)
+        self._held.pop(name, None)
+        if at.held is not None:
+            self._held[name] = at
+        while sum(other.held.size_bytes for other in self._held.values() if other.held) > HELD_BYTES:
+            self._held.pop(next(iter(self._held))).held = None
+
+    def drop(self, name: str) -> None:
+        """Forget a table that has changed."""
+        self._held.pop(name, None)
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """A table as of one version: whatever is written meanwhile, row ids hold, and all parts of a search see the same rows. It is made for the first
+    search after a commit and serves those that follow.
+
+    ``live`` is the handle it was taken from; ``indexed`` tells whether there is a vector index, ``fits`` whether the vectors are this
+    encoder's.
+    """
+
+    table: Any
+    live: Any
+    version: int
+    count: int
+    indexed: bool
+    fits: bool
+    held: Held | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A row and how well it fits; see :class:`~mdsa_local.knowledge.fusion.Hit`."""
+
+    row: int
+    cosine: float
+    lexical_rank: int | None
+    bm25: float
+    words: float
+
+
+async def by_words(at: Snapshot, text: str, limit: int, where: str | None = None) -> list[tuple[int, float]]:
+    """Row ids with their BM25 scores, best first."""
+    from lancedb.query import MatchQuery
+
+    # A MatchQuery is words only: nothing in a question is read as an operator.
+    query = at.table.query().nearest_to_text(MatchQuery(text, "searchable")).select(["_score"]).with_row_id().limit(limit)
+    found = await (query if where is None else query.where(where)).to_arrow()
+    return list(zip(found["_rowid"].to_pylist(), found["_score"].to_pylist(), strict=True))
+
+
+async def candidates(at: Snapshot, vector: NDArray[np.float32] | None, text: str, limit: int, where: str | None = None) -> list[Found]:
+    """The ``limit`` nearest to ``vector`` and the ``limit`` that fit best by words; by words alone when it is None: then the best of them counts as
+    cosine 1. ``where`` is an SQL condition that rows have to meet."""
+    if vector is None:
+        matching = await by_words(at, text, limit, where)
+        return [Found(row, bm25 / matching[0][1], place, bm25, saturated(bm25, at.count)) for place, (row, bm25) in enumerate(matching, 1)]
+    nearest, matching = await asyncio.gather(_nearest(at, vector, limit, where), by_words(at, text, limit, where))
+    # A look at all is exact.
+    unsure = list(nearest) if at.indexed and where is None and not at.held else []
+    cosines = nearest | await _cosines(at, [*unsure, *(row for row, _ in matching if row not in nearest)], vector)
+    dense = sorted(nearest, key=lambda row: -cosines[row])[:limit]
+    ranks = {row: (place, bm25) for place, (row, bm25) in enumerate(matching, 1)}
+    return [_found(row, cosines[row], ranks.get(row), at.count) for row in {**ranks, **dict.fromkeys(dense)}]
+
+
+async def fetch(at: Snapshot, rows: Sequence[int], columns: Sequence[str]) -> dict[int, dict[str, Any]]:
+    """What is stored in rows, by row id."""
+    if not rows:
+        return {}
+    if at.held:
+        return at.held.fetch(rows)
+    found = await at.table.take_row_ids(list(rows)).select(list(columns)).with_row_id().to_arrow()
+    return {row["_rowid"]: row for row in found.to_pylist()}
+
+
+def _found(row: int, cosine: float, words: tuple[int, float] | None, count: int) -> Found:
+    place, bm25 = words or (None, 0.0)
+    return Found(row, cosine, place, bm25, saturated(bm25, count))
+
+
+async def _nearest(at: Snapshot, vector: NDArray[np.float32], limit: int, where: str | None) -> dict[int, float]:
+    """Row ids with their cosines, nearest first; roughly, and more of them, where there is an index."""
+    if at.held and where is None:
+        return at.held.nearest(vector, limit)
+    query = at.table.query().nearest_to(vector).column("vector").distance_type("dot").select(["_distance"]).with_row_id()
+    if at.indexed and where is None:
+        query = query.nprobes(index.probes(at.count)).limit(index.OVERSAMPLING * limit)
+    else:
+        # An index looks at its nearest partitions only, and a condition may leave no row there.
+        query = query.bypass_vector_index().limit(limit)
+    found = await (query if where is None else query.where(where)).to_arrow()
+    return {row: 1.0 - distance for row, distance in zip(found["_rowid"].to_pylist(), found["_distance"].to_pylist(), strict=True)}
+
+
+async def _cosines(at: Snapshot, rows: list[int], vector: NDArray[np.float32]) -> dict[int, float]:
+    """The exact cosines of rows."""
+    if not rows:
+        return {}
+    if at.held:
+        return at.held.cosines(rows, vector)
+    found = await at.table.take_row_ids(rows).select(["vector"]).with_row_id().to_arrow()
+    cosines = matrix(found["vector"].combine_chunks()) @ vector
+    return dict(zip(found["_rowid"].to_pylist(), cosines.tolist(), strict=True))
+
+
+def matrix(vectors: pa.FixedSizeListArray) -> NDArray[np.float32]:
+    """``(n, width)`` float32. Arrow's own ``flatten`` would import all its functions, 35 ms of a start."""
+    width = vectors.type.list_size
+    found: NDArray[np.float32] = vectors.values.to_numpy().reshape(-1, width)[vectors.offset : vectors.offset + len(vectors)]
+    return found
