@@ -50,10 +50,17 @@ class Anchors:
     vectors: Floats
 
     @classmethod
-    def made(cls, known: Sequence[tuple[str, str]], encoder: TextEncoder, cache: Path | None = None) -> Anchors:
-        """From ``(text, kind)``; see :func:`embed` for ``cache``."""
+    def made(cls, known: Sequence[tuple[str, str]], encoder: TextEncoder, cache: Path | None = None, before: Anchors | None = None) -> Anchors:
+        """From ``(text, kind)``; see :func:`embed` for ``cache``. Texts that were anchors ``before``, of the same encoder, are not embedded again."""
         texts = [text for text, _ in known]
-        return cls(tuple(texts), tuple(kind for _, kind in known), embed(encoder, texts, cache))
+        kinds = tuple(kind for _, kind in known)
+        place = {text: row for row, text in enumerate(before.texts)} if before else {}
+        if before is None or place.keys().isdisjoint(texts):
+            return cls(tuple(texts), kinds, embed(encoder, texts, cache))
+        fresh = [text for text in dict.fromkeys(texts) if text not in place]
+        place |= {text: len(before.texts) + row for row, text in enumerate(fresh)}
+        vectors = np.concatenate([before.vectors, encoder.encode(fresh)]) if fresh else before.vectors
+        return cls(tuple(texts), kinds, vectors[[place[text] for text in texts]])
 
     @property
     def examples(self) -> Floats:

@@ -138,7 +138,8 @@ class IntentRouter:
 
     def register_all(self, domains: Iterable[DomainConfig], *, refit: bool = True) -> None:
         """Add or replace several domains at once. ``refit``: have the head follow, when the router was made with ``background``."""
-        added = {domain.name: Anchors.made(anchor_texts(domain), self._encoder, self._cache) for domain in domains}
+        present = self._now.index.anchors
+        added = {domain.name: Anchors.made(anchor_texts(domain), self._encoder, self._cache, present.get(domain.name)) for domain in domains}
         with self._lock:
             self._change({**self._now.index.anchors, **added}, refit)
 

@@ -156,6 +156,30 @@ def test_vectors_are_cached_on_disk_and_only_for_this_encoder(encoder: Encoder, 
     assert counting.texts == 2 * embedded
 
 
+def test_a_changed_domain_is_embedded_only_where_it_changed(encoder: Encoder) -> None:
+    asked: list[str] = []
+
+    class Noting:
+        fingerprint = encoder.fingerprint
+
+        def encode(self, texts: list[str]) -> np.ndarray:
+            asked.extend(texts)
+            return encoder.encode(texts)
+
+    first = DomainConfig(name="cars", examples=["change the engine oil", "a flat tyre", "the brakes squeal"])
+    changed = DomainConfig(name="cars", examples=["the brakes squeal", "a new windscreen", "a flat tyre", "a flat tyre"])
+    router, plain = IntentRouter(Noting(), encoder.calibration), IntentRouter(encoder, encoder.calibration)
+    router.register(first)
+    asked.clear()
+    router.register(changed)
+    assert asked == ["a new windscreen"]
+    router.register(changed)
+    assert asked == ["a new windscreen"]
+    plain.register(changed)
+    for text in ("my windscreen is broken", "brakes make a noise", "bread and butter"):
+        assert router.route(text).scores["cars"] == pytest.approx(plain.route(text).scores["cars"], abs=0.02)
+
+
 def test_a_question_alone_has_the_evidence_it_has_among_many() -> None:
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((40, 24)).astype(np.float32)
