@@ -147,6 +147,11 @@ class Index:
         return [(mine.texts[i], mine.kinds[i], float(similarity[i])) for i in np.argsort(-similarity)[:n]]
 
     @cached_property
+    def crowd(self) -> float:
+        """How many anchors a domain has, as the geometric mean."""
+        return float(np.exp(np.log(self.counts).mean()))
+
+    @cached_property
     def texts(self) -> tuple[str, ...]:
         """The text of each row of the matrix."""
         return tuple(text for a in self.anchors.values() for text in a.texts)

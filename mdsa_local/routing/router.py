@@ -377,10 +377,11 @@ class IntentRouter:
     def _by_examples(now: Snapshot, texts: list[str], vectors: Floats) -> Scored:
         """By the nearest anchors and what was learned; ``vectors`` are those of ``texts``, and ``now`` has domains."""
         names, fit = now.index.names, now.fit
+        calibration = fit.calibration.among(now.index.crowd)
         evidence = now.index.evidence(vectors)
         judged = fitting.opinion(fit.judge, texts, vectors, names) if fit.judge is not None else None
-        shares = fitting.mixed(evidence, judged, fit.weight, fit.calibration)
-        scope = fit.calibration.in_scope(evidence.max(axis=1), shares.max(axis=1))
+        shares = fitting.mixed(evidence, judged, fit.weight, calibration)
+        scope = calibration.in_scope(evidence.max(axis=1), shares.max(axis=1))
         return Scored(names, shares * scope[:, None], scope)
 
 

@@ -15,6 +15,7 @@ from mdsa_local.errors import ConfigError, UnknownNameError
 from mdsa_local.orchestrator import TinyBERTOrchestrator
 from mdsa_local.routing import fitting
 from mdsa_local.routing.anchors import ENOUGH, FEW, SOFTNESS, Anchors, Index
+from mdsa_local.routing.calibration import USUAL
 from mdsa_local.routing.encoder import Encoder
 from mdsa_local.routing.evaluation import evaluate
 from mdsa_local.routing.fitting import Fit
@@ -42,6 +43,7 @@ def test_the_shipped_domains_are_told_apart_and_from_everything_else(product: Ti
     assert result["oos_auroc"] >= 0.93
     assert result["oos_recall"] >= 0.80
     assert result["coverage"] >= 0.80
+    assert result["ece"] <= 0.09
 
 
 @pytest.mark.parametrize(
@@ -178,6 +180,18 @@ def test_a_changed_domain_is_embedded_only_where_it_changed(encoder: Encoder) ->
     plain.register(changed)
     for text in ("my windscreen is broken", "brakes make a noise", "bread and butter"):
         assert router.route(text).scores["cars"] == pytest.approx(plain.route(text).scores["cars"], abs=0.02)
+
+
+def test_the_temperature_follows_the_number_of_anchors_until_a_fit(encoder: Encoder) -> None:
+    own = encoder.calibration
+    assert own.crowding > 0
+    assert own.among(USUAL).temperature == pytest.approx(own.temperature)
+    assert own.among(10 * USUAL).temperature < own.temperature < own.among(1).temperature
+    assert own.among(7).among(7) == own.among(7)
+    router = IntentRouter(encoder, own)
+    router.fit(held_out())
+    assert router.calibration.crowding == 0
+    assert router.calibration.among(3) == router.calibration
 
 
 def test_a_question_alone_has_the_evidence_it_has_among_many() -> None:
