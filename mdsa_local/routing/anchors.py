@@ -15,12 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdsa_local.domains.config import DomainConfig
+from mdsa_local.routing.coarse import WORTHWHILE, Bytes, Coarse
 
 Floats = NDArray[np.float32]
 # A domain with this many examples is known by them alone.
 ENOUGH = 20
 # Similarities are averaged as exp(cosine / SOFTNESS): nearly their maximum, yet several near ones count for more than one.
 SOFTNESS = 0.08
+# Anchors that may weigh less than exp(-EXACTLY / SOFTNESS), a twentieth, of the nearest need not be multiplied exactly.
+EXACTLY = 3 * SOFTNESS
 # Rows of similarities held in memory at once.
 CHUNK = 500
 # Up to this many questions are multiplied without the BLAS library.
@@ -38,7 +41,7 @@ class TextEncoder(Protocol):
         """``(n, d)`` float32, unit length."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Anchors:
     """What a domain is recognised by: texts, what each is (``example``, ``keyword``, ``description`` or ``name``), vectors ``(n, d)``."""
 
@@ -47,15 +50,27 @@ class Anchors:
     vectors: Floats
 
     @classmethod
-    def made(cls, known: Sequence[tuple[str, str]], encoder: TextEncoder, cache: Path | None = None) -> Anchors:
-        """From ``(text, kind)``; see :func:`embed` for ``cache``."""
+    def made(cls, known: Sequence[tuple[str, str]], encoder: TextEncoder, cache: Path | None = None, before: Anchors | None = None) -> Anchors:
+        """From ``(text, kind)``; see :func:`embed` for ``cache``. Texts that were anchors ``before``, of the same encoder, are not embedded again."""
         texts = [text for text, _ in known]
-        return cls(tuple(texts), tuple(kind for _, kind in known), embed(encoder, texts, cache))
+        kinds = tuple(kind for _, kind in known)
+        place = {text: row for row, text in enumerate(before.texts)} if before else {}
+        if before is None or place.keys().isdisjoint(texts):
+            return cls(tuple(texts), kinds, embed(encoder, texts, cache))
+        fresh = [text for text in dict.fromkeys(texts) if text not in place]
+        place |= {text: len(before.texts) + row for row, text in enumerate(fresh)}
+        vectors = np.concatenate([before.vectors, encoder.encode(fresh)]) if fresh else before.vectors
+        return cls(tuple(texts), kinds, vectors[[place[text] for text in texts]])
 
     @property
     def examples(self) -> Floats:
         """The vectors of the examples alone, ``(m, d)``."""
         return self.vectors[[i for i, kind in enumerate(self.kinds) if kind == "example"]]
+
+    @cached_property
+    def bytes(self) -> Bytes:
+        """The vectors in bytes; kept, so that after a change of one domain only its own are made."""
+        return Bytes.made(self.vectors)
 
 
 def cosines(vectors: Floats, matrix: Floats) -> Floats:
@@ -100,7 +115,7 @@ class Index:
         if len(vectors) > CHUNK:
             parts = range(0, len(vectors), CHUNK)
             return np.concatenate([self.evidence(vectors[i : i + CHUNK], None if own is None else own[i : i + CHUNK]) for i in parts])
-        weights = cosines(vectors, self._matrix)
+        weights = self._cosines(vectors) if own is None else cosines(vectors, self._matrix)
         weights *= np.float32(1 / SOFTNESS)
         np.exp(weights, out=weights)
         counts = np.broadcast_to(self.counts, (len(vectors), len(self.names))).astype(np.float32)
@@ -115,11 +130,26 @@ class Index:
         soft: NDArray[np.float32] = np.float32(SOFTNESS) * np.log(np.maximum(sums, 1e-9) / np.maximum(counts, ENOUGH))
         return soft
 
+    def _cosines(self, vectors: Floats) -> Floats:
+        """With all anchors, ``(n, d)`` to ``(n, anchors)``; see :mod:`mdsa_local.routing.coarse` for single questions among many anchors."""
+        if len(vectors) > FEW or len(self._matrix) < WORTHWHILE:
+            return cosines(vectors, self._matrix)
+        return np.stack([self._coarse.cosines(vector, EXACTLY) for vector in vectors])
+
+    @cached_property
+    def _coarse(self) -> Coarse:
+        return Coarse([a.bytes for a in self.anchors.values()], self._matrix)
+
     def nearest(self, vector: Floats, name: str, n: int) -> list[tuple[str, str, float]]:
         """The ``n`` anchors of domain ``name`` nearest to ``(d,)``: text, kind and cosine, nearest first."""
         mine = self.anchors[name]
         similarity = cosines(vector[None, :], mine.vectors)[0]
         return [(mine.texts[i], mine.kinds[i], float(similarity[i])) for i in np.argsort(-similarity)[:n]]
+
+    @cached_property
+    def crowd(self) -> float:
+        """How many anchors a domain has, as the geometric mean."""
+        return float(np.exp(np.log(self.counts).mean()))
 
     @cached_property
     def texts(self) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from mdsa_local.errors import ConfigError
 
 OUTSIDE_SHARE = 0.1
+# The number of anchors a domain for which the temperature of an encoder's own calibration is given.
+USUAL = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,7 @@ class Calibration:
     ``temperature``: how far apart two domains' evidence must be; ``sharpness``: exponent on the mixture of evidence and head.
     ``scope``, ``slope``: the best evidence at which a question is as likely in scope as out of it, and how steeply that changes;
     ``sureness``: how much a doubtful choice among the domains speaks against being in scope at all.
+    ``crowding``: how the temperature falls with the number of anchors, see :meth:`among`; 0 once it was fitted to the domains at hand.
     """
 
     scope: float = 0.42
@@ -28,6 +31,7 @@ class Calibration:
     temperature: float = 0.05
     sharpness: float = 1.0
     sureness: float = 0.0
+    crowding: float = 0.0
 
     @classmethod
     def read(cls, card: dict[str, Any]) -> Calibration:
@@ -37,6 +41,12 @@ class Calibration:
         except TypeError as error:
             known = ", ".join(field.name for field in fields(cls))
             raise ConfigError(f"model.yaml of the encoder: calibration: {error}", f"Known keys: {known}.") from None
+
+    def among(self, anchors: float) -> Calibration:
+        """The calibration for domains of so many anchors: the more there are, the more the same difference of evidence means."""
+        if not self.crowding:
+            return self
+        return replace(self, temperature=self.temperature * (USUAL / anchors) ** self.crowding, crowding=0.0)
 
     def in_scope(self, evidence: NDArray[np.floating], share: NDArray[np.floating]) -> NDArray[np.floating]:
         """Probability that questions with this best evidence, whose best domain has this share ``(n,)``, belong to any domain."""

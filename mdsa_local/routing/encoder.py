@@ -65,6 +65,10 @@ class Encoder:
         """One forward pass over ``text``, ready tokenized: the session and nothing of ours, to measure against."""
         return self._session.bare(text)
 
+    def bare_batch(self, texts: list[str]) -> Callable[[], object]:
+        """As :meth:`bare`, of many texts at once, in the passes and on the threads that :meth:`encode` gives them."""
+        return self._session.bare_batch(texts)
+
     def encode(self, texts: list[str]) -> NDArray[np.float32]:
         """``(n, width)`` float32, unit length, in the order of ``texts``.
 

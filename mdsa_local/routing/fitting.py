@@ -126,7 +126,7 @@ def fit(index: Index, calibration: Calibration, outside: Anchors | None = None, 
     evidence = index.evidence(vectors[held], rows[held])
     labels = owner[held]
     if len(names) > 1:
-        calibration = replace(calibration, temperature=fit_temperature(evidence, labels, TEMPERATURES), sharpness=1.0)
+        calibration = replace(calibration, temperature=fit_temperature(evidence, labels, TEMPERATURES), sharpness=1.0, crowding=0.0)
     weight, share, judged = 0.0, 0.0, None
     texts = [index.texts[row] for row in rows]
     if learnable:

@@ -138,7 +138,8 @@ class IntentRouter:
 
     def register_all(self, domains: Iterable[DomainConfig], *, refit: bool = True) -> None:
         """Add or replace several domains at once. ``refit``: have the head follow, when the router was made with ``background``."""
-        added = {domain.name: Anchors.made(anchor_texts(domain), self._encoder, self._cache) for domain in domains}
+        present = self._now.index.anchors
+        added = {domain.name: Anchors.made(anchor_texts(domain), self._encoder, self._cache, present.get(domain.name)) for domain in domains}
         with self._lock:
             self._change({**self._now.index.anchors, **added}, refit)
 
@@ -376,10 +377,11 @@ class IntentRouter:
     def _by_examples(now: Snapshot, texts: list[str], vectors: Floats) -> Scored:
         """By the nearest anchors and what was learned; ``vectors`` are those of ``texts``, and ``now`` has domains."""
         names, fit = now.index.names, now.fit
+        calibration = fit.calibration.among(now.index.crowd)
         evidence = now.index.evidence(vectors)
         judged = fitting.opinion(fit.judge, texts, vectors, names) if fit.judge is not None else None
-        shares = fitting.mixed(evidence, judged, fit.weight, fit.calibration)
-        scope = fit.calibration.in_scope(evidence.max(axis=1), shares.max(axis=1))
+        shares = fitting.mixed(evidence, judged, fit.weight, calibration)
+        scope = calibration.in_scope(evidence.max(axis=1), shares.max(axis=1))
         return Scored(names, shares * scope[:, None], scope)
 
 

@@ -9,7 +9,7 @@ import hashlib
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -22,10 +22,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# Padding wastes work: texts of like length go together, and a batch stays small enough for the cache. One pass over 25 sentences, padded to the
-# longest, took 193 ms; over batches that waste little 78 ms, and one text at a time 86 ms.
-BATCH = 32
-WASTE = 0.15
+# A pass costs what about eight tokens do, and padding is paid like text: so texts of like length go together, with at most this much padding.
+# Beyond this many tokens a pass gains nothing and leaves the cache.
+MOST_PADDING, MOST_TOKENS = 16, 288
 # From this many texts on, passes go on at once on several threads.
 SHARED, WORKERS = 16, 2
 
@@ -40,16 +39,36 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def batches(lengths: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
-    """``(begin, end)`` of batches over falling ``lengths``: at most ``most`` in each, and no more than :data:`WASTE` of it padding."""
-    begin = used = 0
-    for at, length in enumerate(lengths):
-        if at > begin and (at - begin == most or used + length < (1 - WASTE) * lengths[begin] * (at - begin + 1)):
-            yield begin, at
-            begin, used = at, 0
-        used += length
-    if lengths:
-        yield begin, len(lengths)
+def passes(lengths: Sequence[int], most_tokens: int) -> list[list[int]]:
+    """Which texts of these ``lengths`` in tokens are read together: places, the longest first, so that no worker is left with the longest last.
+
+    A pass has at most ``most_tokens``, padding included, unless one text alone is longer, and at most :data:`MOST_PADDING` of padding.
+    """
+    found: list[list[int]] = []
+    longest = padding = 0
+    for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
+        short = longest - lengths[place]
+        if not found or padding + short > MOST_PADDING or longest * (len(found[-1]) + 1) > most_tokens:
+            found.append([])
+            longest, padding, short = lengths[place], 0, 0
+        found[-1].append(place)
+        padding += short
+    return found
+
+
+def shared(texts: int) -> bool:
+    """Whether so many texts are read on several threads."""
+    return texts >= SHARED and available_cores() > 1
+
+
+def _share(lengths: Sequence[int]) -> int:
+    """How many tokens a pass has when the passes are shared out: at least two passes for each worker, that none waits long for the last."""
+    return min(MOST_TOKENS, -(-sum(lengths) // (2 * WORKERS)))
+
+
+def _spread(work: Callable[[Any], object], pieces: Sequence[Any]) -> None:
+    with ThreadPoolExecutor(WORKERS, thread_name_prefix="mdsa-encode") as pool:
+        list(pool.map(work, pieces))
 
 
 class TextSession:
@@ -114,27 +133,31 @@ class TextSession:
         np = self._np
         out: NDArray[Any] = np.empty((len(texts), width), dtype=np.float32)
         rows = [self._window(encoding.ids) for encoding in self._tokenizer.encode_batch(texts)]
-        # The longest first, so that no worker is left with the longest last.
-        order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
-        if len(rows) < SHARED or available_cores() < 2:
-            for begin, end in batches([len(rows[i]) for i in order], BATCH):
-                with self._lock:
-                    out[order[begin:end]] = self._forward([rows[i] for i in order[begin:end]])
-            return out
-        size = min(BATCH, -(-len(rows) // (2 * WORKERS)))
 
         def work(chosen: list[int]) -> None:
             out[chosen] = self._forward([rows[i] for i in chosen])
 
-        with ThreadPoolExecutor(WORKERS, thread_name_prefix="mdsa-encode") as pool:
-            list(pool.map(work, (order[begin:end] for begin, end in batches([len(rows[i]) for i in order], size))))
+        lengths = [len(row) for row in rows]
+        if shared(len(rows)):
+            _spread(work, passes(lengths, _share(lengths)))
+            return out
+        for chosen in passes(lengths, MOST_TOKENS):
+            with self._lock:
+                work(chosen)
         return out
 
     def bare(self, text: str) -> Callable[[], object]:
         """One forward pass over ``text``, ready tokenized: the session and nothing of ours, to measure against."""
-        np = self._np
-        ids = np.array([self._tokenizer.encode(text).ids], dtype=np.int64)
-        return partial(self._session.run, [self._output], self._feed(ids, np.ones_like(ids)))
+        feed = self._padded([self._tokenizer.encode(text).ids])
+        return partial(self._session.run, [self._output], feed)
+
+    def bare_batch(self, texts: list[str]) -> Callable[[], object]:
+        """As :meth:`bare`, of many texts: the passes that :meth:`rows` makes, on as many threads."""
+        rows = [self._window(encoding.ids) for encoding in self._tokenizer.encode_batch(texts)]
+        lengths, several = [len(row) for row in rows], shared(len(rows))
+        feeds = [self._padded([rows[i] for i in chosen]) for chosen in passes(lengths, _share(lengths) if several else MOST_TOKENS)]
+        run = partial(self._session.run, [self._output])
+        return partial(_spread, run, feeds) if several else lambda: [run(feed) for feed in feeds]
 
     def _window(self, ids: list[int]) -> list[int]:
         """At most ``max_tokens`` of ``ids``: from its beginning and its end."""
@@ -144,16 +167,17 @@ class TextSession:
         return ids[: self.max_tokens - last] + ids[-last:]
 
     def _forward(self, rows: list[list[int]]) -> NDArray[np.float32]:
+        (found,) = self._session.run([self._output], self._padded(rows))
+        result: NDArray[Any] = self._np.asarray(found, dtype=self._np.float32)
+        return result
+
+    def _padded(self, rows: list[list[int]]) -> dict[str, NDArray[np.int64]]:
+        """What the graph is fed for ``rows`` of tokens, all made as long as the longest."""
         np = self._np
         ids = np.full((len(rows), max(map(len, rows))), self._pad, dtype=np.int64)
         mask = np.zeros_like(ids)
         for i, row in enumerate(rows):
             ids[i, : len(row)] = row
             mask[i, : len(row)] = 1
-        (found,) = self._session.run([self._output], self._feed(ids, mask))
-        result: NDArray[Any] = np.asarray(found, dtype=np.float32)
-        return result
-
-    def _feed(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
-        feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": self._np.zeros_like(ids)}
+        feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
         return {name: value for name, value in feed.items() if name in self._inputs}

@@ -21,15 +21,19 @@ import numpy as np
 from mdsa_local.domains.config import DomainConfig
 from mdsa_local.domains.registry import DomainRegistry
 from mdsa_local.routing.anchors import Anchors, Index, TextEncoder, anchor_texts
-from mdsa_local.routing.calibration import Calibration, fit_scope, fit_temperature
+from mdsa_local.routing.calibration import USUAL, Calibration, fit_scope, fit_temperature
 from mdsa_local.routing.encoder import Encoder
 from mdsa_local.routing.fitting import TEMPERATURES
 from mdsa_local.settings import shipped
 from mdsa_local.training import sources
 from mdsa_local.training.corpus import clinc
 
-# Before a fit it is better to abstain once too often.
-OUTSIDE_SHARE = 0.4
+# Before a fit it is better to abstain once too often. With 0.4 too little of what is in scope was believed: on CLINC150's
+# validation part, known by ten examples, the calibration error was 0.095; it is 0.090.
+OUTSIDE_SHARE = 0.34
+# How the best temperature falls with the number of anchors, over 192 random choices of domains from CLINC150, BANKING77, the services of
+# Schema-Guided Dialogue and the shipped ones, known by none to 100 examples: 0.05 to 0.25 for each of these, 0.2 for all together.
+CROWDING = 0.15
 FAR = ("kitchen_and_dining", "travel", "auto_and_commute", "small_talk")
 
 
@@ -58,7 +62,7 @@ def calibrate(encoder: TextEncoder, domains: Sequence[DomainConfig], beyond: lis
     ``beyond`` are questions that belong to none of ``domains``. Without any, each domain's questions asked of the others take their place:
     nearer to them than most of what a running system is asked in vain, so that it abstains rather too often.
     """
-    inside, labels, outside = [], [], []
+    inside, scaled, labels, outside = [], [], [], []
     far = encoder.encode(beyond) if beyond is not None else None
     for few in (0, 10, None):
         kept, asked = known_by(domains, few, rng)
@@ -69,6 +73,7 @@ def calibrate(encoder: TextEncoder, domains: Sequence[DomainConfig], beyond: lis
         else:
             evidence, wanted = index.evidence(encoder.encode([text for text, _ in asked])), np.array([place for _, place in asked])
         inside.append(evidence)
+        scaled.append(evidence * (index.crowd / USUAL) ** CROWDING)
         labels.append(wanted)
         if far is not None:
             outside.append(index.evidence(far))
@@ -77,7 +82,7 @@ def calibrate(encoder: TextEncoder, domains: Sequence[DomainConfig], beyond: lis
             others[np.arange(len(others)), wanted] = -1.0
             outside.append(others)
     table, wanted, beside = np.concatenate(inside), np.concatenate(labels), np.concatenate(outside)
-    found = Calibration(temperature=fit_temperature(table, wanted, TEMPERATURES))
+    found = Calibration(temperature=fit_temperature(np.concatenate(scaled), wanted, TEMPERATURES), crowding=CROWDING)
     # By evidence alone: how sure the choice is tells little of the scope while a domain is known by few anchors.
     scope, slope, _ = fit_scope((table.max(axis=1), np.ones(len(table))), (beside.max(axis=1), np.ones(len(beside))), OUTSIDE_SHARE)
     return replace(found, scope=scope, slope=slope)

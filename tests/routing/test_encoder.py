@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mdsa_local.errors import ModelFileError, ModelNotFoundError
 from mdsa_local.routing import session
@@ -28,12 +30,30 @@ def test_vectors_have_unit_length_and_keep_their_order(encoder: Encoder) -> None
 
 
 def test_many_texts_on_several_threads_keep_their_order(encoder: Encoder) -> None:
-    texts = [f"question {i} about " + "the parcel " * (i % 7) + "and its delivery" for i in range(3 * session.BATCH)]
+    texts = [f"question {i} about " + "the parcel " * (i % 7) + "and its delivery" for i in range(100)]
+    assert len(texts) > 4 * session.SHARED
     with ThreadPoolExecutor(3) as pool:
         found = list(pool.map(encoder.encode, [texts] * 3))
     alone = np.concatenate([encoder.encode([text]) for text in texts])
     for together in found:
         assert (np.sum(together * alone, axis=1) > 0.97).all()
+
+
+@given(st.lists(st.integers(2, 300), max_size=80), st.integers(1, 400))
+def test_texts_are_read_together_with_little_padding(lengths: list[int], most: int) -> None:
+    found = session.passes(lengths, most)
+    assert sorted(place for chosen in found for place in chosen) == list(range(len(lengths)))
+    for chosen in found:
+        padded = max(lengths[i] for i in chosen) * len(chosen)
+        assert padded <= most or len(chosen) == 1
+        assert padded - sum(lengths[i] for i in chosen) <= session.MOST_PADDING
+    longest = [max(lengths[i] for i in chosen) for chosen in found]
+    assert longest == sorted(longest, reverse=True)
+
+
+def test_texts_of_one_length_make_full_passes() -> None:
+    assert [len(chosen) for chosen in session.passes([12] * 50, 288)] == [24, 24, 2]
+    assert session.passes([10, 30, 11], 288) == [[1], [2, 0]]
 
 
 def test_nothing_gives_an_empty_array(encoder: Encoder) -> None:

@@ -94,7 +94,7 @@ def test_an_encoder_agrees_with_torch_and_is_described(home: Path, minilm: dict[
     assert card["agreement"]["float32"]["least_cosine"] > 0.9999
     assert card["agreement"]["int8"]["mean_cosine"] > 0.98
     assert card["files"]["model.onnx"]["size_bytes"] < 30_000_000
-    assert set(card["calibration"]) == {"scope", "slope", "temperature", "sharpness", "sureness"}
+    assert set(card["calibration"]) == {"scope", "slope", "temperature", "sharpness", "sureness", "crowding"}
 
 
 def test_one_line_selects_it_and_it_routes(home: Path, minilm: dict[str, Any], configured: Path) -> None:

@@ -15,6 +15,7 @@ from mdsa_local.errors import ConfigError, UnknownNameError
 from mdsa_local.orchestrator import TinyBERTOrchestrator
 from mdsa_local.routing import fitting
 from mdsa_local.routing.anchors import ENOUGH, FEW, SOFTNESS, Anchors, Index
+from mdsa_local.routing.calibration import USUAL
 from mdsa_local.routing.encoder import Encoder
 from mdsa_local.routing.evaluation import evaluate
 from mdsa_local.routing.fitting import Fit
@@ -42,6 +43,7 @@ def test_the_shipped_domains_are_told_apart_and_from_everything_else(product: Ti
     assert result["oos_auroc"] >= 0.93
     assert result["oos_recall"] >= 0.80
     assert result["coverage"] >= 0.80
+    assert result["ece"] <= 0.09
 
 
 @pytest.mark.parametrize(
@@ -154,6 +156,42 @@ def test_vectors_are_cached_on_disk_and_only_for_this_encoder(encoder: Encoder, 
     counting.fingerprint = "another"
     IntentRouter(counting, cache=tmp_path).register(domain)
     assert counting.texts == 2 * embedded
+
+
+def test_a_changed_domain_is_embedded_only_where_it_changed(encoder: Encoder) -> None:
+    asked: list[str] = []
+
+    class Noting:
+        fingerprint = encoder.fingerprint
+
+        def encode(self, texts: list[str]) -> np.ndarray:
+            asked.extend(texts)
+            return encoder.encode(texts)
+
+    first = DomainConfig(name="cars", examples=["change the engine oil", "a flat tyre", "the brakes squeal"])
+    changed = DomainConfig(name="cars", examples=["the brakes squeal", "a new windscreen", "a flat tyre", "a flat tyre"])
+    router, plain = IntentRouter(Noting(), encoder.calibration), IntentRouter(encoder, encoder.calibration)
+    router.register(first)
+    asked.clear()
+    router.register(changed)
+    assert asked == ["a new windscreen"]
+    router.register(changed)
+    assert asked == ["a new windscreen"]
+    plain.register(changed)
+    for text in ("my windscreen is broken", "brakes make a noise", "bread and butter"):
+        assert router.route(text).scores["cars"] == pytest.approx(plain.route(text).scores["cars"], abs=0.02)
+
+
+def test_the_temperature_follows_the_number_of_anchors_until_a_fit(encoder: Encoder) -> None:
+    own = encoder.calibration
+    assert own.crowding > 0
+    assert own.among(USUAL).temperature == pytest.approx(own.temperature)
+    assert own.among(10 * USUAL).temperature < own.temperature < own.among(1).temperature
+    assert own.among(7).among(7) == own.among(7)
+    router = IntentRouter(encoder, own)
+    router.fit(held_out())
+    assert router.calibration.crowding == 0
+    assert router.calibration.among(3) == router.calibration
 
 
 def test_a_question_alone_has_the_evidence_it_has_among_many() -> None:
