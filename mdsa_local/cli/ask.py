@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -28,9 +29,10 @@ TOUR = (
 def opened(settings: Settings) -> TinyBERTOrchestrator:
     """An orchestrator whose knowledge bases are in step with the domains' folders; tells its progress."""
     from mdsa_local.knowledge.lance import import_lancedb
+    from mdsa_local.knowledge.place import located
     from mdsa_local.orchestrator import TinyBERTOrchestrator
 
-    import_lancedb(trim=True)
+    import_lancedb(trim=isinstance(located(settings.knowledge_place), Path))
     orchestrator = TinyBERTOrchestrator(settings=settings)
     for name, report in orchestrator.prepare(progress("knowledge bases")):
         for path, reason in report.failed:
