@@ -252,4 +252,6 @@ def _hint(number: int | None, folder: Path | str, table: str) -> str:
         return "Check the network, the bucket and the credentials: the setting knowledge_storage_options, or the AWS_* variables for s3://."
     if number is not None:
         return "Free some space, fix the folder's permissions, or set MDSA_HOME to a writable folder."
-    return f"The table may be damaged: delete {folder / f'{table}.lance'} and add its documents again with `mdsa kb add`."
+    # lance does not always tell a full disk from damage: "failed to fill whole buffer".
+    path = folder / f"{table}.lance"
+    return f"The disk may be full, or the table may be damaged: if `mdsa kb check` says so, delete {path} and add its documents again with `mdsa kb add`."

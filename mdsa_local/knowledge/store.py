@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import threading
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mdsa_local.domains.config import NAME
 from mdsa_local.errors import ConfigError, InputError, StorageError
 from mdsa_local.knowledge import Embedder
+from mdsa_local.knowledge.ahead import ahead
 from mdsa_local.knowledge.chunking import Chunk
 from mdsa_local.knowledge.fusion import Hit, Ranked, rank, saturated
 from mdsa_local.knowledge.lance import Database, storage_errors
@@ -37,6 +40,9 @@ KEEP_VERSIONS = timedelta(seconds=20)
 KEEP_ELSEWHERE = timedelta(minutes=10)
 # What is added bit by bit leaves small files: searches slow down after some tens of them.
 MOST_SMALL_FILES = 32
+# Lance merges all of a table into one file, and the one before stays for KEEP_VERSIONS: within that time only so many times as many small files
+# are worth another copy.
+IN_A_BURST = 8
 
 _TEXT_COLUMNS = ("id", "document", "source", "hash", "title", "text", "metadata")
 _COLUMNS = ["id", "source", "title", "text", "start", "end", "metadata"]
@@ -92,6 +98,7 @@ class KnowledgeBase:
         self._lock = threading.Lock()
         self._table: Any = None
         self._checked: Any = None
+        self._merged_at = -math.inf
 
     def add(self, entries: Iterable[Entry]) -> None:
         """Store documents in one commit. What was stored of the same documents is replaced; one without chunks is removed."""
@@ -107,7 +114,7 @@ class KnowledgeBase:
         again goes on where it stopped. ``heard`` gets, for every part, its number of chunks and where the last one ends."""
         stored = self._ids(entry)
         first: list[tuple[Entry, int, Chunk]] = []
-        for part in _batched(enumerate(chunks), PART_CHUNKS):
+        for part in ahead(_batched(enumerate(chunks), PART_CHUNKS)):
             rows = [(entry, number, chunk) for number, chunk in part]
             first = first or rows[:1]
             missing = [row for row in rows if row[1] and f"{entry.document}#{row[1]}" not in stored]
@@ -289,6 +296,7 @@ class KnowledgeBase:
             table = self.opened()
             if table is not None:
                 self.database.again_after_conflicts(lambda: self._tidied(table))
+                self._merged_at = time.monotonic()
 
     def _tidied(self, table: Any) -> None:
         from lancedb.index import FTS
@@ -305,7 +313,8 @@ class KnowledgeBase:
         if table is None:
             return
         small = self._run(table.stats())["fragment_stats"]["num_small_fragments"]
-        if small > MOST_SMALL_FILES or not self._run(table.list_indices()):
+        burst = time.monotonic() - self._merged_at < KEEP_VERSIONS.total_seconds()
+        if small > MOST_SMALL_FILES * (IN_A_BURST if burst else 1) or not self._run(table.list_indices()):
             self.optimize()
 
     def rebuild(self, heard: Callable[[int, int], None] | None = None) -> bool:
