@@ -254,4 +254,4 @@ def _hint(number: int | None, folder: Path | str, table: str) -> str:
         return "Free some space, fix the folder's permissions, or set MDSA_HOME to a writable folder."
     # lance does not always tell a full disk from damage: "failed to fill whole buffer".
     path = folder / f"{table}.lance"
-    return f"The disk may be full, or the table may be damaged: if `mdsa kb check` says so, delete {path} and add its documents again with `mdsa kb add`."
+    return f"The disk is full, or the table may be damaged: where `mdsa kb check` says so, delete {path} and add its documents again: `mdsa kb add`."
