@@ -229,14 +229,16 @@ def _is_nano(settings: Settings) -> bool:
 def knowledge(settings: Settings) -> Iterator[Finding]:
     """Each knowledge base: whether it opens with the encoder, and how much it holds."""
     from mdsa_local.knowledge.dual_rag import DualRAG
+    from mdsa_local.knowledge.place import located
     from mdsa_local.routing.encoder import Encoder
 
-    if not settings.knowledge_dir.is_dir():
+    place = located(settings.knowledge_place)
+    if isinstance(place, Path) and not place.is_dir():
         yield Finding("knowledge", "ok", "no knowledge base yet; the first question or `mdsa kb sync` makes them")
         return
-    if not os.access(settings.knowledge_dir, os.W_OK):
-        yield Finding("knowledge", "problem", f"{settings.knowledge_dir} cannot be written", "Fix its permissions.")
-    rag = DualRAG(settings.knowledge_dir, Encoder.load(settings=settings))
+    if isinstance(place, Path) and not os.access(place, os.W_OK):
+        yield Finding("knowledge", "problem", f"{place} cannot be written", "Fix its permissions.")
+    rag = DualRAG(place, Encoder.load(settings=settings), storage_options=settings.storage_options)
     for domain in (None, *rag.domains()):
         documents = rag.list_documents(domain)
         chunks = sum(document.n_chunks for document in documents)

@@ -6,6 +6,7 @@ What ships with the product (``models/`` and ``domains/``) is found by :func:`sh
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Mapping
@@ -13,7 +14,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from mdsa_local.errors import ConfigError, StorageError
 
@@ -71,13 +73,41 @@ class Settings(BaseModel):
     )
     ollama_api_key: SecretStr = Field(SecretStr(""), description="key for an Ollama that wants one")
     openai_api_key: SecretStr = Field(SecretStr(""), description="key for OpenAI-compatible servers that want one")
+    knowledge_uri: str = Field(
+        "", description="where the knowledge bases are: a folder, or a URI that LanceDB takes (s3://bucket/prefix); empty for knowledge/ in the home"
+    )
+    knowledge_storage_options: dict[str, SecretStr] = Field(
+        {}, description="LanceDB's options for knowledge_uri, such as endpoint and credentials; in the environment a JSON object"
+    )
     hub_url: str = Field("https://huggingface.co", description="where `mdsa models pull` fetches from; nothing else uses it")
     request_timeout_s: float = Field(120.0, gt=0, description="longest wait for a runtime, in seconds")
 
+    @field_validator("knowledge_storage_options", mode="before")
+    @classmethod
+    def _options(cls, value: object) -> object:
+        # What is wrong may hold a secret: the message must not repeat it.
+        try:
+            found = json.loads(value) if isinstance(value, str) else value
+        except ValueError:
+            found = None
+        if not isinstance(found, dict) or not all(isinstance(part, str | SecretStr) for part in (*found, *found.values())):
+            raise PydanticCustomError("secret", "should be a mapping of strings to strings; in the environment a JSON object")
+        return found
+
     @property
     def knowledge_dir(self) -> Path:
-        """Where LanceDB keeps its tables."""
+        """Where LanceDB keeps its tables when no other place is set."""
         return self.home / "knowledge"
+
+    @property
+    def knowledge_place(self) -> Path | str:
+        """Where LanceDB keeps its tables; see :func:`mdsa_local.knowledge.place.located` for what a string means."""
+        return self.knowledge_uri or self.knowledge_dir
+
+    @property
+    def storage_options(self) -> dict[str, str]:
+        """:attr:`knowledge_storage_options` in the clear, for LanceDB alone."""
+        return {name: value.get_secret_value() for name, value in self.knowledge_storage_options.items()}
 
     @property
     def states_dir(self) -> Path:
@@ -171,6 +201,8 @@ def explain(error: ValidationError) -> str:
     key = ".".join(map(str, first["loc"])) or "value"
     if first["type"] == "extra_forbidden":
         return f"unknown key {key!r}"
+    if first["type"] == "secret":
+        return f"key {key!r}: {first['msg']}"
     if first["type"] == "missing":
         return f"missing key {key!r}"
     return f"key {key!r}: {first['msg'].removeprefix('Value error, ')} (given: {first['input']!r})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -28,10 +29,12 @@ TOUR = (
 def opened(settings: Settings) -> TinyBERTOrchestrator:
     """An orchestrator whose knowledge bases are in step with the domains' folders; tells its progress."""
     from mdsa_local.knowledge.lance import import_ahead
+    from mdsa_local.knowledge.place import located
     from mdsa_local.orchestrator import TinyBERTOrchestrator
     from mdsa_local.runtime import library
 
-    import_ahead()
+    if isinstance(located(settings.knowledge_place), Path):
+        import_ahead()
     library.import_bare()
     orchestrator = TinyBERTOrchestrator(settings=settings)
     for name, report in orchestrator.prepare(progress("knowledge bases")):

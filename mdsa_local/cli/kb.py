@@ -16,7 +16,7 @@ from mdsa_local.cli.output import line as write_line
 from mdsa_local.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -24,10 +24,14 @@ if TYPE_CHECKING:
     from mdsa_local.knowledge.evaluate import Judged
     from mdsa_local.knowledge.fusion import Ranked
     from mdsa_local.knowledge.ingest import Report
+    from mdsa_local.knowledge.transfer import Transferred
     from mdsa_local.orchestrator import TinyBERTOrchestrator
     from mdsa_local.types import Passage
 
 app = typer.Typer(no_args_is_help=True, help="Add, list, search and remove documents.")
+Domains = Annotated[
+    list[str] | None, typer.Option("--domain", "-d", help="A domain, or global for the shared one; again for more.", show_default="all")
+]
 EMPTY = "no documents; add some with: mdsa kb add PATH, or the shipped ones with: mdsa kb sync"
 
 
@@ -43,10 +47,13 @@ def _plain(text: str) -> str:
 def _parts(domain: str | None) -> TinyBERTOrchestrator:
     """An orchestrator for its knowledge bases; raises when ``domain`` is not a known one."""
     from mdsa_local.knowledge.lance import import_lancedb
+    from mdsa_local.knowledge.place import located
     from mdsa_local.orchestrator import TinyBERTOrchestrator
+    from mdsa_local.settings import Settings
 
-    import_lancedb(trim=True)
-    orchestrator = TinyBERTOrchestrator()
+    settings = Settings.load()
+    import_lancedb(trim=isinstance(located(settings.knowledge_place), Path))
+    orchestrator = TinyBERTOrchestrator(settings=settings)
     if domain is not None:
         orchestrator.registry.get(domain)
     return orchestrator
@@ -334,3 +341,44 @@ def check(
             line("nothing is wrong")
     if any(not problem.repaired for _, problem in found):
         raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    file: Annotated[Path, typer.Argument(help="The new file.", show_default=False)],
+    domain: Domains = None,
+    as_json: Json = False,
+) -> None:
+    """Write knowledge bases, with their vectors, into one file: a backup, or a way to another machine."""
+    done = _parts(None).knowledge.export(file, _bases(domain), _passages_done("exporting"))
+    _tell_transferred(done, "exported", as_json)
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="A file made by `mdsa kb export`.", show_default=False)],
+    domain: Domains = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Put it in place of the documents there are.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Bring knowledge bases back from a file. It is verified as a whole first; text of another encoder is embedded again."""
+    done = _parts(None).knowledge.restore(file, _bases(domain), replace=replace, heard=_passages_done("importing"))
+    _tell_transferred(done, "imported", as_json)
+
+
+def _bases(domains: list[str] | None) -> list[str | None] | None:
+    return [None if name == "global" else name for name in domains] if domains else None
+
+
+def _passages_done(what: str) -> Callable[[int, int], None]:
+    tell = progress(what, "passages")
+    return lambda done, total: tell("", done, total)
+
+
+def _tell_transferred(done: list[Transferred], what: str, as_json: bool) -> None:
+    if as_json:
+        document([{"knowledge_base": base.domain or "global", **{k: v for k, v in asdict(base).items() if k != "domain"}} for base in done])
+        return
+    for base in done:
+        again = ", embedded again" if base.embedded_again else ""
+        line(f"{base.domain or 'global'}: {base.documents} documents, {base.passages} passages {what}{again}")

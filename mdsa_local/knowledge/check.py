@@ -29,7 +29,8 @@ def check(knowledge_base: KnowledgeBase, *, repair: bool = False) -> list[Proble
     """The problems of a knowledge base; with ``repair`` all but damage to the table itself are put right.
 
     Vectors of another encoder are made again from the stored text. A document stored in part is read again from its file, or its chunks are
-    removed when the file is gone. A document whose file is gone is removed.
+    removed when the file is gone. A document whose file is gone is removed. In a place that several machines use, a file that is not here is
+    no fault and its document is left alone.
     """
     try:
         documents = knowledge_base.documents()
@@ -48,7 +49,7 @@ def check(knowledge_base: KnowledgeBase, *, repair: bool = False) -> list[Proble
         gone = path is not None and not path.exists()
         if document.hash == "":
             problems.append(_interrupted(knowledge_base, document, None if gone else path, repair))
-        elif gone:
+        elif gone and knowledge_base.database.local:
             problem = Problem("missing", document.document, f"its file is gone: {path}")
             if repair:
                 knowledge_base.delete(document.document)
@@ -65,6 +66,8 @@ def _interrupted(knowledge_base: KnowledgeBase, document: Document, path: Path |
         return problem
     if path is not None and not ingest(knowledge_base, [path]).failed:
         return replace(problem, repaired="read again")
+    if not knowledge_base.database.local:
+        return replace(problem, what=f"{problem.what}; its file cannot be read on this machine: {document.source}")
     knowledge_base.delete(document.document)
     return replace(problem, repaired="removed")
 

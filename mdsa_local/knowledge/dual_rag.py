@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdsa_local.errors import InputError, UnknownNameError
-from mdsa_local.knowledge import Embedder
+from mdsa_local.knowledge import Embedder, transfer
 from mdsa_local.knowledge import filters as filtering
 from mdsa_local.knowledge.check import Problem, check
 from mdsa_local.knowledge.chunking import chunk
@@ -18,8 +18,10 @@ from mdsa_local.knowledge.fusion import Hit, Ranked
 from mdsa_local.knowledge.ingest import Progress, Report, ingest
 from mdsa_local.knowledge.lance import connect
 from mdsa_local.knowledge.mentions import unknown
+from mdsa_local.knowledge.place import forget
 from mdsa_local.knowledge.show import Shown, around
 from mdsa_local.knowledge.store import Document, Entry, KnowledgeBase, rank_all, search_all
+from mdsa_local.knowledge.transfer import Heard, Transferred
 from mdsa_local.knowledge.why import Why, explain, words
 from mdsa_local.settings import Settings
 
@@ -50,15 +52,25 @@ class Scope:
 
 
 class DualRAG:
-    """The knowledge bases in one folder. Threads may share it, and other processes may write to the folder.
+    """The knowledge bases in one place. Threads may share it, and other processes may write there.
 
-    ``persist_directory`` None is the configured folder, ``embedder`` None the shipped encoder; both are looked up on first use.
+    ``persist_directory`` is a folder or any URI that LanceDB takes, such as ``s3://bucket/prefix``, with LanceDB's ``storage_options`` for it;
+    None is the configured place. ``embedder`` None is the shipped encoder, looked up on first use.
     ``domain`` None is the shared knowledge base throughout. Methods raise :class:`StorageError` when the disk fails, :class:`ConfigError`
     when a table holds another encoder's vectors, :class:`InputError` for a domain that is no name.
     """
 
-    def __init__(self, persist_directory: str | Path | None = None, embedder: Embedder | None = None, global_collection_name: str = GLOBAL) -> None:
-        self._database = connect(Path(persist_directory).expanduser().absolute() if persist_directory else Settings.load().knowledge_dir)
+    def __init__(
+        self,
+        persist_directory: str | Path | None = None,
+        embedder: Embedder | None = None,
+        global_collection_name: str = GLOBAL,
+        storage_options: Mapping[str, str] | None = None,
+    ) -> None:
+        if not persist_directory:
+            settings = Settings.load()
+            persist_directory, storage_options = settings.knowledge_place, {**settings.storage_options, **(storage_options or {})}
+        self._database = connect(persist_directory, storage_options)
         self._given_embedder = embedder
         self._shared = global_collection_name
         self._lock = threading.Lock()
@@ -175,6 +187,24 @@ class DualRAG:
             return True
         knowledge_base.optimize()
         return False
+
+    def export(self, path: str | Path, domains: Iterable[str | None] | None = None, heard: Heard | None = None) -> list[Transferred]:
+        """Write knowledge bases, all or those of ``domains``, into one new file; see :func:`mdsa_local.knowledge.transfer.export`."""
+        names = (None, *self.domains()) if domains is None else tuple(dict.fromkeys(domains))
+        for name in names:
+            if name is not None and name not in self.domains():
+                raise UnknownNameError.among("knowledge base", name, (GLOBAL, *self.domains()))
+        return transfer.export(Path(path).expanduser().absolute(), [(name, self._knowledge_base(name)) for name in names], heard)
+
+    def restore(
+        self, path: str | Path, domains: Iterable[str | None] | None = None, *, replace: bool = False, heard: Heard | None = None
+    ) -> list[Transferred]:
+        """Bring back what :meth:`export` wrote; see :func:`mdsa_local.knowledge.transfer.restore`."""
+        chosen = None if domains is None else tuple(domains)
+        done = transfer.restore(Path(path).expanduser().absolute(), self._knowledge_base, chosen, replace=replace, heard=heard)
+        # What came back may be older than the documents in the domains' folders.
+        forget(self._database.folder)
+        return done
 
     def domains(self) -> tuple[str, ...]:
         """The domains that have a knowledge base of their own, sorted."""

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain, islice
@@ -76,11 +77,12 @@ def ingest(knowledge_base: KnowledgeBase, paths: Iterable[Path | str], progress:
     roots = [Path(path).expanduser().resolve() for path in paths]
     files = list({file.source: file for file in _files(roots, failed)}.values())
     stored = {document.source: document for document in knowledge_base.documents()}
-    with Reader() as reader:
-        run = _Run(knowledge_base, reader, stored, Tally(files=len(files), bytes=sum(map(_size, files))), progress, failed)
+    with Reader() as reader, ThreadPoolExecutor(1, "mdsa-store") as lane:
+        run = _Run(knowledge_base, reader, lane, stored, Tally(files=len(files), bytes=sum(map(_size, files))), progress, failed)
         for file in files:
             run.take(file)
         run.commit()
+        run.settle()
     gone = _gone(stored.values(), roots, {file.source for file in files} - run.empty, failed) if follow_deletes else []
     if gone:
         knowledge_base.delete_all(gone)
@@ -97,16 +99,18 @@ class _Run:
         self,
         knowledge_base: KnowledgeBase,
         reader: Reader,
+        lane: Executor,
         stored: Mapping[str, Document],
         tally: Tally,
         progress: Progress | None,
         failed: list[tuple[str, str]],
     ) -> None:
-        self._knowledge_base, self._reader, self._stored = knowledge_base, reader, stored
+        self._knowledge_base, self._reader, self._lane, self._stored = knowledge_base, reader, lane, stored
         self._taken = {document.document for document in stored.values()}
         self._tally, self._progress, self._failed = tally, progress, failed
         self._pending: list[Entry] = []
         self._waiting = 0
+        self._storing: tuple[Future[None], int] | None = None
         self.groups: dict[str, list[str]] = {"added": [], "changed": [], "unchanged": []}
         self.empty: set[str] = set()
 
@@ -146,6 +150,7 @@ class _Run:
             if family(file.path) not in CONTAINED:
                 # What cannot be read to its end must not replace a part of what is stored.
                 deque(self._reader.sections(file.path), maxlen=0)
+            self.settle()
             self._knowledge_base.add_large(
                 Entry(name, file.source, digest, ()), chain(first, chunks), partial(self._heard, file, self._tally.bytes_done)
             )
@@ -160,10 +165,18 @@ class _Run:
         self.tell(file.source)
 
     def commit(self) -> None:
-        """Store what is waiting."""
-        self._knowledge_base.add(self._pending)
-        self._tally = replace(self._tally, chunks=self._tally.chunks + self._waiting)
+        """Store what is waiting, while the next files are read and split: two commits' worth of text is in memory at most."""
+        self.settle()
+        if self._pending:
+            self._storing = self._lane.submit(self._knowledge_base.add, self._pending), self._waiting
         self._pending, self._waiting = [], 0
+
+    def settle(self) -> None:
+        """Wait until nothing is being stored, and raise what went wrong with it."""
+        if self._storing:
+            (stored, chunks), self._storing = self._storing, None
+            stored.result()
+            self._tally = replace(self._tally, chunks=self._tally.chunks + chunks)
 
 
 def source_of(path: Path) -> str:

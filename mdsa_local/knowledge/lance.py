@@ -6,7 +6,7 @@ import importlib
 import re
 import sys
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from errno import ENOTDIR
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
 from mdsa_local.errors import StorageError
+from mdsa_local.knowledge.place import located, own_folder
 from mdsa_local.knowledge.searching import Memory
 from mdsa_local.trimming import Trim, trimmed
 
@@ -33,6 +34,11 @@ TRIM = Trim(
 
 # The defaults, 6 GB and 1 GB, are meant for servers.
 INDEX_CACHE_BYTES, METADATA_CACHE_BYTES = 64 << 20, 32 << 20
+
+# By default lance tries for minutes to reach a server that is not there.
+PATIENCE = {"connect_timeout": "5s", "client_max_retries": "2", "client_retry_timeout": "20"}
+# What lance does not try again by itself, two machines that tidy at once.
+MOST_CONFLICTS = 5
 
 T = TypeVar("T")
 
@@ -62,16 +68,23 @@ def _import_quietly() -> None:
 
 
 class Database:
-    """A folder of LanceDB tables. Nothing is imported, made or opened before it is needed; methods raise :class:`StorageError`.
+    """LanceDB tables in a folder or at a URI. Nothing is imported, made or opened before it is needed; methods raise :class:`StorageError`.
 
-    Tables are lancedb's ``AsyncTable``: its synchronous one needs twice the time for a search, and one search after the other.
+    ``folder`` is a path, or the URI of a place elsewhere. Tables are lancedb's ``AsyncTable``: its synchronous one needs twice the time for a
+    search, and one search after the other.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path | str, storage_options: Mapping[str, str] | None = None) -> None:
         self.folder = folder
+        self._options = dict(storage_options or {})
         self._lock = threading.Lock()
         self._connection: Any = None
         self.memory = Memory()
+
+    @property
+    def local(self) -> bool:
+        """Whether it is a folder of this machine; what is elsewhere other machines may use too."""
+        return isinstance(self.folder, Path)
 
     def run(self, work: Coroutine[Any, Any, T], table: str = "") -> T:
         """The result of ``work``, run on lancedb's own event loop."""
@@ -82,11 +95,25 @@ class Database:
 
     def names(self) -> tuple[str, ...]:
         """The tables there are, sorted."""
-        with storage_errors(self.folder):
-            return tuple(sorted(path.stem for path in self.folder.glob("*.lance")))
+        if isinstance(self.folder, Path):
+            with storage_errors(self.folder):
+                return tuple(sorted(path.stem for path in self.folder.glob("*.lance")))
+        connection = self._connect()
+
+        async def work() -> list[str]:
+            page = await connection.list_tables()
+            names = list(page.tables)
+            while page.page_token:
+                page = await connection.list_tables(page_token=page.page_token)
+                names += page.tables
+            return names
+
+        return tuple(sorted(self.run(work())))
 
     def has(self, name: str) -> bool:
-        """Whether table ``name`` has a folder."""
+        """Whether table ``name`` has a folder. Elsewhere always True: to ask costs as much as to open it, and nothing here drops a table."""
+        if not isinstance(self.folder, Path):
+            return True
         with storage_errors(self.folder):
             if self.folder.exists() and not self.folder.is_dir():
                 raise NotADirectoryError(ENOTDIR, "not a folder")
@@ -117,7 +144,8 @@ class Database:
 
     def create(self, name: str, schema: pa.Schema) -> Any:
         """A new, empty table."""
-        return self.run(self._connect().create_table(name, schema=schema), name)
+        # Another machine may be making it.
+        return self.run(self._connect().create_table(name, schema=schema, exist_ok=not self.local), name)
 
     def overwrite(self, name: str, batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Any:
         """Replace all of table ``name``, schema included, in one commit; the batches are never all in memory."""
@@ -128,14 +156,25 @@ class Database:
 
     @contextmanager
     def writing(self, name: str) -> Iterator[None]:
-        """Be the only writer of table ``name``, among threads and processes."""
-        with storage_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file = (self.folder / f"{name}.lock").open("ab")
+        """Be the only writer of table ``name``, among the threads and processes of this machine."""
+        folder = own_folder(self.folder)
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            file = (folder / f"{name}.lock").open("ab")
         with file:
-            with storage_errors(self.folder):
+            with storage_errors(folder):
                 _acquire(file)
             yield
+
+    def again_after_conflicts(self, work: Callable[[], T]) -> T:
+        """The result of ``work``, which is done again when a commit of another machine, which no lock holds back, was quicker."""
+        for _ in range(0 if self.local else MOST_CONFLICTS):
+            try:
+                return work()
+            except StorageError as error:
+                if "conflict" not in str(error).lower():
+                    raise
+        return work()
 
     def _connect(self) -> Any:
         with self._lock:
@@ -143,13 +182,16 @@ class Database:
                 lancedb = import_lancedb()
                 session = lancedb.Session(index_cache_size_bytes=INDEX_CACHE_BYTES, metadata_cache_size_bytes=METADATA_CACHE_BYTES)
                 # Zero: every read sees what other processes wrote, for about half a millisecond.
-                self._connection = self.run(lancedb.connect_async(self.folder, read_consistency_interval=timedelta(0), session=session))
+                options = None if self.local else PATIENCE | self._options
+                self._connection = self.run(
+                    lancedb.connect_async(self.folder, read_consistency_interval=timedelta(0), storage_options=options, session=session)
+                )
             return self._connection
 
 
-def connect(path: Path) -> Database:
-    """The tables in folder ``path``."""
-    return Database(path)
+def connect(place: Path | str, storage_options: Mapping[str, str] | None = None) -> Database:
+    """The tables in a folder or at a URI; ``storage_options`` are LanceDB's for that URI. Raises :class:`ConfigError` for a URI it cannot use."""
+    return Database(located(place), storage_options)
 
 
 if sys.platform == "win32":
@@ -171,7 +213,7 @@ else:
 
 
 @contextmanager
-def storage_errors(folder: Path, table: str = "") -> Iterator[None]:
+def storage_errors(folder: Path | str, table: str = "") -> Iterator[None]:
     """Turn what the file system and lancedb raise into :class:`StorageError`. Only their calls belong inside."""
     try:
         yield
@@ -181,11 +223,24 @@ def storage_errors(folder: Path, table: str = "") -> Iterator[None]:
         # lancedb raises plain RuntimeError and ValueError; the operating system's number is only in their text.
         number = re.search(r"os error (\d+)", str(error))
         # The text ends in the place in lancedb's own source code.
-        message = re.sub(r",? /\S+\.rs:\d+:\d+", "", str(error))
+        message = re.sub(r",? /\S+\.rs:\d+:\d+", "", str(error) if isinstance(folder, Path) else _said(str(error)))
         raise StorageError(f"knowledge base {table!r} in {folder}: {message}", _hint(int(number[1]) if number else None, folder, table)) from error
 
 
-def _hint(number: int | None, folder: Path, table: str) -> str:
+def _said(text: str) -> str:
+    """What the server or the network said, which an object store's error carries deep inside; else the error as it is."""
+    answer = re.search(r"status: (\d+).*?<Code>(.*?)</Code><Message>(.*?)</Message>", text, re.DOTALL)
+    if answer:
+        return f"the server answered {answer[1]}: {answer[2]}: {answer[3]}"
+    cause = re.search(r'ConnectError\(.*?message: "(.*?)"', text, re.DOTALL) or re.search(r"(operation timed out|dns error[^\"]*)", text)
+    return f"no connection: {cause[1]}" if cause else text
+
+
+def _hint(number: int | None, folder: Path | str, table: str) -> str:
+    if isinstance(folder, str):
+        return "Check the network, the bucket and the credentials: the setting knowledge_storage_options, or the AWS_* variables for s3://."
     if number is not None:
         return "Free some space, fix the folder's permissions, or set MDSA_HOME to a writable folder."
-    return f"The table may be damaged: delete {folder / f'{table}.lance'} and add its documents again with `mdsa kb add`."
+    # lance does not always tell a full disk from damage: "failed to fill whole buffer".
+    path = folder / f"{table}.lance"
+    return f"The disk is full, or the table may be damaged: where `mdsa kb check` says so, delete {path} and add its documents again: `mdsa kb add`."

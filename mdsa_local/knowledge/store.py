@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import threading
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +15,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mdsa_local.domains.config import NAME
-from mdsa_local.errors import ConfigError, InputError
+from mdsa_local.errors import ConfigError, InputError, StorageError
 from mdsa_local.knowledge import Embedder, index, searching
+from mdsa_local.knowledge.ahead import ahead
 from mdsa_local.knowledge.chunking import Chunk
 from mdsa_local.knowledge.fusion import Hit, Ranked, Twins, order
 from mdsa_local.knowledge.lance import Database, storage_errors
@@ -36,8 +39,13 @@ SPARE = 3
 PART_CHUNKS = 2048
 # Readers see every commit at once, so a version is in use for one search at most; the longest read all of a table once.
 KEEP_VERSIONS = timedelta(seconds=20)
+# Reads over a network take longer, and the clocks of several machines differ.
+KEEP_ELSEWHERE = timedelta(minutes=10)
 # What is added bit by bit leaves small files: searches slow down after some tens of them.
 MOST_SMALL_FILES = 32
+# Lance merges all of a table into one file, and the one before stays for KEEP_VERSIONS: within that time only so many times as many small files
+# are worth another copy.
+IN_A_BURST = 8
 
 _TEXT_COLUMNS = ("id", "document", "source", "hash", "title", "text", "metadata")
 _COLUMNS = ["id", "source", "title", "text", "start", "end", "metadata"]
@@ -94,6 +102,7 @@ class KnowledgeBase:
         self._table: Any = None
         self._snapshot: Snapshot | None = None
         self._background = index.Background()
+        self._merged_at = -math.inf
 
     def add(self, entries: Iterable[Entry]) -> None:
         """Store documents in one commit. What was stored of the same documents is replaced; one without chunks is removed."""
@@ -109,7 +118,7 @@ class KnowledgeBase:
         again goes on where it stopped. ``heard`` gets, for every part, its number of chunks and where the last one ends."""
         stored = self._ids(entry)
         first: list[tuple[Entry, int, Chunk]] = []
-        for part in _batched(enumerate(chunks), PART_CHUNKS):
+        for part in ahead(_batched(enumerate(chunks), PART_CHUNKS)):
             rows = [(entry, number, chunk) for number, chunk in part]
             first = first or rows[:1]
             missing = [row for row in rows if row[1] and f"{entry.document}#{row[1]}" not in stored]
@@ -134,10 +143,7 @@ class KnowledgeBase:
             table = self.opened() or self.database.create(self.name, self._schema())
             self._run(table.checkout_latest())
             self._check(self._run(table.schema()))
-            merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-            if delete:
-                merge = merge.when_not_matched_by_source_delete(delete)
-            self._run(merge.execute(self._rows(rows, vectors)))
+            self._run(_merging(table, delete).execute(self._rows(rows, vectors)))
 
     def delete(self, document: str) -> bool:
         """Remove a document; False when it is not there."""
@@ -230,6 +236,11 @@ class KnowledgeBase:
             if len(self._run(query.nearest_to_text(MatchQuery(word, "searchable")).select(["id", "_score"]).limit(1).to_arrow()))
         ]
 
+    def count(self) -> int:
+        """How many passages there are."""
+        table = self.opened()
+        return 0 if table is None else int(self._run(table.count_rows()))
+
     def _count(self, table: Any) -> int:
         return max(int(self._run(table.count_rows())), 1)
 
@@ -286,15 +297,18 @@ class KnowledgeBase:
     def _compact(self) -> None:
         with self.database.writing(self.name):
             table = self.opened()
-            if table is None:
-                return
-            from lancedb.index import FTS
+            if table is not None:
+                self.database.again_after_conflicts(lambda: self._tidied(table))
+                self._merged_at = time.monotonic()
 
-            # A handle that missed another writer's commit fails with a conflict for ever.
-            self._run(table.checkout_latest())
-            if not self._run(table.list_indices()) and self._run(table.count_rows()):
-                self._run(table.create_index("searchable", config=FTS()))
-            self._run(table.optimize(cleanup_older_than=KEEP_VERSIONS))
+    def _tidied(self, table: Any) -> None:
+        from lancedb.index import FTS
+
+        # A handle that missed another writer's commit fails with a conflict for ever.
+        self._run(table.checkout_latest())
+        if not self._run(table.list_indices()) and self._run(table.count_rows()):
+            self._run(table.create_index("searchable", config=FTS()))
+        self._run(table.optimize(cleanup_older_than=KEEP_VERSIONS if self.database.local else KEEP_ELSEWHERE))
 
     def index_vectors(self) -> index.Work:
         """Build, extend or drop the vector index where that pays, and tell what was done. Searches go on meanwhile; who wants to write waits."""
@@ -302,9 +316,12 @@ class KnowledgeBase:
             table = self.opened()
             if table is None:
                 return "nothing"
-            self._run(table.checkout_latest())
-            done: index.Work = self._run(index.build(table))
-            return done
+            return self.database.again_after_conflicts(lambda: self._indexed(table))
+
+    def _indexed(self, table: Any) -> index.Work:
+        self._run(table.checkout_latest())
+        done: index.Work = self._run(index.build(table))
+        return done
 
     def tidy(self) -> None:
         """:meth:`optimize` when it pays: the first time, when many small writes have piled up, and in the background when the vector index has to
@@ -313,7 +330,8 @@ class KnowledgeBase:
         if table is None:
             return
         small = self._run(table.stats())["fragment_stats"]["num_small_fragments"]
-        if small > MOST_SMALL_FILES or not self._run(table.list_indices()):
+        burst = time.monotonic() - self._merged_at < KEEP_VERSIONS.total_seconds()
+        if small > MOST_SMALL_FILES * (IN_A_BURST if burst else 1) or not self._run(table.list_indices()):
             self._compact()
         if self._run(index.pending(table)) != "nothing":
             self._background.start(self.label, self.index_vectors)
@@ -335,10 +353,69 @@ class KnowledgeBase:
             self._run(table.checkout_latest())
             if self._fits(self._run(table.schema())):
                 return False
-            total = self._run(table.count_rows())
+            version, total = self._run(table.version()), self._run(table.count_rows())
             self._table = self.database.overwrite(self.name, self._again(table, total, heard), self._schema())
+            self._take_over(version)
         self.optimize()
         return True
+
+    def dump(self) -> tuple[str, int, Iterator[tuple[list[dict[str, Any]], NDArray[np.float32]]]] | None:
+        """The encoder's fingerprint, the width, and every row with its vector, as ``(rows, (n, width) float32)``, some at a time; None when there
+        is no table. For :meth:`load`, and for whatever encoder made the vectors."""
+        table = self.opened()
+        if table is None:
+            return None
+        schema = self._run(table.schema())
+        fingerprint, width = (schema.metadata or {}).get(_FINGERPRINT, b"").decode(), schema.field("vector").type.list_size
+
+        def parts() -> Iterator[tuple[list[dict[str, Any]], NDArray[np.float32]]]:
+            columns = [*_TEXT_COLUMNS, "start", "end"]
+            batches = self._run(table.query().select([*columns, "vector"]).to_batches(max_batch_length=PART_CHUNKS))
+            while (batch := self._run(_next(batches))) is not None:
+                if batch.schema.field("vector").type.list_size != width:
+                    raise StorageError(f"knowledge base {self.label!r} was embedded again meanwhile", "Do it again.")
+                yield batch.select(columns).to_pylist(), searching.matrix(batch["vector"])
+
+        return fingerprint, width, parts()
+
+    def load(self, parts: Iterable[tuple[list[dict[str, Any]], NDArray[np.float32] | None]]) -> None:
+        """Put rows as :meth:`dump` gives them in place of all there are, in one commit; those without vectors are embedded."""
+        import pyarrow as pa
+
+        schema = self._schema()
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            for rows, given in parts:
+                vectors = self._embed([(row["title"], row["text"]) for row in rows]) if given is None else given
+                columns = {name: [row[name] for row in rows] for name in (*_TEXT_COLUMNS, "start", "end")}
+                columns["searchable"] = [f"{row['title']}\n{row['text']}" for row in rows]
+                arrays = (_vector_array(vectors) if field.name == "vector" else pa.array(columns[field.name], field.type) for field in schema)
+                yield pa.record_batch(list(arrays), schema=schema)
+
+        with self.database.writing(self.name):
+            self._table = self.database.overwrite(self.name, batches(), schema)
+        self.optimize()
+
+    def _take_over(self, version: int) -> None:
+        """Bring in what another machine, which no lock holds back, committed after ``version`` and before the table was written anew."""
+        import pyarrow as pa
+
+        last = self._run(self._table.version()) - 1
+        if last <= version:
+            return
+        then, since = self.database.open(self.name), self.database.open(self.name)
+        self._run(then.checkout(version))
+        self._run(since.checkout(last))
+        before, after = (
+            {(row["id"], row["hash"]): row["document"] for row in self._run(table.query().select(["id", "hash", "document"]).to_arrow()).to_pylist()}
+            for table in (then, since)
+        )
+        documents = sorted({(before | after)[key] for key in before.keys() ^ after.keys()})
+        for some in _batched(documents, EMBED_BATCH):
+            rows = self._run(since.query().where(_among(some)).to_arrow())
+            vectors = self._embed(list(zip(rows["title"].to_pylist(), rows["text"].to_pylist(), strict=True)))
+            columns = {name: rows[name] for name in (*_TEXT_COLUMNS, "searchable", "start", "end")} | {"vector": _vector_array(vectors)}
+            self._run(_merging(self._table, _among(some)).execute(pa.table(columns, schema=self._schema())))
 
     def _again(self, table: Any, total: int, heard: Callable[[int, int], None] | None) -> Iterator[pa.RecordBatch]:
         """The table's rows with vectors of this encoder, some at a time."""
@@ -389,9 +466,12 @@ class KnowledgeBase:
     def _schema(self) -> pa.Schema:
         import pyarrow as pa
 
-        text = [(name, pa.string()) for name in (*_TEXT_COLUMNS, "searchable")]
-        vector = ("vector", pa.list_(pa.float32(), self.embedder.width))
-        return pa.schema([*text, ("start", pa.int64()), ("end", pa.int64()), vector], metadata={_FINGERPRINT: self.embedder.fingerprint.encode()})
+        text = [pa.field(name, pa.string()) for name in (*_TEXT_COLUMNS, "searchable")]
+        if not self.database.local:
+            # No lock keeps two machines from adding the same document at once: lance has to see that both insert the same key.
+            text[0] = pa.field("id", pa.string(), nullable=False, metadata={"lance-schema:unenforced-primary-key": "true"})
+        rest = [("start", pa.int64()), ("end", pa.int64()), ("vector", pa.list_(pa.float32(), self.embedder.width))]
+        return pa.schema([*text, *(pa.field(*field) for field in rest)], metadata={_FINGERPRINT: self.embedder.fingerprint.encode()})
 
     def _rows(self, rows: Sequence[tuple[Entry, int, Chunk]], vectors: NDArray[np.float32]) -> pa.Table:
         import pyarrow as pa
@@ -462,6 +542,12 @@ def _ranked(
         return ranked
 
     return opened[0][0].database.run(find()) if opened else []
+
+
+def _merging(table: Any, delete: str) -> Any:
+    """A merge by id that also removes what it does not bring of the rows that meet the condition ``delete``, if there is one."""
+    merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+    return merge.when_not_matched_by_source_delete(delete) if delete else merge
 
 
 async def _next(batches: AsyncIterator[Any]) -> Any:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mdsa_local.errors import UnknownNameError
+from mdsa_local.knowledge import place
 from mdsa_local.knowledge.ingest import Report, Step, source_of
 from mdsa_local.settings import Settings, shipped, storage_error
 
@@ -54,7 +55,7 @@ def state(settings: Settings, fingerprint: str) -> str:
 
 def stamp(settings: Settings) -> Path:
     """The file that holds the encoder and the :func:`state` last ingested; no state when files have to be tried again."""
-    return settings.knowledge_dir / "synced"
+    return place.stamp(place.located(settings.knowledge_place), settings.home)
 
 
 def pending(settings: Settings, fingerprint: str) -> bool:
@@ -65,7 +66,8 @@ def pending(settings: Settings, fingerprint: str) -> bool:
 def sync(rag: DualRAG, settings: Settings, fingerprint: str, progress: Callable[[str, int, int], None] | None = None) -> list[tuple[str, Report]]:
     """Ingest what is new or changed and drop what is gone; ``(knowledge base, report)`` for each. Raises :class:`StorageError`.
 
-    Documents that were added from elsewhere stay. Files that could not be read are in the reports, and leave the work pending.
+    Documents that were added from elsewhere stay, and so do all in a place that other machines
+    may use: what is gone here may be there. Files that could not be read are in the reports, and leave the work pending.
     """
     before = state(settings, fingerprint)
     if _stamped(settings)[0] != fingerprint:
@@ -75,8 +77,9 @@ def sync(rag: DualRAG, settings: Settings, fingerprint: str, progress: Callable[
         if progress:
             progress(step.source, step.files_done, step.files)
 
-    reports = {domain: rag.add_paths(group, domain, tell, follow_deletes=True) for domain, group in _by_domain(folders(settings))}
-    for domain, documents in _orphans(rag, settings):
+    alone = isinstance(place.located(settings.knowledge_place), Path)
+    reports = {domain: rag.add_paths(group, domain, tell, follow_deletes=alone) for domain, group in _by_domain(folders(settings))}
+    for domain, documents in _orphans(rag, settings) if alone else ():
         for document in documents:
             # Another process may have been quicker.
             with suppress(UnknownNameError):
@@ -115,7 +118,7 @@ def _write_stamp(settings: Settings, fingerprint: str, digest: str) -> None:
     if _stamped(settings) == (fingerprint, digest):
         return
     try:
-        settings.writable(settings.knowledge_dir)
+        settings.writable(stamp(settings).parent)
         stamp(settings).write_text(f"{fingerprint}\n{digest}\n", encoding="utf-8")
     except OSError as error:
         raise storage_error(error, stamp(settings)) from None

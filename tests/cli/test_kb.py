@@ -18,6 +18,7 @@ from mdsa_local.cli.router import read_pairs
 from mdsa_local.errors import InputError
 from mdsa_local.settings import Settings
 from tests.cli.test_cli import inside
+from tests.knowledge.s3 import BUCKET, serving
 
 
 @pytest.fixture
@@ -223,3 +224,43 @@ def test_bench_retrieve_gives_its_names(monkeypatch: pytest.MonkeyPatch, capsys:
     assert {"hybrid_1k", "hybrid_10k", "hybrid_100k", "ingest"} <= results.keys()
     assert all(row["ours"] > 0 and row["baseline"] > 0 for row in results.values())
     assert results["ingest"]["better"] == "higher"
+
+
+def test_export_and_import(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(home / "backup.mdsa")
+    code, _, err = inside(capsys, "kb", "export", file)
+    assert code == 2 and "no knowledge base to export" in err
+    inside(capsys, "kb", "sync")
+    inside(capsys, "kb", "add", str(home / "domains/garden/knowledge/roses.md"))
+    code, out, _ = inside(capsys, "kb", "export", file, "--json")
+    rows = [{"knowledge_base": name, "documents": 1, "passages": 1, "embedded_again": False} for name in ("global", "garden")]
+    assert (code, json.loads(out)) == (0, rows)
+    code, _, err = inside(capsys, "kb", "import", file)
+    assert code == 2 and "--replace" in err
+    code, out, _ = inside(capsys, "kb", "import", file, "--replace", "-d", "garden")
+    assert (code, out) == (0, "garden: 1 documents, 1 passages imported\n")
+    code, out, _ = inside(capsys, "kb", "import", file, "--replace", "-d", "global", "--json")
+    assert (code, json.loads(out)) == (0, rows[:1])
+    code, out, _ = inside(capsys, "kb", "search", "when are roses pruned", "-d", "garden", "--json")
+    assert json.loads(out)[0]["source"].endswith("roses.md")
+    code, out, _ = inside(capsys, "kb", "export", file, "--json")
+    assert (code, json.loads(out)["error"]["code"]) == (2, "input")
+
+
+def test_knowledge_bases_on_an_s3_server(home: Path) -> None:
+    """In processes of their own, as they are started: the trimmed import of LanceDB is for folders only."""
+    (home / "notes.md").write_text("# Notes\n\nThe shed key hangs behind the door.\n")
+    with serving() as options:
+        environment = os.environ | {"MDSA_HOME": str(home), "MDSA_KNOWLEDGE_URI": f"s3://{BUCKET}/cli", "PYTHONPATH": str(Path(__file__).parents[2])}
+        environment["MDSA_KNOWLEDGE_STORAGE_OPTIONS"] = json.dumps(options)
+
+        def said(*command: str) -> str:
+            done = subprocess.run(
+                [sys.executable, "-m", "mdsa_local", "kb", *command, "--json"], capture_output=True, env=environment, timeout=240, check=False
+            )
+            assert done.returncode == 0, done.stderr.decode()
+            return done.stdout.decode()
+
+        assert json.loads(said("add", str(home / "notes.md")))["added"] == 1
+        assert json.loads(said("search", "where is the shed key"))[0]["source"].endswith("notes.md")
+    assert not (home / "knowledge").exists()
