@@ -72,12 +72,11 @@ def main() -> None:
         "first": ("distil", "--epochs", "4", "--scale", "0.6"),
         "second": ("distil", "--epochs", "3", "--rate", "3e-4", "--start", work / "first"),
         "third": ("contrast", "--start", work / "second", "--labelled", work / "first", "--steps", "450"),
-        "fourth": ("contrast", "--mix", "fourth", "--start", work / "third", "--labelled", work / "first", "--steps", "480", "--seed", "5"),
     }
     for name, (module, *options) in runs.items():
         if not (work / name / "student").is_dir():
             step(str(module), *common, "--work", work / name, *options)
-    step("export_encoder", "--student", work / "fourth/student", "--out", out)
+    step("export_encoder", "--student", work / "third/student", "--out", out)
     refresh(out, "{}")
     said = step("calibrate", "--data", data, "--encoder", out)
     refresh(out, said[said.index("calibration:") + len("calibration:") :].strip())

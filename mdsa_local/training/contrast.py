@@ -1,12 +1,11 @@
-"""Third and fourth run of the encoder: pull questions towards the sentences that answer them, and utterances towards others of their intent.
+"""Third run of the encoder: pull questions towards the sentences that answer them, and utterances towards others of their intent.
 
 Pairs are contrasted within a batch (InfoNCE, van den Oord et al. 2018; in-batch negatives as in DPR, Karpukhin et al. 2020). A batch holds
-several facts of one topic, so that neighbours are told apart. Other texts are held where they are: to the teacher's vectors (third run), or to
-those that the model gave them at the start (fourth).
+several facts of one topic, so that neighbours are told apart. Texts of the earlier runs go on being held to the teacher's vectors.
 
-    python -m mdsa_local.training.contrast --mix third --data DIR --teacher DIR --start DIR --labelled DIR --work DIR
+    python -m mdsa_local.training.contrast --data DIR --teacher DIR --start DIR --work DIR
 
-``--start`` is the folder of a finished run; ``--work`` keeps checkpoint, log and result. Resumes when killed.
+``--start`` is the folder of a finished distillation, with its labels; ``--work`` keeps checkpoint, log and result. Resumes when killed.
 """
 
 from __future__ import annotations
@@ -16,8 +15,7 @@ import json
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,38 +26,14 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer
 
 from mdsa_local.training import sources
-from mdsa_local.training.checkpoint import device, load, save
+from mdsa_local.training.checkpoint import device
 from mdsa_local.training.corpus import distillation_texts, windows, with_typo
 from mdsa_local.training.distil import MAX_TOKENS, departure, embed, finish, keep, resumed
 from mdsa_local.training.grounded import Templates, fill, worded
 
 HELD_OUT = 12
 TEMPERATURE = 0.05
-# Longer texts, in characters, are not held: they cost more than they tell.
-LONGEST_HELD = 120
 Pair = tuple[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Mix:
-    """What a step holds: ``facts`` of each of ``topics``; ``(set, or empty for either, how many intents, share of the loss)``; ``subjects`` of
-    MedQuAD; ``held`` texts that are held to the teacher's vectors, or to the model's ``own`` at the start."""
-
-    topics: int
-    facts: int
-    intents: tuple[tuple[str, int, float], ...]
-    subjects: int
-    held: int
-    own: bool = False
-
-
-MIXES = {
-    "third": Mix(12, 5, (("", 48, 0.5),), 4, 32),
-    "fourth": Mix(9, 7, (("clinc150", 64, 0.6), ("banking77", 20, 0.2)), 3, 28, own=True),
-}
-SUBJECTS_SHARE = 0.3
-# How many texts a model's own vectors are kept of.
-OWN_TEXTS = 20_000
 
 
 def intents(data: Path) -> dict[str, dict[str, list[str]]]:
@@ -91,10 +65,10 @@ def fact_pairs(topics: Sequence[dict[str, Any]], templates: Templates, rng: rand
     return pairs
 
 
-def intent_pairs(known: dict[str, dict[str, list[str]]], rng: random.Random, name: str, n: int) -> list[Pair]:
-    """Utterances with another of their intent, or with its name in words; every intent of the set (either when empty) at most once."""
+def intent_pairs(known: dict[str, dict[str, list[str]]], rng: random.Random, n: int) -> list[Pair]:
+    """Utterances with another of their intent, or with its name in words; every intent at most once."""
     pairs = []
-    source = known[name or rng.choice(sorted(known))]
+    source = known[rng.choice(sorted(known))]
     for name in rng.sample(sorted(source), min(n, len(source))):
         text, other = rng.sample(source[name], 2)
         pairs.append((with_typo(text, rng) if rng.random() < 0.1 else text, name if rng.random() < 0.5 else other))
@@ -119,32 +93,18 @@ def contrasted(questions: Tensor, answers: Tensor) -> Tensor:
 
 
 def anchored(data: Path, start: Path, rng: random.Random, size: int) -> Iterator[tuple[list[str], Tensor]]:
-    """Endless batches of texts of the first run and the teacher's vectors of them, from the folder of that run."""
+    """Endless batches of texts of the first run and the teacher's vectors of them."""
     texts = distillation_texts(data, 0, json.loads((start / "texts.json").read_text())["scale"])
     labels = np.concatenate([np.load(path) for path in sorted(start.glob("labels_*.npy"))]).astype(np.float32)
     if len(texts) != len(labels):
         raise SystemExit(f"{start}: {len(labels)} labels for {len(texts)} texts: label them again with distil")
-    return drawn(texts, F.normalize(torch.from_numpy(labels @ np.load(start / "basis.npy")), dim=-1), rng, size)
-
-
-def kept_vectors(data: Path, vectors: Callable[[list[str]], Tensor], work: Path, rng: random.Random, size: int) -> Iterator[tuple[list[str], Tensor]]:
-    """Endless batches of texts of the first run and the vectors that the model gave them at the start, which are kept in ``work``."""
-    texts = [text for text in distillation_texts(data, 0, 0.2) if len(text) < LONGEST_HELD][:OWN_TEXTS]
-    stored = work / "own.pt"
-    if not stored.exists():
-        with torch.inference_mode():
-            save({"vectors": torch.cat([vectors(texts[at : at + 256]).cpu() for at in range(0, len(texts), 256)])}, stored)
-    return drawn(texts, load(stored)["vectors"], rng, size)
-
-
-def drawn(texts: Sequence[str], targets: Tensor, rng: random.Random, size: int) -> Iterator[tuple[list[str], Tensor]]:
-    """Endless batches of short texts and their targets."""
+    targets = F.normalize(torch.from_numpy(labels @ np.load(start / "basis.npy")), dim=-1)
     while True:
-        chosen = [i for i in rng.sample(range(len(texts)), 2 * size) if len(texts[i]) < LONGEST_HELD][:size]
+        chosen = [i for i in rng.sample(range(len(texts)), 2 * size) if len(texts[i]) < 120][:size]
         yield [texts[i] for i in chosen], targets[chosen]
 
 
-def train(data: Path, teacher: Path, start: Path, labelled: Path, work: Path, mix: Mix, steps: int, rate: float, seed: int) -> None:
+def train(data: Path, teacher: Path, start: Path, labelled: Path, work: Path, steps: int, rate: float, seed: int) -> None:
     """Run or resume; leaves ``work/student`` as :mod:`~mdsa_local.training.distil` does."""
     tokenizer = AutoTokenizer.from_pretrained(teacher)
     templates = Templates()
@@ -158,9 +118,7 @@ def train(data: Path, teacher: Path, start: Path, labelled: Path, work: Path, mi
     subjects = [rows for rows in by_focus.values() if len(rows) > 1]
     torch.manual_seed(seed)
     checkpoint = work / "contrast.pt"
-    student, dense, optimiser, step = resumed(
-        teacher, next(path for path in (start / "contrast.pt", start / "distil.pt") if path.exists()), checkpoint, rate
-    )
+    student, dense, optimiser, step = resumed(teacher, start / "distil.pt", checkpoint, rate)
 
     def vectors(texts: list[str]) -> Tensor:
         made = tokenizer(texts, truncation=True, max_length=MAX_TOKENS, padding=True, return_tensors="pt").to(device())
@@ -178,7 +136,7 @@ def train(data: Path, teacher: Path, start: Path, labelled: Path, work: Path, mi
         return right / total
 
     rng = random.Random(seed * 7919 + step)
-    anchors = kept_vectors(data, vectors, work, rng, mix.held) if mix.own else anchored(data, labelled, rng, mix.held)
+    anchors = anchored(data, labelled, rng, 32)
     began, first = time.time(), step
     while step < steps:
         if step % 50 == 0:
@@ -187,11 +145,7 @@ def train(data: Path, teacher: Path, start: Path, labelled: Path, work: Path, mi
             group["lr"] = rate * min(1.0, (step + 1) / 50) * max(0.02, 1 - step / steps)
         optimiser.zero_grad(set_to_none=True)
         running = []
-        parts = [
-            (fact_pairs(topics, templates, rng, mix.topics, mix.facts), 1.0),
-            *((intent_pairs(known, rng, name, n), share) for name, n, share in mix.intents),
-            (passage_pairs(subjects, rng, mix.subjects), SUBJECTS_SHARE),
-        ]
+        parts = ((fact_pairs(topics, templates, rng, 12, 5), 1.0), (intent_pairs(known, rng, 48), 0.5), (passage_pairs(subjects, rng, 4), 0.3))
         for pairs, share in parts:
             loss = contrasted(vectors([q for q, _ in pairs]), vectors([a for _, a in pairs]))
             (share * loss).backward()
@@ -217,8 +171,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with the public data sets")
     parser.add_argument("--teacher", type=Path, required=True, help="folder of the sentence-transformers teacher")
-    parser.add_argument("--mix", choices=sorted(MIXES), default="third", help="what the batches hold")
-    parser.add_argument("--start", type=Path, required=True, help="folder of the finished run to go on from")
+    parser.add_argument("--start", type=Path, required=True, help="folder of the finished distillation to go on from")
     parser.add_argument("--labelled", type=Path, required=True, help="folder of its first run, with the teacher's labels")
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoint and result")
     parser.add_argument("--steps", type=int, default=600)
@@ -229,7 +182,7 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     args.work.mkdir(parents=True, exist_ok=True)
-    train(args.data, args.teacher, args.start, args.labelled, args.work, MIXES[args.mix], args.steps, args.rate, args.seed)
+    train(args.data, args.teacher, args.start, args.labelled, args.work, args.steps, args.rate, args.seed)
 
 
 if __name__ == "__main__":
