@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from mdsa_local.domains.prompts import NOT_FOUND
+from mdsa_local.routing.splitting import pieces
 from mdsa_local.sentences import spans
 from mdsa_local.validation import facts
 
@@ -32,6 +33,8 @@ TITLED = 0.6
 
 # Units that share so much of the longer one's content words, with the same numbers and negations, say the same.
 SAME_WORDS = 0.75
+# The nearest unit to a part of a question is about it from this cosine on.
+PART_NEARNESS = 0.5
 # An answer quotes up to so many units: where the nearest does not hold the fact asked for, the next often does.
 MOST_QUOTED = 3
 # How much less near (cosine) than the nearest a unit may be to be quoted beside it, from the same passage and from another one.
@@ -40,11 +43,13 @@ SAME_PASSAGE, OTHER_PASSAGE = 0.15, 0.03
 
 @dataclass(frozen=True, slots=True)
 class Extract:
-    """A unit of a passage: the place of the passage among those retrieved, from 0, the text, and how near it is to the question (a cosine)."""
+    """A unit of a passage: the place of the passage among those retrieved, from 0, the text, how near it is to the question (a cosine), and whether it
+    ``leads``: is the nearest to a part of a question that asks several things."""
 
     passage: int
     text: str
     nearness: float = field(default=0.0, compare=False)
+    leads: bool = field(default=False, compare=False)
 
     @property
     def quoted(self) -> str:
@@ -58,22 +63,27 @@ def shortlist(
     """The ``most`` units of all passages ``(title, text)`` that are nearest to the question by ``embed`` (unit vectors), nearest first.
 
     A unit is read alone and under its title, which often holds what the sentence only refers to. One that says the same as a nearer one is left out.
+    Of a question that asks several things the nearest to each part are always among them.
     """
     found = [Extract(index, unit) for index, (_, text) in enumerate(passages) for unit in dict.fromkeys(units(text))]
     if not found:
         return []
     titled = [f"{passages[unit.passage][0]}: {unit.text}" for unit in found]
-    vectors = embed([question, *(unit.text for unit in found), *titled])
-    alone, under_title = (vectors[1:] @ vectors[0]).reshape(2, len(found))
+    parts = [question[piece.start : piece.end] for piece in pieces(question)]
+    asked = [question, *(parts if len(parts) > 1 else ())]
+    vectors = embed([*asked, *(unit.text for unit in found), *titled])
+    alone, under_title = (vectors[: len(asked)] @ vectors[len(asked) :].T).reshape(len(asked), 2, len(found)).transpose(1, 0, 2)
     near = (1 - TITLED) * alone + TITLED * under_title
+    leading = {int(part.argmax()) for part in near[1:] if part.max() >= PART_NEARNESS}
     kept: list[tuple[Extract, facts.Facts]] = []
-    for at in (-near).argsort(kind="stable"):
+    for at in (-near[0]).argsort(kind="stable").tolist():
         told = facts.read(found[at].text)
-        if not any(same(told, other) for _, other in kept):
-            kept.append((replace(found[at], nearness=float(near[at])), told))
-            if len(kept) == most:
-                break
-    return [extract for extract, _ in kept]
+        if (at in leading or len(kept) < most) and not any(same(told, other) for _, other in kept):
+            kept.append((replace(found[at], nearness=float(near[0, at]), leads=at in leading), told))
+    chosen = [extract for extract, _ in kept]
+    others = max(most - sum(extract.leads for extract in chosen), 1)
+    spared = [extract for extract in chosen if not extract.leads][:others]
+    return [extract for extract in chosen if extract.leads or extract in spared][:most]
 
 
 def same(one: facts.Facts, other: facts.Facts) -> bool:
@@ -105,13 +115,14 @@ def grammar(extracts: Sequence[Extract]) -> str:
 
 
 def company(extracts: Sequence[Extract], first: int) -> list[int]:
-    """Which extracts, nearest first, follow the one chosen to begin with: about as near to the question, so that no choice between them is safe."""
+    """Which extracts, nearest first, follow the one chosen to begin with: about as near to the question, so that no choice between them is safe, or
+    the nearest to another part of the question."""
     near = [
         at
         for at, extract in enumerate(extracts)
-        if at != first and extracts[0].nearness - extract.nearness <= (SAME_PASSAGE if extract.passage == extracts[first].passage else OTHER_PASSAGE)
+        if extract.leads or extracts[0].nearness - extract.nearness <= (SAME_PASSAGE if extract.passage == extracts[first].passage else OTHER_PASSAGE)
     ]
-    return near[: MOST_QUOTED - 1]
+    return [at for at in sorted(near, key=lambda at: not extracts[at].leads) if at != first][: MOST_QUOTED - 1]
 
 
 def units(text: str) -> list[str]:

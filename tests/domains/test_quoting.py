@@ -63,6 +63,18 @@ def test_the_shortlist_says_nothing_twice(encoder: Encoder) -> None:
     assert sorted(extract.text for extract in found) == [said, "It arrives in 4 days."]
 
 
+def test_of_several_questions_each_has_its_nearest(encoder: Encoder) -> None:
+    passages = [("Freeze a card", STEPS), ("Fees", FEES)]
+    asked = "how do I freeze my card, and what does a replacement card cost?"
+    found = quoting.shortlist(asked, passages, encoder.encode)
+    leading = [extract.text for extract in found if extract.leads]
+    assert sorted(leading) == [STEPS.partition("\n\n")[0], "A replacement card costs $5."]
+    said = {found[0].text, *(found[at].text for at in quoting.company(found, 0))}
+    assert said >= set(leading)
+    assert not any(extract.leads for extract in quoting.shortlist("how do I freeze my card", passages, encoder.encode))
+    assert quoting.shortlist(asked, passages, encoder.encode, 1) == found[:1]
+
+
 def test_a_title_tells_what_a_sentence_is_about(encoder: Encoder) -> None:
     passages = [("Blue hub", "It costs $90."), ("Green lamp", "It costs $30.")]
     assert quoting.shortlist("price of the green lamp", passages, encoder.encode, 1) == [Extract(1, "It costs $30.")]
