@@ -43,8 +43,10 @@ SAME_PASSAGE, OTHER_PASSAGE = 0.15, 0.03
 
 @dataclass(frozen=True, slots=True)
 class Extract:
-    """A unit of a passage: the place of the passage among those retrieved, from 0, the text, how near it is to the question (a cosine), and whether it
-    ``leads``: is the nearest to a part of a question that asks several things."""
+    """A unit of a passage: the place of the passage among those retrieved, from 0, the text, and how near it is to the question (a cosine).
+
+    It ``leads`` when it is the nearest to a part of a question that asks several things.
+    """
 
     passage: int
     text: str
