@@ -13,6 +13,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Literal
 
 from mdsa_local.errors import StorageError
@@ -76,8 +77,8 @@ async def pending(table: Any) -> Work:
     return work(await table.count_rows(), read(await table.list_indices()))
 
 
-async def build(table: Any) -> Work:
-    """Do what is to be done. Every step is a commit of its own, so that a stop at any moment leaves a table that is whole."""
+async def build(table: Any, keep: timedelta) -> Work:
+    """Do what is to be done; versions stay for ``keep``. Every step is a commit of its own: a stop at any moment leaves a table that is whole."""
     from lancedb.index import IvfRq
 
     rows, state = await table.count_rows(), read(await table.list_indices())
@@ -89,7 +90,7 @@ async def build(table: Any) -> Work:
         await table.create_index("vector", config=config, replace=True, name=name)
         state = State(tuple(other for other in state.names if other != name))
     elif todo == "extend":
-        await table.optimize()
+        await table.optimize(cleanup_older_than=keep)
     if todo in ("train", "drop"):
         for name in state.names:
             await table.drop_index(name)
