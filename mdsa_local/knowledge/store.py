@@ -43,6 +43,8 @@ PART_CHUNKS = 2048
 KEEP_VERSIONS = timedelta(seconds=20)
 # Reads over a network take longer, and the clocks of several machines differ.
 KEEP_ELSEWHERE = timedelta(minutes=10)
+# Versions that are removed at rest are older than KEEP_VERSIONS for certain.
+AT_REST_S = 1.0
 # Older than any version.
 KEEP_ALL = timedelta(days=36500)
 # What is added bit by bit leaves small files: searches slow down after some tens of them.
@@ -410,12 +412,44 @@ class KnowledgeBase:
         table = self.opened()
         if table is None:
             return
-        small = self._run(table.stats())["fragment_stats"]["num_small_fragments"]
+        small, stale = self._heap(table)
         burst = time.monotonic() - self._merged_at < KEEP_VERSIONS.total_seconds()
-        if small > MOST_SMALL_FILES * (IN_A_BURST if burst else 1) or not self._run(table.list_indices()):
+        if small > MOST_SMALL_FILES * (IN_A_BURST if burst else 1) or (stale and self._merged_long_ago()) or not self._run(table.list_indices()):
             self._compact()
         if self._run(index.pending(table)) != "nothing":
             self._background.start(self.label, self.index_vectors)
+        self._tidy_later()
+
+    def _heap(self, table: Any) -> tuple[int, bool]:
+        """How many small files there are, and whether much on the disk belongs to earlier versions only."""
+        stats = self._run(table.stats())
+        folder = self.database.folder
+        if not isinstance(folder, Path):
+            return stats["fragment_stats"]["num_small_fragments"], False
+        with storage_errors(folder, self.name):
+            return stats["fragment_stats"]["num_small_fragments"], sound.stale(folder / f"{self.name}.lance", stats["total_bytes"])
+
+    def _merged_long_ago(self) -> bool:
+        """Whether what the last merge replaced, by whatever process, may be removed."""
+        with storage_errors(self.database.folder, self.name):
+            return time.time() - sound.last_merge(Path(self.database.folder) / f"{self.name}.lance") > KEEP_VERSIONS.total_seconds()
+
+    def _tidy_later(self) -> None:
+        """See to it that nothing old stays after the last write: once no reader can be using it any more."""
+        if self.database.local:
+            self._background.later(self.label, self._tidied_at_rest, KEEP_VERSIONS.total_seconds() + AT_REST_S)
+
+    def _tidied_at_rest(self) -> None:
+        table = self.opened()
+        if table is None:
+            return
+        small, stale = self._heap(table)
+        if stale or small > MOST_SMALL_FILES:
+            version = self._run(table.version())
+            self._compact()
+            # What has been merged now left a copy of its own. Nothing follows where nothing was merged, so this ends.
+            if self._run(table.version()) != version:
+                self._tidy_later()
 
     def settle(self) -> None:
         """Wait until nothing is being done in the background."""
@@ -520,6 +554,9 @@ class KnowledgeBase:
                 self._table = None
             elif self._table is None:
                 self._table = self.database.open(self.name)
+                if self._table is not None:
+                    # A process that wrote before may have ended before it could.
+                    self._tidy_later()
             return self._table
 
     def _run(self, work: Coroutine[Any, Any, Any]) -> Any:
