@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 ENDING = b"LANC"
@@ -28,17 +29,24 @@ def cut_short(paths: Iterable[Path]) -> list[Path]:
 
 def stale(table: Path, live_bytes: int) -> bool:
     """Whether a noticeable part of the data on disk belongs to earlier versions; ``live_bytes`` is what the latest has."""
-    return sum(entry.stat().st_size for entry in _entries(table / "data")) > (1 + WORTH_REMOVING) * live_bytes
+    return sum(stat.st_size for stat in _stats(table / "data")) > (1 + WORTH_REMOVING) * live_bytes
 
 
 def last_merge(table: Path) -> float:
     """When the largest data file was written, which is what small ones were last merged into; seconds since 1970, 0 where there is none."""
-    largest = max((entry.stat() for entry in _entries(table / "data")), key=lambda stat: stat.st_size, default=None)
+    largest = max(_stats(table / "data"), key=lambda stat: stat.st_size, default=None)
     return largest.st_mtime if largest else 0.0
 
 
 def _lance_files(folder: Path) -> Iterator[Path]:
     return (Path(entry.path) for entry in _entries(folder) if entry.name.endswith(".lance"))
+
+
+def _stats(folder: Path) -> Iterator[os.stat_result]:
+    for entry in _entries(folder):
+        # Another process may be removing what is old.
+        with suppress(FileNotFoundError):
+            yield entry.stat()
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
