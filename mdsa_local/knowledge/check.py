@@ -9,6 +9,7 @@ from typing import Literal
 from mdsa_local.errors import StorageError
 from mdsa_local.knowledge.ingest import ingest
 from mdsa_local.knowledge.loaders import LOADERS
+from mdsa_local.knowledge.place import forget
 from mdsa_local.knowledge.store import Document, KnowledgeBase
 from mdsa_local.settings import shipped
 
@@ -26,18 +27,20 @@ class Problem:
 
 
 def check(knowledge_base: KnowledgeBase, *, repair: bool = False) -> list[Problem]:
-    """The problems of a knowledge base; with ``repair`` all but damage to the table itself are put right.
+    """The problems of a knowledge base; with ``repair`` they are put right as far as that can be done.
 
-    Vectors of another encoder are made again from the stored text. A document stored in part is read again from its file, or its chunks are
-    removed when the file is gone. A document whose file is gone is removed. In a place that several machines use, a file that is not here is
-    no fault and its document is left alone.
+    A table that cannot be read becomes again what it was in the newest version that can; of what came later, documents in files are added again by
+    the next ``mdsa kb add`` or ``sync``. Vectors of another encoder are made again from the stored text. A document stored in part is read again
+    from its file, or its chunks are removed when the file is gone. A document whose file is gone is removed. In a place that several machines use,
+    a file that is not here is no fault and its document is left alone.
     """
     try:
         documents = knowledge_base.documents()
         fits = knowledge_base.fits()
         knowledge_base.read_all()
     except StorageError as error:
-        return [Problem("damaged", "", f"{error} {error.hint}")]
+        problem = Problem("damaged", "", f"{error} {error.hint}")
+        return [_damaged(knowledge_base, problem) if repair else problem]
     problems: list[Problem] = []
     if not fits:
         problem = Problem("fingerprint", "", "its vectors are another encoder's")
@@ -58,6 +61,16 @@ def check(knowledge_base: KnowledgeBase, *, repair: bool = False) -> list[Proble
     if repair and problems:
         knowledge_base.optimize()
     return problems
+
+
+def _damaged(knowledge_base: KnowledgeBase, problem: Problem) -> Problem:
+    try:
+        repaired = knowledge_base.bring_back()
+    except StorageError as error:
+        return replace(problem, what=f"{problem.what} It could not be repaired: {error}")
+    if repaired:
+        forget(knowledge_base.database.folder)
+    return replace(problem, repaired=repaired)
 
 
 def _interrupted(knowledge_base: KnowledgeBase, document: Document, path: Path | None, repair: bool) -> Problem:

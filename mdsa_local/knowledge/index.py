@@ -11,8 +11,10 @@ from __future__ import annotations
 import logging
 import re
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Literal
 
 from mdsa_local.errors import StorageError
@@ -29,6 +31,8 @@ ROWS_A_PARTITION = 4096
 LEAST_PROBES, PROBED = 20, 4
 # LanceDB's quantised distances order only roughly: so many times the candidates are ordered again by their exact cosine.
 OVERSAMPLING = 2
+# A clock that is a little early must not make a thread run round.
+LEAST_WAIT_S = 0.01
 
 Work = Literal["nothing", "train", "extend", "drop"]
 _NAME = re.compile(r"vector_of_(\d+)")
@@ -76,8 +80,8 @@ async def pending(table: Any) -> Work:
     return work(await table.count_rows(), read(await table.list_indices()))
 
 
-async def build(table: Any) -> Work:
-    """Do what is to be done. Every step is a commit of its own, so that a stop at any moment leaves a table that is whole."""
+async def build(table: Any, keep: timedelta) -> Work:
+    """Do what is to be done; versions stay for ``keep``. Every step is a commit of its own: a stop at any moment leaves a table that is whole."""
     from lancedb.index import IvfRq
 
     rows, state = await table.count_rows(), read(await table.list_indices())
@@ -89,7 +93,7 @@ async def build(table: Any) -> Work:
         await table.create_index("vector", config=config, replace=True, name=name)
         state = State(tuple(other for other in state.names if other != name))
     elif todo == "extend":
-        await table.optimize()
+        await table.optimize(cleanup_older_than=keep)
     if todo in ("train", "drop"):
         for name in state.names:
             await table.drop_index(name)
@@ -102,20 +106,40 @@ class Background:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._due: float | None = None
 
     def start(self, name: str, task: Callable[[], object]) -> None:
         """Begin ``task``, unless one is under way. What the disk says is logged: everything works without the index, only slower."""
 
-        def run() -> None:
-            try:
-                task()
-            except StorageError as error:
-                logger.warning("no vector index for %s: %s", name, error)
-
         with self._lock:
             if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=run, name=f"mdsa-index-{name}")
+                self._thread = threading.Thread(target=_logged, args=(name, task), name=f"mdsa-index-{name}")
                 self._thread.start()
+
+    def later(self, name: str, task: Callable[[], object], delay_s: float) -> None:
+        """Begin ``task`` when ``delay_s`` have gone by in which this was not called again. A program that ends before does so at once, without it."""
+
+        def run() -> None:
+            while (left := self._left()) is not None:
+                # Unlike an event, this returns when the main thread ends, and only then does the program wait for this one.
+                threading.main_thread().join(max(left, LEAST_WAIT_S))
+                if not threading.main_thread().is_alive():
+                    return
+            _logged(name, task)
+
+        with self._lock:
+            waiting, self._due = self._due is not None, time.monotonic() + delay_s
+            if not waiting:
+                threading.Thread(target=run, name=f"mdsa-later-{name}").start()
+
+    def _left(self) -> float | None:
+        """Seconds until what is to be done later is due; None, and nothing is due any more, once it is."""
+        with self._lock:
+            left = 0.0 if self._due is None else self._due - time.monotonic()
+            if left > 0:
+                return left
+            self._due = None
+            return None
 
     def wait(self) -> None:
         """Return when nothing is under way."""
@@ -123,3 +147,10 @@ class Background:
             thread = self._thread
         if thread is not None:
             thread.join()
+
+
+def _logged(name: str, task: Callable[[], object]) -> None:
+    try:
+        task()
+    except StorageError as error:
+        logger.warning("knowledge base %s is not tidied: %s", name, error)

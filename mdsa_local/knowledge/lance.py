@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from errno import ENOTDIR
+from errno import ENOSPC, ENOTDIR
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
@@ -227,6 +227,15 @@ def storage_errors(folder: Path | str, table: str = "") -> Iterator[None]:
         raise StorageError(f"knowledge base {table!r} in {folder}: {message}", _hint(int(number[1]) if number else None, folder, table)) from error
 
 
+def unfinished(folder: Path, table: str) -> StorageError:
+    """The error for a write of which the disk took only a part; the operating system's own was lost on the way."""
+    return StorageError(
+        f"knowledge base {table!r} in {folder}: a file could not be written to its end, and nothing of this write is kept. No space left on the "
+        "disk, or a limit on the size of files?",
+        _hint(ENOSPC, folder, table),
+    )
+
+
 def _said(text: str) -> str:
     """What the server or the network said, which an object store's error carries deep inside; else the error as it is."""
     answer = re.search(r"status: (\d+).*?<Code>(.*?)</Code><Message>(.*?)</Message>", text, re.DOTALL)
@@ -243,4 +252,7 @@ def _hint(number: int | None, folder: Path | str, table: str) -> str:
         return "Free some space, fix the folder's permissions, or set MDSA_HOME to a writable folder."
     # lance does not always tell a full disk from damage: "failed to fill whole buffer".
     path = folder / f"{table}.lance"
-    return f"The disk is full, or the table may be damaged: where `mdsa kb check` says so, delete {path} and add its documents again: `mdsa kb add`."
+    return (
+        "The disk is full, or the table may be damaged. Where `mdsa kb check` says so, `mdsa kb check --repair` brings back the newest version that "
+        f"can be read; where there is none, delete {path} and add its documents again: `mdsa kb add`."
+    )

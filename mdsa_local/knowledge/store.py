@@ -9,18 +9,20 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mdsa_local.domains.config import NAME
 from mdsa_local.errors import ConfigError, InputError, StorageError
-from mdsa_local.knowledge import Embedder, index, searching
+from mdsa_local.knowledge import Embedder, index, searching, sound
 from mdsa_local.knowledge.ahead import ahead
 from mdsa_local.knowledge.chunking import Chunk
 from mdsa_local.knowledge.fusion import Hit, Ranked, Twins, order
-from mdsa_local.knowledge.lance import Database, storage_errors
+from mdsa_local.knowledge.lance import Database, storage_errors, unfinished
 from mdsa_local.knowledge.searching import Found, Snapshot
 from mdsa_local.types import Passage
 
@@ -41,6 +43,10 @@ PART_CHUNKS = 2048
 KEEP_VERSIONS = timedelta(seconds=20)
 # Reads over a network take longer, and the clocks of several machines differ.
 KEEP_ELSEWHERE = timedelta(minutes=10)
+# Versions that are removed at rest are older than KEEP_VERSIONS for certain.
+AT_REST_S = 1.0
+# Older than any version.
+KEEP_ALL = timedelta(days=36500)
 # What is added bit by bit leaves small files: searches slow down after some tens of them.
 MOST_SMALL_FILES = 32
 # Lance merges all of a table into one file, and the one before stays for KEEP_VERSIONS: within that time only so many times as many small files
@@ -143,7 +149,45 @@ class KnowledgeBase:
             table = self.opened() or self.database.create(self.name, self._schema())
             self._run(table.checkout_latest())
             self._check(self._run(table.schema()))
-            self._run(_merging(table, delete).execute(self._rows(rows, vectors)))
+            with self._whole(table):
+                self._run(_merging(table, delete).execute(self._rows(rows, vectors)))
+
+    @contextmanager
+    def _whole(self, table: Any) -> Iterator[None]:
+        """Keep what is committed inside only if the disk took all of it: else the version before stands again, and :class:`StorageError` is raised.
+        Belongs inside ``writing``. An object store takes all of a file or nothing."""
+        if not isinstance(self.database.folder, Path):
+            yield
+            return
+        folder = self.database.folder / f"{self.name}.lance"
+        with storage_errors(self.database.folder, self.name):
+            version, known = self._run(table.version()), sound.files(folder)
+        try:
+            yield
+        except StorageError:
+            self._undo(folder, known, version)
+            raise
+        if self._undo(folder, known, version):
+            raise unfinished(self.database.folder, self.name)
+
+    def _undo(self, folder: Path, known: set[Path], version: int) -> bool:
+        """Go back to ``version`` if one of the files that came after those ``known`` was cut short; whether it was so."""
+        with storage_errors(self.database.folder, self.name):
+            cut = sound.cut_short(sound.files(folder) - known)
+            # Nobody can read them, and the version before needs some room to be written.
+            for path in cut:
+                path.unlink()
+        if cut:
+            self._return_to(version)
+        return bool(cut)
+
+    def _return_to(self, version: int) -> None:
+        table = self.database.open(self.name)
+        with self._lock:
+            self._table = None
+        if self._run(table.version()) != version:
+            self._run(table.checkout(version))
+            self._run(table.restore())
 
     def delete(self, document: str) -> bool:
         """Remove a document; False when it is not there."""
@@ -156,7 +200,8 @@ class KnowledgeBase:
             if table is None or not documents:
                 return 0
             self._run(table.checkout_latest())
-            return int(self._run(table.delete(_among(documents))).num_deleted_rows)
+            with self._whole(table):
+                return int(self._run(table.delete(_among(documents))).num_deleted_rows)
 
     def documents(self) -> list[Document]:
         """What is stored, sorted by document."""
@@ -289,6 +334,35 @@ class KnowledgeBase:
 
         self._run(read())
 
+    def bring_back(self) -> str:
+        """Make the newest version that has passages and can be read to its end the latest one; what was done, in words. Empty when there is none,
+        as for a table whose every version is damaged."""
+        with self.database.writing(self.name):
+            table = self.opened()
+            if table is None:
+                return ""
+            for version in sorted(self._run(table.list_versions()), key=lambda version: -int(version["version"])):
+                rows = self._readable(version["version"])
+                if rows:
+                    self._return_to(version["version"])
+                    return f"as it was at {version['timestamp']:%Y-%m-%d %H:%M:%S} again, {rows} passages; add again what came later"
+        return ""
+
+    def _readable(self, version: int) -> int:
+        """How many rows of a version can be read; 0 where one cannot."""
+
+        async def read() -> int:
+            table = await self.database.pinned(self.name, version)
+            rows = 0
+            async for batch in await table.query().to_batches():
+                rows += len(batch)
+            return rows
+
+        try:
+            return int(self._run(read()))
+        except StorageError:
+            return 0
+
     def optimize(self) -> None:
         """Bring the indexes up to date, merge small files and drop old versions. Once after an ingestion is enough."""
         self._compact()
@@ -306,9 +380,17 @@ class KnowledgeBase:
 
         # A handle that missed another writer's commit fails with a conflict for ever.
         self._run(table.checkout_latest())
-        if not self._run(table.list_indices()) and self._run(table.count_rows()):
-            self._run(table.create_index("searchable", config=FTS()))
-        self._run(table.optimize(cleanup_older_than=KEEP_VERSIONS if self.database.local else KEEP_ELSEWHERE))
+        with self._whole(table):
+            if not self._run(table.list_indices()) and self._run(table.count_rows()):
+                self._run(table.create_index("searchable", config=FTS()))
+            # The version before may be an old one: it has to be there until what takes its place is known to be whole.
+            self._run(table.optimize(cleanup_older_than=KEEP_ALL))
+        with self._whole(table):
+            self._run(table.optimize(cleanup_older_than=self._keep))
+
+    @property
+    def _keep(self) -> timedelta:
+        return KEEP_VERSIONS if self.database.local else KEEP_ELSEWHERE
 
     def index_vectors(self) -> index.Work:
         """Build, extend or drop the vector index where that pays, and tell what was done. Searches go on meanwhile; who wants to write waits."""
@@ -320,7 +402,8 @@ class KnowledgeBase:
 
     def _indexed(self, table: Any) -> index.Work:
         self._run(table.checkout_latest())
-        done: index.Work = self._run(index.build(table))
+        with self._whole(table):
+            done: index.Work = self._run(index.build(table, KEEP_ALL))
         return done
 
     def tidy(self) -> None:
@@ -329,12 +412,44 @@ class KnowledgeBase:
         table = self.opened()
         if table is None:
             return
-        small = self._run(table.stats())["fragment_stats"]["num_small_fragments"]
+        small, stale = self._heap(table)
         burst = time.monotonic() - self._merged_at < KEEP_VERSIONS.total_seconds()
-        if small > MOST_SMALL_FILES * (IN_A_BURST if burst else 1) or not self._run(table.list_indices()):
+        if small > MOST_SMALL_FILES * (IN_A_BURST if burst else 1) or (stale and self._merged_long_ago()) or not self._run(table.list_indices()):
             self._compact()
         if self._run(index.pending(table)) != "nothing":
             self._background.start(self.label, self.index_vectors)
+        self._tidy_later()
+
+    def _heap(self, table: Any) -> tuple[int, bool]:
+        """How many small files there are, and whether much on the disk belongs to earlier versions only."""
+        stats = self._run(table.stats())
+        folder = self.database.folder
+        if not isinstance(folder, Path):
+            return stats["fragment_stats"]["num_small_fragments"], False
+        with storage_errors(folder, self.name):
+            return stats["fragment_stats"]["num_small_fragments"], sound.stale(folder / f"{self.name}.lance", stats["total_bytes"])
+
+    def _merged_long_ago(self) -> bool:
+        """Whether what the last merge replaced, by whatever process, may be removed."""
+        with storage_errors(self.database.folder, self.name):
+            return time.time() - sound.last_merge(Path(self.database.folder) / f"{self.name}.lance") > KEEP_VERSIONS.total_seconds()
+
+    def _tidy_later(self) -> None:
+        """See to it that nothing old stays after the last write: once no reader can be using it any more."""
+        if self.database.local:
+            self._background.later(self.label, self._tidied_at_rest, KEEP_VERSIONS.total_seconds() + AT_REST_S)
+
+    def _tidied_at_rest(self) -> None:
+        table = self.opened()
+        if table is None:
+            return
+        small, stale = self._heap(table)
+        if stale or small > MOST_SMALL_FILES:
+            version = self._run(table.version())
+            self._compact()
+            # What has been merged now left a copy of its own. Nothing follows where nothing was merged, so this ends.
+            if self._run(table.version()) != version:
+                self._tidy_later()
 
     def settle(self) -> None:
         """Wait until nothing is being done in the background."""
@@ -354,8 +469,9 @@ class KnowledgeBase:
             if self._fits(self._run(table.schema())):
                 return False
             version, total = self._run(table.version()), self._run(table.count_rows())
-            self._table = self.database.overwrite(self.name, self._again(table, total, heard), self._schema())
-            self._take_over(version)
+            with self._whole(table):
+                self._table = self.database.overwrite(self.name, self._again(table, total, heard), self._schema())
+                self._take_over(version)
         self.optimize()
         return True
 
@@ -392,7 +508,7 @@ class KnowledgeBase:
                 arrays = (_vector_array(vectors) if field.name == "vector" else pa.array(columns[field.name], field.type) for field in schema)
                 yield pa.record_batch(list(arrays), schema=schema)
 
-        with self.database.writing(self.name):
+        with self.database.writing(self.name), self._whole(self.opened() or self.database.create(self.name, schema)):
             self._table = self.database.overwrite(self.name, batches(), schema)
         self.optimize()
 
@@ -438,6 +554,9 @@ class KnowledgeBase:
                 self._table = None
             elif self._table is None:
                 self._table = self.database.open(self.name)
+                if self._table is not None:
+                    # A process that wrote before may have ended before it could.
+                    self._tidy_later()
             return self._table
 
     def _run(self, work: Coroutine[Any, Any, Any]) -> Any:

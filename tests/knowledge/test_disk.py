@@ -65,6 +65,80 @@ def whole(folder: Path, confirmed: int) -> None:
     assert rag.query("document 0")
 
 
+# What a child does under a limit on the size of a file: the disk takes the first part of a file and no more, as a full one does, without root.
+LIMITED = """
+import resource, sys
+from datetime import timedelta
+from mdsa_local.errors import StorageError
+from mdsa_local.knowledge import store
+from mdsa_local.knowledge.dual_rag import DualRAG
+from tests.knowledge.toy_embedder import ToyEmbedder
+folder, limit, passages = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+# No version before the last stays for long.
+store.KEEP_VERSIONS = timedelta(milliseconds=1)
+rag = DualRAG(folder, ToyEmbedder())
+rag.list_documents()
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+for n in range(200):
+    try:
+        text = f"word{n} " + f"filling{n} " * 30
+        rag.add_global_documents([{"content": text, "metadata": {"id": f"{n}-{m}"}} for m in range(1 + passages * n)])
+        print("stored", n, flush=True)
+    except StorageError as error:
+        print("failed", n, error, "|", error.hint, flush=True)
+        break
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such limit")
+@pytest.mark.parametrize(
+    ("limit", "passages"),
+    # An addition is cut short, the first of them or a later one; small ones fit and what merges them is cut short, a data file or an index.
+    [(8_000, 20), (60_000, 5), (60_000, 0), (20_000, 0), (2_000, 0)],
+)
+def test_what_was_confirmed_stays_where_a_file_is_cut_short(tmp_path: Path, limit: int, passages: int) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", LIMITED, str(tmp_path / "kb"), str(limit), str(passages)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    *stored, failed = done.stdout.splitlines()
+    assert failed.startswith("failed"), done.stdout
+    assert "Free some space" in failed
+    rag = DualRAG(tmp_path / "kb", ToyEmbedder())
+    confirmed = {f"{n}-{m}" for n in range(len(stored)) for m in range(1 + passages * n)}
+    following = {f"{len(stored)}-{m}" for m in range(1 + passages * len(stored))}
+    # The addition that failed is there as a whole, where only what tidies up after it failed, or not at all.
+    assert {entry.document for entry in rag.list_documents()} in (confirmed, confirmed | following)
+    assert rag.check() == []
+    for n in range(len(stored)):
+        assert rag.passage(f"{n}-0#0").passage.text.startswith(f"word{n} ")
+    if stored:
+        assert rag.query("word0 filling0")[0]["content"].startswith("word0 ")
+    rag.add_global_documents([{"content": "there is room again", "metadata": {"id": "later"}}])
+    rag.optimize()
+    assert rag.check() == []
+    assert {entry.document for entry in rag.list_documents()} >= confirmed | {"later"}
+
+
+def test_check_brings_back_the_newest_version_that_can_be_read(tmp_path: Path) -> None:
+    """A stop between a commit that the disk took in part and the look at it."""
+    rag = DualRAG(tmp_path, ToyEmbedder())
+    data = tmp_path / "global.lance" / "data"
+    for n in range(3):
+        before = set(data.glob("*"))
+        rag.add_global_documents([{"content": f"apples {n}", "metadata": {"id": f"{n}"}}])
+    (last,) = set(data.glob("*")) - before
+    last.write_bytes(last.read_bytes()[:-100])
+    rag = DualRAG(tmp_path, ToyEmbedder())
+    (problem,) = rag.check()
+    assert problem.kind == "damaged" and not problem.repaired and "--repair" in problem.what
+    (problem,) = rag.check(repair=True)
+    assert "2 passages" in problem.repaired
+    assert rag.check() == []
+    assert {entry.document for entry in rag.list_documents()} == {"0", "1"}
+    assert rag.query("apples 1")[0]["content"] == "apples 1"
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 3 MB."""

@@ -217,3 +217,35 @@ def test_a_search_never_waits_for_the_index(tmp_path: Path, small: None, monkeyp
         assert state(knowledge_base) == State()
     knowledge_base.settle()
     assert state(knowledge_base).trained_on == ROWS
+
+
+def test_later_is_once_and_after_the_last_call() -> None:
+    background, begun = index.Background(), time.monotonic()
+    done: list[float] = []
+    for _ in range(5):
+        background.later("many", lambda: done.append(time.monotonic() - begun), 0.4)
+        time.sleep(0.1)
+    assert done == []
+    deadline = time.monotonic() + 30
+    while not done and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    assert len(done) == 1 and done[0] >= 0.8
+    background.later("many", lambda: done.append(time.monotonic()), 0.0)
+    while len(done) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(done) == 2
+
+
+def test_what_is_due_later_does_not_hold_up_the_end_of_the_program(tmp_path: Path) -> None:
+    code = """
+import sys, time
+from pathlib import Path
+from mdsa_local.knowledge.index import Background
+Background().later("many", lambda: Path(sys.argv[1]).touch(), 300)
+print("end")
+"""
+    # Five minutes would be past the time limit.
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "done")], capture_output=True, text=True, cwd=ROOT, timeout=100, check=True)
+    assert done.stdout == "end\n" and done.stderr == ""
+    assert not (tmp_path / "done").exists()

@@ -44,6 +44,53 @@ def test_many_single_additions_stay_small_without_being_asked(tmp_path: Path, mo
     assert len(list(data.iterdir())) <= 2
 
 
+def size(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size
+        except FileNotFoundError:
+            continue
+    return total
+
+
+def test_nothing_old_stays_after_the_last_of_many_single_additions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mdsa_local.knowledge.store.KEEP_VERSIONS", timedelta(seconds=2))
+    texts = [{"content": f"text number {n} " + " ".join(f"word{n * m % 500}" for m in range(60)), "metadata": {"id": f"{n}"}} for n in range(120)]
+    DualRAG(tmp_path / "once", ToyEmbedder(width=300)).add_global_documents(texts)
+    rag = DualRAG(tmp_path / "many", ToyEmbedder(width=300))
+    for text in texts:
+        rag.add_global_documents([text])
+    deadline = time.monotonic() + 60
+    while size(tmp_path / "many") > 1.5 * size(tmp_path / "once") and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert size(tmp_path / "many") <= 1.5 * size(tmp_path / "once")
+    assert len(rag.list_documents()) == 120
+
+
+def test_what_a_process_left_the_next_one_that_stays_removes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = """
+import sys
+from mdsa_local.knowledge.dual_rag import DualRAG
+from tests.knowledge.toy_embedder import ToyEmbedder
+rag = DualRAG(sys.argv[1], ToyEmbedder())
+for n in range(100):
+    rag.add_global_documents([{"content": f"text {n}", "metadata": {"id": str(n)}}])
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=ROOT, timeout=200, check=True)
+    data = tmp_path / "global.lance" / "data"
+    left = len(list(data.iterdir()))
+    assert left > 32
+    monkeypatch.setattr("mdsa_local.knowledge.store.KEEP_VERSIONS", timedelta(milliseconds=100))
+    rag = DualRAG(tmp_path, ToyEmbedder())
+    assert rag.query("text 7")
+    deadline = time.monotonic() + 60
+    while len(list(data.iterdir())) > 2 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert len(list(data.iterdir())) <= 2
+    assert len(rag.list_documents()) == 100
+
+
 def test_a_burst_of_additions_leaves_few_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every merge leaves the file before it for as long as a reader may use it: with a merge for every 32 additions, fast ones would leave tens."""
     monkeypatch.setattr("mdsa_local.knowledge.store.MOST_SMALL_FILES", 4)
