@@ -146,7 +146,10 @@ class TinyBERTOrchestrator:
         """The knowledge bases, as they are on disk; see :meth:`prepare`."""
         from mdsa_local.knowledge.dual_rag import DualRAG
 
-        return self._knowledge or DualRAG(self.settings.knowledge_place, self.encoder, storage_options=self.settings.storage_options)
+        settings = self.settings
+        return self._knowledge or DualRAG(
+            settings.knowledge_place, self.encoder, storage_options=settings.storage_options, reranker=settings.reranker_place
+        )
 
     def prepare(self, progress: Callable[[str, int, int], None] | None = None) -> list[tuple[str, Report]]:
         """Bring the knowledge bases in step with the domains' folders; the first question does it otherwise. Nothing to do costs milliseconds.
