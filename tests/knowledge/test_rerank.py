@@ -13,6 +13,7 @@ from mdsa_local.errors import ModelError, ModelFileError, ModelNotFoundError
 from mdsa_local.knowledge.dual_rag import DualRAG
 from mdsa_local.knowledge.rerank import Reranker, wide
 from mdsa_local.settings import Settings, shipped
+from tests.cli.test_cli import inside
 
 from .tiny_cross_encoder import WINDOW
 from .toy_embedder import ToyEmbedder
@@ -162,3 +163,23 @@ def test_doctor_says_whether_it_is_there(models: Path, tmp_path: Path) -> None:
     assert (level, f"up to {WINDOW} tokens" in message) == ("ok", True)
     # A bare name lies in the user's models.
     assert told(reranker="mine") == ("problem", f"no reranker at {tmp_path / 'models' / 'mine'}: no such file or folder")
+
+
+def test_the_commands_show_it(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("MDSA_HOME", str(tmp_path / "home"))
+    for name, text in (("roses.md", "# A\n\nRoses are pruned in march.\n"), ("gold.md", "# A\n\nTulips are gold gold.\n")):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        inside(capsys, "kb", "add", str(tmp_path / name))
+    search = ("kb", "search", QUESTION, "--explain")
+    assert [found["id"] for found in json.loads(inside(capsys, *search, "--json")[1])] == ["roses.md#0", "gold.md#0"]
+    near = inside(capsys, *search, "--floor", "0.6", "--json")
+    assert [found["id"] for found in json.loads(near[1])] == ["roses.md#0"]
+    assert "no passage meets the conditions" in inside(capsys, *search, "--floor", "1")[2]
+    monkeypatch.setenv("MDSA_RERANKER", str(models / "one"))
+    found = json.loads(inside(capsys, *search, "--json")[1])
+    assert [(one["id"], one["explain"]["fused_rank"], one["explain"]["cut"]) for one in found] == [("gold.md#0", 2, False), ("roses.md#0", 1, False)]
+    assert f"reranked {found[0]['explain']['reranked']:.3f}, was number 2" in inside(capsys, *search)[1]
+    assert "  reranked   number 2, score" in inside(capsys, "kb", "why", QUESTION, "--doc", "roses.md")[1]
+    monkeypatch.setenv("MDSA_RERANKER", str(tmp_path))
+    code, _, err = inside(capsys, *search)
+    assert (code, "no model.onnx in it" in err) == (5, True)
