@@ -55,6 +55,7 @@ def examine(settings: Settings, detector: HardwareDetector | None = None) -> Ite
     yield from disk(settings)
     yield from guarded("llama.cpp", lambda: llama(detector))
     yield from guarded("encoder", lambda: encoder(settings))
+    yield from guarded("reranker", lambda: reranker(settings))
     yield from guarded("models", lambda: models(settings, detector))
     yield from guarded("ollama", lambda: ollama(settings))
     yield from guarded("knowledge", lambda: knowledge(settings))
@@ -150,6 +151,21 @@ def encoder(settings: Settings) -> Iterator[Finding]:
     width = loaded.encode(["How much does a replacement debit card cost?"]).shape[1]
     took = (time.perf_counter() - began) * 1000
     yield Finding("encoder", "ok", f"{settings.encoder}: {width} wide, {took:.1f} ms a question", facts={"ms": round(took, 2), "width": width})
+
+
+def reranker(settings: Settings) -> Iterator[Finding]:
+    """Whether there is a reranker, whether it loads, and how long a passage takes."""
+    if settings.reranker_place is None:
+        yield Finding("reranker", "ok", "none; passages stay in the order of the search")
+        return
+    from mdsa_local.knowledge.rerank import Reranker
+
+    loaded = Reranker.load(settings.reranker_place)
+    began = time.perf_counter()
+    loaded.scores("How much does a replacement debit card cost?", ["A replacement card costs $5. It arrives in 4 business days."])
+    took = (time.perf_counter() - began) * 1000
+    text = f"{loaded.path}: pairs of up to {loaded.max_tokens} tokens, {took:.1f} ms for a short one"
+    yield Finding("reranker", "ok", text, facts={"path": str(loaded.path), "max_tokens": loaded.max_tokens, "ms": round(took, 2)})
 
 
 def models(settings: Settings, detector: HardwareDetector) -> Iterator[Finding]:

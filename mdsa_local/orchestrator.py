@@ -146,7 +146,10 @@ class TinyBERTOrchestrator:
         """The knowledge bases, as they are on disk; see :meth:`prepare`."""
         from mdsa_local.knowledge.dual_rag import DualRAG
 
-        return self._knowledge or DualRAG(self.settings.knowledge_place, self.encoder, storage_options=self.settings.storage_options)
+        settings = self.settings
+        return self._knowledge or DualRAG(
+            settings.knowledge_place, self.encoder, storage_options=settings.storage_options, reranker=settings.reranker_place
+        )
 
     def prepare(self, progress: Callable[[str, int, int], None] | None = None) -> list[tuple[str, Report]]:
         """Bring the knowledge bases in step with the domains' folders; the first question does it otherwise. Nothing to do costs milliseconds.
@@ -363,11 +366,14 @@ class TinyBERTOrchestrator:
         return draft
 
     def _doubt(self, domain: DomainConfig, question: str, passages: tuple[Passage, ...], embed: Embed) -> str:
-        """Why a model that only quotes had better not be asked; empty when it may be, and for models that decide that themselves."""
-        if self._degraded or not self.executor.quotes(domain):
-            return ""
-        found = doubt(question, passages, lambda words: self.knowledge.unknown(words, domain.name), embed)
-        return found.reason if found.declines else ""
+        """Why the model had better not be asked; empty when it may be. A model that only quotes is held to more than one that can decline."""
+        if not self._degraded and self.executor.quotes(domain):
+            found = doubt(question, passages, lambda words: self.knowledge.unknown(words, domain.name), embed)
+            if found.declines:
+                return found.reason
+        closeness, _ = ladder.nearest(question, passages, embed)
+        # The validation would refuse whatever the model writes.
+        return "" if closeness >= ladder.FLOOR else f"no sentence in the documents is near enough to the question ({max(closeness, 0):.2f})"
 
     @staticmethod
     def _timed(stage: str, trace: list[Stage], work: Callable[[], Any]) -> Any:

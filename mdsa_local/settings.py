@@ -79,6 +79,10 @@ class Settings(BaseModel):
     knowledge_storage_options: dict[str, SecretStr] = Field(
         {}, description="LanceDB's options for knowledge_uri, such as endpoint and credentials; in the environment a JSON object"
     )
+    reranker: str = Field(
+        "",
+        description="ONNX cross-encoder that orders passages anew: a name in models/, a folder or an .onnx file; empty for none",
+    )
     hub_url: str = Field("https://huggingface.co", description="where `mdsa models pull` fetches from; nothing else uses it")
     request_timeout_s: float = Field(120.0, gt=0, description="longest wait for a runtime, in seconds")
 
@@ -103,6 +107,14 @@ class Settings(BaseModel):
     def knowledge_place(self) -> Path | str:
         """Where LanceDB keeps its tables; see :func:`mdsa_local.knowledge.place.located` for what a string means."""
         return self.knowledge_uri or self.knowledge_dir
+
+    @property
+    def reranker_place(self) -> Path | None:
+        """Where the reranker is, None for none; a bare name lies in the user's models/, never in the current folder."""
+        path = Path(self.reranker).expanduser()
+        if not self.reranker:
+            return None
+        return path if path.is_absolute() or len(path.parts) > 1 else self.home / "models" / path
 
     @property
     def storage_options(self) -> dict[str, str]:

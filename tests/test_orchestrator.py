@@ -180,6 +180,18 @@ def test_the_models_refusal_is_an_honest_not_found(says: TinyBERTOrchestrator) -
     assert says.ask("What does an overdraft cost?").status == "not_found"
 
 
+def test_a_model_is_not_asked_what_no_sentence_is_near_to(says: TinyBERTOrchestrator) -> None:
+    scripted.SAYS["finance"] = "The trench is eleven kilometres deep. [1]"
+    events = list(says.stream("how deep is the mariana trench?", domain="finance"))
+    assert isinstance(events[-1], Completed)
+    answer = events[-1].answer
+    assert scripted.HEARD == []
+    assert (answer.status, answer.model, answer.tokens_generated) == ("not_found", "", 0)
+    assert answer.reason.startswith("no sentence in the documents is near enough to the question (0.")
+    assert [event.text for event in events if isinstance(event, Token)] == [NOT_FOUND]
+    assert not any(isinstance(event, Revised) for event in events)
+
+
 def test_a_failing_runtime_is_counted_and_raised(says: TinyBERTOrchestrator) -> None:
     scripted.SAYS["finance"] = BackendError("the runtime fell over", "Restart it.")
     with pytest.raises(BackendError):

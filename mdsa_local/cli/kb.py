@@ -112,6 +112,7 @@ def search(
     where: Annotated[
         list[str] | None, typer.Option("--where", help="field=value: document, source, title or kind (pdf, md); * at the ends.", show_default=False)
     ] = None,
+    floor: Annotated[float | None, typer.Option(min=-1, max=1, help="Least cosine of a passage with the question.", show_default=False)] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Tell what decided the order.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -120,10 +121,10 @@ def search(
 
     filters = parsed(where or ())
     parts, text, vector = _asked(question, domain)
-    ranked = [entry for entry in parts.knowledge.ranked(text, vector, domain, k, filters) if entry.twin_of is None][:k]
+    ranked = [entry for entry in parts.knowledge.ranked(text, vector, domain, k, filters, floor) if entry.twin_of is None][:k]
     if not ranked:
         # A search by meaning finds something wherever there is a document.
-        note("no passage meets the conditions" if filters else EMPTY)
+        note("no passage meets the conditions" if filters or floor is not None else EMPTY)
     if as_json:
         document([_passage(entry.hit.passage) | (_decided(entry) if explain else {}) for entry in ranked])
         return
@@ -133,6 +134,9 @@ def search(
         if explain:
             by_words = f"number {entry.hit.lexical_rank} by words (BM25 {entry.hit.bm25:.2f})" if entry.hit.lexical_rank else "no word in common"
             line(f"   {passage.id}: number {entry.cosine_rank} by vector (cosine {entry.hit.cosine:.3f}), {by_words}, fused {entry.score:.4f}")
+            if entry.reread:
+                cut = "; too long, its end was not read" if entry.reread.cut else ""
+                line(f"   reranked {entry.reread.score:.3f}, was number {entry.reread.fused_rank}{cut}")
         line("   " + " ".join(passage.text.split()))
 
 
@@ -154,6 +158,8 @@ def why(
     line(f"  by vector  {_place(found.vector_rank, found.n_passages)}, cosine {found.cosine:.3f}")
     line(f"  by words   {_place(found.words_rank, found.n_matching)}, BM25 {found.bm25:.2f}")
     line(f"  fused      {_place(found.fused_rank, None)}")
+    if found.reranked_score is not None:
+        line(f"  reranked   {_place(found.reranked_rank, None)}, score {found.reranked_score:.3f}")
     line(f"  words in it      {', '.join(found.matched) or 'none'}")
     line(f"  words not in it  {', '.join(found.unmatched) or 'none'}")
     for number, passage in enumerate(found.pushed_out_by, 1):
@@ -254,6 +260,8 @@ def _passage(passage: Passage) -> dict[str, object]:
 def _decided(entry: Ranked) -> dict[str, object]:
     hit = entry.hit
     decided = {"vector_rank": entry.cosine_rank, "cosine": hit.cosine, "words_rank": hit.lexical_rank, "bm25": hit.bm25, "fused": entry.score}
+    if entry.reread:
+        decided |= {"fused_rank": entry.reread.fused_rank, "reranked": entry.reread.score, "cut": entry.reread.cut}
     return {"explain": {key: round(value, 5) if isinstance(value, float) else value for key, value in decided.items()}}
 
 

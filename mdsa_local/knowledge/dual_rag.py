@@ -19,8 +19,9 @@ from mdsa_local.knowledge.ingest import Progress, Report, ingest
 from mdsa_local.knowledge.lance import connect
 from mdsa_local.knowledge.mentions import unknown
 from mdsa_local.knowledge.place import forget
+from mdsa_local.knowledge.rerank import Reranker, reordered, wide
 from mdsa_local.knowledge.show import Shown, around
-from mdsa_local.knowledge.store import Document, Entry, KnowledgeBase, rank_all, search_all
+from mdsa_local.knowledge.store import Document, Entry, KnowledgeBase, rank_all
 from mdsa_local.knowledge.transfer import Heard, Transferred
 from mdsa_local.knowledge.why import Why, explain, words
 from mdsa_local.settings import Settings
@@ -56,8 +57,11 @@ class DualRAG:
 
     ``persist_directory`` is a folder or any URI that LanceDB takes, such as ``s3://bucket/prefix``, with LanceDB's ``storage_options`` for it;
     None is the configured place. ``embedder`` None is the shipped encoder, looked up on first use.
-    ``domain`` None is the shared knowledge base throughout. Methods raise :class:`StorageError` when the disk fails, :class:`ConfigError`
-    when a table holds another encoder's vectors, :class:`InputError` for a domain that is no name.
+    ``reranker`` is where a cross-encoder lies that orders what was found anew, see :mod:`mdsa_local.knowledge.rerank`; the first search opens it.
+    None is none, or the configured one at the configured place. ``domain`` None is the shared knowledge base throughout.
+
+    Methods raise :class:`StorageError` when the disk fails, :class:`ConfigError` when a table holds another encoder's vectors, :class:`InputError`
+    for a domain that is no name; searches :class:`ModelError` when the reranker cannot be used.
     """
 
     def __init__(
@@ -66,13 +70,17 @@ class DualRAG:
         embedder: Embedder | None = None,
         global_collection_name: str = GLOBAL,
         storage_options: Mapping[str, str] | None = None,
+        reranker: str | Path | None = None,
     ) -> None:
         if not persist_directory:
             settings = Settings.load()
+            reranker = reranker or settings.reranker_place
             persist_directory, storage_options = settings.knowledge_place, {**settings.storage_options, **(storage_options or {})}
         self._database = connect(persist_directory, storage_options)
         self._given_embedder = embedder
         self._shared = global_collection_name
+        self._reranker_at = reranker or None
+        self._opened_reranker: Reranker | None = None
         self._lock = threading.Lock()
         self._knowledge_bases: dict[str, KnowledgeBase] = {}
 
@@ -85,12 +93,21 @@ class DualRAG:
                 self._given_embedder = Encoder.load()
             return self._given_embedder
 
-    def search(self, text: str, vector: NDArray[np.float32] | None, domain: str | None, top_k: int) -> tuple[Passage, ...]:
-        """The best ``top_k`` passages of the shared and the domain's knowledge base.
+    @property
+    def _reranker(self) -> Reranker | None:
+        with self._lock:
+            if self._opened_reranker is None and self._reranker_at is not None:
+                self._opened_reranker = Reranker.load(self._reranker_at)
+            return self._opened_reranker
+
+    def search(
+        self, text: str, vector: NDArray[np.float32] | None, domain: str | None, top_k: int, floor: float | None = None
+    ) -> tuple[Passage, ...]:
+        """The best ``top_k`` passages of the shared and the domain's knowledge base; with a ``floor`` only those whose cosine reaches it.
 
         ``vector`` is that of ``text``, ``(width,) float32, unit length``; None to search by words alone, with whatever encoder the tables were made.
         """
-        return tuple(hit.passage for hit in self._hits(text, vector, Scope(self._shared, domain).tables, top_k))
+        return tuple(hit.passage for hit in self._hits(text, vector, Scope(self._shared, domain).tables, top_k, floor=floor))
 
     def holds(self, domain: str | None) -> bool:
         """Whether there is a knowledge base in the scope of ``domain``."""
@@ -104,14 +121,16 @@ class DualRAG:
         use_local: bool = True,
         use_global: bool = True,
         filters: Mapping[str, str] | None = None,
+        floor: float | None = None,
     ) -> list[dict[str, Any]]:
-        """Like :meth:`search`, as ``{content, score, metadata}``; the metadata given with the document, and where the passage is.
+        """Like :meth:`search`, as ``{content, score, metadata}``: the cosine with the question, the metadata given with the document, and where
+        the passage is.
 
         ``filters`` restricts what is searched, ``{"source": "docs/*", "kind": "pdf"}``; see :func:`mdsa_local.knowledge.filters.sql`.
         """
         scope = Scope(self._shared, domain)
         tables = [name for name in scope.tables if (use_global if name == self._shared else use_local)]
-        hits = self._hits(query, self._embedder.encode([query])[0], tables, top_k, filtering.sql(filters or {})) if tables else []
+        hits = self._hits(query, self._embedder.encode([query])[0], tables, top_k, filtering.sql(filters or {}), floor) if tables else []
         return [{"content": hit.passage.text, "score": hit.passage.score, "metadata": _metadata(hit)} for hit in hits]
 
     def add_global_documents(self, documents: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -132,12 +151,18 @@ class DualRAG:
         return ingest(self._knowledge_base(domain), paths, progress, follow_deletes=follow_deletes)
 
     def ranked(
-        self, text: str, vector: NDArray[np.float32], domain: str | None, top_k: int, filters: Mapping[str, str] | None = None
+        self,
+        text: str,
+        vector: NDArray[np.float32],
+        domain: str | None,
+        top_k: int,
+        filters: Mapping[str, str] | None = None,
+        floor: float | None = None,
     ) -> list[Ranked]:
         """All candidates :meth:`search` chooses from, best first, with what decided it; passages whose text a better one has are still there.
         ``filters`` as for :meth:`query`."""
-        where = filtering.sql(filters or {})
-        return rank_all([self._named(name) for name in Scope(self._shared, domain).tables], vector, text, top_k, where)
+        fused = self._fused(text, vector, Scope(self._shared, domain).tables, top_k, filtering.sql(filters or {}), floor)
+        return self._reranked(text, fused, top_k)
 
     def why(self, text: str, vector: NDArray[np.float32], document: str, domain: str | None = None, top_k: int = 5) -> Why:
         """Why :meth:`search` does or does not return a document. Raises :class:`UnknownNameError` when neither knowledge base in scope has it."""
@@ -146,9 +171,9 @@ class DualRAG:
         owner = next((base for base, documents in known if document in documents), None)
         if owner is None:
             raise UnknownNameError.among("document", document, {name for _, documents in known for name in documents})
-        ranked = self.ranked(text, vector, domain, top_k)
-        asked = words(text)
-        return explain(owner.label, document, owner.standing(document, vector, text), owner.matching(document, asked), asked, ranked, top_k)
+        fused = self._fused(text, vector, Scope(self._shared, domain).tables, top_k)
+        ranked, asked = self._reranked(text, fused, top_k), words(text)
+        return explain(owner.label, document, owner.standing(document, vector, text), owner.matching(document, asked), asked, fused, ranked, top_k)
 
     def unknown(self, words: Iterable[str], domain: str | None) -> set[str]:
         """Those of ``words`` that no passage of the shared or the domain's knowledge base contains, by the word index's idea of a word."""
@@ -220,10 +245,38 @@ class DualRAG:
                 self._knowledge_bases[name] = KnowledgeBase(self._database, name, embedder, GLOBAL if name == self._shared else name)
             return self._knowledge_bases[name]
 
-    def _hits(self, text: str, vector: NDArray[np.float32] | None, tables: Iterable[str], top_k: int, where: str | None = None) -> list[Hit]:
+    def _hits(
+        self,
+        text: str,
+        vector: NDArray[np.float32] | None,
+        tables: Iterable[str],
+        top_k: int,
+        where: str | None = None,
+        floor: float | None = None,
+    ) -> list[Hit]:
         if top_k < 1:
             raise InputError(f"top_k must be at least 1, not {top_k}")
-        return search_all([self._named(name) for name in tables], vector, text, top_k, where)
+        ranked = self._reranked(text, self._fused(text, vector, tables, top_k, where, floor, every=False), top_k)
+        return [entry.hit for entry in ranked if entry.twin_of is None][:top_k]
+
+    def _fused(
+        self,
+        text: str,
+        vector: NDArray[np.float32] | None,
+        tables: Iterable[str],
+        top_k: int,
+        where: str | None = None,
+        floor: float | None = None,
+        *,
+        every: bool = True,
+    ) -> list[Ranked]:
+        """The candidates as the search orders them: more than are asked for where a reranker reads them again."""
+        wanted = top_k if self._reranker_at is None else wide(top_k)
+        return rank_all([self._named(name) for name in tables], vector, text, wanted, where, floor, every=every)
+
+    def _reranked(self, text: str, fused: list[Ranked], top_k: int) -> list[Ranked]:
+        reranker = self._reranker
+        return fused if reranker is None else reordered(reranker, text, fused, wide(top_k))
 
     def _add(self, domain: str | None, documents: Iterable[Mapping[str, Any]]) -> list[str]:
         knowledge_base = self._knowledge_base(domain)

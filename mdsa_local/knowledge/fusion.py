@@ -37,13 +37,25 @@ def saturated(bm25: float, n_passages: int) -> float:
 
 
 @dataclass(frozen=True, slots=True)
+class Reread:
+    """What a reranker made of a passage: its ``score``, higher is better, to be compared within one question only; ``fused_rank``, where the
+    passage stood before; ``cut``: question and passage together were too long, and the end of the passage was not read."""
+
+    score: float
+    fused_rank: int
+    cut: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Ranked:
-    """A hit and why it stands where it does: its rank by cosine among all hits, its fused score, and the better passage with the same text."""
+    """A hit and why it stands where it does: its rank by cosine among all hits, its fused score, the better passage with the same text, and what a
+    reranker made of it."""
 
     hit: Hit
     cosine_rank: int
     score: float
     twin_of: str | None = None
+    reread: Reread | None = None
 
 
 class Scored(Protocol):

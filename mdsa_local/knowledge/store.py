@@ -618,25 +618,27 @@ class KnowledgeBase:
         return Passage(row["id"], row["source"], self.label, row["title"], row["text"], row["start"], row["end"], score)
 
 
-def search_all(
-    knowledge_bases: Iterable[KnowledgeBase], vector: NDArray[np.float32] | None, text: str, k: int, where: str | None = None
-) -> list[Hit]:
-    """The best ``k`` of knowledge bases in one database, searched at the same time; ``vector`` is ``(width,) float32, unit length``, or None
-    to search by words alone. ``where``: see :meth:`KnowledgeBase.find`."""
-    return [ranked.hit for ranked in _ranked(knowledge_bases, vector, text, k, where, every=False) if ranked.twin_of is None][:k]
+def search_all(knowledge_bases: Iterable[KnowledgeBase], vector: NDArray[np.float32] | None, text: str, k: int) -> list[Hit]:
+    """The best ``k`` of knowledge bases in one database, see :func:`rank_all`."""
+    return [ranked.hit for ranked in rank_all(knowledge_bases, vector, text, k, every=False) if ranked.twin_of is None][:k]
 
 
 def rank_all(
-    knowledge_bases: Iterable[KnowledgeBase], vector: NDArray[np.float32] | None, text: str, k: int, where: str | None = None
+    knowledge_bases: Iterable[KnowledgeBase],
+    vector: NDArray[np.float32] | None,
+    text: str,
+    k: int,
+    where: str | None = None,
+    floor: float | None = None,
+    *,
+    every: bool = True,
 ) -> list[Ranked]:
-    """All candidates for the best ``k``, best first, those too that :func:`search_all` leaves out."""
-    return _ranked(knowledge_bases, vector, text, k, where, every=True)
+    """The candidates for the best ``k`` of knowledge bases in one database, searched at the same time, best first: ``every`` one, or as many as
+    hold ``k`` different texts. Those with the text of a better one are still there.
 
-
-def _ranked(
-    knowledge_bases: Iterable[KnowledgeBase], vector: NDArray[np.float32] | None, text: str, k: int, where: str | None, *, every: bool
-) -> list[Ranked]:
-    """The candidates, best first: ``every`` one, or as many as hold ``k`` different texts."""
+    ``vector`` is ``(width,) float32, unit length``, or None to search by words alone. ``where``: see :meth:`KnowledgeBase.find`. ``floor``: the
+    least cosine of a candidate.
+    """
     opened = [(knowledge_base, table) for knowledge_base in knowledge_bases if (table := knowledge_base.opened()) is not None]
 
     async def search(knowledge_base: KnowledgeBase, table: Any) -> tuple[KnowledgeBase, Snapshot, list[Found]]:
@@ -645,7 +647,7 @@ def _ranked(
 
     async def find() -> list[Ranked]:
         searched = await asyncio.gather(*(search(*one) for one in opened))
-        flat = [(number, one) for number, (_, _, found) in enumerate(searched) for one in found]
+        flat = [(number, one) for number, (_, _, found) in enumerate(searched) for one in found if floor is None or one.cosine >= floor]
         placed = order([one for _, one in flat])
         twins, ranked = Twins(), []
         missing = len(placed) if every else k

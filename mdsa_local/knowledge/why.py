@@ -23,7 +23,8 @@ class Why:
 
     Ranks count from 1 and are those of its best passage: ``vector_rank`` among all ``n_passages`` of its knowledge base, ``words_rank`` among the
     ``n_matching`` that share a word with the question (None when it shares none), ``fused_rank`` among the candidates of all knowledge bases in
-    scope (None when it is no candidate), ``returned_rank`` among what is returned. ``pushed_out_by``: what is returned in its place, best first.
+    scope (None when it is no candidate), ``reranked_rank`` among those that a reranker read again, ``reranked_score`` what it gave (None when it did
+    not read it, or there is none), ``returned_rank`` among what is returned. ``pushed_out_by``: what is returned in its place, best first.
     """
 
     knowledge_base: str
@@ -38,6 +39,8 @@ class Why:
     matched: tuple[str, ...]
     unmatched: tuple[str, ...]
     fused_rank: int | None
+    reranked_rank: int | None
+    reranked_score: float | None
     returned_rank: int | None
     reason: str
     pushed_out_by: tuple[Passage, ...]
@@ -49,13 +52,23 @@ def words(text: str) -> list[str]:
 
 
 def explain(
-    knowledge_base: str, document: str, standing: Standing, matched: Sequence[str], asked: Sequence[str], ranked: Sequence[Ranked], top_k: int
+    knowledge_base: str,
+    document: str,
+    standing: Standing,
+    matched: Sequence[str],
+    asked: Sequence[str],
+    fused: Sequence[Ranked],
+    ranked: Sequence[Ranked],
+    top_k: int,
 ) -> Why:
-    """Put together where a document stands by itself and what the fusion made of it."""
+    """Put together where a document stands by itself, what the fusion made of it, and, in ``ranked``, what a reranker made of that; without one
+    ``ranked`` is ``fused``."""
     mine = [at for at, entry in enumerate(ranked) if _is(entry, knowledge_base, document)]
     returned = [entry.hit.passage for entry in ranked if entry.twin_of is None][:top_k]
     best = ranked[mine[0]] if mine else None
     kept = next((ranked[at] for at in mine if ranked[at].twin_of is None), None)
+    n_reread = sum(entry.reread is not None for entry in ranked)
+    reread = kept.reread if kept else None
     place = returned.index(kept.hit.passage) + 1 if kept is not None and kept.hit.passage in returned else None
     vector_rank, passage, cosine = standing.by_vector or (None, "", 0.0)
     words_rank, _, bm25 = standing.by_words or (None, "", 0.0)
@@ -71,9 +84,11 @@ def explain(
         bm25=bm25,
         matched=tuple(matched),
         unmatched=tuple(word for word in asked if word not in matched),
-        fused_rank=mine[0] + 1 if mine else None,
+        fused_rank=next((at for at, entry in enumerate(fused, 1) if _is(entry, knowledge_base, document)), None),
+        reranked_rank=ranked.index(kept) + 1 if kept and reread else None,
+        reranked_score=reread.score if reread else None,
         returned_rank=place,
-        reason=_reason(best, kept, place, standing, top_k),
+        reason=_reason(best, kept, place, standing, top_k, n_reread),
         pushed_out_by=() if place else tuple(returned),
     )
 
@@ -83,9 +98,11 @@ def _is(entry: Ranked, knowledge_base: str, document: str) -> bool:
     return passage.knowledge_base == knowledge_base and passage.id.rpartition("#")[0] == document
 
 
-def _reason(best: Ranked | None, kept: Ranked | None, place: int | None, standing: Standing, top_k: int) -> str:
+def _reason(best: Ranked | None, kept: Ranked | None, place: int | None, standing: Standing, top_k: int, n_reread: int) -> str:
     if place:
         return f"returned, as number {place}"
+    if kept is not None and n_reread and kept.reread is None:
+        return f"a candidate, but only the first {n_reread} are read by the reranker"
     if kept is not None:
         return f"a candidate, but {top_k} passages rank better"
     if best is not None:

@@ -66,9 +66,37 @@ def _share(lengths: Sequence[int]) -> int:
     return min(MOST_TOKENS, -(-sum(lengths) // (2 * WORKERS)))
 
 
-def _spread(work: Callable[[Any], object], pieces: Sequence[Any]) -> None:
+def spread(work: Callable[[Any], object], pieces: Sequence[Any]) -> None:
+    """Do the passes on :data:`WORKERS` threads."""
     with ThreadPoolExecutor(WORKERS, thread_name_prefix="mdsa-encode") as pool:
         list(pool.map(work, pieces))
+
+
+def session_errors() -> tuple[type[Exception], ...]:
+    """What onnxruntime raises when it reads or runs a model that it cannot use."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented", "RuntimeException")
+    return tuple(getattr(state, name) for name in names)
+
+
+def inference_session(model: Path, content: bytes | None, threads: int, hint: str) -> Any:
+    """onnxruntime's session of ``content``, read from ``model``; of None it reads the file itself, and weights that lie beside it.
+
+    Raises :class:`ModelFileError` with ``hint`` when it is damaged.
+    """
+    # onnxruntime 1.31 collects usage data under ~/.cache on every platform unless this is set before its import.
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        return ort.InferenceSession(str(model) if content is None else content, options, providers=["CPUExecutionProvider"])
+    except session_errors() as error:
+        raise ModelFileError(f"{model} is damaged: {error}", hint) from None
 
 
 class TextSession:
@@ -76,11 +104,7 @@ class TextSession:
 
     def __init__(self, folder: Path, card: dict[str, Any], output: str, threads: int = 1) -> None:
         """Load the model in ``folder``; ``output`` names what its graph gives. Raises :class:`ModelNotFoundError` or :class:`ModelFileError`."""
-        # onnxruntime 1.31 collects usage data under ~/.cache on every platform unless this is set before its import.
-        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
         import numpy as np
-        import onnxruntime as ort
-        from onnxruntime.capi import onnxruntime_pybind11_state as state
         from tokenizers import Tokenizer
 
         self.max_tokens = int(card.get("max_tokens", 256))
@@ -97,14 +121,7 @@ class TextSession:
                     f"{path} is damaged: its sha256 is not the one in model.yaml", "Reinstall mdsa-local, or export the model again."
                 )
         self.fingerprint = hashlib.sha256("".join(digests.values()).encode()).hexdigest()
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        try:
-            self._session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        except (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented) as error:
-            raise ModelFileError(f"{model} is damaged: {error}", "Reinstall mdsa-local, or export the model again.") from None
+        self._session = inference_session(model, content, threads, "Reinstall mdsa-local, or export the model again.")
         outputs = {entry.name for entry in self._session.get_outputs()}
         if output not in outputs:
             raise ModelFileError(f"{model} has no output {output!r}, only {', '.join(sorted(outputs))}", "Make it with `mdsa router export`.")
@@ -139,7 +156,7 @@ class TextSession:
 
         lengths = [len(row) for row in rows]
         if shared(len(rows)):
-            _spread(work, passes(lengths, _share(lengths)))
+            spread(work, passes(lengths, _share(lengths)))
             return out
         for chosen in passes(lengths, MOST_TOKENS):
             with self._lock:
@@ -157,7 +174,7 @@ class TextSession:
         lengths, several = [len(row) for row in rows], shared(len(rows))
         feeds = [self._padded([rows[i] for i in chosen]) for chosen in passes(lengths, _share(lengths) if several else MOST_TOKENS)]
         run = partial(self._session.run, [self._output])
-        return partial(_spread, run, feeds) if several else lambda: [run(feed) for feed in feeds]
+        return partial(spread, run, feeds) if several else lambda: [run(feed) for feed in feeds]
 
     def _window(self, ids: list[int]) -> list[int]:
         """At most ``max_tokens`` of ``ids``: from its beginning and its end."""

@@ -94,13 +94,22 @@ def pieces(passages: Sequence[Passage]) -> Iterator[tuple[int, str]]:
 
 def fallback(question: str, passages: Sequence[Passage], embed: Embed, checks: Sequence[Check], reason: str) -> Verdict:
     """The passage with the sentence nearest to the question, quoted and marked degraded; or "not in your documents"."""
-    candidates = list(pieces(passages))
-    if candidates:
-        vectors: NDArray[np.float32] = embed([question, *(text for _, text in candidates)])
-        closeness = vectors[1:] @ vectors[0]
-        best = int(closeness.argmax())
-        if closeness[best] >= FLOOR:
-            at = candidates[best][0]
-            quoted = Citation(at + 1, passages[at])
-            return Verdict("degraded", f'"{quoted.passage.text}" [{quoted.number}]', (quoted,), tuple(checks), reason, support=1.0)
+    closeness, at = nearest(question, passages, embed)
+    if closeness >= FLOOR:
+        quoted = Citation(at + 1, passages[at])
+        return Verdict("degraded", f'"{quoted.passage.text}" [{quoted.number}]', (quoted,), tuple(checks), reason, support=1.0)
     return Verdict("not_found", NOT_FOUND, (), tuple(checks), reason)
+
+
+def nearest(question: str, passages: Sequence[Passage], embed: Embed) -> tuple[float, int]:
+    """The cosine of the sentence nearest to the question, and the index of its passage; -1 and 0 when there is no sentence.
+
+    Below :data:`FLOOR` :func:`judge` finds no draft good enough, whatever it says.
+    """
+    candidates = list(pieces(passages))
+    if not candidates:
+        return -1.0, 0
+    vectors: NDArray[np.float32] = embed([question, *(text for _, text in candidates)])
+    closeness = vectors[1:] @ vectors[0]
+    best = int(closeness.argmax())
+    return float(closeness[best]), candidates[best][0]

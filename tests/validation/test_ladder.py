@@ -94,3 +94,19 @@ def test_without_anything_near_it_says_not_in_the_documents(encoder: Encoder) ->
     verdict = judge(encoder, "Saturn has rings.", "how many rings does saturn have")
     assert verdict.status == "not_found"
     assert ladder.judge(QUESTION, Draft("It is free.", "nano", "stop", 1, 1), (), encoder.encode).status == "not_found"
+
+
+@pytest.mark.parametrize("question", ["how deep is the mariana trench", "who won the cup final in 1966?", "write me a poem about whales"])
+@pytest.mark.parametrize(
+    "draft", ["A replacement card costs $5. [1]", "The ATM limit is $400 a day. [2]", "Whales sing.", "", "1. Open the Larkfield app. [2]", NOT_FOUND]
+)
+def test_below_the_floor_no_draft_stands(encoder: Encoder, question: str, draft: str) -> None:
+    assert ladder.nearest(question, (FEES, ATM), encoder.encode)[0] < ladder.FLOOR
+    assert judge(encoder, draft, question).status == "not_found"
+
+
+def test_the_nearest_sentence_and_its_passage(encoder: Encoder) -> None:
+    closeness, at = ladder.nearest("The ATM limit is $400 a day.", (FEES, ATM), encoder.encode)
+    assert at == 1
+    assert closeness > 0.95
+    assert ladder.nearest("anything", (), encoder.encode) == (-1.0, 0)
