@@ -5,6 +5,7 @@ from pathlib import Path
 
 import yaml
 
+from mdsa_local.evaluation import questions
 from mdsa_local.orchestrator import TinyBERTOrchestrator
 from mdsa_local.routing.encoder import Encoder
 from mdsa_local.types import Passage
@@ -70,12 +71,15 @@ def test_most_unanswerable_questions_are_declined_and_few_others(product: TinyBE
         return doubt(question, passages, lambda words: product.knowledge.unknown(words, domain), product.encoder.remembering()).declines
 
     unanswerable = yaml.safe_load((DATA / "unanswerable.yaml").read_text(encoding="utf-8"))
-    others = [declined(question, domain) for domain, questions in unanswerable.items() if domain[0] != "_" for question in questions]
+    tuned_on = [declined(question, domain) for domain, texts in unanswerable.items() if domain[0] != "_" for question in texts]
+    shipped = [declined(case.question, case.domain) for case in questions.read() if not case.answerable]
     answerable = [
         declined(json.loads(line)["question"], path.stem)
         for path in (DATA / "answers").glob("*.jsonl")
         if path.stem in unanswerable
         for line in path.read_text(encoding="utf-8").splitlines()[::3]
     ]
-    assert sum(others) / len(others) >= 0.3
+    # The former sound more like the documents than most that is asked in vain.
+    assert sum(tuned_on) / len(tuned_on) >= 0.2
+    assert sum(shipped) / len(shipped) >= 0.5
     assert sum(answerable) / len(answerable) <= 0.16
