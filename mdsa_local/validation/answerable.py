@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 WEIGHTS = (-0.819, 2.226, -3.684)
 # Below these odds a question is declined.
 LEAST_ODDS = -0.36
-# Sentences whose words an unknown word is compared with: the nearest to the question.
-SENTENCES = 5
-# A word this near (cosine) to the nearest word of these sentences is another name for it, and is not told as missing.
+# A word this near (cosine) to the nearest word of the sentences that the model is shown is another name for it, and is not told as missing.
 ALIKE = 0.7
 
 
@@ -59,7 +57,7 @@ class Doubt:
 
 def doubt(question: str, passages: Sequence[Passage], unknown: Callable[[list[str]], Collection[str]], embed: Embed) -> Doubt:
     """How far ``passages`` speak of what is asked. ``unknown`` gives those of some words that no document in scope contains."""
-    nearest = quoting.shortlist(question, [(passage.title, passage.text) for passage in passages], embed, SENTENCES)
+    nearest = quoting.shortlist(question, [(passage.title, passage.text) for passage in passages], embed)
     if not nearest:
         return Doubt(0.0, 0.0, ())
     nearness, asked = nearest[0].nearness, content(question)
