@@ -1,7 +1,8 @@
-"""Third run of the encoder: pull questions towards the sentences that answer them, and utterances towards others of their intent.
+"""Second run of the encoder: pull questions towards the sentences that answer them, and utterances towards others of their intent.
 
 Pairs are contrasted within a batch (InfoNCE, van den Oord et al. 2018; in-batch negatives as in DPR, Karpukhin et al. 2020). A batch holds
-several facts of one topic, so that neighbours are told apart. Texts of the earlier runs go on being held to the teacher's vectors.
+several facts of one topic and all sentences of a passage, so that neighbours are told apart. Texts of the first run go on being held to the
+teacher's vectors. Each step's pairs are drawn by the seed and the step's number, by any number of workers, so that a run resumes alike.
 
     python -m mdsa_local.training.contrast --data DIR --teacher DIR --start DIR --work DIR
 
@@ -11,11 +12,10 @@ several facts of one topic, so that neighbours are told apart. Texts of the earl
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,30 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
 from transformers import AutoTokenizer
 
 from mdsa_local.training import sources
 from mdsa_local.training.checkpoint import device
-from mdsa_local.training.corpus import distillation_texts, windows, with_typo
-from mdsa_local.training.distil import MAX_TOKENS, departure, embed, finish, keep, resumed
+from mdsa_local.training.corpus import windows, with_typo
+from mdsa_local.training.distil import MAX_TOKENS, ROUND_TO, Schedule, Tokens, departure, embed, finish, keep, label, projected, resumed
 from mdsa_local.training.grounded import Templates, fill, worded
+from mdsa_local.training.written import Written
+from mdsa_local.training.written import read as read_written
 
 HELD_OUT = 12
 TEMPERATURE = 0.05
+# An answer that is nearer than this to the wanted one says the same, and is not held against it.
+ALIKE = 0.93
+WARM = 50
 Pair = tuple[str, str]
+# More intents than so many are drawn from all sets together.
+WHOLE = 100
+# Ids and mask.
+Block = tuple[Tensor, Tensor]
+# What counts how much: facts, intents, answers of MedQuAD, written questions, headings.
+SHARES = (1.0, 0.5, 0.3, 1.0, 0.3)
+HOLDING = 3.0
 
 
 def intents(data: Path) -> dict[str, dict[str, list[str]]]:
@@ -68,7 +81,7 @@ def fact_pairs(topics: Sequence[dict[str, Any]], templates: Templates, rng: rand
 def intent_pairs(known: dict[str, dict[str, list[str]]], rng: random.Random, n: int) -> list[Pair]:
     """Utterances with another of their intent, or with its name in words; every intent at most once."""
     pairs = []
-    source = known[rng.choice(sorted(known))]
+    source = known[rng.choice(sorted(known))] if n <= WHOLE else {name: texts for one in known.values() for name, texts in one.items()}
     for name in rng.sample(sorted(source), min(n, len(source))):
         text, other = rng.sample(source[name], 2)
         pairs.append((with_typo(text, rng) if rng.random() < 0.1 else text, name if rng.random() < 0.5 else other))
@@ -85,85 +98,153 @@ def passage_pairs(by_focus: Sequence[Sequence[dict[str, object]]], rng: random.R
     return pairs
 
 
-def contrasted(questions: Tensor, answers: Tensor) -> Tensor:
-    """Symmetric InfoNCE of ``(n, d)`` unit vectors, row by row."""
+def written_pairs(written: Sequence[Written], rng: random.Random, n: int) -> tuple[list[Pair], list[str]]:
+    """Written questions with a sentence that answers, of ``n`` passages up to three with different answers, and the passages' other sentences."""
+    pairs: list[Pair] = []
+    others: list[str] = []
+    for passage in rng.sample(written, min(n, len(written))):
+        titled = rng.random() < 0.5
+        said = [f"{passage.title}: {text}" if titled else text for text in passage.sentences]
+        used: set[int] = set()
+        for places, question in rng.sample(passage.questions, len(passage.questions)):
+            if places and not used & set(places) and len(used) < 3:
+                pairs.append((with_typo(question, rng) if rng.random() < 0.1 else question, said[rng.choice(places)]))
+                used.update(places)
+        others += [text for place, text in enumerate(said) if place not in used]
+    return pairs, others
+
+
+def heading_pairs(sections: Sequence[dict[str, Any]], rng: random.Random, n: int) -> list[Pair]:
+    """Headings of documentation with the beginning of what stands below them."""
+    pairs = []
+    for row in rng.sample(sections, n):
+        heading = row["heading"] or row["title"]
+        asked = f"{row['title']} {heading}" if rng.random() < 0.3 else heading
+        pairs.append((asked, next(windows(row["text"], rng.choice((25, 50, 90)), 90))))
+    return pairs
+
+
+def contrasted(questions: Tensor, answers: Tensor, others: Tensor | None = None) -> Tensor:
+    """Symmetric InfoNCE of ``(n, d)`` unit vectors, row by row; ``others`` are answers to none of the questions."""
     scores = questions @ answers.T / TEMPERATURE
+    alike = ((answers @ answers.T) > ALIKE).detach() & ~torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+    scores = scores.masked_fill(alike, -1e4)
     wanted = torch.arange(len(scores), device=scores.device)
-    return (F.cross_entropy(scores, wanted) + F.cross_entropy(scores.T, wanted)) / 2
+    back = F.cross_entropy(scores.T, wanted)
+    if others is not None and len(others):
+        beside = (questions @ others.T / TEMPERATURE).masked_fill(((answers @ others.T) > ALIKE).detach(), -1e4)
+        scores = torch.cat([scores, beside], dim=1)
+    return (F.cross_entropy(scores, wanted) + back) / 2
 
 
-def anchored(data: Path, start: Path, rng: random.Random, size: int) -> Iterator[tuple[list[str], Tensor]]:
-    """Endless batches of texts of the first run and the teacher's vectors of them."""
-    texts = distillation_texts(data, 0, json.loads((start / "texts.json").read_text())["scale"])
-    labels = np.concatenate([np.load(path) for path in sorted(start.glob("labels_*.npy"))]).astype(np.float32)
-    if len(texts) != len(labels):
-        raise SystemExit(f"{start}: {len(labels)} labels for {len(texts)} texts: label them again with distil")
-    targets = F.normalize(torch.from_numpy(labels @ np.load(start / "basis.npy")), dim=-1)
-    while True:
-        chosen = [i for i in rng.sample(range(len(texts)), 2 * size) if len(texts[i]) < 120][:size]
-        yield [texts[i] for i in chosen], targets[chosen]
+class Pairs(Dataset[list[tuple[Block, Block, Block | None]]]):
+    """The pairs of each step, tokenised. ``scale`` multiplies their number; at 1 a step suits a CPU."""
+
+    def __init__(self, data: Path, teacher: Path, steps: int, scale: int, seed: int) -> None:
+        self._tokenizer = AutoTokenizer.from_pretrained(teacher)
+        self.templates = Templates()
+        topics = self.templates.topics[:]
+        random.Random(seed).shuffle(topics)
+        self.held, self._topics = topics[: len(topics) // HELD_OUT], topics[len(topics) // HELD_OUT :]
+        self._known = intents(data)
+        by_focus: dict[str, list[dict[str, object]]] = defaultdict(list)
+        for row in sources.medquad(data):
+            by_focus[row["focus"]].append(row)
+        self._subjects = [rows for rows in by_focus.values() if len(rows) > 1]
+        written = read_written(data)
+        self.held_written, self._written = written[::HELD_OUT], [one for at, one in enumerate(written) if at % HELD_OUT]
+        self._sections = list(sources.documentation(data))
+        self._steps, self._scale, self._seed = steps, scale, seed
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def tokens(self, texts: list[str]) -> Block:
+        """``(ids, mask)``, padded."""
+        made = self._tokenizer(texts, truncation=True, max_length=MAX_TOKENS, padding=True, pad_to_multiple_of=ROUND_TO, return_tensors="pt")
+        return made["input_ids"], made["attention_mask"]
+
+    def __getitem__(self, step: int) -> list[tuple[Block, Block, Block | None]]:
+        rng, n = random.Random(self._seed * 1_000_003 + step), self._scale
+        written, others = written_pairs(self._written, rng, 8 * n)
+        parts: list[tuple[list[Pair], list[str]]] = [
+            (fact_pairs(self._topics, self.templates, rng, min(12 * n, len(self._topics)), 5), []),
+            (intent_pairs(self._known, rng, 48 * n), []),
+            (passage_pairs(self._subjects, rng, 4 * n), []),
+            (written, others),
+            (heading_pairs(self._sections, rng, 12 * n), []),
+        ]
+        return [
+            (self.tokens([asked for asked, _ in pairs]), self.tokens([said for _, said in pairs]), self.tokens(rest) if rest else None)
+            for pairs, rest in parts
+        ]
 
 
-def train(data: Path, teacher: Path, start: Path, labelled: Path, work: Path, steps: int, rate: float, seed: int) -> None:
+def train(data: Path, teacher: Path, start: Path, work: Path, steps: int, rate: float, seed: int, scale: int, workers: int, minutes: float) -> None:
     """Run or resume; leaves ``work/student`` as :mod:`~mdsa_local.training.distil` does."""
-    tokenizer = AutoTokenizer.from_pretrained(teacher)
-    templates = Templates()
-    topics = templates.topics[:]
-    random.Random(seed).shuffle(topics)
-    held, topics = topics[: len(topics) // HELD_OUT], topics[len(topics) // HELD_OUT :]
-    known = intents(data)
-    by_focus: dict[str, list[dict[str, object]]] = defaultdict(list)
-    for row in sources.medquad(data):
-        by_focus[row["focus"]].append(row)
-    subjects = [rows for rows in by_focus.values() if len(rows) > 1]
+    pairs = Pairs(data, teacher, steps, scale, seed)
+    if not (start / "tokens.npz").exists():
+        raise SystemExit(f"{start}: no tokens.npz in it: distil first")
+    anchors = Tokens([], None, kept=start / "tokens.npz")
+    targets = projected(label(anchors, teacher, start), start)
+    near = np.flatnonzero(anchors.lengths < 48)
     torch.manual_seed(seed)
     checkpoint = work / "contrast.pt"
     student, dense, optimiser, step = resumed(teacher, start / "distil.pt", checkpoint, rate)
+    plan = Schedule(rate, steps, WARM, minutes)
 
-    def vectors(texts: list[str]) -> Tensor:
-        made = tokenizer(texts, truncation=True, max_length=MAX_TOKENS, padding=True, return_tensors="pt").to(device())
-        return embed(student, dense, made["input_ids"], made["attention_mask"])
+    def vectors(block: Block) -> Tensor:
+        return embed(student, dense, block[0].to(device(), non_blocking=True), block[1].to(device(), non_blocking=True))
 
-    def found() -> float:
-        """Share of held-out questions nearest to their own statement among those of six topics."""
-        rng, right, total = random.Random(1), 0, 0
-        with torch.inference_mode():
-            for _ in range(8):
-                pairs = fact_pairs(held, templates, rng, min(6, len(held)), 8)
-                scores = vectors([q for q, _ in pairs]) @ vectors([s for _, s in pairs]).T
-                right += int((scores.argmax(1).cpu() == torch.arange(len(pairs))).sum())
-                total += len(pairs)
-        return right / total
-
-    rng = random.Random(seed * 7919 + step)
-    anchors = anchored(data, labelled, rng, 32)
     began, first = time.time(), step
-    while step < steps:
-        if step % 50 == 0:
-            print(f"step {step}/{steps} held-out questions that find their statement: {found():.3f}", flush=True)
-        for group in optimiser.param_groups:
-            group["lr"] = rate * min(1.0, (step + 1) / 50) * max(0.02, 1 - step / steps)
+    todo = torch.utils.data.Subset(pairs, range(step, steps))
+    for parts in DataLoader(todo, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None):
+        if plan.done(step) >= 1:
+            break
+        if step % 200 == 0:
+            print(f"step {step} held-out questions that find their statement, their sentence: {found(pairs, vectors)}", flush=True)
+        plan.set(optimiser, step)
         optimiser.zero_grad(set_to_none=True)
         running = []
-        parts = ((fact_pairs(topics, templates, rng, 12, 5), 1.0), (intent_pairs(known, rng, 48), 0.5), (passage_pairs(subjects, rng, 4), 0.3))
-        for pairs, share in parts:
-            loss = contrasted(vectors([q for q, _ in pairs]), vectors([a for _, a in pairs]))
+        for (asked, said, rest), share in zip(parts, SHARES, strict=True):
+            loss = contrasted(vectors(asked), vectors(said), vectors(rest) if rest else None)
             (share * loss).backward()
-            running.append(round(loss.item(), 3))
-        texts, targets = next(anchors)
-        out, wanted = vectors(texts), targets.to(device())
-        loss = 3 * departure(out, wanted)[0]
+            running.append(loss.detach())
+        rows = np.random.default_rng(seed * 7919 + step).choice(near, 32 * scale, replace=False)
+        loss = HOLDING * departure(embed(student, dense, *anchors.batch(rows)), targets[torch.from_numpy(rows)].to(device()).float())[0]
         loss.backward()
-        running.append(round(loss.item(), 3))
         torch.nn.utils.clip_grad_norm_([*student.parameters(), *dense.parameters()], 1.0)
         optimiser.step()
         step += 1
-        if step % 10 == 0:
-            print(f"step {step} losses {running} {(time.time() - began) / (step - first):.2f} s/step", flush=True)
-        if step % 50 == 0 or step == steps:
-            keep(student, dense, optimiser, step, checkpoint)
-    print(f"held-out questions that find their statement: {found():.3f}", flush=True)
-    finish(student, dense, tokenizer, work)
+        if step % 50 == 0:
+            figures = [round(float(one), 3) for one in (*running, loss)]
+            print(f"step {step} losses {figures} {(time.time() - began) / (step - first):.3f} s/step", flush=True)
+            if step % 250 == 0:
+                keep(student, dense, optimiser, step, checkpoint)
+    print(f"step {step}, the end: {found(pairs, vectors)}", flush=True)
+    keep(student, dense, optimiser, step, checkpoint)
+    finish(student, dense, AutoTokenizer.from_pretrained(teacher), work)
+
+
+def found(pairs: Pairs, vectors: Any) -> tuple[float, float]:
+    """Shares of held-out questions nearest to their own statement among those of six topics, and to their sentence among all of held-out passages."""
+    rng, right, total = random.Random(1), 0, 0
+    with torch.inference_mode():
+        for _ in range(8):
+            made = fact_pairs(pairs.held, pairs.templates, rng, min(6, len(pairs.held)), 8)
+            scores = vectors(pairs.tokens([q for q, _ in made])) @ vectors(pairs.tokens([s for _, s in made])).T
+            right += int((scores.argmax(1).cpu() == torch.arange(len(made))).sum())
+            total += len(made)
+        said = [(at, place, f"{one.title}: {text}") for at, one in enumerate(pairs.held_written) for place, text in enumerate(one.sentences)]
+        asked = [(at, places, text) for at, one in enumerate(pairs.held_written) for places, text in one.questions if places]
+        known = torch.cat([vectors(pairs.tokens([text for *_, text in said[i : i + 256]])) for i in range(0, len(said), 256)])
+        nearest = [
+            at
+            for i in range(0, len(asked), 256)
+            for at in (vectors(pairs.tokens([text for *_, text in asked[i : i + 256]])) @ known.T).argmax(1).tolist()
+        ]
+        hits = sum(said[best][0] == at and said[best][1] in places for (at, places, _), best in zip(asked, nearest, strict=True))
+    return round(right / max(total, 1), 4), round(hits / max(len(asked), 1), 4)
 
 
 def main() -> None:
@@ -171,18 +252,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with the public data sets")
     parser.add_argument("--teacher", type=Path, required=True, help="folder of the sentence-transformers teacher")
-    parser.add_argument("--start", type=Path, required=True, help="folder of the finished distillation to go on from")
-    parser.add_argument("--labelled", type=Path, required=True, help="folder of its first run, with the teacher's labels")
+    parser.add_argument("--start", type=Path, required=True, help="folder of the finished distillation to go on from, with the teacher's labels")
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoint and result")
     parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--minutes", type=float, default=0.0, help="stop after so long; 0: after the steps")
+    parser.add_argument("--scale", type=int, default=0, help="how many times the pairs of a small step; 0: 8 on a GPU, 1 on a CPU")
     parser.add_argument("--rate", type=float, default=2e-4)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw the pairs")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0 for torch's choice")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     args.work.mkdir(parents=True, exist_ok=True)
-    train(args.data, args.teacher, args.start, args.labelled, args.work, args.steps, args.rate, args.seed)
+    scale = args.scale or (8 if device().type == "cuda" else 1)
+    train(args.data, args.teacher, args.start, args.work, args.steps, args.rate, args.seed, scale, args.workers, args.minutes)
 
 
 if __name__ == "__main__":

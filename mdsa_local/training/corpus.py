@@ -87,6 +87,24 @@ def distillation_texts(data: Path, seed: int = 0, scale: float = 1.0) -> list[st
     return unique
 
 
+def encoder_texts(data: Path, seed: int = 0) -> list[str]:
+    """All texts for the encoder, unique, in a seeded order: what :func:`distillation_texts` draws from, whole, with documentation, the meanings of
+    words, and phrases of all of it."""
+    rng = random.Random(seed)
+    asked = queries(data, rng, 10**9)
+    said, passages = prose(data, rng, 10**9, 10**9)
+    for row in sources.documentation(data):
+        said += [text for line in row["text"].split("\n") for text in sentences(line) if 3 <= len(text.split()) <= 60]
+        title = f"{row['title']} > {row['heading']}" if row["heading"] not in ("", row["title"]) else row["title"]
+        passages += [f"{title}: {window}" for window in windows(row["text"], 100, 90)]
+        asked += [text for text in (row["title"], row["heading"]) if text]
+    meanings = sources.glosses(data)
+    texts = asked + said + passages + meanings + phrases(asked + said, rng, len(said) // 3)
+    unique = sorted({text for text in texts if text.strip()})
+    rng.shuffle(unique)
+    return unique
+
+
 def with_typo(text: str, rng: random.Random) -> str:
     """``text`` with one slip of the keyboard: a letter dropped, doubled or two swapped."""
     if len(text) < 6:

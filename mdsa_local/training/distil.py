@@ -8,47 +8,101 @@ inputs carry a typing slip while the target is that of the clean text.
 Sources: TinyBERT (Jiao et al. 2020) for the shape, Reimers & Gurevych 2020 for embedding distillation.
 
     python -m mdsa_local.training.distil --data DIR --teacher DIR --work DIR
-    python -m mdsa_local.training.distil --data DIR --teacher DIR --work DIR2 --start DIR --epochs 3 --rate 3e-4
 
-``--work`` keeps the labelled texts, the checkpoint (resumed when found) and the finished model, a sentence-transformers folder.
+``--work`` keeps the labels, the checkpoint (resumed when found) and the finished model, a sentence-transformers folder. Ends after ``--epochs``, or
+after ``--minutes`` if these are over earlier; the learning rate falls to nothing towards whichever comes first.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
+from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoTokenizer, BertConfig, BertModel
 
 from mdsa_local.training.checkpoint import device, load, save
-from mdsa_local.training.corpus import distillation_texts, with_typo
+from mdsa_local.training.corpus import encoder_texts, with_typo
 from mdsa_local.training.grounded import template_texts
 
 WIDTH = 312
-MAX_TOKENS = 128
+MAX_TOKENS = 160
+# Texts whose labels are kept in one file, so that an interruption costs little.
+PIECE = 65_536
+# Lengths are padded to a multiple of it: fewer shapes, and a GPU likes them.
+ROUND_TO = 8
+TYPOS = 0.1
+WARM = 300
 
 
-def label(texts: list[str], teacher_path: Path, work: Path) -> np.ndarray:
-    """The teacher's embeddings, ``(n, d)`` float16, made in pieces of 8192 that survive an interruption."""
-    teacher = SentenceTransformer(str(teacher_path), device=str(device()))
-    teacher.max_seq_length = MAX_TOKENS
-    parts = []
-    for start in range(0, len(texts), 8192):
-        path = work / f"labels_{start:07d}.npy"
+class Tokens:
+    """Tokenised texts, one after another on the device that trains."""
+
+    def __init__(self, texts: Sequence[str], tokenizer: Any, most: int = MAX_TOKENS, kept: Path | None = None) -> None:
+        """``kept`` names a file that holds them from run to run."""
+        if kept and kept.exists():
+            with np.load(kept) as found:
+                self._place(found["lengths"], found["flat"])
+            return
+        rows = [
+            row
+            for at in range(0, len(texts), PIECE)
+            for row in tokenizer(list(texts[at : at + PIECE]), truncation=True, max_length=most)["input_ids"]
+        ]
+        lengths, flat = np.array([len(row) for row in rows], dtype=np.int64), np.concatenate([np.array(row, dtype=np.int32) for row in rows])
+        if kept:
+            np.savez(kept, lengths=lengths, flat=flat)
+        self._place(lengths, flat)
+
+    def _place(self, lengths: np.ndarray, flat: np.ndarray) -> None:
+        self.lengths = lengths
+        self._starts = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)[:-1]])).to(device())
+        self._counts = torch.from_numpy(lengths).to(device())
+        self._flat = torch.from_numpy(flat).to(device())
+
+    def batch(self, which: np.ndarray) -> tuple[Tensor, Tensor]:
+        """``(ids, mask)`` of some of them, padded."""
+        longest = -(-int(self.lengths[which].max()) // ROUND_TO) * ROUND_TO
+        chosen = torch.from_numpy(which).to(device())
+        at = torch.arange(longest, device=device())
+        mask = at[None] < self._counts[chosen][:, None]
+        ids = self._flat[(self._starts[chosen][:, None] + at).clamp(max=len(self._flat) - 1)] * mask
+        return ids.long(), mask.long()
+
+
+def precision() -> AbstractContextManager[None]:
+    """bfloat16 where a GPU computes; the CPU's float32 otherwise."""
+    return torch.autocast("cuda", torch.bfloat16, enabled=device().type == "cuda")
+
+
+def label(tokens: Tokens, teacher_path: Path, work: Path) -> np.ndarray:
+    """The teacher's embeddings, ``(n, d)`` float16, made in pieces that survive an interruption."""
+    teacher = BertModel.from_pretrained(teacher_path, add_pooling_layer=False).to(device()).eval()
+    parts, size = [], 4096 if device().type == "cuda" else 64
+    for start in range(0, len(tokens.lengths), PIECE):
+        path = work / f"labels_{start:08d}.npy"
         if not path.exists():
             began = time.time()
-            vectors = teacher.encode(texts[start : start + 8192], batch_size=64, normalize_embeddings=True)
-            np.save(work / "part.npy", vectors.astype(np.float16))
+            rows = np.arange(start, min(start + PIECE, len(tokens.lengths)))
+            order = rows[np.argsort(tokens.lengths[rows], kind="stable")]
+            found = np.empty((len(rows), teacher.config.hidden_size), dtype=np.float16)
+            for at in range(0, len(order), size):
+                chosen = order[at : at + size]
+                with torch.inference_mode(), precision():
+                    ids, mask = tokens.batch(chosen)
+                    hidden = teacher(input_ids=ids, attention_mask=mask).last_hidden_state
+                found[chosen - start] = F.normalize(pooled(hidden.float(), mask), dim=-1).half().cpu().numpy()
+            np.save(work / "part.npy", found)
             (work / "part.npy").replace(path)
-            print(f"labelled {start + len(vectors)} of {len(texts)}, {len(vectors) / (time.time() - began):.0f}/s", flush=True)
+            print(f"labelled {start + len(rows)} of {len(tokens.lengths)}, {len(rows) / (time.time() - began):.0f}/s", flush=True)
         parts.append(np.load(path))
     return np.concatenate(parts)
 
@@ -87,11 +141,17 @@ def fresh_student(teacher_path: Path) -> tuple[BertModel, torch.nn.Linear]:
     return student, dense
 
 
-def embed(student: BertModel, dense: torch.nn.Linear, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Unit vectors ``(n, 312)`` of a padded batch."""
-    hidden = student(input_ids=ids, attention_mask=mask).last_hidden_state
+def pooled(hidden: Tensor, mask: Tensor) -> Tensor:
+    """The mean over a text's tokens: ``(n, length, d)`` and ``(n, length)`` to ``(n, d)``."""
     weight = mask.unsqueeze(-1).to(hidden.dtype)
-    return F.normalize(dense((hidden * weight).sum(1) / weight.sum(1)), dim=-1)
+    return (hidden * weight).sum(1) / weight.sum(1)
+
+
+def embed(student: BertModel, dense: torch.nn.Linear, ids: Tensor, mask: Tensor) -> Tensor:
+    """Unit vectors ``(n, 312)`` of a padded batch."""
+    with precision():
+        hidden = student(input_ids=ids, attention_mask=mask).last_hidden_state
+    return F.normalize(dense(pooled(hidden.float(), mask)), dim=-1)
 
 
 def resumed(teacher_path: Path, start: Path | None, checkpoint: Path, rate: float) -> tuple[BertModel, torch.nn.Linear, torch.optim.Optimizer, int]:
@@ -117,7 +177,7 @@ def keep(student: BertModel, dense: torch.nn.Linear, optimiser: torch.optim.Opti
     save({"student": student.state_dict(), "dense": dense.state_dict(), "optimiser": optimiser.state_dict(), "step": step}, checkpoint)
 
 
-def departure(out: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def departure(out: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """How far unit vectors ``(n, d)`` are from the teacher's, each and among one another; and their mean cosine."""
     cosine = (out * target).sum(-1).mean()
     return (1 - cosine) + 4 * ((out @ out.T - target @ target.T) ** 2).mean(), cosine
@@ -125,7 +185,7 @@ def departure(out: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, to
 
 def batches(lengths: np.ndarray, size: int, rng: random.Random) -> list[np.ndarray]:
     """Batches of texts of like length, in random order; ``size`` counts texts of 32 tokens or fewer, fewer when longer."""
-    order = np.array(sorted(range(len(lengths)), key=lambda i: lengths[i] + 4 * rng.random()))
+    order = np.argsort(lengths + 4 * np.random.default_rng(rng.randrange(2**32)).random(len(lengths)))
     out, start = [], 0
     while start < len(order):
         longest = max(32, int(lengths[order[min(start + size, len(order)) - 1]]))
@@ -136,70 +196,99 @@ def batches(lengths: np.ndarray, size: int, rng: random.Random) -> list[np.ndarr
     return out
 
 
-def train(
-    texts: list[str], targets: torch.Tensor, teacher_path: Path, work: Path, start: Path | None, epochs: int, size: int, rate: float, seed: int
-) -> None:
-    """Run or resume the distillation, from scratch or from the run in ``start``; leaves ``work/student`` as a sentence-transformers folder."""
+class Schedule:
+    """How much of a training is done, by steps and by the clock, and the learning rate that goes with it."""
+
+    def __init__(self, rate: float, steps: int, warm: int, minutes: float) -> None:
+        self._rate, self._steps, self._warm, self._seconds = rate, steps, warm, 60 * minutes
+        self._began = time.monotonic()
+
+    def done(self, step: int) -> float:
+        """0 at the beginning, 1 or more at the end."""
+        by_clock = (time.monotonic() - self._began) / self._seconds if self._seconds else 0.0
+        return max(step / self._steps, by_clock)
+
+    def set(self, optimiser: torch.optim.Optimizer, step: int) -> None:
+        """Give ``optimiser`` the rate for ``step``."""
+        for group in optimiser.param_groups:
+            group["lr"] = self._rate * min(1.0, (step + 1) / self._warm) * max(0.02, 1 - self.done(step))
+
+
+def first_texts(data: Path, seed: int, most: int) -> list[str]:
+    """The texts to distil by, ``most`` of them if it is not 0: all public ones, and questions and facts of the templates."""
+    rng = random.Random(seed)
+    texts = sorted({*encoder_texts(data, seed), *template_texts(seed)})
+    rng.shuffle(texts)
+    return texts[:most] if most else texts
+
+
+def train(texts: list[str], teacher_path: Path, work: Path, epochs: int, size: int, rate: float, seed: int, minutes: float = 0.0) -> None:
+    """Run or resume the distillation; leaves ``work/student`` as a sentence-transformers folder."""
     tokenizer = AutoTokenizer.from_pretrained(teacher_path)
-    ids = [row[:MAX_TOKENS] for row in tokenizer(texts, truncation=True, max_length=MAX_TOKENS)["input_ids"]]
-    lengths = np.array([len(row) for row in ids])
-    held = set(range(0, len(texts), 100))
-    kept = np.array([i for i in range(len(texts)) if i not in held])
-    held_out = sorted(held)
+    tokens = Tokens(texts, tokenizer, kept=work / "tokens.npz")
+    targets = projected(label(tokens, teacher_path, work), work)
+    held_out = np.arange(0, len(texts), 100)
+    kept = np.setdiff1d(np.arange(len(texts)), held_out)
     torch.manual_seed(seed)
     checkpoint = work / "distil.pt"
-    student, dense, optimiser, step = resumed(teacher_path, start / "distil.pt" if start else None, checkpoint, rate)
-    plan = [(epoch, batch) for epoch in range(epochs) for batch in batches(lengths[kept], size, random.Random(seed + epoch))]
-
-    def pad(rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        longest = max(map(len, rows))
-        block = torch.zeros(len(rows), longest, dtype=torch.long)
-        mask = torch.zeros(len(rows), longest, dtype=torch.long)
-        for i, row in enumerate(rows):
-            block[i, : len(row)] = torch.tensor(row)
-            mask[i, : len(row)] = 1
-        return block.to(device()), mask.to(device())
+    student, dense, optimiser, step = resumed(teacher_path, None, checkpoint, rate)
+    per_epoch = batches(tokens.lengths[kept], size, random.Random(seed))
+    plan = Schedule(rate, epochs * len(per_epoch), min(WARM, epochs * len(per_epoch) // 10), minutes)
 
     def held_out_cosine() -> float:
         with torch.inference_mode():
-            cosines = []
-            for start in range(0, len(held_out), 64):
-                rows = held_out[start : start + 64]
-                out = embed(student, dense, *pad([ids[i] for i in rows]))
-                cosines.append((out * targets[rows].to(device())).sum(-1))
+            cosines = [
+                (embed(student, dense, *tokens.batch(rows)) * targets[torch.from_numpy(rows)].to(device()).float()).sum(-1)
+                for rows in np.array_split(held_out, -(-len(held_out) // 256))
+            ]
             return float(torch.cat(cosines).mean())
 
-    began, first, running = time.time(), step, 0.0
-    while step < len(plan):
-        epoch, batch = plan[step]
-        rng = random.Random(seed * 1_000_003 + step)
-        scale = min(1.0, (step + 1) / 300) * max(0.02, 1 - step / len(plan))
-        for group in optimiser.param_groups:
-            group["lr"] = rate * scale
-        rows = kept[batch]
-        inputs = [ids[i] for i in rows]
-        slips = [j for j in range(len(rows)) if rng.random() < 0.1]
-        if slips:
-            again = tokenizer([with_typo(texts[rows[j]], rng) for j in slips], truncation=True, max_length=MAX_TOKENS)["input_ids"]
-            for j, row in zip(slips, again, strict=True):
-                inputs[j] = row
-        out = embed(student, dense, *pad(inputs))
-        target = targets[rows].to(device())
+    began, first, running, epoch = time.time(), step, 0.0, -1
+    slips, slipped, where = Tokens([""], tokenizer), np.zeros(0, dtype=np.int64), np.zeros(0)
+    while plan.done(step) < 1:
+        if step // len(per_epoch) != epoch:
+            epoch = step // len(per_epoch)
+            rng = random.Random(seed * 1_000_003 + epoch)
+            order = batches(tokens.lengths[kept], size, rng)
+            # Of each batch its last texts are replaced by what slips of the keyboard make of them.
+            slipped = np.concatenate([kept[batch][-int(TYPOS * len(batch)) or len(batch) :] for batch in order])
+            slips = Tokens([with_typo(texts[i], rng) for i in slipped], tokenizer)
+            where = np.concatenate([[0], np.cumsum([len(batch[-int(TYPOS * len(batch)) or len(batch) :]) for batch in order])])
+        at = step % len(per_epoch)
+        if at >= len(order):
+            step += 1
+            continue
+        plan.set(optimiser, step)
+        rows = kept[order[at]]
+        span = np.arange(where[at], where[at + 1])
+        clean = rows[: len(rows) - len(span)]
+        out = torch.cat([embed(student, dense, *tokens.batch(clean)), *([embed(student, dense, *slips.batch(span))] if len(span) else [])])
+        target = targets[torch.from_numpy(rows)].to(device()).float()
         loss, cosine = departure(out, target)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_([*student.parameters(), *dense.parameters()], 1.0)
         optimiser.step()
         step += 1
-        running = 0.98 * running + 0.02 * float(cosine)
         if step % 100 == 0:
-            print(
-                f"step {step}/{len(plan)} epoch {epoch} cosine {running:.4f} {(time.time() - began) / (step - first) * 1000:.0f} ms/step", flush=True
-            )
-        if step % 500 == 0 or step == len(plan):
-            print(f"step {step} held-out cosine {held_out_cosine():.4f}", flush=True)
+            running = float(cosine)
+            print(f"step {step} epoch {epoch} cosine {running:.4f} {(time.time() - began) / (step - first) * 1000:.0f} ms/step", flush=True)
+        if step % 1000 == 0:
             keep(student, dense, optimiser, step, checkpoint)
+    print(f"step {step} held-out cosine {held_out_cosine():.4f}", flush=True)
+    keep(student, dense, optimiser, step, checkpoint)
     finish(student, dense, tokenizer, work)
+
+
+def projected(labels: np.ndarray, work: Path) -> Tensor:
+    """The teacher's vectors ``(n, 384)`` in their 312 principal directions, unit, float16."""
+    path = work / "basis.npy"
+    if not path.exists():
+        basis, share = principal(labels[:: max(1, len(labels) // 100_000)].astype(np.float32), WIDTH)
+        np.save(path, basis)
+        print(f"{len(labels)} texts; {WIDTH} directions keep {float(share):.4f} of the teacher", flush=True)
+    basis = torch.from_numpy(np.load(path))
+    return torch.cat([F.normalize(torch.from_numpy(part.astype(np.float32)) @ basis, dim=-1).half() for part in np.array_split(labels, 32)])
 
 
 def finish(student: BertModel, dense: torch.nn.Linear, tokenizer: object, work: Path) -> None:
@@ -207,6 +296,10 @@ def finish(student: BertModel, dense: torch.nn.Linear, tokenizer: object, work: 
     bert = work / "bert"
     student.cpu().eval().save_pretrained(bert)
     tokenizer.save_pretrained(bert)  # type: ignore[attr-defined]
+    # Slow to import, and needed here alone.
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
+
     layer = Dense(WIDTH, WIDTH, activation_function=torch.nn.Identity())
     layer.linear.load_state_dict(dense.cpu().state_dict())
     modules = [Transformer(str(bert), max_seq_length=256), Pooling(WIDTH, "mean"), layer, Normalize()]
@@ -220,28 +313,20 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with the public data sets")
     parser.add_argument("--teacher", type=Path, required=True, help="folder of the sentence-transformers teacher")
     parser.add_argument("--work", type=Path, required=True, help="folder for labels, checkpoints and the result")
-    parser.add_argument("--start", type=Path, help="folder of a finished first run: go on from it with questions and facts of help centres")
     parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--minutes", type=float, default=0.0, help="stop after so long; 0: after the epochs")
+    parser.add_argument("--batch", type=int, default=0, help="texts of 32 tokens in a batch; 0: 2048 on a GPU, 128 on a CPU")
     parser.add_argument("--rate", type=float, default=8e-4)
-    parser.add_argument("--scale", type=float, default=1.0, help="share of the sampled texts")
+    parser.add_argument("--most", type=int, default=0, help="use so many of the texts; 0: all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0 for torch's choice")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     args.work.mkdir(parents=True, exist_ok=True)
-    (args.work / "texts.json").write_text(json.dumps({"scale": args.scale}))
-    texts = template_texts(args.data, args.seed) if args.start else distillation_texts(args.data, args.seed, args.scale)
-    labels = label(texts, args.teacher, args.work).astype(np.float32)
-    if args.start:
-        basis = np.load(args.start / "basis.npy")
-    else:
-        basis, share = principal(labels, WIDTH)
-        print(f"{len(texts)} texts; {WIDTH} directions keep {share:.4f} of the teacher", flush=True)
-    np.save(args.work / "basis.npy", basis)
-    targets = F.normalize(torch.from_numpy(labels @ basis), dim=-1)
-    train(texts, targets, args.teacher, args.work, args.start, args.epochs, args.batch, args.rate, args.seed)
+    texts = first_texts(args.data, args.seed, args.most)
+    size = args.batch or (2048 if device().type == "cuda" else 128)
+    train(texts, args.teacher, args.work, args.epochs, size, args.rate, args.seed, args.minutes)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import yaml
 from mdsa_local.domains.prompts import NOT_FOUND, user_message
 from mdsa_local.errors import ConfigError, InputError
 from mdsa_local.training import sources
-from mdsa_local.training.corpus import queries, sentences, with_typo
+from mdsa_local.training.corpus import sentences, with_typo
 
 TEMPLATES = Path(__file__).parent / "templates"
 SLOT = re.compile(r"\{([a-z_]+)(\d?)\}")
@@ -61,8 +61,8 @@ PREFIXES = (
 )
 
 
-def template_texts(data: Path, seed: int = 0) -> list[str]:
-    """Texts for the encoder's second run: questions and facts of the templates, filled, and as many queries of the first run."""
+def template_texts(seed: int = 0) -> list[str]:
+    """Questions and facts of the templates, filled, for the encoder."""
     rng = random.Random(seed)
     texts: set[str] = set()
     for topic in Templates().topics:
@@ -72,10 +72,7 @@ def template_texts(data: Path, seed: int = 0) -> list[str]:
             for fact in topic["facts"]:
                 texts.update(worded(fill(ask, slots, chosen, rng), rng) for ask in fact["asks"])
                 texts.update(fill(says, slots, chosen, rng) for says in fact.get("says", fact.get("steps", ()))[:2])
-    known = queries(data, rng, 20_000)
-    out = sorted(texts) + rng.sample(known, len(texts))
-    rng.shuffle(out)
-    return out
+    return sorted(texts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,14 @@ SOURCES: Mapping[str, Source] = {
         ("passages/rust_book.jsonl",),
         'lines {"title", "heading", "text"}',
     ),
+    "documentation": Source(
+        "Documentation of Debian packages (training/documentation.py)",
+        "their authors",
+        "GFDL, CC BY-SA, MPL, PostgreSQL, PSF, Apache-2.0 and others, none of it copied",
+        ("documentation/sections.jsonl",),
+        'lines {"source", "title", "heading", "text"}',
+    ),
+    "wordnet": Source("WordNet 3.0", "Princeton University", "WordNet licence", ("wordnet/glosses.txt",), "a line a meaning: words: gloss"),
 }
 BOOKS = ("18f_handbook", "rust_book")
 
@@ -122,6 +130,18 @@ def book(data: Path, name: str) -> Iterator[dict[str, Any]]:
     """Sections of one of :data:`BOOKS`: ``title``, ``heading``, ``text``."""
     (path,) = need(data, [name])
     return rows(path, dict.fromkeys(("title", "heading", "text"), str), SOURCES[name].form)
+
+
+def documentation(data: Path) -> Iterator[dict[str, Any]]:
+    """Sections of documentation: ``source``, ``title``, ``heading``, ``text``."""
+    (path,) = need(data, ["documentation"])
+    return rows(path, dict.fromkeys(("source", "title", "heading", "text"), str), SOURCES["documentation"].form)
+
+
+def glosses(data: Path) -> list[str]:
+    """The meanings of words in WordNet, ``words: gloss``."""
+    (path,) = need(data, ["wordnet"])
+    return [text.rstrip("\r\n") for _, text in _some(path, SOURCES["wordnet"].form)]
 
 
 def dialogues(data: Path) -> Iterator[list[tuple[str, str]]]:
