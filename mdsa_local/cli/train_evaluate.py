@@ -171,6 +171,7 @@ def evaluate(
         # Vectors of the training questions are the encoder's: nothing of the model under test takes part.
         known_texts = {
             "training templates": overlap.training_questions(templates),
+            "written questions": overlap.written_questions(),
             "routing examples": overlap.routing_examples(orchestrator.registry),
         }
         encoder = Encoder.load(settings=orchestrator.settings)

@@ -38,7 +38,7 @@ PART_NEARNESS = 0.5
 # An answer quotes up to so many units: where the nearest does not hold the fact asked for, the next often does.
 MOST_QUOTED = 3
 # How much less near (cosine) than the nearest a unit may be to be quoted beside it, from the same passage and from another one.
-SAME_PASSAGE, OTHER_PASSAGE = 0.15, 0.03
+SAME_PASSAGE, OTHER_PASSAGE = 0.15, 0.08
 
 
 @dataclass(frozen=True, slots=True)

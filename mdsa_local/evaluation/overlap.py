@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -57,6 +58,15 @@ def training_questions(folder: Path | None = None) -> list[str]:
             slots = topic.get("slots") or {}
             asked |= {filled(ask, slots): None for fact in topic["facts"] for ask in fact["asks"]}
     return list(asked)
+
+
+def written_questions(folder: Path | None = None) -> list[str]:
+    """The questions written for public texts (``training/written.py``), on which the shipped encoder was trained."""
+    found: dict[str, None] = {}
+    for path in sorted((folder or Path(mdsa_local.__file__).parent / "training" / "questions").glob("*.jsonl")):
+        for row in path.read_text(encoding="utf-8").splitlines():
+            found |= {text: None for _, text in json.loads(row)["questions"]}
+    return list(found)
 
 
 def filled(template: str, slots: dict[str, list[str]]) -> str:

@@ -83,15 +83,15 @@ def intent_pairs(known: dict[str, dict[str, list[str]]], rng: random.Random, n: 
     pairs = []
     source = known[rng.choice(sorted(known))] if n <= WHOLE else {name: texts for one in known.values() for name, texts in one.items()}
     for name in rng.sample(sorted(source), min(n, len(source))):
-        text, other = rng.sample(source[name], 2)
-        pairs.append((with_typo(text, rng) if rng.random() < 0.1 else text, name if rng.random() < 0.5 else other))
+        text, *others = rng.sample(source[name], min(2, len(source[name])))
+        pairs.append((with_typo(text, rng) if rng.random() < 0.1 else text, others[0] if others and rng.random() < 0.5 else name))
     return pairs
 
 
 def passage_pairs(by_focus: Sequence[Sequence[dict[str, object]]], rng: random.Random, n: int) -> list[Pair]:
     """Questions of MedQuAD with a window of their answer: up to three of each of ``n`` subjects, so that a subject's own passages compete."""
     pairs = []
-    for rows in rng.sample(by_focus, n):
+    for rows in rng.sample(by_focus, min(n, len(by_focus))):
         for row in rng.sample(rows, min(3, len(rows))):
             passage = rng.choice(list(windows(str(row["answer"]), 50, 40))[:3])
             pairs.append((str(row["question"]), f"{row['focus']}: {passage}" if rng.random() < 0.5 else passage))
@@ -117,7 +117,7 @@ def written_pairs(written: Sequence[Written], rng: random.Random, n: int) -> tup
 def heading_pairs(sections: Sequence[dict[str, Any]], rng: random.Random, n: int) -> list[Pair]:
     """Headings of documentation with the beginning of what stands below them."""
     pairs = []
-    for row in rng.sample(sections, n):
+    for row in rng.sample(sections, min(n, len(sections))):
         heading = row["heading"] or row["title"]
         asked = f"{row['title']} {heading}" if rng.random() < 0.3 else heading
         pairs.append((asked, next(windows(row["text"], rng.choice((25, 50, 90)), 90))))
@@ -150,7 +150,7 @@ class Pairs(Dataset[list[tuple[Block, Block, Block | None]]]):
         by_focus: dict[str, list[dict[str, object]]] = defaultdict(list)
         for row in sources.medquad(data):
             by_focus[row["focus"]].append(row)
-        self._subjects = [rows for rows in by_focus.values() if len(rows) > 1]
+        self._subjects = [rows for rows in by_focus.values() if len(rows) > 1] or list(by_focus.values())
         written = read_written(data)
         self.held_written, self._written = written[::HELD_OUT], [one for at, one in enumerate(written) if at % HELD_OUT]
         self._sections = list(sources.documentation(data))
@@ -210,7 +210,7 @@ def train(data: Path, teacher: Path, start: Path, work: Path, steps: int, rate: 
             loss = contrasted(vectors(asked), vectors(said), vectors(rest) if rest else None)
             (share * loss).backward()
             running.append(loss.detach())
-        rows = np.random.default_rng(seed * 7919 + step).choice(near, 32 * scale, replace=False)
+        rows = np.random.default_rng(seed * 7919 + step).choice(near, min(32 * scale, len(near)), replace=False)
         loss = HOLDING * departure(embed(student, dense, *anchors.batch(rows)), targets[torch.from_numpy(rows)].to(device()).float())[0]
         loss.backward()
         torch.nn.utils.clip_grad_norm_([*student.parameters(), *dense.parameters()], 1.0)

@@ -200,7 +200,7 @@ class Schedule:
     """How much of a training is done, by steps and by the clock, and the learning rate that goes with it."""
 
     def __init__(self, rate: float, steps: int, warm: int, minutes: float) -> None:
-        self._rate, self._steps, self._warm, self._seconds = rate, steps, warm, 60 * minutes
+        self._rate, self._steps, self._warm, self._seconds = rate, steps, max(1, warm), 60 * minutes
         self._began = time.monotonic()
 
     def done(self, step: int) -> float:

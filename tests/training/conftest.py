@@ -81,6 +81,11 @@ def write_data(folder: Path) -> Path:
         files[f"passages/{book}.jsonl"] = "\n".join(
             json.dumps({"title": book, "heading": name, "text": text}) for name, text in zip(names, said, strict=True)
         )
+    files["documentation/sections.jsonl"] = "\n".join(
+        json.dumps({"source": "manual", "title": "Garden manual", "heading": f"Care of {name}", "text": text})
+        for name, text in zip(names, said, strict=True)
+    )
+    files["wordnet/glosses.txt"] = "\n".join(f'{name}, {name}s: a thing of which little is known; "the {name}"' for name in names)
     for name, text in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ import pytest
 
 from mdsa_local.errors import ConfigError, InputError
 from mdsa_local.training import sources
-from mdsa_local.training.corpus import distillation_texts
+from mdsa_local.training.corpus import distillation_texts, encoder_texts
 from mdsa_local.training.grounded import Prose, Templates
 from tests.training.conftest import topic, write_data
 
@@ -26,6 +26,9 @@ def test_all_are_read(folder: Path) -> None:
     assert "where is my coral card?\n\nplease" in texts, "rows of several lines too"
     assert "tell me moss now" in texts
     assert len(Prose(folder).keys) == 8 + 16
+    texts = encoder_texts(folder)
+    assert len(texts) == len(set(texts))
+    assert {"Care of moss", 'moss, mosss: a thing of which little is known; "the moss"', "Nobody sells moss on Sunday."} <= set(texts)
 
 
 @pytest.mark.parametrize("name", sources.SOURCES)
@@ -33,7 +36,7 @@ def test_a_missing_set_says_whose_it_is_and_its_licence(folder: Path, name: str)
     source = sources.SOURCES[name]
     (folder / source.files[0]).unlink()
     with pytest.raises(InputError) as raised:
-        distillation_texts(folder)
+        encoder_texts(folder)
     assert source.title in str(raised.value)
     assert source.licence in str(raised.value)
     assert source.files[0] in str(raised.value)
