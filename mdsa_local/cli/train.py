@@ -92,7 +92,7 @@ def tokenizer(
 
 
 def _tokenizer(workshop: Workshop, data: Path, templates: Path | None) -> dict[str, Any]:
-    from mdsa_local.runtime.download import write_whole
+    from mdsa_local.durable import write_whole
     from mdsa_local.settings import storage_error
     from mdsa_local.training.grounded import TEMPLATES, Templates
     from mdsa_local.training.tokenizer import learn, texts
