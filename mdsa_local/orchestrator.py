@@ -28,6 +28,7 @@ from mdsa_local.validation import ladder, rules
 from mdsa_local.validation.answerable import doubt
 
 if TYPE_CHECKING:
+    from mdsa_local.domains.quoting import Extract
     from mdsa_local.knowledge.dual_rag import DualRAG
     from mdsa_local.knowledge.ingest import Report
     from mdsa_local.routing.encoder import Encoder
@@ -349,12 +350,13 @@ class TinyBERTOrchestrator:
     ) -> Generator[Event, None, Draft]:
         began, first, detail = time.perf_counter(), 0.0, dict[str, Any]()
         draft = Draft(NOT_FOUND, "", "stop", 0, 0)
-        reason = self._doubt(domain, question, passages, embed) if passages else "no passage was found"
+        nearest = self.executor.quotable(domain, question, passages, embed) if passages else None
+        reason = self._doubt(domain, question, passages, nearest, embed) if passages else "no passage was found"
         if reason:
             # No answer could stand: the model is not asked.
             yield Token(draft.text)
             return replace(draft, doubt=reason)
-        for piece in self.executor.stream(domain, question, passages, embed, leash):
+        for piece in self.executor.stream(domain, question, passages, embed, leash, nearest):
             if isinstance(piece, str):
                 first = first or (time.perf_counter() - began) * 1000
                 yield Token(piece)
@@ -365,10 +367,11 @@ class TinyBERTOrchestrator:
         trace.append(Stage("generate", (time.perf_counter() - began) * 1000, {**detail, "first_token_ms": round(first, 2)}))
         return draft
 
-    def _doubt(self, domain: DomainConfig, question: str, passages: tuple[Passage, ...], embed: Embed) -> str:
-        """Why the model had better not be asked; empty when it may be. A model that only quotes is held to more than one that can decline."""
-        if not self._degraded and self.executor.quotes(domain):
-            found = doubt(question, passages, lambda words: self.knowledge.unknown(words, domain.name), embed)
+    def _doubt(self, domain: DomainConfig, question: str, passages: tuple[Passage, ...], nearest: Sequence[Extract] | None, embed: Embed) -> str:
+        """Why the model had better not be asked; empty when it may be. A model that only quotes, ``nearest`` or nothing, is held to more than one
+        that can decline."""
+        if not self._degraded and nearest is not None:
+            found = doubt(question, passages, lambda words: self.knowledge.unknown(words, domain.name), embed, nearest)
             if found.declines:
                 return found.reason
         closeness, _ = ladder.nearest(question, passages, embed)

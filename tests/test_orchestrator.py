@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,7 @@ from mdsa_local import (
     create_finance_domain,
     create_medical_domain,
 )
+from mdsa_local.domains import quoting
 from mdsa_local.domains.prompts import NOT_FOUND
 from mdsa_local.knowledge import sync
 from mdsa_local.runtime import backend
@@ -59,6 +61,21 @@ def test_a_question_is_answered_from_its_domain_with_citations(product: TinyBERT
     assert {c.passage.knowledge_base for c in answer.citations} <= {"finance", "global"}
     assert set(answer.to_dict()) == FLAT
     assert [stage.stage for stage in answer.trace] == ["route", "retrieve", "generate", "validate"]
+
+
+def test_what_may_be_quoted_is_looked_for_once(product: TinyBERTOrchestrator, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[list[quoting.Extract]] = []
+    real = quoting.shortlist
+
+    def counted(*given: Any, **named: Any) -> list[quoting.Extract]:
+        made.append(real(*given, **named))
+        return made[-1]
+
+    monkeypatch.setattr(quoting, "shortlist", counted)
+    answer = product.ask("How much does a replacement debit card cost?")
+    assert answer.status == "success"
+    assert len(made) == 1
+    assert any(extract.text in answer.response for extract in made[0])
 
 
 def test_a_citation_opens_the_source_at_its_bytes(product: TinyBERTOrchestrator) -> None:
