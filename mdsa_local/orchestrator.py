@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 NO_DOMAIN = "This does not belong to any domain I know."
+SEVERAL_DOMAINS = "This asks for things of several domains, none of which it mainly belongs to. Please ask for each by itself."
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +224,7 @@ class TinyBERTOrchestrator:
             trace[-1] = replace(trace[-1], detail=read.detail)
             yield Routed(route)
             if route.domain is None:
-                verdict, draft = Verdict("abstained", NO_DOMAIN, (), (), route.reason), None
+                verdict, draft = Verdict("abstained", SEVERAL_DOMAINS if route.parts else NO_DOMAIN, (), (), route.reason), None
                 yield Token(verdict.text)
             else:
                 chosen = self.registry.get(route.domain)
@@ -336,7 +337,7 @@ class TinyBERTOrchestrator:
             router = self.router
         route, vector = router.routed(query.text, query.history)
         if chosen is not None:
-            route = replace(route, domain=chosen.name, confidence=1.0, scores={chosen.name: 1.0}, reason="chosen by the caller")
+            route = replace(route, domain=chosen.name, confidence=1.0, scores={chosen.name: 1.0}, reason="chosen by the caller", parts=())
         if self._degraded:
             route = replace(route, degraded=self._degraded)
         text = query.text if route.context == "message" else f"{query.history[-1].rstrip()} {query.text}"
@@ -405,6 +406,7 @@ class TinyBERTOrchestrator:
             trace=tuple(trace),
             reason=verdict.reason or route.reason,
             metadata=query.metadata,
+            elsewhere=route.elsewhere,
         )
 
     def _log(self, answer: Answer, question: str) -> None:
