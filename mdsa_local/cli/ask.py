@@ -120,5 +120,6 @@ def details(answer: Answer) -> Sequence[str]:
 
 def _command(part: Part) -> str:
     text = " ".join(part.text.split())
-    end_of_options = "-- " if text.startswith("-") else ""
-    return f"mdsa ask --domain {part.domain} {end_of_options}{shlex.quote(text)}"
+    # Double quotes are read alike by more shells, as long as there is nothing in them that is special there.
+    quoted = f'"{text}"' if not set(text) & set('"$`\\!%') else shlex.quote(text)
+    return f"mdsa ask --domain {part.domain} {'-- ' if text.startswith('-') else ''}{quoted}"
