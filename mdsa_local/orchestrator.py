@@ -28,6 +28,7 @@ from mdsa_local.validation import ladder, rules
 from mdsa_local.validation.answerable import doubt
 
 if TYPE_CHECKING:
+    from mdsa_local.domains.quoting import Extract
     from mdsa_local.knowledge.dual_rag import DualRAG
     from mdsa_local.knowledge.ingest import Report
     from mdsa_local.routing.encoder import Encoder
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 NO_DOMAIN = "This does not belong to any domain I know."
+SEVERAL_DOMAINS = "This asks for things of several domains, none of which it mainly belongs to. Please ask for each by itself."
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +224,7 @@ class TinyBERTOrchestrator:
             trace[-1] = replace(trace[-1], detail=read.detail)
             yield Routed(route)
             if route.domain is None:
-                verdict, draft = Verdict("abstained", NO_DOMAIN, (), (), route.reason), None
+                verdict, draft = Verdict("abstained", SEVERAL_DOMAINS if route.parts else NO_DOMAIN, (), (), route.reason), None
                 yield Token(verdict.text)
             else:
                 chosen = self.registry.get(route.domain)
@@ -335,7 +337,7 @@ class TinyBERTOrchestrator:
             router = self.router
         route, vector = router.routed(query.text, query.history)
         if chosen is not None:
-            route = replace(route, domain=chosen.name, confidence=1.0, scores={chosen.name: 1.0}, reason="chosen by the caller")
+            route = replace(route, domain=chosen.name, confidence=1.0, scores={chosen.name: 1.0}, reason="chosen by the caller", parts=())
         if self._degraded:
             route = replace(route, degraded=self._degraded)
         text = query.text if route.context == "message" else f"{query.history[-1].rstrip()} {query.text}"
@@ -349,12 +351,13 @@ class TinyBERTOrchestrator:
     ) -> Generator[Event, None, Draft]:
         began, first, detail = time.perf_counter(), 0.0, dict[str, Any]()
         draft = Draft(NOT_FOUND, "", "stop", 0, 0)
-        reason = self._doubt(domain, question, passages, embed) if passages else "no passage was found"
+        nearest = self.executor.quotable(domain, question, passages, embed) if passages else None
+        reason = self._doubt(domain, question, passages, nearest, embed) if passages else "no passage was found"
         if reason:
             # No answer could stand: the model is not asked.
             yield Token(draft.text)
             return replace(draft, doubt=reason)
-        for piece in self.executor.stream(domain, question, passages, embed, leash):
+        for piece in self.executor.stream(domain, question, passages, embed, leash, nearest):
             if isinstance(piece, str):
                 first = first or (time.perf_counter() - began) * 1000
                 yield Token(piece)
@@ -365,10 +368,11 @@ class TinyBERTOrchestrator:
         trace.append(Stage("generate", (time.perf_counter() - began) * 1000, {**detail, "first_token_ms": round(first, 2)}))
         return draft
 
-    def _doubt(self, domain: DomainConfig, question: str, passages: tuple[Passage, ...], embed: Embed) -> str:
-        """Why the model had better not be asked; empty when it may be. A model that only quotes is held to more than one that can decline."""
-        if not self._degraded and self.executor.quotes(domain):
-            found = doubt(question, passages, lambda words: self.knowledge.unknown(words, domain.name), embed)
+    def _doubt(self, domain: DomainConfig, question: str, passages: tuple[Passage, ...], nearest: Sequence[Extract] | None, embed: Embed) -> str:
+        """Why the model had better not be asked; empty when it may be. A model that only quotes, ``nearest`` or nothing, is held to more than one
+        that can decline."""
+        if not self._degraded and nearest is not None:
+            found = doubt(question, passages, lambda words: self.knowledge.unknown(words, domain.name), embed, nearest)
             if found.declines:
                 return found.reason
         closeness, _ = ladder.nearest(question, passages, embed)
@@ -402,6 +406,7 @@ class TinyBERTOrchestrator:
             trace=tuple(trace),
             reason=verdict.reason or route.reason,
             metadata=query.metadata,
+            elsewhere=route.elsewhere,
         )
 
     def _log(self, answer: Answer, question: str) -> None:

@@ -58,6 +58,11 @@ class Route:
         """Whether no domain was chosen."""
         return self.domain is None
 
+    @property
+    def elsewhere(self) -> tuple[Part, ...]:
+        """The parts that belong to another domain than the chosen one."""
+        return tuple(part for part in self.parts if part.domain != self.domain)
+
 
 @dataclass(frozen=True, slots=True)
 class Near:
@@ -161,7 +166,10 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The final answer. ``confidence`` is that of the routing."""
+    """The final answer. ``confidence`` is that of the routing.
+
+    ``elsewhere``: the parts of the question that belong to other domains, whose documents and models were not asked.
+    """
 
     request_id: str
     status: Status
@@ -178,6 +186,7 @@ class Answer:
     used_reasoning: bool = False
     reason: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    elsewhere: tuple[Part, ...] = ()
 
     @property
     def degraded(self) -> bool:
@@ -195,6 +204,7 @@ class Answer:
             "scores": {name: round(score, 4) for name, score in self.scores.items()},
             "used_reasoning": self.used_reasoning,
             "degraded": self.degraded,
+            "elsewhere": [{"domain": part.domain, "text": part.text} for part in self.elsewhere],
             "model": self.model,
             "tokens_generated": self.tokens_generated,
             "latency_ms": round(self.latency_ms, 2),

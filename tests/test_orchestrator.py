@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,8 +24,10 @@ from mdsa_local import (
     create_finance_domain,
     create_medical_domain,
 )
+from mdsa_local.domains import quoting
 from mdsa_local.domains.prompts import NOT_FOUND
 from mdsa_local.knowledge import sync
+from mdsa_local.orchestrator import NO_DOMAIN, SEVERAL_DOMAINS
 from mdsa_local.runtime import backend
 from mdsa_local.runtime.llamacpp import LlamaCppBackend
 from mdsa_local.settings import Settings
@@ -33,7 +36,7 @@ from tests import scripted
 from tests.runtime.gguf_writer import Shape, metadata, random_weights, write_gguf
 
 FLAT = {
-    "request_id", "status", "response", "domain", "confidence", "scores", "used_reasoning", "degraded", "model", "tokens_generated",
+    "request_id", "status", "response", "domain", "confidence", "scores", "used_reasoning", "degraded", "elsewhere", "model", "tokens_generated",
     "latency_ms", "citations", "verdict", "trace", "error", "metadata",
 }  # fmt: skip
 
@@ -59,6 +62,40 @@ def test_a_question_is_answered_from_its_domain_with_citations(product: TinyBERT
     assert {c.passage.knowledge_base for c in answer.citations} <= {"finance", "global"}
     assert set(answer.to_dict()) == FLAT
     assert [stage.stage for stage in answer.trace] == ["route", "retrieve", "generate", "validate"]
+
+
+def test_a_part_that_belongs_elsewhere_is_told(product: TinyBERTOrchestrator) -> None:
+    question = "My card was stolen and the app shows error 401"
+    answer = product.ask(question)
+    assert answer.domain == "finance"
+    assert answer.to_dict()["elsewhere"] == [{"domain": "technical", "text": "the app shows error 401"}]
+    assert product.ask("My card was stolen").to_dict()["elsewhere"] == []
+    # Who chooses the domain is not told of others.
+    assert product.ask(question, domain="finance").elsewhere == ()
+    assert product.ask(question, domain="technical", history=["how do I sign in"]).elsewhere == ()
+
+
+def test_a_question_of_several_domains_alike_is_not_called_one_of_none(product: TinyBERTOrchestrator) -> None:
+    answer = product.ask("How do I refresh an access token, also how often should I check my glucose at night?")
+    assert (answer.status, answer.domain) == ("abstained", None)
+    assert {part.domain for part in answer.elsewhere} == {"technical", "medical"}
+    assert answer.response == SEVERAL_DOMAINS
+    assert product.ask("what's the weather on mars").response == NO_DOMAIN
+
+
+def test_what_may_be_quoted_is_looked_for_once(product: TinyBERTOrchestrator, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[list[quoting.Extract]] = []
+    real = quoting.shortlist
+
+    def counted(*given: Any, **named: Any) -> list[quoting.Extract]:
+        made.append(real(*given, **named))
+        return made[-1]
+
+    monkeypatch.setattr(quoting, "shortlist", counted)
+    answer = product.ask("How much does a replacement debit card cost?")
+    assert answer.status == "success"
+    assert len(made) == 1
+    assert any(extract.text in answer.response for extract in made[0])
 
 
 def test_a_citation_opens_the_source_at_its_bytes(product: TinyBERTOrchestrator) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
-from mdsa_local.cli.main import run
+from mdsa_local.cli.main import app, run
 from mdsa_local.orchestrator import TinyBERTOrchestrator
 from mdsa_local.settings import Settings
 
@@ -36,6 +39,21 @@ def test_its_commands_exist(command: str, capsys: pytest.CaptureFixture[str]) ->
     with pytest.raises(SystemExit) as ended:
         run([*command.split(), "--help"])
     assert not ended.value.code, capsys.readouterr().err
+
+
+def test_its_options_exist() -> None:
+    shown = re.findall(r"^mdsa .*$", README + DOCS, re.MULTILINE) + re.findall(r"`(mdsa [^`]*)`", (README + DOCS).replace("\n", " "))
+    checked = 0
+    for line in shown:
+        words = shlex.split(line, comments=True)[1:]
+        command: Any = get_command(app)
+        while words and words[0] in getattr(command, "commands", ()):
+            command = command.commands[words.pop(0)]
+        known = {"--help", *(option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts))}
+        for option in (word for word in words if re.fullmatch(r"-[a-zA-Z]|--[a-z][a-z-]*", word)):
+            checked += 1
+            assert option in known, line
+    assert checked > 50
 
 
 def test_every_command_and_setting_is_in_it() -> None:

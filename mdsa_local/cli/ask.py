@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +14,7 @@ from mdsa_local.cli.output import Domain, Json, Question, bold, dim, document, j
 if TYPE_CHECKING:
     from mdsa_local.orchestrator import TinyBERTOrchestrator
     from mdsa_local.settings import Settings
-    from mdsa_local.types import Answer
+    from mdsa_local.types import Answer, Part
 
 TOUR = (
     ("Finance", "My card was charged twice, how do I get my money back?"),
@@ -101,12 +102,13 @@ def show(orchestrator: TinyBERTOrchestrator, text: str, domain: str | None) -> N
 
 
 def details(answer: Answer) -> Sequence[str]:
-    """Domain, confidence, citations, model and timings, a line each."""
+    """Domain, confidence, parts left to other domains, citations, model and timings, a line each."""
     out = []
     state = "" if answer.status == "success" else f", {answer.status.replace('_', ' ')}"
     out.append(
         f"domain {answer.domain or 'none'}, confidence {answer.confidence:.2f}{state}" + (f" ({answer.reason})" if answer.domain is None else "")
     )
+    out.extend(f"not asked: {part.domain}, to which a part of the question belongs; ask it there: {_command(part)}" for part in answer.elsewhere)
     for citation in answer.citations:
         p = citation.passage
         out.append(f"[{citation.number}] {p.source}: {p.title} (bytes {p.start}-{p.end}, {p.knowledge_base})")
@@ -114,3 +116,10 @@ def details(answer: Answer) -> Sequence[str]:
         out.append(f"model {answer.model}, {answer.tokens_generated} tokens")
     out.append("timings " + ", ".join(f"{stage.stage} {stage.ms:.0f} ms" for stage in answer.trace) + f", all {answer.latency_ms:.0f} ms")
     return out
+
+
+def _command(part: Part) -> str:
+    text = " ".join(part.text.split())
+    # Double quotes are read alike by more shells, as long as there is nothing in them that is special there.
+    quoted = f'"{text}"' if not set(text) & set('"$`\\!%') else shlex.quote(text)
+    return f"mdsa ask --domain {part.domain} {'-- ' if text.startswith('-') else ''}{quoted}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -78,9 +79,11 @@ def answers(
         if overlap:
             result = _overlap(cases, orchestrator)
         else:
-            from mdsa_local.evaluation.answers import evaluate
+            from mdsa_local.evaluation.answers import with_models, without_model
 
-            runs = evaluate(orchestrator, cases, model or [], domain_given=domain_given, progress=lambda name: progress(name, "questions"))
+            tell = partial(progress, of="questions")
+            runs = with_models(orchestrator, cases, model or [], domain_given=domain_given, progress=tell)
+            runs.append(without_model(orchestrator, cases, domain_given=domain_given, progress=tell))
             result = _result(runs, file, domain_given)
             if save is not None:
                 _save(runs, save)

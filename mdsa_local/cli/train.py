@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -69,6 +71,15 @@ def needing(what: str) -> Iterator[None]:
         raise DependencyError(f"{what} needs {error.name}", "Install it with: pip install 'mdsa-local[train]'") from None
 
 
+def told(result: dict[str, Any], as_json: bool) -> None:
+    """Print what a step did."""
+    if as_json:
+        document(result)
+        return
+    for key, value in result.items():
+        line(f"  {key.replace('_', ' '):<20} {value}")
+
+
 @app.command()
 def tokenizer(
     run: Run, data: Data, recipe: RecipeName = None, seed: Seed = None, tokens: Tokens = None, templates: TemplateFolder = None, as_json: Json = False
@@ -81,7 +92,7 @@ def tokenizer(
 
 
 def _tokenizer(workshop: Workshop, data: Path, templates: Path | None) -> dict[str, Any]:
-    from mdsa_local.runtime.download import write_whole
+    from mdsa_local.durable import write_whole
     from mdsa_local.settings import storage_error
     from mdsa_local.training.grounded import TEMPLATES, Templates
     from mdsa_local.training.tokenizer import learn, texts
@@ -97,65 +108,55 @@ def _tokenizer(workshop: Workshop, data: Path, templates: Path | None) -> dict[s
     return {"tokenizer": str(workshop.tokenizer), "tokens": made.get_vocab_size()}
 
 
-@app.command()
-def pretrain(
-    run: Run,
-    data: Data,
-    steps: Steps = None,
-    seed: Seed = None,
-    tokens: Tokens = None,
-    recipe: RecipeName = None,
-    device: Where = Device.auto,
-    threads: Threads = 0,
-    keep_every: KeepEvery = 100,
-    templates: TemplateFolder = None,
-    apart_from: ApartFrom = None,
-    as_json: Json = False,
-) -> None:
-    """Train from nothing: echoes first, until copying works, then short passages with a question. Goes on from its checkpoint."""
-    from mdsa_local.training.workshop import opened
+@dataclass(frozen=True, slots=True)
+class Lessons:
+    """What a call that trains was asked for: its data, its length, where it runs."""
 
-    with opened(run, recipe, seed, tokens) as workshop:
-        told(_trained("pretrain", workshop, _material(data, templates, apart_from), steps, device, threads, keep_every), as_json)
+    data: Path
+    templates: Path | None
+    apart_from: Sequence[Path]
+    steps: int | None
+    device: Device
+    threads: int
+    keep_every: int
 
-
-@app.command()
-def ground(
-    run: Run,
-    data: Data,
-    steps: Steps = None,
-    seed: Seed = None,
-    tokens: Tokens = None,
-    recipe: RecipeName = None,
-    device: Where = Device.auto,
-    threads: Threads = 0,
-    keep_every: KeepEvery = 100,
-    templates: TemplateFolder = None,
-    apart_from: ApartFrom = None,
-    as_json: Json = False,
-) -> None:
-    """Train on the form it meets at work: sentences of found passages, nearest first. Goes on from its checkpoint, or from pretraining."""
-    from mdsa_local.training.workshop import opened
-
-    with opened(run, recipe, seed, tokens) as workshop:
-        told(_trained("ground", workshop, _material(data, templates, apart_from), steps, device, threads, keep_every), as_json)
-
-
-def _material(data: Path, templates: Path | None, apart_from: list[Path] | None) -> Callable[[], Material]:
-    def read() -> Material:
+    def material(self) -> Material:
+        """What the examples are made from, and the questions that they stay apart from."""
         from mdsa_local.evaluation import questions
         from mdsa_local.training.grounded import TEMPLATES
         from mdsa_local.training.trainer import Material
 
-        cases = [case for path in (None, *(apart_from or ())) for case in questions.read(path)]
-        return Material(data, templates or TEMPLATES, cases)
-
-    return read
+        cases = [case for path in (None, *self.apart_from) for case in questions.read(path)]
+        return Material(self.data, self.templates or TEMPLATES, cases)
 
 
-def _trained(
-    step: str, workshop: Workshop, material: Callable[[], Material], steps: int | None, device: Device, threads: int, keep_every: int
-) -> dict[str, Any]:
+def _training(work: Callable[[Workshop, Lessons], dict[str, Any]], tell: Callable[[dict[str, Any], bool], None]) -> Callable[..., None]:
+    """The command that does ``work`` in a run: whatever trains takes the same options. ``tell`` shows what it did."""
+
+    def command(
+        run: Run,
+        data: Data,
+        steps: Steps = None,
+        seed: Seed = None,
+        tokens: Tokens = None,
+        recipe: RecipeName = None,
+        device: Where = Device.auto,
+        threads: Threads = 0,
+        keep_every: KeepEvery = 100,
+        templates: TemplateFolder = None,
+        apart_from: ApartFrom = None,
+        as_json: Json = False,
+    ) -> None:
+        from mdsa_local.training.workshop import opened
+
+        lessons = Lessons(data, templates, apart_from or (), steps, device, threads, keep_every)
+        with opened(run, recipe, seed, tokens) as workshop:
+            tell(work(workshop, lessons), as_json)
+
+    return command
+
+
+def _trained(step: str, workshop: Workshop, lessons: Lessons) -> dict[str, Any]:
     with needing("training"):
         import torch
 
@@ -163,10 +164,10 @@ def _trained(
         from mdsa_local.training.checkpoint import device as device_of
     from mdsa_local.training import curve
 
-    if threads:
-        torch.set_num_threads(threads)
+    if lessons.threads:
+        torch.set_num_threads(lessons.threads)
     pictures, said, drawn = drawable(), _telling(step), time.monotonic()
-    where = device_of(device.value)
+    where = device_of(lessons.device.value)
 
     def draw() -> None:
         if pictures and workshop.log.is_file() and (lines := curve.read(workshop.log)):
@@ -181,7 +182,7 @@ def _trained(
 
     note(f"{step}: reading the data; the first time in a run the encoder reads the templates too, for about a minute")
     try:
-        progress = trainer.train(workshop, step, material(), where, steps=steps, keep_every=keep_every, tell=tell)
+        progress = trainer.train(workshop, step, lessons.material(), where, steps=lessons.steps, keep_every=lessons.keep_every, tell=tell)
     finally:
         draw()
     return {
@@ -220,6 +221,15 @@ def _telling(step: str) -> Callable[[Progress], None]:
     return tell
 
 
+app.command(
+    "pretrain", help="Train from nothing: echoes first, until copying works, then short passages with a question. Goes on from its checkpoint."
+)(_training(partial(_trained, "pretrain"), told))
+app.command(
+    "ground",
+    help="Train on the form it meets at work: sentences of found passages, nearest first. Goes on from its checkpoint, or from pretraining.",
+)(_training(partial(_trained, "ground"), told))
+
+
 @app.command()
 def export(run: Run, as_json: Json = False) -> None:
     """Write the trained model as a GGUF file in full precision."""
@@ -256,39 +266,23 @@ def _quantize(workshop: Workshop) -> dict[str, Any]:
     return {"folder": str(workshop.model), "files": [{"file": path.name, "size_bytes": path.stat().st_size} for path in made]}
 
 
-@app.command()
-def nano(
-    run: Run,
-    data: Data,
-    steps: Steps = None,
-    seed: Seed = None,
-    tokens: Tokens = None,
-    recipe: RecipeName = None,
-    device: Where = Device.auto,
-    threads: Threads = 0,
-    keep_every: KeepEvery = 100,
-    templates: TemplateFolder = None,
-    apart_from: ApartFrom = None,
-    as_json: Json = False,
-) -> None:
-    """All steps from the tokenizer to INT4, each where it was stopped; judge the result with `mdsa train evaluate`."""
-    from mdsa_local.training.workshop import opened
-
+def _all_steps(workshop: Workshop, lessons: Lessons) -> dict[str, Any]:
     done: dict[str, Any] = {}
-    with opened(run, recipe, seed, tokens) as workshop:
-        if not workshop.tokenizer.is_file():
-            note("tokenizer")
-            done["tokenizer"] = _tokenizer(workshop, data, templates)
-        for step in ("pretrain", "ground"):
-            if step == "pretrain" and (workshop.checkpoint("ground").exists() or not workshop.recipe.end_of("pretrain")):
-                continue
-            note(step)
-            done[step] = _trained(step, workshop, _material(data, templates, apart_from), steps, device, threads, keep_every)
-            if not done[step]["finished"]:
-                break
-        else:
-            note("export, quantize")
-            done["export"], done["quantize"] = _export(workshop), _quantize(workshop)
+    if not workshop.tokenizer.is_file():
+        note("tokenizer")
+        done["tokenizer"] = _tokenizer(workshop, lessons.data, lessons.templates)
+    for step in ("pretrain", "ground"):
+        if step == "pretrain" and (workshop.checkpoint("ground").exists() or not workshop.recipe.end_of("pretrain")):
+            continue
+        note(step)
+        done[step] = _trained(step, workshop, lessons)
+        if not done[step]["finished"]:
+            return done
+    note("export, quantize")
+    return {**done, "export": _export(workshop), "quantize": _quantize(workshop)}
+
+
+def _each_told(done: dict[str, Any], as_json: bool) -> None:
     if as_json:
         document(done)
         return
@@ -297,13 +291,9 @@ def nano(
         told(result, False)
 
 
-def told(result: dict[str, Any], as_json: bool) -> None:
-    """Print what a step did."""
-    if as_json:
-        document(result)
-        return
-    for key, value in result.items():
-        line(f"  {key.replace('_', ' '):<20} {value}")
+app.command("nano", help="All steps from the tokenizer to INT4, each where it was stopped; judge the result with `mdsa train evaluate`.")(
+    _training(_all_steps, _each_told)
+)
 
 
 @app.command()

@@ -16,13 +16,13 @@ import psutil
 
 from mdsa_local.cli.bench_generate import CONTEXT, Bare
 from mdsa_local.cli.output import progress
+from mdsa_local.durable import write_whole
 from mdsa_local.errors import InputError
 from mdsa_local.evaluation import answers, overlap, variants
 from mdsa_local.evaluation.questions import Case
 from mdsa_local.orchestrator import TinyBERTOrchestrator
 from mdsa_local.routing.encoder import Encoder
 from mdsa_local.runtime import footprint
-from mdsa_local.runtime.download import write_whole
 from mdsa_local.runtime.gguf import read_gguf
 from mdsa_local.runtime.llamacpp import LlamaCppBackend, default_threads
 from mdsa_local.settings import storage_error

@@ -55,13 +55,24 @@ class Reader(Protocol):
         """Tokens of the prompt that ``messages`` become."""
 
 
-def asked(reader: Reader, quotes: bool, domain: DomainConfig, question: str, passages: Sequence[Shown], embed: Embed) -> Asked:
-    """What ``domain`` asks of a model about ``passages``; ``quotes`` for one that only quotes.
+def asked(
+    reader: Reader,
+    quotes: bool,
+    domain: DomainConfig,
+    question: str,
+    passages: Sequence[Shown],
+    embed: Embed,
+    nearest: Sequence[quoting.Extract] | None = None,
+) -> Asked:
+    """What ``domain`` asks of a model about ``passages``; ``quotes`` for one that only quotes, ``nearest`` what it may quote: their shortlist,
+    made here when None.
 
     Raises :class:`~mdsa_local.errors.ContextOverflowError` when the question does not fit.
     """
     generation = domain.sampling
-    extracts = quoting.shortlist(question, passages, embed) if quotes else []
+    extracts: Sequence[quoting.Extract] = []
+    if quotes:
+        extracts = quoting.shortlist(question, passages, embed) if nearest is None else nearest
     shown = [(passages[extract.passage][0], extract.text) for extract in extracts] if quotes else list(passages)
     numbers = [extract.passage + 1 for extract in extracts] if quotes else range(1, len(shown) + 1)
 

@@ -6,8 +6,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mdsa_local.domains import asking
-from mdsa_local.domains.asking import Embed, Fitted
+from mdsa_local.domains import asking, quoting
+from mdsa_local.domains.asking import Embed, Fitted, Shown
 from mdsa_local.domains.config import DomainConfig
 from mdsa_local.runtime.backend import Finished
 from mdsa_local.stoppable import Leash
@@ -34,6 +34,10 @@ class DomainExecutor:
         """Begin to load the model of a domain that will be asked in a moment."""
         self.manager.load_ahead(domain.model or self.manager.settings.default_model)
 
+    def quotable(self, domain: DomainConfig, question: str, passages: Sequence[Passage], embed: Embed) -> list[quoting.Extract] | None:
+        """What of ``passages`` the domain's model may quote, by the encoder ``embed``; None for a model that writes freely."""
+        return quoting.shortlist(question, _shown(passages), embed) if self.quotes(domain) else None
+
     def stream(
         self,
         domain: DomainConfig,
@@ -41,16 +45,16 @@ class DomainExecutor:
         passages: Sequence[Passage],
         embed: Embed,
         leash: Leash | None = None,
+        nearest: Sequence[quoting.Extract] | None = None,
     ) -> Iterator[str | Fitted | Draft]:
         """What was fitted into the prompt, text pieces as the model writes them, then the :class:`Draft`.
 
-        ``embed`` is the encoder; whoever has the ``leash`` can stop the model. Raises :class:`ContextOverflowError` when the question does not fit,
-        and the errors of the backend.
+        ``embed`` is the encoder; whoever has the ``leash`` can stop the model; ``nearest`` is what :meth:`quotable` gave, if it was asked. Raises
+        :class:`ContextOverflowError` when the question does not fit, and the errors of the backend.
         """
         reference = domain.model or self.manager.settings.default_model
         backend = self.manager.ensure_ready(reference)
-        shown = [(passage.title, passage.text) for passage in passages]
-        asked = asking.asked(backend, self.quotes(domain), domain, question, shown, embed)
+        asked = asking.asked(backend, self.quotes(domain), domain, question, _shown(passages), embed, nearest)
         yield asked.fitted
         written: list[str] = []
         stream = backend.stream(asked.messages, asked.generation, deadline_s=self.manager.settings.request_timeout_s)
@@ -76,3 +80,7 @@ class DomainExecutor:
         self._front.register_domain(domain)
         answer = self._front.ask(query, domain=domain.name)
         return {**answer.to_dict(), "confidence": round(answer.verdict.support, 4), "routing_confidence": answer.confidence}
+
+
+def _shown(passages: Sequence[Passage]) -> list[Shown]:
+    return [(passage.title, passage.text) for passage in passages]

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mdsa_local.domains.config import DomainConfig
+from mdsa_local.durable import settle, write_whole
 from mdsa_local.errors import ConfigError
-from mdsa_local.runtime.download import settle, write_whole
 from mdsa_local.settings import Settings, read_yaml, storage_error
 
 FILE = "domain.yaml"

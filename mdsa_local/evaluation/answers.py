@@ -43,23 +43,6 @@ class Run:
         }
 
 
-def evaluate(
-    orchestrator: TinyBERTOrchestrator,
-    cases: Sequence[Case],
-    models: Sequence[str] = (),
-    *,
-    domain_given: bool = False,
-    progress: Callable[[str], Progress] | None = None,
-) -> list[Run]:
-    """A :class:`Run` for each of ``models`` (none: the domains as configured), then one without a model.
-
-    ``domain_given`` skips the routing. Raises :class:`InputError` when a case names a domain or document that is not there, and the errors of a
-    model that cannot be used; one that a single question meets is counted instead.
-    """
-    runs = with_models(orchestrator, cases, models, domain_given=domain_given, progress=progress)
-    return [*runs, without_model(orchestrator, cases, domain_given=domain_given, progress=progress)]
-
-
 def with_models(
     orchestrator: TinyBERTOrchestrator,
     cases: Sequence[Case],
@@ -68,7 +51,11 @@ def with_models(
     domain_given: bool = False,
     progress: Callable[[str], Progress] | None = None,
 ) -> list[Run]:
-    """The runs of :func:`evaluate` with models."""
+    """A :class:`Run` for each of ``models``; none: one with the domains as configured.
+
+    ``domain_given`` skips the routing; ``progress`` gives, for a model's name, what is told of its run. Raises :class:`InputError` when a case names
+    a domain or document that is not there, and the errors of a model that cannot be used; one that a single question meets is counted instead.
+    """
     orchestrator.prepare()
     kinds = kinds_of(orchestrator, cases)
     for model in models:
@@ -88,7 +75,7 @@ def with_models(
 def without_model(
     orchestrator: TinyBERTOrchestrator, cases: Sequence[Case], *, domain_given: bool = False, progress: Callable[[str], Progress] | None = None
 ) -> Run:
-    """The run of :func:`evaluate` without a model."""
+    """The run of the same questions without a model, to see what one adds. Otherwise as :func:`with_models`."""
     orchestrator.prepare()
     kinds = kinds_of(orchestrator, cases)
     tell = progress(BASELINE) if progress else None

@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from mdsa_local.domains.prompts import NOT_FOUND
+from mdsa_local.durable import write_whole
 from mdsa_local.errors import InputError
 from mdsa_local.feedback.store import Mark
-from mdsa_local.runtime.download import write_whole
 from mdsa_local.sentences import spans
 from mdsa_local.settings import storage_error
 from mdsa_local.validation import citations

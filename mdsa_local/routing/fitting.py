@@ -36,6 +36,8 @@ REFUSED = 0.022
 # Of fewer held-out examples no threshold is read off; none is ever lower or higher than these.
 LEAST_HELD_OUT = 100
 LOWEST, HIGHEST = 0.2, 0.8
+# Of a domain with fewer examples no classifier learns.
+LEARNABLE = 4
 # Fewer questions in or out of scope than these say too little to replace the encoder's own calibration.
 LEAST_INSIDE, LEAST_OUTSIDE = 20, 5
 # A flatter scope tells nothing of what is in it.
@@ -111,66 +113,94 @@ def fit(index: Index, calibration: Calibration, outside: Anchors | None = None, 
     out-of-scope questions refused is from those the calibration has seen. Raises :class:`ConfigError`.
     """
     vectors, owner, rows = index.examples
-    names = index.names
-    counts = np.bincount(owner, minlength=len(names))
     if not len(vectors):
         raise ConfigError("no examples to fit on: the registered domains have none", "Add examples to the domains, or pass (text, domain) pairs.")
-    learnable = len(names) > 1 and bool((counts >= 4).all())
     rng = np.random.default_rng(seed)
-    # An example that is all a domain has cannot be held out.
-    usable = np.flatnonzero(index.counts[owner] > 1)
-    enough = len(usable) if len(usable) <= MOST_HELD_OUT else min(MOST_HELD_OUT, len(usable) // FOLDS)
-    held = np.sort(rng.permutation(usable)[:enough])
+    held = _chosen(index, rng)
     if not len(held):
         return Fit(None, 0.0, calibration, Thresholds(), {"examples": len(vectors), "held_out": 0, "head_weight": 0.0})
+    names, labels = index.names, owner[held]
     evidence = index.evidence(vectors[held], rows[held])
-    labels = owner[held]
     if len(names) > 1:
         calibration = replace(calibration, temperature=fit_temperature(evidence, labels, TEMPERATURES), sharpness=1.0, crowding=0.0)
-    weight, share, judged = 0.0, 0.0, None
     texts = [index.texts[row] for row in rows]
-    if learnable:
-        by_vector, by_word = _held_out(texts, vectors, owner, names, held, rng, seed)
-        tables = {share: pooled(by_vector, by_word, share) if share else by_vector for share in WORD_SHARES}
-        losses = {(w, share): _best_loss(evidence, table, w, calibration, labels) for share, table in tables.items() for w in WEIGHTS}
-        weight, share = min(losses, key=lambda pair: losses[pair])
-        judged = tables[share]
-    shares = mixed(evidence, judged, weight, calibration)
+    weight, share, judged = _weighed(texts, index, held, evidence, calibration, rng, seed)
     if len(names) > 1:
-        sharpness = 1 / fit_temperature(np.log(np.maximum(shares, 1e-12)), labels, 1 / SHARPNESS)
-        calibration = replace(calibration, sharpness=sharpness)
         shares = mixed(evidence, judged, weight, calibration)
+        calibration = replace(calibration, sharpness=1 / fit_temperature(np.log(np.maximum(shares, 1e-12)), labels, 1 / SHARPNESS))
+    shares = mixed(evidence, judged, weight, calibration)
     judge = _judge(texts, vectors, [names[i] for i in owner], share, seed) if weight > 0 else None
-    beyond: NDArray[np.floating] | None = None
-    beyond_best = np.zeros(0, np.int64)
+    beyond: _Confidence | None = None
     if outside is not None and outside.texts:
         table = index.evidence(outside.vectors)
-        beyond = mixed(table, opinion(judge, outside.texts, outside.vectors, names) if judge else None, weight, calibration)
+        away = mixed(table, opinion(judge, outside.texts, outside.vectors, names) if judge else None, weight, calibration)
         if len(held) >= LEAST_INSIDE and len(outside.texts) >= LEAST_OUTSIDE:
-            calibration = _scoped(calibration, (evidence.max(1), shares.max(1)), (table.max(1), beyond.max(1)))
-        beyond_best = beyond.argmax(axis=1)
-        beyond = beyond.max(1) * calibration.in_scope(table.max(1), beyond.max(1))
-    best = shares.argmax(axis=1)
-    confidence = shares.max(axis=1) * calibration.in_scope(evidence.max(axis=1), shares.max(axis=1))
+            calibration = _scoped(calibration, (evidence.max(1), shares.max(1)), (table.max(1), away.max(1)))
+        beyond = _Confidence.of(table, away, calibration)
+    inside = _Confidence.of(evidence, shares, calibration)
     # Nothing out of scope was shown, so nothing speaks for letting more in than before.
-    thresholds = _thresholds(confidence, best, names, per_domain, Thresholds().ask if beyond is None else LOWEST)
-
-    def needed(chosen: NDArray[np.int64]) -> NDArray[np.floating]:
-        return np.array([thresholds.of(names[i]) for i in chosen])
-
+    thresholds = _thresholds(inside.values, inside.best, names, per_domain, Thresholds().ask if beyond is None else LOWEST)
     report = {
         "examples": len(vectors),
         "held_out": len(held),
-        "accuracy": round(float((best == labels).mean()), 4),
+        "accuracy": round(float((inside.best == labels).mean()), 4),
         "accuracy_nearest": round(float((evidence.argmax(axis=1) == labels).mean()), 4),
         "head_weight": weight,
         "word_share": share,
-        "refused": round(float((confidence < needed(best)).mean()), 4),
-        "out_of_scope": 0 if beyond is None else len(beyond),
-        "out_of_scope_refused": None if beyond is None else round(float((beyond < needed(beyond_best)).mean()), 4),
+        "refused": inside.refused(thresholds, names),
+        "out_of_scope": 0 if beyond is None else len(beyond.values),
+        "out_of_scope_refused": None if beyond is None else beyond.refused(thresholds, names),
         "threshold": round(thresholds.ask, 4),
     }
     return Fit(judge, weight, calibration, thresholds, report)
+
+
+@dataclass(frozen=True, slots=True)
+class _Confidence:
+    """The likeliest domain of each of some questions, and how likely it is."""
+
+    best: NDArray[np.int64]
+    values: NDArray[np.floating]
+
+    @classmethod
+    def of(cls, evidence: NDArray[np.floating], shares: NDArray[np.floating], calibration: Calibration) -> _Confidence:
+        sure = shares.max(axis=1)
+        return cls(shares.argmax(axis=1), sure * calibration.in_scope(evidence.max(axis=1), sure))
+
+    def refused(self, thresholds: Thresholds, names: Sequence[str]) -> float:
+        """The share of them that ``thresholds`` turn away."""
+        needed = np.array([thresholds.of(names[i]) for i in self.best])
+        return round(float((self.values < needed).mean()), 4)
+
+
+def _chosen(index: Index, rng: np.random.Generator) -> NDArray[np.int64]:
+    """The examples to hold out, in order: all of a few, of many a part."""
+    _, owner, _ = index.examples
+    # An example that is all a domain has cannot be held out.
+    usable = np.flatnonzero(index.counts[owner] > 1)
+    enough = len(usable) if len(usable) <= MOST_HELD_OUT else min(MOST_HELD_OUT, len(usable) // FOLDS)
+    return np.sort(rng.permutation(usable)[:enough])
+
+
+def _weighed(
+    texts: Sequence[str],
+    index: Index,
+    held: NDArray[np.int64],
+    evidence: NDArray[np.floating],
+    calibration: Calibration,
+    rng: np.random.Generator,
+    seed: int,
+) -> tuple[float, float, NDArray[np.floating] | None]:
+    """How much classifiers count beside the ``evidence`` of the ``held`` examples, how much the words count in them, and what they say of these."""
+    vectors, owner, _ = index.examples
+    names = index.names
+    if len(names) < 2 or (np.bincount(owner, minlength=len(names)) < LEARNABLE).any():
+        return 0.0, 0.0, None
+    by_vector, by_word = _held_out(texts, vectors, owner, names, held, rng, seed)
+    tables = {share: pooled(by_vector, by_word, share) if share else by_vector for share in WORD_SHARES}
+    losses = {(w, share): _best_loss(evidence, table, w, calibration, owner[held]) for share, table in tables.items() for w in WEIGHTS}
+    weight, share = min(losses, key=lambda pair: losses[pair])
+    return weight, share, tables[share]
 
 
 def _judge(texts: Sequence[str], vectors: Floats, labels: Sequence[str], share: float, seed: int) -> Judge:

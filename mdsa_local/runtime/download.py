@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urljoin, urlsplit
 
+from mdsa_local.durable import only_one, settle, write_whole
 from mdsa_local.errors import BackendError, BackendTimeoutError, BackendUnavailableError, InputError, ModelFileError, ModelNotFoundError, StorageError
 from mdsa_local.runtime.residency import describe_bytes
 from mdsa_local.runtime.wire import is_loopback
@@ -227,49 +227,10 @@ def need_room(folder: Path, size_bytes: int) -> None:
         )
 
 
-def settle(partial: Path, target: Path) -> None:
-    """Rename a finished file, and have the folder's entry on disk too."""
-    partial.replace(target)
-    if sys.platform != "win32":
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a small file that is either as it was or as it shall be, whenever the machine stops."""
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    settle(partial, path)
-
-
 def forget(partial: Path) -> None:
     """Remove a partial file and the note beside it."""
     for path in (partial, _note_of(partial)):
         path.unlink(missing_ok=True)
-
-
-@contextmanager
-def only_one(file: BufferedRandom, target: Path) -> Iterator[None]:
-    """Hold a lock on an open file; the system lets it go when the process ends, however it ends. Raises :class:`InputError` when another has it."""
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise InputError(f"{target}: another process is writing it", "Wait for that one.") from None
-    # Closing the file releases it.
-    yield
 
 
 def _note_of(partial: Path) -> Path:

@@ -17,9 +17,10 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from mdsa_local.durable import only_one, settle, write_whole
 from mdsa_local.errors import InputError, ModelError, ModelFileError, ModelMemoryError, StorageError, UnknownNameError
 from mdsa_local.runtime.catalog import ModelFile, find, known
-from mdsa_local.runtime.download import Fetcher, Progress, Remote, forget, need_room, only_one, settle, write_whole
+from mdsa_local.runtime.download import Fetcher, Progress, Remote, forget, need_room
 from mdsa_local.runtime.gguf import GGUFInfo, read_gguf
 from mdsa_local.runtime.hardware import memory_budget_bytes
 from mdsa_local.runtime.residency import describe_bytes

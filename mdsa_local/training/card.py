@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from mdsa_local.runtime.download import write_whole
+from mdsa_local.durable import write_whole
 from mdsa_local.settings import read_yaml, storage_error
 from mdsa_local.training.workshop import Workshop
 

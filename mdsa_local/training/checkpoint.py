@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
+from mdsa_local.durable import settle
 from mdsa_local.errors import DependencyError, StorageError
-from mdsa_local.runtime.download import settle
 from mdsa_local.settings import storage_error
 
 logger = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mdsa_local.durable import settle, write_whole
 from mdsa_local.evaluation.plots import figure_class
-from mdsa_local.runtime.download import settle, write_whole
 from mdsa_local.settings import storage_error
 
 

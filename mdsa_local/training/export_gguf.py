@@ -17,8 +17,8 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
+from mdsa_local.durable import settle
 from mdsa_local.errors import InputError
-from mdsa_local.runtime.download import settle
 from mdsa_local.runtime.gguf import read_gguf
 from mdsa_local.settings import storage_error
 from mdsa_local.training.card import write_card

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mdsa_local.durable import only_one, write_whole
 from mdsa_local.errors import InputError, StorageError
-from mdsa_local.runtime.download import only_one, write_whole
 from mdsa_local.settings import storage_error
 from mdsa_local.training.recipe import Recipe, read_recipe, recipe_of
 

@@ -55,9 +55,17 @@ class Doubt:
         return f"nothing in the documents is near enough to the question ({self.nearness:.2f})"
 
 
-def doubt(question: str, passages: Sequence[Passage], unknown: Callable[[list[str]], Collection[str]], embed: Embed) -> Doubt:
-    """How far ``passages`` speak of what is asked. ``unknown`` gives those of some words that no document in scope contains."""
-    nearest = quoting.shortlist(question, [(passage.title, passage.text) for passage in passages], embed)
+def doubt(
+    question: str,
+    passages: Sequence[Passage],
+    unknown: Callable[[list[str]], Collection[str]],
+    embed: Embed,
+    nearest: Sequence[quoting.Extract] | None = None,
+) -> Doubt:
+    """How far ``passages`` speak of what is asked. ``unknown`` gives those of some words that no document in scope contains; ``nearest`` is the
+    shortlist of the passages, made here when None."""
+    if nearest is None:
+        nearest = quoting.shortlist(question, [(passage.title, passage.text) for passage in passages], embed)
     if not nearest:
         return Doubt(0.0, 0.0, ())
     nearness, asked = nearest[0].nearness, content(question)

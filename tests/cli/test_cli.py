@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -46,6 +47,18 @@ def test_ask_for_people_shows_where_the_answer_comes_from(product: TinyBERTOrche
     assert "domain finance, confidence" in out
     assert "model nano" in out
     assert "timings route" in out
+
+
+def test_ask_names_the_domain_of_what_it_left_and_how_to_ask_there(product: TinyBERTOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = inside(capsys, "ask", "My card was stolen and it's the app that shows error 401")
+    assert code == 0
+    (line,) = (line for line in out.splitlines() if line.startswith("not asked: technical"))
+    command = shlex.split(line.partition("ask it there: ")[2])
+    assert command == ["mdsa", "ask", "--domain", "technical", "it's the app that shows error 401"]
+    code, out, _ = inside(capsys, *command[1:])
+    assert code == 0
+    assert "domain technical, confidence 1.00" in out
+    assert "not asked" not in out
 
 
 def test_route_abstains_on_the_weather_on_mars(product: TinyBERTOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,8 @@ def test_models_are_compared_with_each_other_and_with_none(product: TinyBERTOrch
     def progress(name: str) -> answers.Progress:
         return lambda _, done, total: told.append((name, done, total))
 
-    runs = answers.evaluate(product, CASES, ["nano", "nano-int4", "nano"], progress=progress)
+    runs = answers.with_models(product, CASES, ["nano", "nano-int4", "nano"], progress=progress)
+    runs.append(answers.without_model(product, CASES, progress=progress))
     assert [run.model for run in runs] == ["nano", "nano-int4", answers.BASELINE]
     assert [domain.model for domain in product.registry] == before
     assert told[0] == ("nano", 0, 3)
@@ -61,7 +62,7 @@ def test_without_a_model_it_is_the_nearest_sentence_or_nothing(product: TinyBERT
 
 def test_a_given_domain_is_not_routed(product: TinyBERTOrchestrator) -> None:
     lost = Case(1, "how do you fold a paper crane", "technical", (), ())
-    runs = answers.evaluate(product, [lost], domain_given=True)
+    runs = [*answers.with_models(product, [lost], domain_given=True), answers.without_model(product, [lost], domain_given=True)]
     assert runs[0].model == "nano"
     assert all(run.judged[0].routed is None and run.judged[0].response.domain == "technical" for run in runs)
     assert all(run.report()["routing"] is None for run in runs)
@@ -69,7 +70,7 @@ def test_a_given_domain_is_not_routed(product: TinyBERTOrchestrator) -> None:
 
 def test_a_question_that_cannot_be_asked_is_counted(product: TinyBERTOrchestrator) -> None:
     too_long = Case(1, "where is my order " * 2000, "support", (("$6",),), (("plans-and-prices.md",),))
-    for run in answers.evaluate(product, [too_long]):
+    for run in [*answers.with_models(product, [too_long]), answers.without_model(product, [too_long])]:
         assert run.judged[0].response.status == "error"
         assert run.judged[0].response.error
         assert run.report()["errors"] == 1
@@ -87,11 +88,11 @@ def test_a_question_that_cannot_be_asked_is_counted(product: TinyBERTOrchestrato
 )
 def test_what_is_not_there_is_named(case: Case, says: str, hint: str, product: TinyBERTOrchestrator) -> None:
     with pytest.raises(InputError) as raised:
-        answers.evaluate(product, [case])
+        answers.with_models(product, [case])
     assert says in str(raised.value)
     assert hint in raised.value.hint
 
 
 def test_an_unknown_model_is_told_before_any_question(product: TinyBERTOrchestrator) -> None:
     with pytest.raises(ModelNotFoundError):
-        answers.evaluate(product, CASES, ["nano", "no-such-model"], progress=lambda name: pytest.fail(name))
+        answers.with_models(product, CASES, ["nano", "no-such-model"], progress=lambda name: pytest.fail(name))

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from mdsa_local.durable import only_one
 from mdsa_local.errors import BackendError, BackendUnavailableError, InputError, MDSAError, ModelFileError, ModelNotFoundError, StorageError
-from mdsa_local.runtime.download import Fetcher, need_room, only_one, write_whole
+from mdsa_local.runtime.download import Fetcher, need_room
 
 from .file_server import FileHub
 
@@ -207,10 +208,3 @@ def test_kill_9_in_the_middle_loses_nothing(fetcher: Fetcher, hub: FileHub, tmp_
     fetch(fetcher, hub, "good", target)
     assert ranges(hub) == [f"bytes={kept}-"]
     assert target.read_bytes() == CONTENT
-
-
-def test_small_files_are_written_whole(tmp_path: Path) -> None:
-    write_whole(tmp_path / "a.yaml", "one\n")
-    write_whole(tmp_path / "a.yaml", "two\n")
-    assert (tmp_path / "a.yaml").read_text() == "two\n"
-    assert only(tmp_path) == ["a.yaml"]

@@ -1,0 +1,51 @@
+"""Files that are whole whenever the machine stops, and that one process at a time writes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedRandom
+from pathlib import Path
+
+from mdsa_local.errors import InputError
+
+
+def settle(partial: Path, target: Path) -> None:
+    """Rename a finished file, and have the folder's entry on disk too."""
+    partial.replace(target)
+    if sys.platform != "win32":
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a small file that is either as it was or as it shall be, whenever the machine stops."""
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    settle(partial, path)
+
+
+@contextmanager
+def only_one(file: BufferedRandom, target: Path) -> Iterator[None]:
+    """Hold a lock on an open file; the system lets it go when the process ends, however it ends. Raises :class:`InputError` when another has it."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise InputError(f"{target}: another process is writing it", "Wait for that one.") from None
+    # Closing the file releases it.
+    yield
