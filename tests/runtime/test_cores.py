@@ -13,7 +13,7 @@ import pytest
 
 from mdsa_local.domains.config import Generation
 from mdsa_local.runtime.backend import Message
-from mdsa_local.runtime.cores import WINDOW_S, Cores, Use, look, others_busy, share, usable
+from mdsa_local.runtime.cores import WINDOW_S, Cores, Use, look, others_busy, running, share, usable
 from mdsa_local.runtime.engine import context_options
 from mdsa_local.runtime.llamacpp import LlamaCppBackend
 from mdsa_local.runtime.native import Context, Model
@@ -63,7 +63,7 @@ class Machine:
 
 def test_threads_follow_the_load_and_the_engines() -> None:
     machine = Machine()
-    cores = Cores(4, machine.look)
+    cores = Cores(4, machine.look, lambda: None)
     machine.others = 1.0
     cores.enter()
     assert [cores.threads(4), cores.threads(2), cores.threads(1)] == [3, 2, 1]
@@ -74,6 +74,22 @@ def test_threads_follow_the_load_and_the_engines() -> None:
     machine.others = 0.0
     time.sleep(WINDOW_S)
     assert cores.threads(4) == 4
+
+
+@pytest.mark.parametrize(("running", "threads"), [(1, 4), (2, 3), (9, 2), (None, 2)])
+def test_a_load_that_is_over_does_not_count(running: int | None, threads: int) -> None:
+    machine = Machine()
+    cores = Cores(4, machine.look, lambda: running)
+    machine.others = 2.0
+    cores.enter()
+    assert cores.threads(4) == threads
+    time.sleep(WINDOW_S)
+    assert cores.threads(4) == 2, "what is seen while it evaluates counts in any case"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell")
+def test_what_runs_is_counted() -> None:
+    assert (running() or 0) >= 1
 
 
 def test_a_busy_process_is_seen() -> None:
@@ -132,7 +148,7 @@ def test_helping_threads_end_when_the_context_rests(model: Model) -> None:
 
 def test_an_engine_uses_what_is_free_unless_told(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine()
-    cores = Cores(2, machine.look)
+    cores = Cores(2, machine.look, lambda: None)
     monkeypatch.setattr("mdsa_local.runtime.llamacpp.machine", lambda: cores)
     monkeypatch.setattr("mdsa_local.runtime.llamacpp.default_threads", lambda: 2)
     machine.others = 1.0
@@ -146,7 +162,7 @@ def test_an_engine_uses_what_is_free_unless_told(tiny: Path, monkeypatch: pytest
 
 
 def test_engines_that_evaluate_at_once_share(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cores = Cores(2, Machine().look)
+    cores = Cores(2, Machine().look, lambda: None)
     monkeypatch.setattr("mdsa_local.runtime.llamacpp.machine", lambda: cores)
     monkeypatch.setattr("mdsa_local.runtime.llamacpp.default_threads", lambda: 2)
     one, other = (LlamaCppBackend(tiny, "tiny", 0) for _ in range(2))
