@@ -50,8 +50,11 @@ def usable() -> list[int]:
 
 
 def look(processors: list[int]) -> Use:
-    """What the machine has done so far on these processors."""
-    every = psutil.cpu_times(percpu=True)
+    """What the machine has done so far on these processors; nothing where the system does not tell, so that nobody else is seen either."""
+    try:
+        every = psutil.cpu_times(percpu=True)
+    except (OSError, psutil.Error):
+        every = []
     busy = sum(getattr(every[at], field, 0.0) for at in processors if at < len(every) for field in BUSY_FIELDS)
     return Use(time.monotonic(), busy, time.process_time())
 

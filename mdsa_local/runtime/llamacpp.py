@@ -222,7 +222,7 @@ def context_tokens(trained: int, wanted: int) -> int:
 def default_threads() -> int:
     """One per physical core that this process may use, no more than a container's limit."""
     machine_ = HardwareDetector()
-    return min(machine_.physical_cores, machine_.cpu_count)
+    return int(min(machine_.physical_cores, machine_.cpu_count))
 
 
 def options_for(info: GGUFInfo, settings: Settings) -> ContextOptions:

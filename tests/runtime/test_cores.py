@@ -101,6 +101,15 @@ def test_a_busy_process_is_seen() -> None:
     assert others_busy(before, after) > 0.15, "one that has the core for itself counts 1, one beside six others a seventh"
 
 
+def test_a_system_that_does_not_tell_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(percpu: bool) -> None:
+        raise PermissionError("/proc/stat")
+
+    before = look(usable())
+    monkeypatch.setattr("psutil.cpu_times", refuse)
+    assert others_busy(before, look(usable())) == 0.0
+
+
 def helpers() -> int:
     return len(list(Path("/proc/self/task").iterdir()))
 
