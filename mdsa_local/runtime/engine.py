@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from mdsa_local.errors import BackendError, BusyError, MDSAError
 from mdsa_local.runtime.answering import LEAD_TOKENS, NO_TARGET, Request, Seat, late
 from mdsa_local.runtime.backend import Finished
+from mdsa_local.runtime.cores import Cores
 from mdsa_local.runtime.native import BATCH_TOKENS, Context, ContextOptions, Model
 from mdsa_local.runtime.prefix_store import PrefixStore
 from mdsa_local.runtime.prefixes import Prefixes, boundary
@@ -31,7 +32,7 @@ ADAPTER_TURNS = 8
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """Counts since the engine began, and what it is doing now."""
+    """Counts since the engine began, and what it is doing now; ``threads`` is how many it evaluated with last."""
 
     prompt_tokens: int = 0
     reused_tokens: int = 0
@@ -40,6 +41,7 @@ class EngineStats:
     finished: int = 0
     running: int = 0
     waiting: int = 0
+    threads: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +80,12 @@ class Engine:
         queue_limit: int,
         store: PrefixStore | None = None,
         parked_bytes: int = 0,
+        cores: Cores | None = None,
     ) -> None:
-        """``parallel`` answers at once, ``queue_limit`` more wait. ``store`` and ``parked_bytes``: see :class:`Prefixes`."""
+        """``parallel`` answers at once, ``queue_limit`` more wait. ``store`` and ``parked_bytes``: see :class:`Prefixes`. ``cores``: what to ask
+        how many of the threads of ``options`` to use; all when None."""
         self.name, self.model, self.options = name, model, options
-        self._parallel, self._queue_limit = parallel, queue_limit
+        self._parallel, self._queue_limit, self._cores = parallel, queue_limit, cores
         self.context = Context(model, options)
         self._free = list(range(options.sequences))
         self.prefixes = Prefixes(self.context, self._free, KEPT_PREFIXES, store, parked_bytes)
@@ -132,7 +136,7 @@ class Engine:
     def stats(self) -> EngineStats:
         """What was done so far."""
         with self._changed:
-            return replace(self._stats, running=len(self._seats), waiting=len(self._waiting) + len(self._paused))
+            return replace(self._stats, running=len(self._seats), waiting=len(self._waiting) + len(self._paused), threads=self.context.threads)
 
     def close(self) -> None:
         """End all requests as ``cancelled`` and free the context. Returns when that is done. Safe twice, and from whom :meth:`when_failed` tells."""
@@ -163,6 +167,8 @@ class Engine:
 
     def _run(self) -> None:
         tell = None
+        if self._cores:
+            self._cores.enter()
         try:
             while self._turn():
                 pass
@@ -173,6 +179,8 @@ class Engine:
             logger.exception("%s: the engine failed", self.name)
             tell = self._fail_all(failure)
         finally:
+            if self._cores:
+                self._cores.leave()
             with self._changed:
                 self._closing = True
             self.context.close()
@@ -183,11 +191,9 @@ class Engine:
         """One batch; False when the engine is to end."""
         with self._changed:
             busy = self._waiting or self._seats or self._paused or self._closing
-        if not busy and self.prefixes.unsaved():
-            self.prefixes.save()
+        if not busy:
+            self._rest()
         with self._changed:
-            while not (self._waiting or self._seats or self._paused or self._closing):
-                self._changed.wait()
             self._sweep()
             if self._closing:
                 return False
@@ -195,6 +201,21 @@ class Engine:
         if parts := self._fill():
             self._evaluate(parts)
         return True
+
+    def _rest(self) -> None:
+        """Wait for a request, or for the end."""
+        self.context.rest()
+        if self._cores:
+            self._cores.leave()
+        try:
+            if self.prefixes.unsaved():
+                self.prefixes.save()
+            with self._changed:
+                while not (self._waiting or self._seats or self._paused or self._closing):
+                    self._changed.wait()
+        finally:
+            if self._cores:
+                self._cores.enter()
 
     def _sweep(self) -> None:
         """Let go of requests that were cancelled or are late."""
@@ -295,6 +316,8 @@ class Engine:
                 return
             self.context.abort.clear()
             self._interruptible = frozenset(id(part.seat.request) for part in parts if part.count > 1)
+        if self._cores:
+            self.context.use_threads(self._cores.threads(self.options.threads))
         code = self.context.decode()
         with self._changed:
             self._interruptible = frozenset()

@@ -21,6 +21,8 @@ logger.addHandler(logging.NullHandler())
 # ggml_log_level, where llama.cpp calls every detail of a load INFO (2).
 LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
 CONTINUED = 5
+# omp_pause_resource_t of OpenMP 5.0.
+OMP_PAUSE_SOFT = 1
 # What llama.cpp complains of and we do on purpose: cells shared by sequences that are more than the model was trained with, aborted batches, and
 # batches and states tried for which something has to go first.
 EXPECTED = (
@@ -43,6 +45,7 @@ TRIM = Trim(unused=("llama_cpp.llama",))
 
 _lock = threading.Lock()
 _library: Any = None
+_release: Any = None
 _bare = False
 _callbacks: list[Any] = []
 _errors: deque[str] = deque(maxlen=8)
@@ -61,7 +64,7 @@ def library() -> Any:
 
     Raises :class:`BackendUnavailableError` when it is not installed or broken.
     """
-    global _library
+    global _library, _release
     with _lock:
         if _library is None:
             try:
@@ -76,6 +79,7 @@ def library() -> Any:
             _callbacks.append(llama_cpp.llama_log_callback(_log()))
             llama_cpp.llama_log_set(_callbacks[0], ctypes.c_void_p(0))
             llama_cpp.llama_backend_init()
+            _release = _find_release()
             _library = llama_cpp
     return _library
 
@@ -126,3 +130,23 @@ def give_back() -> None:
     """Have the C library return free memory to the system. glibc keeps it: of two models of 60 and 74 MB loaded in turns, 80 MB stayed."""
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
         trim(0)
+
+
+def release_workers() -> None:
+    """End the threads that OpenMP keeps to help the calling one, where llama.cpp was built with GNU's.
+
+    GNU's lets threads that wait for each other spin only while the process has no more of its threads than cores, those that sleep included, and
+    else puts them to sleep at once: beside a second engine that did nothing, a token took 39 ms in place of 20 on two cores (GCC 12, 0.5B
+    parameters). Other builds keep none, or wait otherwise.
+    """
+    if _release is not None:
+        _release(OMP_PAUSE_SOFT)
+
+
+def _find_release() -> Any:
+    """``omp_pause_resource_all`` of the GNU OpenMP that llama.cpp is linked with, None where it is another or none."""
+    from llama_cpp import _ggml
+
+    if hasattr(_ggml.libggml, "kmp_set_blocktime"):
+        return None
+    return getattr(_ggml.libggml, "omp_pause_resource_all", None)

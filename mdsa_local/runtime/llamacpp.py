@@ -11,16 +11,16 @@ from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Literal
 
-import psutil
-
 from mdsa_local.domains.config import Generation
 from mdsa_local.errors import BackendError, ContextOverflowError, ModelError
 from mdsa_local.runtime import gpu
 from mdsa_local.runtime.answering import LEAD_TOKENS, Request, Stream
 from mdsa_local.runtime.backend import Message
 from mdsa_local.runtime.chat_template import render
+from mdsa_local.runtime.cores import machine
 from mdsa_local.runtime.engine import Engine, EngineStats, context_options
 from mdsa_local.runtime.gguf import OVERHEAD_BYTES, VOCABULARY_BYTES, GGUFInfo, cell_bytes, memory_estimate_bytes, read_gguf
+from mdsa_local.runtime.hardware import HardwareDetector
 from mdsa_local.runtime.library import library
 from mdsa_local.runtime.native import ContextOptions, Model
 from mdsa_local.runtime.prefix_store import PrefixStore, fingerprint
@@ -82,7 +82,7 @@ class LlamaCppBackend:
         try:
             store = PrefixStore(states, self._state_key(), states_bytes) if states and states_bytes else None
             self._parked_bytes = _parked_bytes(info, options)
-            self._engine = Engine(self._model, options, name, parallel, queue_limit, store, self._parked_bytes)
+            self._engine = Engine(self._model, options, name, parallel, queue_limit, store, self._parked_bytes, None if threads else machine())
         except BaseException:
             self._model.close()
             raise
@@ -220,9 +220,9 @@ def context_tokens(trained: int, wanted: int) -> int:
 
 
 def default_threads() -> int:
-    """One per physical core that this process may use."""
-    allowed = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else psutil.cpu_count()
-    return max(1, min(psutil.cpu_count(logical=False) or allowed or 1, allowed or 1))
+    """One per physical core that this process may use, no more than a container's limit."""
+    machine_ = HardwareDetector()
+    return int(min(machine_.physical_cores, machine_.cpu_count))
 
 
 def options_for(info: GGUFInfo, settings: Settings) -> ContextOptions:

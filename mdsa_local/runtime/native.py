@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mdsa_local.errors import ModelFileError
 from mdsa_local.runtime import adapters
-from mdsa_local.runtime.library import allocated_bytes, give_back, library, listen, load_error
+from mdsa_local.runtime.library import allocated_bytes, give_back, library, listen, load_error, release_workers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -178,6 +178,7 @@ class Context:
             self._owner_pointers.ctypes.data_as(ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))),
             self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
         )
+        self.threads = options.threads
         self._candidates = np.zeros(model.vocabulary_size, np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)]))
 
     def load_adapter(self, path: str) -> None:
@@ -227,6 +228,19 @@ class Context:
     def decode(self) -> int:
         """Evaluate the batch; llama_decode's code: 0 done, 1 no room, 2 aborted, negative for failure. The interpreter lock is free meanwhile."""
         return int(self.lib.llama_decode(self.handle, self._batch))
+
+    def use_threads(self, count: int) -> None:
+        """Evaluate with ``count`` threads from now on. No result depends on it: each number is computed by one thread."""
+        if count != self.threads:
+            self.lib.llama_set_n_threads(self.handle, count, count)
+            # One that is not called up again would wait with the library, and count as one that competes for the cores.
+            release_workers()
+            self.threads = count
+
+    def rest(self) -> None:
+        """Nothing is evaluated for a while: the threads that help the calling one end; the next evaluation makes them anew, in 0.2 ms."""
+        if self.threads > 1:
+            release_workers()
 
     def logits(self, row: int) -> NDArray[np.float32]:
         """``(vocabulary,)`` float32 logits behind row ``row`` of the last batch; a view, valid until the next."""

@@ -1,0 +1,135 @@
+"""How many threads an evaluation gets: as many as there are cores that nobody else keeps busy.
+
+llama.cpp's threads wait for each other some hundred times a token, so all are as slow as the one that has to wait for a core. Two processes with
+two threads each on two cores write 0 to 8 tokens a second each (0.5B parameters, Q4_0), with one thread each 25; one alone 24 with one thread, 50
+with two.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+# Between two looks at what the machine does. The system counts in steps of 10 ms, so a much shorter one would see little.
+WINDOW_S = 0.25
+# Whether a load still lasts is seen at once from how many threads run, over 10 ms: those of OpenMP spin for 5 more when they are done.
+GLANCES, GLANCE_S = 5, 0.002
+# What keeps a core busy, of the fields that psutil has on this system. Linux counts the time of guests in ``user`` as well.
+BUSY_FIELDS = ("user", "nice", "system", "irq", "softirq", "steal")
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """Seconds that went by, that the cores were busy in all, and that they were busy for this process; each since some moment of its own."""
+
+    clock_s: float
+    busy_s: float
+    own_s: float
+
+
+def share(most: int, cores: int, others: float, sharers: int) -> int:
+    """Threads for one of ``sharers`` that evaluate at once in this process, 1 to ``most``, where ``others`` keep that many of ``cores`` busy."""
+    free = int(cores - others + 0.5)
+    return max(1, min(most, free // max(sharers, 1)))
+
+
+def others_busy(before: Use, after: Use) -> float:
+    """Cores that other processes kept busy between two looks."""
+    return max(0.0, (after.busy_s - before.busy_s) - (after.own_s - before.own_s)) / max(after.clock_s - before.clock_s, 1e-9)
+
+
+def usable() -> list[int]:
+    """Numbers of the logical processors that this process may use."""
+    allowed: list[int] = psutil.Process().cpu_affinity() if hasattr(psutil.Process, "cpu_affinity") else []
+    return allowed or list(range(psutil.cpu_count() or 1))
+
+
+def look(processors: list[int]) -> Use:
+    """What the machine has done so far on these processors; nothing where the system does not tell, so that nobody else is seen either."""
+    try:
+        every = psutil.cpu_times(percpu=True)
+    except (OSError, psutil.Error):
+        every = []
+    busy = sum(getattr(every[at], field, 0.0) for at in processors if at < len(every) for field in BUSY_FIELDS)
+    return Use(time.monotonic(), busy, time.process_time())
+
+
+def running() -> int | None:
+    """Threads of all processes that run or wait for a core at this moment, the caller's included; None where the system does not tell."""
+    try:
+        # As in "0.20 0.18 0.12 3/80 11206".
+        return int(Path("/proc/loadavg").read_text(encoding="ascii").split()[3].partition("/")[0])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+class Cores:
+    """The cores of this machine, shared by all that evaluate in this process. Safe from any thread."""
+
+    def __init__(self, cores: int | None = None, look_: Callable[[], Use] | None = None, running_: Callable[[], int | None] = running) -> None:
+        """``cores``: how many logical processors there are to share; ``look_`` and ``running_``: how to see what they do. Of this machine when not
+        given."""
+        processors = usable()
+        self._count = cores or len(processors)
+        self._look = look_ or (lambda: look(processors))
+        self._lock = threading.Lock()
+        self._running, self._last = running_, self._look()
+        self._others = 0.0
+        self._sharers = 0
+
+    def enter(self) -> None:
+        """One more evaluates from now on."""
+        with self._lock:
+            if not self._sharers and self._renew():
+                # What was seen lies in the time when nothing was evaluated here, and may be over.
+                self._others = self._still(self._others)
+            self._sharers += 1
+
+    def leave(self) -> None:
+        """One fewer does."""
+        with self._lock:
+            self._sharers -= 1
+
+    def threads(self, most: int) -> int:
+        """Threads for the next evaluation of one that has entered, at most ``most``. Looks at the machine at most every :data:`WINDOW_S`."""
+        if most < 2:
+            return 1
+        with self._lock:
+            self._renew()
+            return share(most, self._count, self._others, self._sharers)
+
+    def _still(self, others: float) -> float:
+        """Of so many that were busy, those that still are."""
+        for _ in range(GLANCES):
+            now = self._running()
+            if now is None or others < 0.5:
+                break
+            others = min(others, now - 1.0)
+            time.sleep(GLANCE_S)
+        return others
+
+    def _renew(self) -> bool:
+        """Look at the machine, unless that was done a moment ago."""
+        if time.monotonic() - self._last.clock_s < WINDOW_S:
+            return False
+        now = self._look()
+        self._others, self._last = others_busy(self._last, now), now
+        return True
+
+
+_lock = threading.Lock()
+_cores: Cores | None = None
+
+
+def machine() -> Cores:
+    """The one that all engines of this process share."""
+    global _cores
+    with _lock:
+        if _cores is None:
+            _cores = Cores()
+        return _cores
