@@ -300,7 +300,8 @@ class KnowledgeBase:
             self.database.memory.drop(self.name)
             pinned = await self.database.pinned(self.name, version)
             schema, count, indices = await asyncio.gather(pinned.schema(), pinned.count_rows(), pinned.list_indices())
-        self._snapshot = Snapshot(pinned, table, version, count, bool(index.read(indices).names), self._fits(schema))
+        worded = any(one.columns == ["searchable"] for one in indices)
+        self._snapshot = Snapshot(pinned, table, version, count, bool(index.read(indices).names), worded, self._fits(schema))
         return self._snapshot
 
     async def find(self, at: Snapshot, vector: NDArray[np.float32] | None, text: str, k: int, where: str | None = None) -> list[Found]:
