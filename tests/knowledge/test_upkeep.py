@@ -17,7 +17,8 @@ import pytest
 from mdsa_local.errors import ConfigError
 from mdsa_local.knowledge.check import Problem
 from mdsa_local.knowledge.dual_rag import DualRAG
-from mdsa_local.knowledge.store import IN_A_BURST, MOST_SMALL_FILES, Entry, KnowledgeBase
+from mdsa_local.knowledge.store import Entry, KnowledgeBase
+from mdsa_local.knowledge.upkeep import IN_A_BURST, MOST_SMALL_FILES
 
 from .toy_embedder import ToyEmbedder
 
@@ -28,7 +29,7 @@ KILLS = int(os.environ.get("MDSA_TEST_KILLS", "6"))
 
 def test_many_single_additions_stay_small_without_being_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # No search of another process is under way here.
-    monkeypatch.setattr("mdsa_local.knowledge.store.KEEP_VERSIONS", timedelta(seconds=1))
+    monkeypatch.setattr("mdsa_local.knowledge.upkeep.KEEP_VERSIONS", timedelta(seconds=1))
     rag = DualRAG(tmp_path, ToyEmbedder())
     for n in range(150):
         rag.add_global_documents([{"content": f"text number {n}", "metadata": {"id": f"{n}"}}])
@@ -55,7 +56,7 @@ def size(folder: Path) -> int:
 
 
 def test_nothing_old_stays_after_the_last_of_many_single_additions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mdsa_local.knowledge.store.KEEP_VERSIONS", timedelta(seconds=2))
+    monkeypatch.setattr("mdsa_local.knowledge.upkeep.KEEP_VERSIONS", timedelta(seconds=2))
     texts = [{"content": f"text number {n} " + " ".join(f"word{n * m % 500}" for m in range(60)), "metadata": {"id": f"{n}"}} for n in range(120)]
     DualRAG(tmp_path / "once", ToyEmbedder(width=300)).add_global_documents(texts)
     rag = DualRAG(tmp_path / "many", ToyEmbedder(width=300))
@@ -81,7 +82,7 @@ for n in range(100):
     data = tmp_path / "global.lance" / "data"
     left = len(list(data.iterdir()))
     assert left > 32
-    monkeypatch.setattr("mdsa_local.knowledge.store.KEEP_VERSIONS", timedelta(milliseconds=100))
+    monkeypatch.setattr("mdsa_local.knowledge.upkeep.KEEP_VERSIONS", timedelta(milliseconds=100))
     rag = DualRAG(tmp_path, ToyEmbedder())
     assert rag.query("text 7")
     deadline = time.monotonic() + 60
@@ -93,8 +94,8 @@ for n in range(100):
 
 def test_a_burst_of_additions_leaves_few_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every merge leaves the file before it for as long as a reader may use it: with a merge for every 32 additions, fast ones would leave tens."""
-    monkeypatch.setattr("mdsa_local.knowledge.store.MOST_SMALL_FILES", 4)
-    monkeypatch.setattr("mdsa_local.knowledge.store.KEEP_VERSIONS", timedelta(hours=1))
+    monkeypatch.setattr("mdsa_local.knowledge.upkeep.MOST_SMALL_FILES", 4)
+    monkeypatch.setattr("mdsa_local.knowledge.upkeep.KEEP_VERSIONS", timedelta(hours=1))
     merges: list[int] = []
     tidied = KnowledgeBase._tidied
 
