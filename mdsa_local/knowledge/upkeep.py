@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,8 @@ MOST_SMALL_FILES = 32
 # Lance merges all of a table into one file, and the one before stays for KEEP_VERSIONS: within that time only so many times as many small files
 # are worth another copy.
 IN_A_BURST = 8
+# While much is added, this much of the size of the largest file has to have come beside it: to add n passages then writes some 3 n in merges.
+WORTH_MERGING = 0.5
 
 
 class Tidied(Table):
@@ -34,6 +38,18 @@ class Tidied(Table):
         super().__init__(database, name, label)
         self._background = index.Background()
         self._merged_at = -math.inf
+        self._busy = 0
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """While many commits follow each other, the table is not tidied each time that it seems to be at rest."""
+        with self._lock:
+            self._busy += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._busy -= 1
 
     def _found(self) -> None:
         # A process that wrote before may have ended before it could.
@@ -105,6 +121,12 @@ class Tidied(Table):
         with storage_errors(folder, self.name):
             return stats["fragment_stats"]["num_small_fragments"], sound.stale(folder / f"{self.name}.lance", stats["total_bytes"])
 
+    def _grown(self, table: Any) -> bool:
+        """Whether so much came since the last merge that another one is worth the copy."""
+        folder = Path(self.database.folder) / f"{self.name}.lance"
+        with storage_errors(self.database.folder, self.name):
+            return sound.live_beside_largest(folder, self._run(table.stats())["total_bytes"]) > WORTH_MERGING
+
     def _merged_long_ago(self) -> bool:
         """Whether what the last merge replaced, by whatever process, may be removed."""
         with storage_errors(self.database.folder, self.name):
@@ -120,7 +142,9 @@ class Tidied(Table):
         if table is None:
             return
         small, stale = self._heap(table)
-        if stale or small > MOST_SMALL_FILES:
+        if self._busy and not (small > MOST_SMALL_FILES and self._grown(table)):
+            self._tidy_later()
+        elif stale or small > MOST_SMALL_FILES:
             version = self._run(table.version())
             self._compact()
             # What has been merged now left a copy of its own. Nothing follows where nothing was merged, so this ends.

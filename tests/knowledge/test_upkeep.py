@@ -10,12 +10,14 @@ import sys
 import threading
 import time
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from mdsa_local.errors import ConfigError
 from mdsa_local.knowledge.check import Problem
+from mdsa_local.knowledge.chunking import Chunk
 from mdsa_local.knowledge.dual_rag import DualRAG
 from mdsa_local.knowledge.store import Entry, KnowledgeBase
 from mdsa_local.knowledge.upkeep import IN_A_BURST, MOST_SMALL_FILES
@@ -113,6 +115,31 @@ def test_a_burst_of_additions_leaves_few_copies(tmp_path: Path, monkeypatch: pyt
     assert len(merges) == 3
 
 
+def test_while_much_is_added_few_merges_follow_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mdsa_local.knowledge.upkeep.MOST_SMALL_FILES", 4)
+    monkeypatch.setattr("mdsa_local.knowledge.upkeep.KEEP_VERSIONS", timedelta(hours=1))
+    merges: list[int] = []
+    tidied = KnowledgeBase._tidied
+
+    def counted(base: KnowledgeBase, table: object) -> None:
+        merges.append(n)
+        tidied(base, table)
+
+    monkeypatch.setattr(KnowledgeBase, "_tidied", counted)
+    base = DualRAG(tmp_path, ToyEmbedder(width=300))._knowledge_base(None)
+    with base.busy():
+        for n in range(40):
+            base.add(Entry(f"{n}-{m}", f"{n}", "0", (Chunk("", f"text {n} {m}", 0, 0),)) for m in range(50))
+            # As after half a minute without a commit, for a large file.
+            base._tidied_at_rest()
+    # What a merge copies is then at least half as much again as it was at the one before.
+    assert 3 <= len(merges) <= 7
+    assert all(later - earlier >= (earlier + 1) // 3 for earlier, later in pairwise(merges))
+    base._tidied_at_rest()
+    assert base._run(base.opened().stats())["fragment_stats"]["num_small_fragments"] <= 4 + 1
+    assert base.count() == 2000
+
+
 def test_another_encoder_takes_over_in_one_step_while_searches_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mdsa_local.knowledge.store.PART_CHUNKS", 50)
     old = DualRAG(tmp_path, ToyEmbedder())
@@ -147,8 +174,6 @@ def test_check_finds_and_repairs(tmp_path: Path) -> None:
     (docs / "b.md").unlink()
     base = rag._knowledge_base("garden")
     # What a crash between two parts of a large document leaves.
-    from mdsa_local.knowledge.chunking import Chunk
-
     for name in ("a.md", "d.md"):
         base._merge([(Entry(name, str(docs / name), "new", ()), 1, Chunk("t", "part one", 0, 8))])
     found = [Problem("interrupted", "a.md", "stored in part, 2 chunks"), Problem("missing", "b.md", f"its file is gone: {docs / 'b.md'}")]
