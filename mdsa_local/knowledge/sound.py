@@ -32,12 +32,6 @@ def stale(table: Path, live_bytes: int) -> bool:
     return sum(stat.st_size for stat in _stats(table / "data")) > (1 + WORTH_REMOVING) * live_bytes
 
 
-def live_beside_largest(table: Path, live_bytes: int) -> float:
-    """How much of the data is not in the largest file, in sizes of that file; ``live_bytes`` as for :func:`stale`."""
-    largest = max((stat.st_size for stat in _stats(table / "data")), default=0)
-    return max(live_bytes - largest, 0) / max(largest, 1)
-
-
 def last_merge(table: Path) -> float:
     """When the largest data file was written, which is what small ones were last merged into; seconds since 1970, 0 where there is none."""
     largest = max(_stats(table / "data"), key=lambda stat: stat.st_size, default=None)

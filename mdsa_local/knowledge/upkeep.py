@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from mdsa_local.knowledge import index, sound
-from mdsa_local.knowledge.lance import Database, storage_errors
+from mdsa_local.knowledge.lance import Database, give_back_memory, storage_errors
 from mdsa_local.knowledge.table import Table
 
 # Readers see every commit at once, so a version is in use for one search at most; the longest read all of a table once.
@@ -29,6 +29,9 @@ MOST_SMALL_FILES = 32
 IN_A_BURST = 8
 # While much is added, this much of the size of the largest file has to have come beside it: to add n passages then writes some 3 n in merges.
 WORTH_MERGING = 0.5
+# To bring the word index along, a merge reads all of it, 130 MB of memory for 600,000 rows. From here on it is made anew where
+# much of it changes: that takes 20 MB, and for a minute of processor time searches do without it.
+REMADE_FROM = 250_000
 
 
 class Tidied(Table):
@@ -73,12 +76,19 @@ class Tidied(Table):
         # A handle that missed another writer's commit fails with a conflict for ever.
         self._run(table.checkout_latest())
         with self._whole(table):
-            if not self._run(table.list_indices()) and self._run(table.count_rows()):
-                self._run(table.create_index("searchable", config=FTS()))
+            rows, indices = self._run(table.count_rows()), self._run(table.list_indices())
+            if rows > REMADE_FROM and self.database.local and self._grown(table):
+                for name in _of_words(indices):
+                    self._run(table.drop_index(name))
+                indices = []
             # The version before may be an old one: it has to be there until what takes its place is known to be whole.
             self._run(table.optimize(cleanup_older_than=KEEP_ALL))
+            if rows and not _of_words(indices):
+                give_back_memory()
+                self._run(table.create_index("searchable", config=FTS()))
         with self._whole(table):
             self._run(table.optimize(cleanup_older_than=self._keep))
+        give_back_memory()
 
     @property
     def _keep(self) -> timedelta:
@@ -96,6 +106,7 @@ class Tidied(Table):
         self._run(table.checkout_latest())
         with self._whole(table):
             done: index.Work = self._run(index.build(table, KEEP_ALL))
+        give_back_memory()
         return done
 
     def tidy(self) -> None:
@@ -106,7 +117,11 @@ class Tidied(Table):
             return
         small, stale = self._heap(table)
         burst = time.monotonic() - self._merged_at < KEEP_VERSIONS.total_seconds()
-        if small > MOST_SMALL_FILES * (IN_A_BURST if burst else 1) or (stale and self._merged_long_ago()) or not self._run(table.list_indices()):
+        if (
+            small > MOST_SMALL_FILES * (IN_A_BURST if burst else 1)
+            or (stale and self._merged_long_ago())
+            or not _of_words(self._run(table.list_indices()))
+        ):
             self._compact()
         if self._run(index.pending(table)) != "nothing":
             self._background.start(self.label, self.index_vectors)
@@ -123,9 +138,9 @@ class Tidied(Table):
 
     def _grown(self, table: Any) -> bool:
         """Whether so much came since the last merge that another one is worth the copy."""
-        folder = Path(self.database.folder) / f"{self.name}.lance"
-        with storage_errors(self.database.folder, self.name):
-            return sound.live_beside_largest(folder, self._run(table.stats())["total_bytes"]) > WORTH_MERGING
+        stats = self._run(table.stats())
+        largest = stats["fragment_stats"]["lengths"]["max"]
+        return bool(stats["num_rows"] - largest > WORTH_MERGING * largest)
 
     def _merged_long_ago(self) -> bool:
         """Whether what the last merge replaced, by whatever process, may be removed."""
@@ -154,3 +169,8 @@ class Tidied(Table):
     def settle(self) -> None:
         """Wait until nothing is being done in the background."""
         self._background.wait()
+
+
+def _of_words(indices: Iterable[Any]) -> list[str]:
+    """The names of the word indexes."""
+    return [one.name for one in indices if one.columns == ["searchable"]]

@@ -140,6 +140,31 @@ def test_while_much_is_added_few_merges_follow_each_other(tmp_path: Path, monkey
     assert base.count() == 2000
 
 
+def test_a_stop_before_the_word_index_is_made_anew_is_made_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mdsa_local.knowledge.upkeep.REMADE_FROM", 50)
+    base = DualRAG(tmp_path, ToyEmbedder())._knowledge_base(None)
+
+    def indices() -> list[int]:
+        return [one.num_unindexed_rows for one in base._run(base.opened().list_indices()) if one.columns == ["searchable"]]
+
+    def stop() -> None:
+        assert indices() == [], "this is called before a word index is made"
+        raise KeyboardInterrupt
+
+    base.add(Entry(f"{n}", f"{n}", "0", (Chunk("", f"text {n}", 0, 0),)) for n in range(40))
+    base.optimize()
+    base.add(Entry(f"{n}", f"{n}", "0", (Chunk("", f"text {n}", 0, 0),)) for n in range(40, 70))
+    assert indices() == [30]
+    with monkeypatch.context() as patched:
+        patched.setattr("mdsa_local.knowledge.upkeep.give_back_memory", stop)
+        with pytest.raises(KeyboardInterrupt):
+            base.optimize()
+    assert indices() == [] and base.count() == 70
+    base.tidy()
+    assert indices() == [0]
+    assert base.search(base.embedder.encode(["text 55"])[0], "55", 1)[0].id == "55#0"
+
+
 def test_another_encoder_takes_over_in_one_step_while_searches_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mdsa_local.knowledge.store.PART_CHUNKS", 50)
     old = DualRAG(tmp_path, ToyEmbedder())
