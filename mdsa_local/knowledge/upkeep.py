@@ -14,7 +14,7 @@ from mdsa_local.knowledge import index, sound
 from mdsa_local.knowledge.lance import Database, give_back_memory, storage_errors
 from mdsa_local.knowledge.table import Table
 
-# Readers see every commit at once, so a version is in use for one search at most; the longest read all of a table once.
+# Readers see every commit at once, so a version that is no longer the latest is in use for one search at most; the longest read all of a table once.
 KEEP_VERSIONS = timedelta(seconds=20)
 # Reads over a network take longer, and the clocks of several machines differ.
 KEEP_ELSEWHERE = timedelta(minutes=10)
@@ -87,12 +87,20 @@ class Tidied(Table):
                 give_back_memory()
                 self._run(table.create_index("searchable", config=FTS()))
         with self._whole(table):
-            self._run(table.optimize(cleanup_older_than=self._keep))
+            self._run(table.optimize(cleanup_older_than=self._unread(table)))
         give_back_memory()
 
-    @property
-    def _keep(self) -> timedelta:
-        return KEEP_VERSIONS if self.database.local else KEEP_ELSEWHERE
+    def _unread(self, table: Any) -> timedelta:
+        """The age from which on nobody can be reading a version. Lance goes by when a version was made, but one made long ago may have been the
+        latest until this moment: a search that began just before reads it."""
+        keep, now = KEEP_VERSIONS if self.database.local else KEEP_ELSEWHERE, time.time()
+        made = [version["timestamp"].timestamp() for version in self._run(table.list_versions())]
+        if max(made) <= now - keep.total_seconds():
+            # Lance never removes the latest.
+            return keep
+        latest_then = max((moment for moment in made if moment <= now - keep.total_seconds()), default=0.0)
+        # Some time goes by until lance looks at its clock.
+        return timedelta(seconds=now - latest_then + AT_REST_S)
 
     def index_vectors(self) -> index.Work:
         """Build, extend or drop the vector index where that pays, and tell what was done. Searches go on meanwhile; who wants to write waits."""

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from mdsa_local.errors import ConfigError
+from mdsa_local.errors import ConfigError, StorageError
 from mdsa_local.knowledge.check import Problem
 from mdsa_local.knowledge.chunking import Chunk
 from mdsa_local.knowledge.dual_rag import DualRAG
+from mdsa_local.knowledge.searching import Snapshot
 from mdsa_local.knowledge.store import Entry, KnowledgeBase
 from mdsa_local.knowledge.upkeep import IN_A_BURST, MOST_SMALL_FILES
 
@@ -163,6 +164,40 @@ def test_a_stop_before_the_word_index_is_made_anew_is_made_good(tmp_path: Path, 
     base.tidy()
     assert indices() == [0]
     assert base.search(base.embedder.encode(["text 55"])[0], "55", 1)[0].id == "55#0"
+
+
+def test_a_search_under_way_may_go_on_while_its_version_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where that version was made long ago: until the merge it was the latest."""
+    monkeypatch.setattr("mdsa_local.knowledge.upkeep.KEEP_VERSIONS", timedelta(milliseconds=200))
+    monkeypatch.setattr("mdsa_local.knowledge.upkeep.AT_REST_S", 0.05)
+    monkeypatch.setattr(KnowledgeBase, "_tidy_later", lambda base: None)
+    base = DualRAG(tmp_path, ToyEmbedder())._knowledge_base(None)
+    for n in range(6):
+        base.add([Entry(f"{n}", f"{n}", "0", (Chunk("", f"text {n}", 0, 0),))])
+        if n == 2:
+            base._compact()
+    time.sleep(0.6)
+    [vector] = base.embedder.encode(["text 4"])
+    at = base.database.run(base.snapshot(base.opened()))
+    before = base.database.run(base.find(at, vector, "text 4", 5))
+    base._compact()
+    assert len(base._run(at.live.list_versions())) > 1
+    again = base.database.run(base.snapshot(base.opened()))
+    assert again.version > at.version
+    # As a search that had only begun: nothing of it is in lance's caches.
+    fresh = DualRAG(tmp_path, ToyEmbedder())._knowledge_base(None)
+    fresh.opened()
+    old = fresh.database.run(fresh.database.pinned("global", at.version))
+    late = Snapshot(old, old, at.version, at.count, at.indexed, at.worded, at.fits)
+    found = fresh.database.run(fresh.find(late, vector, "text 4", 5))
+    assert sorted(one.bm25 for one in found) == sorted(one.bm25 for one in before) and len(found) == 6
+    # What nobody reads any more is gone later.
+    time.sleep(0.6)
+    base._compact()
+    time.sleep(0.6)
+    base._compact()
+    with pytest.raises(StorageError):
+        fresh.database.run(fresh.database.pinned("global", at.version), "global")
 
 
 def test_another_encoder_takes_over_in_one_step_while_searches_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
