@@ -77,7 +77,7 @@ def ingest(knowledge_base: KnowledgeBase, paths: Iterable[Path | str], progress:
     roots = [Path(path).expanduser().resolve() for path in paths]
     files = list({file.source: file for file in _files(roots, failed)}.values())
     stored = {document.source: document for document in knowledge_base.documents()}
-    with Reader() as reader, ThreadPoolExecutor(1, "mdsa-store") as lane:
+    with knowledge_base.busy(), Reader() as reader, ThreadPoolExecutor(1, "mdsa-store") as lane:
         run = _Run(knowledge_base, reader, lane, stored, Tally(files=len(files), bytes=sum(map(_size, files))), progress, failed)
         for file in files:
             run.take(file)

@@ -70,12 +70,12 @@ LIMITED = """
 import resource, sys
 from datetime import timedelta
 from mdsa_local.errors import StorageError
-from mdsa_local.knowledge import store
+from mdsa_local.knowledge import upkeep
 from mdsa_local.knowledge.dual_rag import DualRAG
 from tests.knowledge.toy_embedder import ToyEmbedder
 folder, limit, passages = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 # No version before the last stays for long.
-store.KEEP_VERSIONS = timedelta(milliseconds=1)
+upkeep.KEEP_VERSIONS = timedelta(milliseconds=1)
 rag = DualRAG(folder, ToyEmbedder())
 rag.list_documents()
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))

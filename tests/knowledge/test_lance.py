@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mdsa_local.errors import StorageError
-from mdsa_local.knowledge.lance import connect, storage_errors
+from mdsa_local.knowledge.lance import connect, storage_errors, use_few_cores
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,6 +38,16 @@ def test_importing_the_package_loads_no_heavy_library() -> None:
     print([name for name in ("lancedb", "pyarrow", "numpy", "onnxruntime") if name in sys.modules])
     """
     assert run(script).strip() == "[]"
+
+
+@pytest.mark.parametrize(("cores", "before", "after"), [(1, None, "1"), (2, None, "2"), (3, None, "3"), (4, None, None), (2, "1", "1")])
+def test_lance_computes_on_all_of_few_cores(cores: int, before: str | None, after: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Set first, so that what the call sets is undone.
+    monkeypatch.setenv("LANCE_CPU_THREADS", before or "")
+    if before is None:
+        monkeypatch.delenv("LANCE_CPU_THREADS")
+    use_few_cores(cores)
+    assert os.environ.get("LANCE_CPU_THREADS") == after
 
 
 def test_everything_works_after_a_trimmed_import(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mdsa_local.errors import ConfigError, InputError, MDSAError, StorageError
+from mdsa_local.knowledge import store
 from mdsa_local.knowledge.chunking import Chunk
 from mdsa_local.knowledge.lance import connect
 from mdsa_local.knowledge.store import Document, Entry, KnowledgeBase
@@ -160,3 +161,29 @@ def test_many_small_adds_leave_few_files_after_optimize(tmp_path: Path) -> None:
     other.delete("3.md")
     knowledge_base.optimize()
     assert len(knowledge_base.documents()) == 11
+
+
+def test_only_what_replaces_something_is_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A merge takes time and memory by all that is stored."""
+    merged: list[str] = []
+    merging = store._merging
+
+    def counted(table: object, delete: str) -> object:
+        merged.append(delete)
+        return merging(table, delete)
+
+    monkeypatch.setattr(store, "_merging", counted)
+    knowledge_base = base(tmp_path)
+    knowledge_base.add([entry("a.md", "apples"), entry("it's.md", "pears")])
+    knowledge_base.add([entry("b.md", "plums")])
+    knowledge_base.add_large(Entry("c.md", "/docs/c.md", "0", ()), [Chunk("", f"part {n}", n, n + 1) for n in range(5000)])
+    assert merged == []
+    knowledge_base.add([entry("d.md", "quinces"), entry("it's.md", "cherries")])
+    assert len(merged) == 1
+    # The same once more, as after a stop before the last commit.
+    knowledge_base.add_large(Entry("c.md", "/docs/c.md", "0", ()), [Chunk("", f"part {n}", n, n + 1) for n in range(5000)])
+    knowledge_base.add_large(Entry("c.md", "/docs/c.md", "1", ()), [Chunk("", f"piece {n}", n, n + 1) for n in range(3000)])
+    assert len(merged) > 2
+    counts = {document.document: (document.hash, document.n_chunks) for document in knowledge_base.documents()}
+    assert counts == {"a.md": ("0", 1), "b.md": ("0", 1), "c.md": ("1", 3000), "d.md": ("0", 1), "it's.md": ("0", 1)}
+    assert found(knowledge_base, "cherries")[0] == "it's.md#0"

@@ -10,14 +10,18 @@ import sys
 import threading
 import time
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from mdsa_local.errors import ConfigError
+from mdsa_local.errors import ConfigError, StorageError
 from mdsa_local.knowledge.check import Problem
+from mdsa_local.knowledge.chunking import Chunk
 from mdsa_local.knowledge.dual_rag import DualRAG
-from mdsa_local.knowledge.store import IN_A_BURST, MOST_SMALL_FILES, Entry, KnowledgeBase
+from mdsa_local.knowledge.searching import Snapshot
+from mdsa_local.knowledge.store import Entry, KnowledgeBase
+from mdsa_local.knowledge.upkeep import IN_A_BURST, MOST_SMALL_FILES
 
 from .toy_embedder import ToyEmbedder
 
@@ -28,7 +32,7 @@ KILLS = int(os.environ.get("MDSA_TEST_KILLS", "6"))
 
 def test_many_single_additions_stay_small_without_being_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # No search of another process is under way here.
-    monkeypatch.setattr("mdsa_local.knowledge.store.KEEP_VERSIONS", timedelta(seconds=1))
+    monkeypatch.setattr("mdsa_local.knowledge.upkeep.KEEP_VERSIONS", timedelta(seconds=1))
     rag = DualRAG(tmp_path, ToyEmbedder())
     for n in range(150):
         rag.add_global_documents([{"content": f"text number {n}", "metadata": {"id": f"{n}"}}])
@@ -55,7 +59,7 @@ def size(folder: Path) -> int:
 
 
 def test_nothing_old_stays_after_the_last_of_many_single_additions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mdsa_local.knowledge.store.KEEP_VERSIONS", timedelta(seconds=2))
+    monkeypatch.setattr("mdsa_local.knowledge.upkeep.KEEP_VERSIONS", timedelta(seconds=2))
     texts = [{"content": f"text number {n} " + " ".join(f"word{n * m % 500}" for m in range(60)), "metadata": {"id": f"{n}"}} for n in range(120)]
     DualRAG(tmp_path / "once", ToyEmbedder(width=300)).add_global_documents(texts)
     rag = DualRAG(tmp_path / "many", ToyEmbedder(width=300))
@@ -81,7 +85,7 @@ for n in range(100):
     data = tmp_path / "global.lance" / "data"
     left = len(list(data.iterdir()))
     assert left > 32
-    monkeypatch.setattr("mdsa_local.knowledge.store.KEEP_VERSIONS", timedelta(milliseconds=100))
+    monkeypatch.setattr("mdsa_local.knowledge.upkeep.KEEP_VERSIONS", timedelta(milliseconds=100))
     rag = DualRAG(tmp_path, ToyEmbedder())
     assert rag.query("text 7")
     deadline = time.monotonic() + 60
@@ -93,8 +97,8 @@ for n in range(100):
 
 def test_a_burst_of_additions_leaves_few_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every merge leaves the file before it for as long as a reader may use it: with a merge for every 32 additions, fast ones would leave tens."""
-    monkeypatch.setattr("mdsa_local.knowledge.store.MOST_SMALL_FILES", 4)
-    monkeypatch.setattr("mdsa_local.knowledge.store.KEEP_VERSIONS", timedelta(hours=1))
+    monkeypatch.setattr("mdsa_local.knowledge.upkeep.MOST_SMALL_FILES", 4)
+    monkeypatch.setattr("mdsa_local.knowledge.upkeep.KEEP_VERSIONS", timedelta(hours=1))
     merges: list[int] = []
     tidied = KnowledgeBase._tidied
 
@@ -110,6 +114,90 @@ def test_a_burst_of_additions_leaves_few_copies(tmp_path: Path, monkeypatch: pyt
     assert len(merges) == 2
     DualRAG(tmp_path, ToyEmbedder()).add_global_documents([{"content": "no burst for a process that has merged nothing"}])
     assert len(merges) == 3
+
+
+def test_while_much_is_added_few_merges_follow_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mdsa_local.knowledge.upkeep.MOST_SMALL_FILES", 4)
+    monkeypatch.setattr("mdsa_local.knowledge.upkeep.KEEP_VERSIONS", timedelta(hours=1))
+    merges: list[int] = []
+    tidied = KnowledgeBase._tidied
+
+    def counted(base: KnowledgeBase, table: object) -> None:
+        merges.append(n)
+        tidied(base, table)
+
+    monkeypatch.setattr(KnowledgeBase, "_tidied", counted)
+    base = DualRAG(tmp_path, ToyEmbedder(width=300))._knowledge_base(None)
+    with base.busy():
+        for n in range(40):
+            base.add(Entry(f"{n}-{m}", f"{n}", "0", (Chunk("", f"text {n} {m}", 0, 0),)) for m in range(50))
+            # As after half a minute without a commit, for a large file.
+            base._tidied_at_rest()
+    # What a merge copies is then at least half as much again as it was at the one before.
+    assert 3 <= len(merges) <= 7
+    assert all(later - earlier >= (earlier + 1) // 3 for earlier, later in pairwise(merges))
+    base._tidied_at_rest()
+    assert base._run(base.opened().stats())["fragment_stats"]["num_small_fragments"] <= 4 + 1
+    assert base.count() == 2000
+
+
+def test_a_stop_before_the_word_index_is_made_anew_is_made_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mdsa_local.knowledge.upkeep.REMADE_FROM", 50)
+    base = DualRAG(tmp_path, ToyEmbedder())._knowledge_base(None)
+
+    def indices() -> list[int]:
+        return [one.num_unindexed_rows for one in base._run(base.opened().list_indices()) if one.columns == ["searchable"]]
+
+    def stop() -> None:
+        assert indices() == [], "this is called before a word index is made"
+        raise KeyboardInterrupt
+
+    base.add(Entry(f"{n}", f"{n}", "0", (Chunk("", f"text {n}", 0, 0),)) for n in range(40))
+    base.optimize()
+    base.add(Entry(f"{n}", f"{n}", "0", (Chunk("", f"text {n}", 0, 0),)) for n in range(40, 70))
+    assert indices() == [30]
+    with monkeypatch.context() as patched:
+        patched.setattr("mdsa_local.knowledge.upkeep.give_back_memory", stop)
+        with pytest.raises(KeyboardInterrupt):
+            base.optimize()
+    assert indices() == [] and base.count() == 70
+    base.tidy()
+    assert indices() == [0]
+    assert base.search(base.embedder.encode(["text 55"])[0], "55", 1)[0].id == "55#0"
+
+
+def test_a_search_under_way_may_go_on_while_its_version_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where that version was made long ago: until the merge it was the latest."""
+    monkeypatch.setattr("mdsa_local.knowledge.upkeep.KEEP_VERSIONS", timedelta(milliseconds=200))
+    monkeypatch.setattr("mdsa_local.knowledge.upkeep.AT_REST_S", 0.05)
+    monkeypatch.setattr(KnowledgeBase, "_tidy_later", lambda base: None)
+    base = DualRAG(tmp_path, ToyEmbedder())._knowledge_base(None)
+    for n in range(6):
+        base.add([Entry(f"{n}", f"{n}", "0", (Chunk("", f"text {n}", 0, 0),))])
+        if n == 2:
+            base._compact()
+    time.sleep(0.6)
+    [vector] = base.embedder.encode(["text 4"])
+    at = base.database.run(base.snapshot(base.opened()))
+    before = base.database.run(base.find(at, vector, "text 4", 5))
+    base._compact()
+    assert len(base._run(at.live.list_versions())) > 1
+    again = base.database.run(base.snapshot(base.opened()))
+    assert again.version > at.version
+    # As a search that had only begun: nothing of it is in lance's caches.
+    fresh = DualRAG(tmp_path, ToyEmbedder())._knowledge_base(None)
+    fresh.opened()
+    old = fresh.database.run(fresh.database.pinned("global", at.version))
+    late = Snapshot(old, old, at.version, at.count, at.indexed, at.worded, at.fits)
+    found = fresh.database.run(fresh.find(late, vector, "text 4", 5))
+    assert sorted(one.bm25 for one in found) == sorted(one.bm25 for one in before) and len(found) == 6
+    # What nobody reads any more is gone later.
+    time.sleep(0.6)
+    base._compact()
+    time.sleep(0.6)
+    base._compact()
+    with pytest.raises(StorageError):
+        fresh.database.run(fresh.database.pinned("global", at.version), "global")
 
 
 def test_another_encoder_takes_over_in_one_step_while_searches_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,8 +234,6 @@ def test_check_finds_and_repairs(tmp_path: Path) -> None:
     (docs / "b.md").unlink()
     base = rag._knowledge_base("garden")
     # What a crash between two parts of a large document leaves.
-    from mdsa_local.knowledge.chunking import Chunk
-
     for name in ("a.md", "d.md"):
         base._merge([(Entry(name, str(docs / name), "new", ()), 1, Chunk("t", "part one", 0, 8))])
     found = [Problem("interrupted", "a.md", "stored in part, 2 chunks"), Problem("missing", "b.md", f"its file is gone: {docs / 'b.md'}")]

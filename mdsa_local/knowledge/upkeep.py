@@ -1,0 +1,184 @@
+"""A table that looks after itself: small files are merged, indexes follow, and what is old goes once no reader can be using it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from mdsa_local.knowledge import index, sound
+from mdsa_local.knowledge.lance import Database, give_back_memory, storage_errors
+from mdsa_local.knowledge.table import Table
+
+# Readers see every commit at once, so a version that is no longer the latest is in use for one search at most; the longest read all of a table once.
+KEEP_VERSIONS = timedelta(seconds=20)
+# Reads over a network take longer, and the clocks of several machines differ.
+KEEP_ELSEWHERE = timedelta(minutes=10)
+# Versions that are removed at rest are older than KEEP_VERSIONS for certain.
+AT_REST_S = 1.0
+# Older than any version.
+KEEP_ALL = timedelta(days=36500)
+# What is added bit by bit leaves small files: searches slow down after some tens of them.
+MOST_SMALL_FILES = 32
+# Lance merges all of a table into one file, and the one before stays for KEEP_VERSIONS: within that time only so many times as many small files
+# are worth another copy.
+IN_A_BURST = 8
+# While much is added, this much of the size of the largest file has to have come beside it: to add n passages then writes some 3 n in merges.
+WORTH_MERGING = 0.5
+# To bring the word index along, a merge reads all of it, 130 MB of memory for 600,000 rows. From here on it is made anew where
+# much of it changes: that takes 20 MB, and for a minute of processor time searches do without it.
+REMADE_FROM = 250_000
+
+
+class Tidied(Table):
+    """A table, and what keeps it small and quick. Who adds or removes something calls :meth:`tidy` after it; the rest comes by itself."""
+
+    def __init__(self, database: Database, name: str, label: str | None = None) -> None:
+        super().__init__(database, name, label)
+        self._background = index.Background()
+        self._merged_at = -math.inf
+        self._busy = 0
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """While many commits follow each other, the table is not tidied each time that it seems to be at rest."""
+        with self._lock:
+            self._busy += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._busy -= 1
+
+    def _found(self) -> None:
+        # A process that wrote before may have ended before it could.
+        self._tidy_later()
+
+    def optimize(self) -> None:
+        """Bring the indexes up to date, merge small files and drop old versions. Once after an ingestion is enough."""
+        self._compact()
+        self.index_vectors()
+
+    def _compact(self) -> None:
+        with self.database.writing(self.name):
+            table = self.opened()
+            if table is not None:
+                self.database.again_after_conflicts(lambda: self._tidied(table))
+                self._merged_at = time.monotonic()
+
+    def _tidied(self, table: Any) -> None:
+        from lancedb.index import FTS
+
+        # A handle that missed another writer's commit fails with a conflict for ever.
+        self._run(table.checkout_latest())
+        with self._whole(table):
+            rows, indices = self._run(table.count_rows()), self._run(table.list_indices())
+            if rows > REMADE_FROM and self.database.local and self._grown(table):
+                for name in _of_words(indices):
+                    self._run(table.drop_index(name))
+                indices = []
+            # The version before may be an old one: it has to be there until what takes its place is known to be whole.
+            self._run(table.optimize(cleanup_older_than=KEEP_ALL))
+            if rows and not _of_words(indices):
+                give_back_memory()
+                self._run(table.create_index("searchable", config=FTS()))
+        with self._whole(table):
+            self._run(table.optimize(cleanup_older_than=self._unread(table)))
+        give_back_memory()
+
+    def _unread(self, table: Any) -> timedelta:
+        """The age from which on nobody can be reading a version. Lance goes by when a version was made, but one made long ago may have been the
+        latest until this moment: a search that began just before reads it."""
+        keep, now = KEEP_VERSIONS if self.database.local else KEEP_ELSEWHERE, time.time()
+        made = [version["timestamp"].timestamp() for version in self._run(table.list_versions())]
+        if max(made) <= now - keep.total_seconds():
+            # Lance never removes the latest.
+            return keep
+        latest_then = max((moment for moment in made if moment <= now - keep.total_seconds()), default=0.0)
+        # Some time goes by until lance looks at its clock.
+        return timedelta(seconds=now - latest_then + AT_REST_S)
+
+    def index_vectors(self) -> index.Work:
+        """Build, extend or drop the vector index where that pays, and tell what was done. Searches go on meanwhile; who wants to write waits."""
+        with self.database.writing(self.name):
+            table = self.opened()
+            if table is None:
+                return "nothing"
+            return self.database.again_after_conflicts(lambda: self._indexed(table))
+
+    def _indexed(self, table: Any) -> index.Work:
+        self._run(table.checkout_latest())
+        with self._whole(table):
+            done: index.Work = self._run(index.build(table, KEEP_ALL))
+        give_back_memory()
+        return done
+
+    def tidy(self) -> None:
+        """:meth:`optimize` when it pays: the first time, when many small writes have piled up, and in the background when the vector index has to
+        follow. What every addition and removal ends with."""
+        table = self.opened()
+        if table is None:
+            return
+        small, stale = self._heap(table)
+        burst = time.monotonic() - self._merged_at < KEEP_VERSIONS.total_seconds()
+        if (
+            small > MOST_SMALL_FILES * (IN_A_BURST if burst else 1)
+            or (stale and self._merged_long_ago())
+            or not _of_words(self._run(table.list_indices()))
+        ):
+            self._compact()
+        if self._run(index.pending(table)) != "nothing":
+            self._background.start(self.label, self.index_vectors)
+        self._tidy_later()
+
+    def _heap(self, table: Any) -> tuple[int, bool]:
+        """How many small files there are, and whether much on the disk belongs to earlier versions only."""
+        stats = self._run(table.stats())
+        folder = self.database.folder
+        if not isinstance(folder, Path):
+            return stats["fragment_stats"]["num_small_fragments"], False
+        with storage_errors(folder, self.name):
+            return stats["fragment_stats"]["num_small_fragments"], sound.stale(folder / f"{self.name}.lance", stats["total_bytes"])
+
+    def _grown(self, table: Any) -> bool:
+        """Whether so much came since the last merge that another one is worth the copy."""
+        stats = self._run(table.stats())
+        largest = stats["fragment_stats"]["lengths"]["max"]
+        return bool(stats["num_rows"] - largest > WORTH_MERGING * largest)
+
+    def _merged_long_ago(self) -> bool:
+        """Whether what the last merge replaced, by whatever process, may be removed."""
+        with storage_errors(self.database.folder, self.name):
+            return time.time() - sound.last_merge(Path(self.database.folder) / f"{self.name}.lance") > KEEP_VERSIONS.total_seconds()
+
+    def _tidy_later(self) -> None:
+        """See to it that nothing old stays after the last write: once no reader can be using it any more."""
+        if self.database.local:
+            self._background.later(self.label, self._tidied_at_rest, KEEP_VERSIONS.total_seconds() + AT_REST_S)
+
+    def _tidied_at_rest(self) -> None:
+        table = self.opened()
+        if table is None:
+            return
+        small, stale = self._heap(table)
+        if self._busy and not (small > MOST_SMALL_FILES and self._grown(table)):
+            self._tidy_later()
+        elif stale or small > MOST_SMALL_FILES:
+            version = self._run(table.version())
+            self._compact()
+            # What has been merged now left a copy of its own. Nothing follows where nothing was merged, so this ends.
+            if self._run(table.version()) != version:
+                self._tidy_later()
+
+    def settle(self) -> None:
+        """Wait until nothing is being done in the background."""
+        self._background.wait()
+
+
+def _of_words(indices: Iterable[Any]) -> list[str]:
+    """The names of the word indexes."""
+    return [one.name for one in indices if one.columns == ["searchable"]]

@@ -1,0 +1,66 @@
+"""What is held in memory finds the same, in the same order, as what lies on the disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mdsa_local.knowledge import searching
+from mdsa_local.knowledge.dual_rag import DualRAG
+from mdsa_local.knowledge.fusion import WORDS_WEIGHT, Ranked
+from mdsa_local.routing.encoder import Encoder
+from mdsa_local.settings import shipped
+
+ROOT = Path(__file__).parents[2]
+TOP_K = 5
+
+
+def fused(entry: Ranked) -> float:
+    """What the order goes by."""
+    return entry.hit.cosine + WORDS_WEIGHT * entry.hit.words
+
+
+def test_the_order_of_passages_is_the_same_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = Encoder.load()
+    for domain in (None, "finance", "medical"):
+        DualRAG(tmp_path, encoder).add_paths([shipped("domains") / (domain or "_global") / "knowledge"], domain)
+    files = [*sorted((ROOT / "tests/data/answers").glob("*.jsonl")), ROOT / "mdsa_local/evaluation/answers.jsonl"]
+    questions = [json.loads(line)["question"] for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    vectors = encoder.encode(questions)
+    on_disk, in_memory = DualRAG(tmp_path, encoder), DualRAG(tmp_path, encoder)
+    for domain in ("finance", "medical"):
+        for _ in range(2):
+            in_memory.search("warm", vectors[0], domain, TOP_K)
+    in_memory._database.run(in_memory._database.memory.read())
+    monkeypatch.setattr(searching, "HELD_ROWS", 0)
+    for number, (question, vector) in enumerate(zip(questions[::2], vectors[::2], strict=True)):
+        domain = ("finance", "medical")[number % 2]
+        # All that matches, and as few candidates as a search usually has.
+        same_order(*(rag.ranked(question, vector, domain, 300) for rag in (on_disk, in_memory)))
+        same_but_for_equals(*(rag.ranked(question, vector, domain, TOP_K) for rag in (on_disk, in_memory)))
+    for base in in_memory._knowledge_bases.values():
+        assert base._snapshot is not None and base._snapshot.held is not None and base._snapshot.held.words is not None
+    assert len(questions) >= 600
+
+
+def same_order(theirs: list[Ranked], mine: list[Ranked]) -> None:
+    assert len(mine) == len(theirs)
+    assert [fused(entry) for entry in mine] == pytest.approx([fused(entry) for entry in theirs], abs=1e-5)
+    for one, other in zip(mine, theirs, strict=True):
+        # What is equal may stand in any order.
+        equal = [entry.hit.passage.id for entry in theirs if abs(fused(entry) - fused(one)) < 1e-5]
+        assert one.hit.passage.id == other.hit.passage.id or one.hit.passage.id in equal
+
+
+def same_but_for_equals(theirs: list[Ranked], mine: list[Ranked]) -> None:
+    """Of the passages whose words are worth the same as the last candidate's, any may be candidates."""
+    by_words = [{entry.hit.passage.id: entry.hit for entry in entries if entry.hit.lexical_rank} for entries in (theirs, mine)]
+    for here, there in (by_words, by_words[::-1]):
+        for passage in here.keys() - there.keys():
+            hit = here[passage]
+            last = min(other.bm25 for other in there.values() if other.passage.knowledge_base == hit.passage.knowledge_base)
+            assert hit.bm25 == pytest.approx(last, rel=1e-5)
+    either = by_words[0].keys() ^ by_words[1].keys()
+    same_order(*([entry for entry in entries if entry.hit.passage.id not in either] for entries in (theirs, mine)))
