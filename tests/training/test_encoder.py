@@ -14,6 +14,7 @@ from mdsa_local.settings import shipped
 from mdsa_local.training import contrast, distil, written
 from mdsa_local.training.checkpoint import load
 from mdsa_local.training.contrast import contrasted, written_pairs
+from mdsa_local.training.grounded import Templates
 from mdsa_local.training.written import Written
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -58,7 +59,7 @@ def test_both_runs(teacher: Path, data: Path, tmp_path: Path, monkeypatch: pytes
     (tmp_path / "q" / "some.jsonl").write_text((json.dumps(row) + "\n") * 13, encoding="utf-8")
     monkeypatch.setattr(contrast, "read_written", lambda folder: written.read(folder, tmp_path / "q"))
     monkeypatch.setattr(contrast, "HELD_OUT", 6)
-    templates = contrast.Templates()
+    templates = Templates()
     monkeypatch.setattr(templates, "topics", templates.topics[:18])
     monkeypatch.setattr(contrast, "Templates", lambda: templates)
     pairs = contrast.Pairs(data, teacher, 2, 1, 0)
