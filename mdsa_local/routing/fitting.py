@@ -32,7 +32,7 @@ HEADS = 2
 TEMPERATURES = np.geomspace(0.005, 0.5, 40)
 SHARPNESS = np.geomspace(0.2, 4.0, 40)
 # At most this share of the questions that belong somewhere is refused.
-REFUSED = 0.022
+REFUSED = 0.0175
 # Of fewer held-out examples no threshold is read off; none is ever lower or higher than these.
 LEAST_HELD_OUT = 100
 LOWEST, HIGHEST = 0.2, 0.8

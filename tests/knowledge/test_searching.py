@@ -55,7 +55,7 @@ def same_order(theirs: list[Ranked], mine: list[Ranked]) -> None:
 
 
 def same_but_for_equals(theirs: list[Ranked], mine: list[Ranked]) -> None:
-    """Of the passages whose words are worth the same as the last candidate's, any may be candidates."""
+    """Of the passages whose words are worth the same as the last candidate's, or that are as near, any may be candidates."""
     by_words = [{entry.hit.passage.id: entry.hit for entry in entries if entry.hit.lexical_rank} for entries in (theirs, mine)]
     for here, there in (by_words, by_words[::-1]):
         for passage in here.keys() - there.keys():
@@ -63,4 +63,11 @@ def same_but_for_equals(theirs: list[Ranked], mine: list[Ranked]) -> None:
             last = min(other.bm25 for other in there.values() if other.passage.knowledge_base == hit.passage.knowledge_base)
             assert hit.bm25 == pytest.approx(last, rel=1e-5)
     either = by_words[0].keys() ^ by_words[1].keys()
+    # Likewise of those that are as near as the last one: passages with the same text are.
+    nearest = [{entry.hit.passage.id: entry.hit for entry in entries if not entry.hit.lexical_rank} for entries in (theirs, mine)]
+    for here, there in (nearest, nearest[::-1]):
+        for passage in here.keys() - there.keys() - either:
+            base = here[passage].passage.knowledge_base
+            assert here[passage].cosine == pytest.approx(min(hit.cosine for hit in there.values() if hit.passage.knowledge_base == base), abs=1e-6)
+    either |= nearest[0].keys() ^ nearest[1].keys()
     same_order(*([entry for entry in entries if entry.hit.passage.id not in either] for entries in (theirs, mine)))
