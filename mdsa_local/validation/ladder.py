@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from mdsa_local.domains.prompts import NOT_FOUND
+from mdsa_local.domains.quoting import units
 from mdsa_local.sentences import sentences
 from mdsa_local.types import Check, Citation, Draft, Passage, Verdict
 from mdsa_local.validation import citations, facts, grounding, rules
@@ -75,7 +76,10 @@ def on_context(question: str, settled: Sequence[Claim], passages: Sequence[Passa
     closeness = vectors[1:] @ vectors[0]
     ours, best = float(closeness[: len(settled) + 1].max()), float(closeness[len(settled) + 1 :].max())
     return Check(
-        "relevance", ours >= best - OFF_CONTEXT and best >= FLOOR, f"closeness to the question {ours:.2f}, best sentence of the passages {best:.2f}"
+        # Steps together may be near where none of them is.
+        "relevance",
+        ours >= best - OFF_CONTEXT and max(ours, best) >= FLOOR,
+        f"closeness to the question {ours:.2f}, best sentence of the passages {best:.2f}",
     )
 
 
@@ -102,13 +106,15 @@ def fallback(question: str, passages: Sequence[Passage], embed: Embed, checks: S
 
 
 def nearest(question: str, passages: Sequence[Passage], embed: Embed) -> tuple[float, int]:
-    """The cosine of the sentence nearest to the question, and the index of its passage; -1 and 0 when there is no sentence.
+    """The cosine of the sentence (or steps, together) nearest to the question, and the index of its passage; -1 and 0 when there is none.
 
     Below :data:`FLOOR` :func:`judge` finds no draft good enough, whatever it says.
     """
-    candidates = list(pieces(passages))
+    candidates = [*pieces(passages), *((index, unit) for index, passage in enumerate(passages) for unit in units(passage.text))]
     if not candidates:
         return -1.0, 0
+    # Most units are sentences.
+    candidates = list(dict.fromkeys(candidates))
     vectors: NDArray[np.float32] = embed([question, *(text for _, text in candidates)])
     closeness = vectors[1:] @ vectors[0]
     best = int(closeness.argmax())

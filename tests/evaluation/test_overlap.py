@@ -64,6 +64,11 @@ def test_the_shipped_set_is_apart_from_the_training_text(encoder: Encoder) -> No
     assert found["share"] <= 0.01, found["worst"]
 
 
+def test_the_shipped_set_is_apart_from_the_written_questions(encoder: Encoder) -> None:
+    found = overlap.report(overlap.twins(questions.read(), overlap.written_questions()[::5], encoder))
+    assert found["near"] == 0, found["worst"]
+
+
 def test_the_shipped_set_is_apart_from_the_routing_examples(product: TinyBERTOrchestrator, encoder: Encoder) -> None:
     found = overlap.report(overlap.twins(questions.read(), overlap.routing_examples(product.registry), encoder))
     assert found["near"] == 0, found["worst"]
