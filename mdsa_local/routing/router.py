@@ -73,7 +73,7 @@ class IntentRouter:
     Thread-safe: every question sees one consistent snapshot.
 
     Args:
-        encoder, calibration: None for the configured encoder and its own calibration; an encoder with a ``classifier`` is routed with that.
+        encoder, calibration: None for the configured encoder, and for the encoder's own; an encoder with a ``classifier`` is routed with that.
         accept, ask: thresholds of the confidence, 0..1; None for those of the fit, or 0.5 and 0.35 before one.
         cache: folder that keeps vectors of examples from run to run.
         background: refit the head in a thread when domains change; :meth:`settle` waits for it.
@@ -92,11 +92,10 @@ class IntentRouter:
         if encoder is None:
             from mdsa_local.routing.encoder import Encoder
 
-            loaded = Encoder.load()
-            encoder, calibration = loaded, calibration or loaded.calibration
+            encoder = Encoder.load()
         self._encoder = encoder
         self._classifier: Classifier | None = getattr(encoder, "classifier", None)
-        self._calibration = calibration or Calibration()
+        self._calibration: Calibration = calibration or getattr(encoder, "calibration", None) or Calibration()
         self._accept, self._ask = accept, ask
         self._cache = cache
         self._background = background

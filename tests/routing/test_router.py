@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,12 @@ def test_fit_learns_from_pairs_and_is_seeded(encoder: Encoder) -> None:
     assert set(first.domains) == set(NAMES)
     with pytest.raises(ConfigError):
         IntentRouter(encoder).fit([("nothing in scope", None)])
+
+
+def test_an_encoder_brings_its_own_calibration(encoder: Encoder) -> None:
+    assert IntentRouter(encoder).calibration == encoder.calibration
+    own = replace(encoder.calibration, scope=0.3)
+    assert IntentRouter(encoder, own).calibration == own
 
 
 def test_a_domain_registered_while_fitting_is_not_lost(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
