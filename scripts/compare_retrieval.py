@@ -32,7 +32,7 @@ from mdsa_local.types import Passage
 WORDS, STEP = 110, 90
 TEST, TRAIN = 1000, 1500
 PART = 2048
-WEIGHTS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+WEIGHTS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.6)
 
 
 class Kept:

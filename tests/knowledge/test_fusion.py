@@ -39,7 +39,7 @@ def test_scores_by_words_do_not_depend_on_the_size_of_a_table() -> None:
 
 
 def test_a_ranking_says_what_decided_it() -> None:
-    first, second = rank([hit("words", 0.4, 0.5), hit("near", 0.6)], WORDS_WEIGHT)
+    first, second = rank([hit("words", 0.4, 0.5), hit("near", 0.6)], 0.6)
     assert (first.hit.passage.id, first.cosine_rank, second.hit.passage.id, second.cosine_rank) == ("words", 2, "near", 1)
     assert (first.score, second.score) == pytest.approx((0.7, 0.6))
 
