@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # not (tests/data), each kind weighing the same.
 WEIGHTS = (-2.602, 5.713, -3.07)
 # Below these odds a question is declined.
-LEAST_ODDS = -0.4
+LEAST_ODDS = -0.5
 # A word this near (cosine) to the nearest word of the sentences that the model is shown is another name for it, and is not told as missing.
 ALIKE = 0.7
 
