@@ -22,7 +22,7 @@ TOUR = (
     ("Support", "How long is the warranty on my device?"),
     ("Technical", "How many API requests a minute are allowed?"),
     ("None of them", "What's the weather on Mars?"),
-    ("Not in the documents", "What will the Saver Pot rate be two years from now?"),
+    ("Not in the documents", "Can I pay my rent in bitcoin from my account?"),
     ("Two knowledge bases", "How do I make a complaint, and when must I get the final answer?"),
 )
 
