@@ -102,8 +102,7 @@ class Twins:
 
 def rank(hits: Iterable[Hit], words_weight: float | None = WORDS_WEIGHT) -> list[Ranked]:
     """Order hits, best first, see :func:`order`; of passages with the same text the best is the others' ``twin_of``."""
-    # Equal ones stand in the order of their ids, however they were found.
-    found, twins = sorted(hits, key=lambda hit: hit.passage.id), Twins()
+    found, twins = list(hits), Twins()
     return [Ranked(found[i], place, score, twins.of(found[i].passage)) for i, place, score in order(found, words_weight)]
 
 

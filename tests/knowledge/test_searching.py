@@ -71,3 +71,12 @@ def same_but_for_equals(theirs: list[Ranked], mine: list[Ranked]) -> None:
             assert here[passage].cosine == pytest.approx(min(hit.cosine for hit in there.values() if hit.passage.knowledge_base == base), abs=1e-6)
     either |= nearest[0].keys() ^ nearest[1].keys()
     same_order(*([entry for entry in entries if entry.hit.passage.id not in either] for entries in (theirs, mine)))
+
+
+def test_a_code_that_one_passage_has_comes_first(tmp_path: Path) -> None:
+    rag = DualRAG(tmp_path, Encoder.load())
+    others = [{"content": f"Error {n} of the hub goes away when it is started again.", "metadata": {"id": f"{n}"}} for n in range(4000, 4080)]
+    rag.add_global_documents([*others, {"content": "Code TR12345 stands for a cable that is loose.", "metadata": {"id": "rare"}}])
+    for question in ("Which cable is meant by tr12345?", "error code tr12345"):
+        first, *_ = rag.ranked(question, Encoder.load().encode([question])[0], None, 5)
+        assert first.hit.passage.id == "rare#0"
