@@ -243,17 +243,17 @@ def train(texts: list[str], teacher_path: Path, work: Path, epochs: int, size: i
             ]
             return float(torch.cat(cosines).mean())
 
-    began, first, running, epoch = time.time(), step, 0.0, -1
-    slips, slipped, where = Tokens([""], tokenizer), np.zeros(0, dtype=np.int64), np.zeros(0)
+    began, first, epoch = time.time(), step, -1
     while plan.done(step) < 1:
         if step // len(per_epoch) != epoch:
             epoch = step // len(per_epoch)
             rng = random.Random(seed * 1_000_003 + epoch)
             order = batches(tokens.lengths[kept], size, rng)
             # Of each batch its last texts are replaced by what slips of the keyboard make of them.
-            slipped = np.concatenate([kept[batch][-int(TYPOS * len(batch)) or len(batch) :] for batch in order])
+            cut = [len(batch) - int(TYPOS * len(batch)) for batch in order]
+            slipped = np.concatenate([kept[batch[at:]] for batch, at in zip(order, cut, strict=True)])
             slips = Tokens([with_typo(texts[i], rng) for i in slipped], tokenizer)
-            where = np.concatenate([[0], np.cumsum([len(batch[-int(TYPOS * len(batch)) or len(batch) :]) for batch in order])])
+            where = np.cumsum([0, *(len(batch) - at for batch, at in zip(order, cut, strict=True))])
         at = step % len(per_epoch)
         if at >= len(order):
             step += 1
@@ -261,8 +261,9 @@ def train(texts: list[str], teacher_path: Path, work: Path, epochs: int, size: i
         plan.set(optimiser, step)
         rows = kept[order[at]]
         span = np.arange(where[at], where[at + 1])
-        clean = rows[: len(rows) - len(span)]
-        out = torch.cat([embed(student, dense, *tokens.batch(clean)), *([embed(student, dense, *slips.batch(span))] if len(span) else [])])
+        out = embed(student, dense, *tokens.batch(rows[: cut[at]]))
+        if len(span):
+            out = torch.cat([out, embed(student, dense, *slips.batch(span))])
         target = targets[torch.from_numpy(rows)].to(device()).float()
         loss, cosine = departure(out, target)
         optimiser.zero_grad(set_to_none=True)
@@ -271,8 +272,7 @@ def train(texts: list[str], teacher_path: Path, work: Path, epochs: int, size: i
         optimiser.step()
         step += 1
         if step % 100 == 0:
-            running = float(cosine)
-            print(f"step {step} epoch {epoch} cosine {running:.4f} {(time.time() - began) / (step - first) * 1000:.0f} ms/step", flush=True)
+            print(f"step {step} epoch {epoch} cosine {cosine.item():.4f} {(time.time() - began) / (step - first) * 1000:.0f} ms/step", flush=True)
         if step % 1000 == 0:
             keep(student, dense, optimiser, step, checkpoint)
     print(f"step {step} held-out cosine {held_out_cosine():.4f}", flush=True)

@@ -1,4 +1,4 @@
-"""Sections of text out of a folder of documentation (HTML, Mallard, DocBook): what the encoder, the judge and the questions are made from.
+"""Sections of text out of a folder of documentation (HTML, Mallard, DocBook): what the encoder and the written questions are made from.
 
 Debian's documentation packages, unpacked below one folder, were used for the shipped models: :data:`PACKAGES`. Any folder will do.
 
@@ -21,8 +21,8 @@ from lxml import etree, html
 
 PACKAGES = (
     "apache2-doc bash-doc debian-faq debian-handbook debian-policy debian-reference-en developers-reference evolution-common exim4-doc-html "
-    "fp-docs-3.2.2 git-doc gnome-user-docs gnucash-docs gnumed-doc homebank-data hplip-doc installation-guide-amd64 kmail kmymoney-common "
-    "libreoffice-help-en-us maint-guide octave-doc postgresql-doc-15 python3.11-doc skrooge-common sqlite3-doc"
+    "fp-docs-3.2.2 git-doc gnome-user-docs gnucash-docs gnumed-doc gnumeric-doc homebank-data hplip-doc installation-guide-amd64 kmail "
+    "kmymoney-common libreoffice-help-en-us lyx-common maint-guide octave-doc postgresql-doc-15 python3.11-doc skrooge-common sqlite3-doc zim"
 ).split()
 XML = (".page", ".docbook", ".xml")
 HEADINGS = {"h1", "h2", "h3", "h4", "h5"}
