@@ -9,13 +9,14 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from errno import ENOSPC, ENOTDIR
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from mdsa_local.errors import StorageError
+from mdsa_local.knowledge.locks import Readers, acquire
 from mdsa_local.knowledge.place import located, own_folder
 from mdsa_local.knowledge.searching import Memory
 from mdsa_local.trimming import Trim, trimmed
@@ -105,6 +106,7 @@ class Database:
         self._lock = threading.Lock()
         self._connection: Any = None
         self.memory = Memory()
+        self._readers = Readers(folder) if isinstance(folder, Path) else None
 
     @property
     def local(self) -> bool:
@@ -112,11 +114,34 @@ class Database:
         return isinstance(self.folder, Path)
 
     def run(self, work: Coroutine[Any, Any, T], table: str = "") -> T:
-        """The result of ``work``, run on lancedb's own event loop."""
+        """The result of ``work``, run on lancedb's own event loop. What it reads stays until it is done."""
+        with self.reading():
+            return self.run_alone(work, table)
+
+    def run_alone(self, work: Coroutine[Any, Any, T], table: str = "") -> T:
+        """As :meth:`run`, where :meth:`unread` keeps all readers out."""
         from lancedb.background_loop import LOOP
 
         with storage_errors(self.folder, table):
             return cast(T, LOOP.run(work))
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Keep the latest versions of all tables until the end of the block, for what reads with more than one :meth:`run`; see :mod:`locks`."""
+        with self._readers.reading() if self._readers else nullcontext():
+            yield
+
+    @contextmanager
+    def unread(self, keep: timedelta) -> Iterator[bool]:
+        """Whether it is certain that nobody on this machine reads any table, and nobody begins to until the end of the block. ``keep``: no read takes
+        longer. False for what is elsewhere: other machines may read it."""
+        if self._readers is None:
+            yield False
+            return
+        with ExitStack() as held:
+            with storage_errors(self.folder):
+                certain = held.enter_context(self._readers.none(keep.total_seconds()))
+            yield certain
 
     def names(self) -> tuple[str, ...]:
         """The tables there are, sorted."""
@@ -169,6 +194,9 @@ class Database:
 
     def create(self, name: str, schema: pa.Schema) -> Any:
         """A new, empty table."""
+        if self._readers and not self.names():
+            with storage_errors(self.folder, name):
+                self._readers.begin()
         # Another machine may be making it.
         return self.run(self._connect().create_table(name, schema=schema, exist_ok=not self.local), name)
 
@@ -188,7 +216,7 @@ class Database:
             file = (folder / f"{name}.lock").open("ab")
         with file:
             with storage_errors(folder):
-                _acquire(file)
+                acquire(file)
             yield
 
     def again_after_conflicts(self, work: Callable[[], T]) -> T:
@@ -220,24 +248,6 @@ class Database:
 def connect(place: Path | str, storage_options: Mapping[str, str] | None = None) -> Database:
     """The tables in a folder or at a URI; ``storage_options`` are LanceDB's for that URI. Raises :class:`ConfigError` for a URI it cannot use."""
     return Database(located(place), storage_options)
-
-
-if sys.platform == "win32":
-    import msvcrt
-    import time
-
-    def _acquire(file: IO[bytes]) -> None:
-        file.seek(0)
-        while True:
-            try:
-                return msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            except PermissionError:
-                time.sleep(0.05)
-else:
-    import fcntl
-
-    def _acquire(file: IO[bytes]) -> None:
-        fcntl.flock(file, fcntl.LOCK_EX)
 
 
 @contextmanager

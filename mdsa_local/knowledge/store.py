@@ -300,11 +300,12 @@ class KnowledgeBase(Tidied):
 
         def parts() -> Iterator[tuple[list[dict[str, Any]], NDArray[np.float32]]]:
             columns = [*_TEXT_COLUMNS, "start", "end"]
-            batches = self._run(table.query().select([*columns, "vector"]).to_batches(max_batch_length=PART_CHUNKS))
-            while (batch := self._run(_next(batches))) is not None:
-                if batch.schema.field("vector").type.list_size != width:
-                    raise StorageError(f"knowledge base {self.label!r} was embedded again meanwhile", "Do it again.")
-                yield batch.select(columns).to_pylist(), searching.matrix(batch["vector"])
+            with self.database.reading():
+                batches = self._run(table.query().select([*columns, "vector"]).to_batches(max_batch_length=PART_CHUNKS))
+                while (batch := self._run(_next(batches))) is not None:
+                    if batch.schema.field("vector").type.list_size != width:
+                        raise StorageError(f"knowledge base {self.label!r} was embedded again meanwhile", "Do it again.")
+                    yield batch.select(columns).to_pylist(), searching.matrix(batch["vector"])
 
         return fingerprint, width, parts()
 

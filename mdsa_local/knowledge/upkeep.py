@@ -20,13 +20,17 @@ KEEP_VERSIONS = timedelta(seconds=20)
 KEEP_ELSEWHERE = timedelta(minutes=10)
 # Versions that are removed at rest are older than KEEP_VERSIONS for certain.
 AT_REST_S = 1.0
+# Of versions that nobody reads all but the latest go; lance warns of zero.
+KEEP_NONE = timedelta(milliseconds=1)
 # Older than any version.
 KEEP_ALL = timedelta(days=36500)
 # What is added bit by bit leaves small files: searches slow down after some tens of them.
 MOST_SMALL_FILES = 32
-# Lance merges all of a table into one file, and the one before stays for KEEP_VERSIONS: within that time only so many times as many small files
-# are worth another copy.
+# Lance merges all of a table into one file. Where the one before has to stay for KEEP_VERSIONS, only so many times as many small files are worth
+# another copy within that time; where it went at once, so many times as many for a table of so many times ROWS_A_HEAP: the more there is to copy, the
+# less a small file adds to it.
 IN_A_BURST = 8
+ROWS_A_HEAP = 2000
 # While much is added, this much of the size of the largest file has to have come beside it: to add n passages then writes some 3 n in merges.
 WORTH_MERGING = 0.5
 # To bring the word index along, a merge reads all of it, 130 MB of memory for 600,000 rows. From here on it is made anew where
@@ -41,6 +45,8 @@ class Tidied(Table):
         super().__init__(database, name, label)
         self._background = index.Background()
         self._merged_at = -math.inf
+        # Whether what the last merge replaced is still there.
+        self._left_a_copy = False
         self._busy = 0
 
     @contextmanager
@@ -88,11 +94,16 @@ class Tidied(Table):
                 self._run(table.create_index("searchable", config=FTS()))
         with self._whole(table):
             self._run(table.optimize(cleanup_older_than=self._unread(table)))
+        # Nothing is left for this one but to remove, so that who wants to read waits for some milliseconds.
+        with self.database.unread(KEEP_VERSIONS) as certain:
+            if certain:
+                self.database.run_alone(table.optimize(cleanup_older_than=KEEP_NONE), self.name)
+        self._left_a_copy = not certain
         give_back_memory()
 
     def _unread(self, table: Any) -> timedelta:
-        """The age from which on nobody can be reading a version. Lance goes by when a version was made, but one made long ago may have been the
-        latest until this moment: a search that began just before reads it."""
+        """The age from which on nobody can be reading a version, whoever reads now. Lance goes by when a version was made, but one made long ago may
+        have been the latest until this moment: a search that began just before reads it."""
         keep, now = KEEP_VERSIONS if self.database.local else KEEP_ELSEWHERE, time.time()
         made = [version["timestamp"].timestamp() for version in self._run(table.list_versions())]
         if max(made) <= now - keep.total_seconds():
@@ -124,25 +135,27 @@ class Tidied(Table):
         if table is None:
             return
         small, stale = self._heap(table)
-        burst = time.monotonic() - self._merged_at < KEEP_VERSIONS.total_seconds()
-        if (
-            small > MOST_SMALL_FILES * (IN_A_BURST if burst else 1)
-            or (stale and self._merged_long_ago())
-            or not _of_words(self._run(table.list_indices()))
-        ):
+        piled_up = small > MOST_SMALL_FILES and small > MOST_SMALL_FILES * self._patience(table)
+        if piled_up or (stale and self._merged_long_ago()) or not _of_words(self._run(table.list_indices())):
             self._compact()
         if self._run(index.pending(table)) != "nothing":
             self._background.start(self.label, self.index_vectors)
         self._tidy_later()
 
+    def _patience(self, table: Any) -> int:
+        """How many times :data:`MOST_SMALL_FILES` may pile up."""
+        if time.monotonic() - self._merged_at >= KEEP_VERSIONS.total_seconds():
+            return 1
+        return IN_A_BURST if self._left_a_copy else min(max(self._run(table.count_rows()) // ROWS_A_HEAP, 1), IN_A_BURST)
+
     def _heap(self, table: Any) -> tuple[int, bool]:
-        """How many small files there are, and whether much on the disk belongs to earlier versions only."""
+        """How many small files there are, and whether much on the disk would not be needed."""
         stats = self._run(table.stats())
-        folder = self.database.folder
+        folder, small = self.database.folder, stats["fragment_stats"]["num_small_fragments"]
         if not isinstance(folder, Path):
-            return stats["fragment_stats"]["num_small_fragments"], False
+            return small, False
         with storage_errors(folder, self.name):
-            return stats["fragment_stats"]["num_small_fragments"], sound.stale(folder / f"{self.name}.lance", stats["total_bytes"])
+            return small, sound.stale(folder / f"{self.name}.lance", stats["total_bytes"], small)
 
     def _grown(self, table: Any) -> bool:
         """Whether so much came since the last merge that another one is worth the copy."""

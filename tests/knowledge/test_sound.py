@@ -36,6 +36,8 @@ def test_stale_and_the_last_merge(tmp_path: Path) -> None:
     data = sorted((folder / "data").iterdir())
     live = sum(path.stat().st_size for path in data)
     assert not sound.stale(folder, live)
+    assert not sound.stale(folder, live, 1)
+    assert not sound.stale(folder, live, live // sound.SMALL_FILE_BYTES // 4) and sound.stale(folder, live, live // sound.SMALL_FILE_BYTES // 4 + 2)
     old = folder / "data" / "old.lance"
     old.write_bytes(b"0" * live)
     assert sound.stale(folder, live)
