@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import os
 import re
@@ -19,6 +18,7 @@ from mdsa_local.errors import StorageError
 from mdsa_local.knowledge.locks import Readers, acquire
 from mdsa_local.knowledge.place import located, own_folder
 from mdsa_local.knowledge.searching import Memory
+from mdsa_local.knowledge.thrift import MODEST
 from mdsa_local.trimming import Trim, trimmed
 
 if TYPE_CHECKING:
@@ -40,10 +40,6 @@ INDEX_CACHE_BYTES, METADATA_CACHE_BYTES = 64 << 20, 32 << 20
 
 # Its own number, LANCE_IO_CORE_RESERVATION. On two cores a search of two tables with 100,000 rows takes 26 ms with both of them, 34 with one.
 LANCE_RESERVES = 2
-
-# What lance reads ahead when it merges files, 32 of them and 2 GB by default. With less a merge of 600,000 rows, a gigabyte, takes 435 MB of memory
-# in place of 529, and no longer.
-MODEST = {"LANCE_DEFAULT_FRAGMENT_READAHEAD": "2", "LANCE_DEFAULT_IO_BUFFER_SIZE": str(32 << 20)}
 
 # By default lance tries for minutes to reach a server that is not there.
 PATIENCE = {"connect_timeout": "5s", "client_max_retries": "2", "client_retry_timeout": "20"}
@@ -85,12 +81,6 @@ def use_few_cores(cores: int) -> None:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
-def give_back_memory() -> None:
-    """Return to the system what glibc keeps for the next time, after work that took much: 160 MB after a merge of 600,000 rows."""
-    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
-        trim(0)
 
 
 class Database:

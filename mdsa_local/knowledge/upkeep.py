@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from mdsa_local.knowledge import index, sound
-from mdsa_local.knowledge.lance import Database, give_back_memory, storage_errors
+from mdsa_local.knowledge.lance import Database, storage_errors
 from mdsa_local.knowledge.table import Table
+from mdsa_local.knowledge.thrift import give_back_memory, little_memory
 
 # Readers see every commit at once, so a version that is no longer the latest is in use for one search at most; the longest read all of a table once.
 KEEP_VERSIONS = timedelta(seconds=20)
@@ -70,7 +71,7 @@ class Tidied(Table):
         self.index_vectors()
 
     def _compact(self) -> None:
-        with self.database.writing(self.name):
+        with self.database.writing(self.name), little_memory():
             table = self.opened()
             if table is not None:
                 self.database.again_after_conflicts(lambda: self._tidied(table))
@@ -99,7 +100,6 @@ class Tidied(Table):
             if certain:
                 self.database.run_alone(table.optimize(cleanup_older_than=KEEP_NONE), self.name)
         self._left_a_copy = not certain
-        give_back_memory()
 
     def _unread(self, table: Any) -> timedelta:
         """The age from which on nobody can be reading a version, whoever reads now. Lance goes by when a version was made, but one made long ago may
@@ -115,7 +115,7 @@ class Tidied(Table):
 
     def index_vectors(self) -> index.Work:
         """Build, extend or drop the vector index where that pays, and tell what was done. Searches go on meanwhile; who wants to write waits."""
-        with self.database.writing(self.name):
+        with self.database.writing(self.name), little_memory():
             table = self.opened()
             if table is None:
                 return "nothing"
@@ -125,7 +125,6 @@ class Tidied(Table):
         self._run(table.checkout_latest())
         with self._whole(table):
             done: index.Work = self._run(index.build(table, KEEP_ALL))
-        give_back_memory()
         return done
 
     def tidy(self) -> None:
