@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,6 +18,7 @@ from mdsa_local.knowledge.chunking import Chunk
 from mdsa_local.knowledge.fusion import Hit, Ranked, Twins, order
 from mdsa_local.knowledge.lance import Database, storage_errors
 from mdsa_local.knowledge.searching import Found, Snapshot
+from mdsa_local.knowledge.thrift import little_memory
 from mdsa_local.knowledge.upkeep import Tidied
 from mdsa_local.types import Passage
 
@@ -120,7 +122,8 @@ class KnowledgeBase(Tidied):
     def _merge(self, rows: Sequence[tuple[Entry, int, Chunk]], delete: str = "") -> None:
         """Store rows in one commit, in place of those of the same ids and of the others that meet the condition ``delete``."""
         vectors = self._embed([(chunk.title, chunk.text) for _, _, chunk in rows])
-        with self.database.writing(self.name):
+        # One commit after the other of an ingestion left 100 MB scattered over glibc's heaps.
+        with self.database.writing(self.name), little_memory() if len(rows) >= EMBED_BATCH else nullcontext():
             table = self.opened() or self.database.create(self.name, self._schema())
             self._run(table.checkout_latest())
             self._check(self._run(table.schema()))

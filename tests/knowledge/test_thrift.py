@@ -12,6 +12,11 @@ from pathlib import Path
 import pytest
 
 from mdsa_local.knowledge import thrift
+from mdsa_local.knowledge.chunking import Chunk
+from mdsa_local.knowledge.dual_rag import DualRAG
+from mdsa_local.knowledge.store import EMBED_BATCH, Entry
+
+from .toy_embedder import ToyEmbedder
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,3 +84,15 @@ def test_it_lasts_until_the_last_of_those_who_are_at_work(monkeypatch: pytest.Mo
     leave.set()
     thread.join()
     assert settings == [thrift.LARGE_BYTES, 32 << 20]
+
+
+def test_large_commits_and_upkeep_take_little_memory_and_single_additions_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: list[int] = []
+    monkeypatch.setattr(thrift, "_set", lambda mmap_bytes, trim_bytes: settings.append(mmap_bytes))
+    base = DualRAG(tmp_path, ToyEmbedder())._knowledge_base(None)
+    base.add([Entry("one", "one", "0", (Chunk("", "text", 0, 0),))])
+    assert settings == []
+    base.add(Entry(f"{n}", f"{n}", "0", (Chunk("", f"text {n}", 0, 0),)) for n in range(EMBED_BATCH))
+    assert len(settings) == 2
+    base.optimize()
+    assert len(settings) >= 4 and settings[-1] == 32 << 20
