@@ -32,7 +32,7 @@ MOST_SMALL_FILES = 32
 # less a small file adds to it.
 IN_A_BURST = 8
 ROWS_A_HEAP = 2000
-# While much is added, this much of the size of the largest file has to have come beside it: to add n passages then writes some 3 n in merges.
+# While much is added, this much of what was merged last has to have come beside it: to add n passages then writes some 3 n in merges.
 WORTH_MERGING = 0.5
 # To bring the word index along, a merge reads all of it, 130 MB of memory for 600,000 rows. From here on it is made anew where
 # much of it changes: that takes 20 MB, and for a minute of processor time searches do without it.
@@ -46,8 +46,8 @@ class Tidied(Table):
         super().__init__(database, name, label)
         self._background = index.Background()
         self._merged_at = -math.inf
-        # Whether what the last merge replaced is still there.
-        self._left_a_copy = False
+        # Whether what the last merge replaced is still there, and how many rows there were.
+        self._left_a_copy, self._merged_rows = False, 0
         self._busy = 0
 
     @contextmanager
@@ -99,7 +99,7 @@ class Tidied(Table):
         with self.database.unread(KEEP_VERSIONS) as certain:
             if certain:
                 self.database.run_alone(table.optimize(cleanup_older_than=KEEP_NONE), self.name)
-        self._left_a_copy = not certain
+        self._left_a_copy, self._merged_rows = not certain, rows
 
     def _unread(self, table: Any) -> timedelta:
         """The age from which on nobody can be reading a version, whoever reads now. Lance goes by when a version was made, but one made long ago may
@@ -159,8 +159,7 @@ class Tidied(Table):
     def _grown(self, table: Any) -> bool:
         """Whether so much came since the last merge that another one is worth the copy."""
         stats = self._run(table.stats())
-        largest = stats["fragment_stats"]["lengths"]["max"]
-        return bool(stats["num_rows"] - largest > WORTH_MERGING * largest)
+        return grown(stats["num_rows"], stats["fragment_stats"]["lengths"]["max"], self._merged_rows)
 
     def _merged_long_ago(self) -> bool:
         """Whether what the last merge replaced, by whatever process, may be removed."""
@@ -189,6 +188,13 @@ class Tidied(Table):
     def settle(self) -> None:
         """Wait until nothing is being done in the background."""
         self._background.wait()
+
+
+def grown(rows: int, in_largest_file: int, merged: int) -> bool:
+    """Whether of ``rows`` enough came since the last merge; ``merged`` is how many there were then, 0 where another process did it. The largest file
+    tells as much in a table of up to a million rows: lance puts no more into one."""
+    before = min(max(in_largest_file, merged), rows)
+    return rows - before > WORTH_MERGING * before
 
 
 def _of_words(indices: Iterable[Any]) -> list[str]:
