@@ -56,6 +56,7 @@ def examine(settings: Settings, detector: HardwareDetector | None = None) -> Ite
     yield from guarded("llama.cpp", lambda: llama(detector))
     yield from guarded("encoder", lambda: encoder(settings))
     yield from guarded("reranker", lambda: reranker(settings))
+    yield from guarded("judge", lambda: judge(settings))
     yield from guarded("models", lambda: models(settings, detector))
     yield from guarded("ollama", lambda: ollama(settings))
     yield from guarded("knowledge", lambda: knowledge(settings))
@@ -166,6 +167,22 @@ def reranker(settings: Settings) -> Iterator[Finding]:
     took = (time.perf_counter() - began) * 1000
     text = f"{loaded.path}: pairs of up to {loaded.max_tokens} tokens, {took:.1f} ms for a short one"
     yield Finding("reranker", "ok", text, facts={"path": str(loaded.path), "max_tokens": loaded.max_tokens, "ms": round(took, 2)})
+
+
+def judge(settings: Settings) -> Iterator[Finding]:
+    """Whether there is a judge of which sentences answer, whether it loads, and how long a few sentences take."""
+    from mdsa_local.validation.judge import AnswerJudge
+
+    loaded = AnswerJudge.load(settings)
+    if loaded is None:
+        yield Finding("judge", "ok", "none; sentences are chosen by the encoder's nearness")
+        return
+    few = ["A replacement card costs $5. It arrives in 4 business days."] * 10
+    began = time.perf_counter()
+    loaded.scores("How much does a replacement debit card cost?", few)
+    took = (time.perf_counter() - began) * 1000
+    text = f"{settings.judge}: pairs of up to {loaded.max_tokens} tokens, {took:.0f} ms for {len(few)} short ones"
+    yield Finding("judge", "ok", text, facts={"path": str(loaded.folder), "max_tokens": loaded.max_tokens, "ms": round(took, 2)})
 
 
 def models(settings: Settings, detector: HardwareDetector) -> Iterator[Finding]:

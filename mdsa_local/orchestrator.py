@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -20,21 +21,21 @@ from mdsa_local.domains.prompts import NOT_FOUND
 from mdsa_local.domains.registry import DomainRegistry
 from mdsa_local.domains.watching import Change, DomainWatcher
 from mdsa_local.errors import ConfigError, InputError, MDSAError, ModelFileError, ModelNotFoundError, StorageError
+from mdsa_local.evidence import Evidence, Searcher, settled
 from mdsa_local.runtime.manager import ModelManager
 from mdsa_local.settings import Settings
 from mdsa_local.stoppable import Leash, Stoppable
-from mdsa_local.types import Answer, Completed, Draft, Event, Passage, Query, Retrieved, Revised, Route, Routed, Stage, Token, Verdict
+from mdsa_local.types import Answer, Completed, Draft, Event, Query, Retrieved, Revised, Route, Routed, Stage, Token, Verdict
 from mdsa_local.validation import ladder, rules
-from mdsa_local.validation.answerable import doubt
 
 if TYPE_CHECKING:
-    from mdsa_local.domains.quoting import Extract
     from mdsa_local.knowledge.dual_rag import DualRAG
     from mdsa_local.knowledge.ingest import Report
     from mdsa_local.routing.encoder import Encoder
     from mdsa_local.routing.lexical import LexicalEncoder
     from mdsa_local.routing.router import IntentRouter
     from mdsa_local.validation.grounding import Embed
+    from mdsa_local.validation.judge import AnswerJudge
 
 logger = logging.getLogger(__name__)
 NO_DOMAIN = "This does not belong to any domain I know."
@@ -92,6 +93,10 @@ class TinyBERTOrchestrator:
         self._counts: Counter[str] = Counter()
         self._by_domain: Counter[str] = Counter()
         self._total_ms = 0.0
+        self._unjudged = ""
+        # One entry once it was looked for: a judge, or None.
+        self._judges: list[AnswerJudge | None] = []
+        self._judging = threading.Lock()
         self._watcher = (
             DomainWatcher(self.settings.domain_dirs, self.registry, self.manager, self.register_domain, self.unregister_domain) if watch else None
         )
@@ -120,9 +125,50 @@ class TinyBERTOrchestrator:
             return LexicalEncoder(str(error))
 
     @property
+    def judge(self) -> AnswerJudge | None:
+        """The judge of which sentences answer, loaded when first needed; None where the setting ``judge`` is empty.
+
+        When its files are missing or damaged the encoder's nearness decides instead; with the setting ``strict`` that is an error,
+        :class:`ModelError`.
+        """
+        with self._judging:
+            if not self._judges:
+                self._judges.append(self._load_judge())
+            return self._judges[0]
+
+    def _load_judge(self) -> AnswerJudge | None:
+        from mdsa_local.validation.judge import AnswerJudge
+
+        try:
+            return AnswerJudge.load(self.settings)
+        except (ModelNotFoundError, ModelFileError) as error:
+            if self.settings.strict:
+                raise
+            logger.warning("%s; sentences are chosen by nearness alone. %s", error, error.hint)
+            self._unjudged = str(error)
+            return None
+
+    def load_ahead(self) -> None:
+        """Begin to load what the first question needs, in a thread; whoever needs it waits for it."""
+        if not self._judges:
+            threading.Thread(target=self._try_judge, name="load-judge", daemon=True).start()
+
+    def _try_judge(self) -> None:
+        # Who needs it gets the error.
+        with contextlib.suppress(MDSAError):
+            _ = self.judge
+
+    @property
     def _degraded(self) -> str:
         """Why the encoder is not at work; empty when it is."""
         return getattr(self.encoder, "reason", "")
+
+    @property
+    def _lesser(self) -> str:
+        """Why an answer is less than it could be; empty when nothing is amiss."""
+        if self._degraded:
+            return f"found by words alone: {self._degraded}"
+        return f"chosen by nearness alone: {self._unjudged}" if self._unjudged else ""
 
     @cached_property
     def router(self) -> IntentRouter:
@@ -219,26 +265,23 @@ class TinyBERTOrchestrator:
         trace: list[Stage] = []
         try:
             query = self._query(text, domain, history, context)
+            self.load_ahead()
             read: _Read = self._timed("route", trace, lambda: self._route(query))
-            route = read.route
             trace[-1] = replace(trace[-1], detail=read.detail)
+            embed = self.encoder.remembering()
+            route, evidence = self._looked_up(read, embed, trace)
             yield Routed(route)
             if route.domain is None:
                 verdict, draft = Verdict("abstained", SEVERAL_DOMAINS if route.parts else NO_DOMAIN, (), (), route.reason), None
                 yield Token(verdict.text)
             else:
-                chosen = self.registry.get(route.domain)
-                embed = self.encoder.remembering()
-                if self.knowledge.holds(chosen.name):
-                    # While passages are looked up; where there are none to be had, the model will not be asked.
-                    self.executor.load_ahead(chosen)
-                passages = self._timed("retrieve", trace, lambda: self._retrieve(read, chosen.name))
+                passages = evidence.passages
                 yield Retrieved(passages)
-                draft = yield from self._generate(chosen, read.text, passages, embed, trace, leash)
-                verdict = self._timed("validate", trace, lambda: ladder.judge(read.text, draft, passages, embed))
+                draft = yield from self._generate(self.registry.get(route.domain), read.text, evidence, embed, trace, leash)
+                verdict = self._timed("validate", trace, lambda: ladder.judge(read.text, draft, passages, embed, evidence.answering))
                 kind: Literal["citations", "replaced"] = "citations" if verdict.status == "success" else "replaced"
-                if self._degraded and verdict.status == "success":
-                    verdict = replace(verdict, status="degraded", reason=f"found by words alone: {self._degraded}")
+                if (lesser := self._lesser) and verdict.status == "success":
+                    verdict = replace(verdict, status="degraded", reason=lesser)
                 if verdict.text != draft.text:
                     yield Revised(verdict.text, verdict.reason, kind)
             answer = self._answer(request_id, query, route, draft, verdict, trace, (time.perf_counter() - began) * 1000)
@@ -324,9 +367,28 @@ class TinyBERTOrchestrator:
         limit = self.settings.max_question_chars
         return Query(rules.question(text, limit), domain, dict(context or {}), rules.previous(history, limit))
 
-    def _retrieve(self, read: _Read, domain: str) -> tuple[Passage, ...]:
+    def _looked_up(self, read: _Read, embed: Embed, trace: list[Stage]) -> tuple[Route, Evidence]:
+        """The route as the documents leave it, and what they say."""
+        route, judge = read.route, None if self._degraded else self.judge
+        if route.domain is None and (judge is None or route.parts or not route.scores):
+            return route, Evidence()
+        began = time.perf_counter()
         self.prepare()
-        return self.knowledge.search(read.text, None if self._degraded else read.vector, domain, self.settings.top_k)
+        if route.domain is not None and self.knowledge.holds(route.domain):
+            # While passages are looked up; where there are none to be had, the model will not be asked.
+            self.executor.load_ahead(self.registry.get(route.domain))
+        searcher = Searcher(
+            self.knowledge,
+            read.text,
+            None if self._degraded else read.vector,
+            embed,
+            judge.remembering() if judge else None,
+            self.settings.top_k,
+            lambda name: self.executor.quotes(self.registry.get(name)),
+        )
+        route, evidence, odds = settled(route, searcher.look)
+        trace.append(Stage("retrieve", (time.perf_counter() - began) * 1000, {"odds": odds} if judge else {}))
+        return route, evidence
 
     def _route(self, query: Query) -> _Read:
         chosen = self.registry.get(query.domain) if query.domain is not None else None
@@ -347,17 +409,17 @@ class TinyBERTOrchestrator:
         return _Read(route, text, vector, detail)
 
     def _generate(
-        self, domain: DomainConfig, question: str, passages: tuple[Passage, ...], embed: Embed, trace: list[Stage], leash: Leash
+        self, domain: DomainConfig, question: str, evidence: Evidence, embed: Embed, trace: list[Stage], leash: Leash
     ) -> Generator[Event, None, Draft]:
         began, first, detail = time.perf_counter(), 0.0, dict[str, Any]()
+        passages = evidence.passages
         draft = Draft(NOT_FOUND, "", "stop", 0, 0)
-        nearest = self.executor.quotable(domain, question, passages, embed) if passages else None
-        reason = self._doubt(domain, question, passages, nearest, embed) if passages else "no passage was found"
+        reason = self._doubt(domain, question, evidence, embed) if passages else "no passage was found"
         if reason:
             # No answer could stand: the model is not asked.
             yield Token(draft.text)
             return replace(draft, doubt=reason)
-        for piece in self.executor.stream(domain, question, passages, embed, leash, nearest):
+        for piece in self.executor.stream(domain, question, passages, embed, leash, evidence.extracts):
             if isinstance(piece, str):
                 first = first or (time.perf_counter() - began) * 1000
                 yield Token(piece)
@@ -368,14 +430,14 @@ class TinyBERTOrchestrator:
         trace.append(Stage("generate", (time.perf_counter() - began) * 1000, {**detail, "first_token_ms": round(first, 2)}))
         return draft
 
-    def _doubt(self, domain: DomainConfig, question: str, passages: tuple[Passage, ...], nearest: Sequence[Extract] | None, embed: Embed) -> str:
-        """Why the model had better not be asked; empty when it may be. A model that only quotes, ``nearest`` or nothing, is held to more than one
-        that can decline."""
-        if not self._degraded and nearest is not None:
-            found = doubt(question, passages, lambda words: self.knowledge.unknown(words, domain.name), embed, nearest)
-            if found.declines:
-                return found.reason
-        closeness, _ = ladder.nearest(question, passages, embed)
+    def _doubt(self, domain: DomainConfig, question: str, evidence: Evidence, embed: Embed) -> str:
+        """Why the model had better not be asked; empty when it may be. A model that only quotes is held to more than one that can decline."""
+        against = evidence.doubt
+        if not self._degraded and against is not None and self.executor.quotes(domain) and against.declines:
+            return against.reason
+        if evidence.answering:
+            return ""
+        closeness, _ = ladder.nearest(question, evidence.passages, embed)
         # The validation would refuse whatever the model writes.
         return "" if closeness >= ladder.FLOOR else f"no sentence in the documents is near enough to the question ({max(closeness, 0):.2f})"
 

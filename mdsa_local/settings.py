@@ -83,6 +83,10 @@ class Settings(BaseModel):
         "",
         description="ONNX cross-encoder that orders passages anew: a name in models/, a folder or an .onnx file; empty for none",
     )
+    judge: str = Field(
+        "judge",
+        description="cross-encoder that tells which sentences answer: a name in models/ or a folder; empty for none, and nearness decides",
+    )
     hub_url: str = Field("https://huggingface.co", description="where `mdsa models pull` fetches from; nothing else uses it")
     request_timeout_s: float = Field(120.0, gt=0, description="longest wait for a runtime, in seconds")
 
@@ -115,6 +119,17 @@ class Settings(BaseModel):
         if not self.reranker:
             return None
         return path if path.is_absolute() or len(path.parts) > 1 else self.home / "models" / path
+
+    @property
+    def judge_place(self) -> Path | None:
+        """Where the judge is, None for none; a bare name lies in the user's models/ or among the shipped ones."""
+        path = Path(self.judge).expanduser()
+        if not self.judge:
+            return None
+        if path.is_absolute() or len(path.parts) > 1:
+            return path
+        folders = [folder / path for folder in self.model_dirs]
+        return next((folder for folder in folders if folder.is_dir()), folders[-1])
 
     @property
     def storage_options(self) -> dict[str, str]:

@@ -43,7 +43,7 @@ def test_a_sound_installation_has_no_problems(settings: Settings) -> None:
     found = list(examine(settings))
     assert only(iter(found), "problem") == []
     assert [f.check for f in found if f.check != "models"] == [
-        "python", "processor", "gpu", "memory", "disk", "llama.cpp", "encoder", "reranker", "ollama", "knowledge",
+        "python", "processor", "gpu", "memory", "disk", "llama.cpp", "encoder", "reranker", "judge", "ollama", "knowledge",
     ]  # fmt: skip
     assert all(finding.fix for finding in found if finding.level != "ok")
     assert not settings.home.exists(), "looking changes nothing"

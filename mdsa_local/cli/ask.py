@@ -38,6 +38,7 @@ def opened(settings: Settings) -> TinyBERTOrchestrator:
         import_ahead()
     library.import_bare()
     orchestrator = TinyBERTOrchestrator(settings=settings)
+    orchestrator.load_ahead()
     for name, report in orchestrator.prepare(progress("knowledge bases")):
         for path, reason in report.failed:
             note(f"warning: {name}: {path}: {reason}")

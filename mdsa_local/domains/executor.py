@@ -34,10 +34,6 @@ class DomainExecutor:
         """Begin to load the model of a domain that will be asked in a moment."""
         self.manager.load_ahead(domain.model or self.manager.settings.default_model)
 
-    def quotable(self, domain: DomainConfig, question: str, passages: Sequence[Passage], embed: Embed) -> list[quoting.Extract] | None:
-        """What of ``passages`` the domain's model may quote, by the encoder ``embed``; None for a model that writes freely."""
-        return quoting.shortlist(question, _shown(passages), embed) if self.quotes(domain) else None
-
     def stream(
         self,
         domain: DomainConfig,

@@ -1,8 +1,9 @@
 """Answers that can only be quotations: a grammar of the sentences in the passages, for models whose skill is to point at the right one.
 
 A model of a few million parameters cannot read four whole passages, nor copy every name and number in them. It is shown the few sentences
-that the encoder finds nearest to the question, nearest first, and with this grammar llama.cpp lets it write nothing but one to three of them,
-each with the ``[n]`` of its passage: it still chooses, token by token, which comes first, or to refuse.
+that answer the question best, best first, and with this grammar llama.cpp lets it write nothing but one to three of them, each with the ``[n]``
+of its passage: it still chooses, token by token, which comes first, or to refuse. How well a sentence answers says the judge, of those that the
+encoder finds nearest; without a judge the nearness alone.
 A model asks for it by ``decoding: quotes`` in its ``model.yaml``.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mdsa_local.domains.prompts import NOT_FOUND
 from mdsa_local.routing.splitting import pieces
@@ -22,11 +23,15 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from mdsa_local.validation.judge import Weighing
+
 STEP = re.compile(r"\d{1,2}[.)]\s")
 MOST_CHOICES = 5
 # Log odds for one unit of cosine: the model's own opinion decides between sentences about equally near. On 153 of the shipped answer questions
 # 60, 120, 240 and 300 are level (88, 89, 87, 88 right); at 60 a sentence that is farther by 0.1 may still win.
 NEARNESS_ODDS = 300.0
+# As much for one unit of the judge's log odds: what it tells apart is not for a model a third its size to put right.
+JUDGED_ODDS = 30.0
 # How much a unit counts under its title beside itself alone. Of the shipped answer questions whose fact was retrieved, the nearest unit holds it for
 # 60.5 % of every second one without and 65.8 % with it, where this was chosen; for 56.3 and 60.9 % of the others.
 TITLED = 0.6
@@ -39,19 +44,37 @@ PART_NEARNESS = 0.5
 MOST_QUOTED = 3
 # How much less near (cosine) than the nearest a unit may be to be quoted beside it, from the same passage and from another one.
 SAME_PASSAGE, OTHER_PASSAGE = 0.15, 0.08
+# So many units, the nearest, are read by the judge; of those nearest to a part of a question fewer.
+READ, READ_FOR_PART = 10, 4
+# A unit answers a part of a question from these log odds on.
+PART_ODDS = 0.0
+
+
+class Judge(Protocol):
+    """What is asked of a judge; see :mod:`mdsa_local.validation.judge`."""
+
+    weighing: Weighing
+
+    def scores(self, question: str, texts: Sequence[str]) -> list[float]:
+        """Log odds that each of ``texts`` answers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Extract:
     """A unit of a passage: the place of the passage among those retrieved, from 0, the text, and how near it is to the question (a cosine).
 
-    It ``leads`` when it is the nearest to a part of a question that asks several things.
+    It ``leads`` when it is the best for a part of a question that asks several things. ``judged`` are the judge's log odds that it answers, None
+    without a judge. ``score`` orders units; ``beside`` is how much less than the best's it may be for a unit of the same passage, and of another
+    one, to be quoted beside it.
     """
 
     passage: int
     text: str
     nearness: float = field(default=0.0, compare=False)
     leads: bool = field(default=False, compare=False)
+    judged: float | None = field(default=None, compare=False)
+    score: float = field(default=0.0, compare=False)
+    beside: tuple[float, float] = field(default=(SAME_PASSAGE, OTHER_PASSAGE), compare=False)
 
     @property
     def quoted(self) -> str:
@@ -60,28 +83,65 @@ class Extract:
 
 
 def shortlist(
-    question: str, passages: Sequence[tuple[str, str]], embed: Callable[[list[str]], NDArray[np.float32]], most: int = MOST_CHOICES
+    question: str,
+    passages: Sequence[tuple[str, str]],
+    embed: Callable[[list[str]], NDArray[np.float32]],
+    most: int = MOST_CHOICES,
+    judge: Judge | None = None,
 ) -> list[Extract]:
-    """The ``most`` units of all passages ``(title, text)`` that are nearest to the question by ``embed`` (unit vectors), nearest first.
+    """The ``most`` units of all passages ``(title, text)`` that answer the question best by ``judge``, or are nearest by ``embed`` (unit vectors).
 
-    A unit is read alone and under its title, which often holds what the sentence only refers to. One that says the same as a nearer one is left out.
-    Of a question that asks several things the nearest to each part are always among them.
+    A unit is read under its title, which often holds what the sentence only refers to, and, without a judge, alone too. One that says the same as
+    a better one is left out.
+    Of a question that asks several things the best for each part are always among them.
     """
     found = [Extract(index, unit) for index, (_, text) in enumerate(passages) for unit in dict.fromkeys(units(text))]
     if not found:
         return []
-    titled = [f"{passages[unit.passage][0]}: {unit.text}" for unit in found]
+    titled = [f"{title}: {unit.text}" if (title := passages[unit.passage][0]) else unit.text for unit in found]
     parts = [question[piece.start : piece.end] for piece in pieces(question)]
     asked = [question, *(parts if len(parts) > 1 else ())]
-    vectors = embed([*asked, *(unit.text for unit in found), *titled])
-    alone, under_title = (vectors[: len(asked)] @ vectors[len(asked) :].T).reshape(len(asked), 2, len(found)).transpose(1, 0, 2)
-    near = (1 - TITLED) * alone + TITLED * under_title
-    leading = {int(part.argmax()) for part in near[1:] if part.max() >= PART_NEARNESS}
+    if judge is None:
+        vectors = embed([*asked, *(unit.text for unit in found), *titled])
+        alone, under_title = (vectors[: len(asked)] @ vectors[len(asked) :].T).reshape(len(asked), 2, len(found)).transpose(1, 0, 2)
+        near = (1 - TITLED) * alone + TITLED * under_title
+        leading = {int(part.argmax()) for part in near[1:] if part.max() >= PART_NEARNESS}
+        found = [replace(unit, nearness=float(cosine), score=float(cosine)) for unit, cosine in zip(found, near[0], strict=True)]
+        order = (-near[0]).argsort(kind="stable").tolist()
+    else:
+        vectors = embed([*asked, *titled])
+        found, leading = _judged(judge, asked, found, titled, vectors[: len(asked)] @ vectors[len(asked) :].T)
+        order = sorted((at for at, unit in enumerate(found) if unit.judged is not None), key=lambda at: -found[at].score)
+    return _chosen([replace(found[at], leads=at in leading) for at in order], most)
+
+
+def _judged(
+    judge: Judge, asked: Sequence[str], found: Sequence[Extract], titled: Sequence[str], near: NDArray[np.float32]
+) -> tuple[list[Extract], set[int]]:
+    """``found`` with what the judge says of the nearest to any of ``asked``, the question and its parts; and the places of the best for each part."""
+    weighing = judge.weighing
+    nearest = [(-cosines).argsort(kind="stable")[: READ_FOR_PART if at else READ].tolist() for at, cosines in enumerate(near)]
+    read = list(dict.fromkeys(place for places in nearest for place in places))
+    out, leading = list(found), set[int]()
+    for place, odds in zip(read, judge.scores(asked[0], [titled[place] for place in read]), strict=True):
+        cosine = float(near[0, place])
+        score = odds + weighing.nearness * cosine
+        out[place] = replace(out[place], nearness=cosine, judged=odds, score=score, beside=(weighing.same, weighing.other))
+    for part, places in zip(asked[1:], nearest[1:], strict=True):
+        told = judge.scores(part, [titled[place] for place in places])
+        best = max(range(len(places)), key=lambda at: told[at])
+        if told[best] >= PART_ODDS:
+            leading.add(places[best])
+    return out, leading
+
+
+def _chosen(ordered: Sequence[Extract], most: int) -> list[Extract]:
+    """The first ``most``, with those that lead in any case, and none that says the same as one before."""
     kept: list[tuple[Extract, facts.Facts]] = []
-    for at in (-near[0]).argsort(kind="stable").tolist():
-        told = facts.read(found[at].text)
-        if (at in leading or len(kept) < most) and not any(same(told, other) for _, other in kept):
-            kept.append((replace(found[at], nearness=float(near[0, at]), leads=at in leading), told))
+    for extract in ordered:
+        told = facts.read(extract.text)
+        if (extract.leads or len(kept) < most) and not any(same(told, other) for _, other in kept):
+            kept.append((extract, told))
     chosen = [extract for extract, _ in kept]
     others = max(most - sum(extract.leads for extract in chosen), 1)
     spared = [extract for extract in chosen if not extract.leads][:others]
@@ -98,8 +158,8 @@ def same(one: facts.Facts, other: facts.Facts) -> bool:
 
 
 def choices(extracts: Sequence[Extract]) -> tuple[tuple[str, float], ...]:
-    """What an answer may begin with, for :attr:`Generation.choices`: the model's own opinion and the encoder's nearness decide together."""
-    return tuple((extract.quoted, NEARNESS_ODDS * extract.nearness) for extract in extracts)
+    """What an answer may begin with, for :attr:`Generation.choices`: the model's own opinion and the scores decide together."""
+    return tuple((extract.quoted, (NEARNESS_ODDS if extract.judged is None else JUDGED_ODDS) * extract.score) for extract in extracts)
 
 
 def constraints(extracts: Sequence[Extract]) -> dict[str, Any]:
@@ -122,7 +182,7 @@ def company(extracts: Sequence[Extract], first: int) -> list[int]:
     near = [
         at
         for at, extract in enumerate(extracts)
-        if extract.leads or extracts[0].nearness - extract.nearness <= (SAME_PASSAGE if extract.passage == extracts[first].passage else OTHER_PASSAGE)
+        if extract.leads or extracts[0].score - extract.score <= extract.beside[extract.passage != extracts[first].passage]
     ]
     return [at for at in sorted(near, key=lambda at: not extracts[at].leads) if at != first][: MOST_QUOTED - 1]
 

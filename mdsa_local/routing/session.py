@@ -61,7 +61,7 @@ def shared(texts: int) -> bool:
     return texts >= SHARED and available_cores() > 1
 
 
-def _share(lengths: Sequence[int]) -> int:
+def share(lengths: Sequence[int]) -> int:
     """How many tokens a pass has when the passes are shared out: at least two passes for each worker, that none waits long for the last."""
     return min(MOST_TOKENS, -(-sum(lengths) // (2 * WORKERS)))
 
@@ -80,8 +80,9 @@ def session_errors() -> tuple[type[Exception], ...]:
     return tuple(getattr(state, name) for name in names)
 
 
-def inference_session(model: Path, content: bytes | None, threads: int, hint: str) -> Any:
-    """onnxruntime's session of ``content``, read from ``model``; of None it reads the file itself, and weights that lie beside it.
+def inference_session(model: Path, content: bytes | None, threads: int, hint: str, *, lean: bool = False) -> Any:
+    """onnxruntime's session of ``content``, read from ``model``; of None it reads the file itself, and weights that lie beside it. ``lean``: with
+    less memory, at the price of a little speed.
 
     Raises :class:`ModelFileError` with ``hint`` when it is damaged.
     """
@@ -93,6 +94,9 @@ def inference_session(model: Path, content: bytes | None, threads: int, hint: st
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    if lean:
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+        options.add_session_config_entry("session.disable_prepacking", "1")
     try:
         return ort.InferenceSession(str(model) if content is None else content, options, providers=["CPUExecutionProvider"])
     except session_errors() as error:
@@ -156,7 +160,7 @@ class TextSession:
 
         lengths = [len(row) for row in rows]
         if shared(len(rows)):
-            spread(work, passes(lengths, _share(lengths)))
+            spread(work, passes(lengths, share(lengths)))
             return out
         for chosen in passes(lengths, MOST_TOKENS):
             with self._lock:
@@ -172,7 +176,7 @@ class TextSession:
         """As :meth:`bare`, of many texts: the passes that :meth:`rows` makes, on as many threads."""
         rows = [self._window(encoding.ids) for encoding in self._tokenizer.encode_batch(texts)]
         lengths, several = [len(row) for row in rows], shared(len(rows))
-        feeds = [self._padded([rows[i] for i in chosen]) for chosen in passes(lengths, _share(lengths) if several else MOST_TOKENS)]
+        feeds = [self._padded([rows[i] for i in chosen]) for chosen in passes(lengths, share(lengths) if several else MOST_TOKENS)]
         run = partial(self._session.run, [self._output])
         return partial(spread, run, feeds) if several else lambda: [run(feed) for feed in feeds]
 

@@ -1,4 +1,5 @@
-"""Fit the weights of :mod:`mdsa_local.validation.answerable` for an encoder: prints WEIGHTS, and what thresholds of the odds decline.
+"""Fit the weights of :mod:`mdsa_local.validation.answerable` for a judge (``odds`` of its weighing), or, with the setting ``judge`` empty, for the
+encoder alone (WEIGHTS): prints them, and what thresholds of the odds decline.
 
 Questions with their domain given, asked of the shipped knowledge: ``answers/DOMAIN.jsonl`` (a question a line) and ``unanswerable.yaml`` (lists by
 domain) of ``--questions``. The knowledge must be ingested in ``MDSA_HOME``, which the first question does.
@@ -16,8 +17,9 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from mdsa_local.evidence import Searcher
 from mdsa_local.orchestrator import TinyBERTOrchestrator
-from mdsa_local.validation.answerable import Doubt, doubt
+from mdsa_local.validation.answerable import Doubt
 
 SHRINK = 1e-3
 STEPS = 50
@@ -41,18 +43,24 @@ def doubts(orchestrator: TinyBERTOrchestrator, questions: Sequence[tuple[str, st
     found = []
     for question, domain in questions:
         embed = orchestrator.encoder.remembering()
-        passages = orchestrator.knowledge.search(question, embed([question])[0], domain, orchestrator.settings.top_k)
-
-        def unknown(words: list[str], domain: str = domain) -> set[str]:
-            return orchestrator.knowledge.unknown(words, domain)
-
-        found.append(doubt(question, passages, unknown, embed))
+        evidence = Searcher(
+            orchestrator.knowledge, question, embed([question])[0], embed, orchestrator.judge, orchestrator.settings.top_k, lambda _: True
+        ).look(domain)
+        found.append(evidence.doubt or Doubt(0.0, 0.0, ()))
     return found
+
+
+def signs(found: Sequence[Doubt]) -> np.ndarray:
+    """What the odds are made of, ``(n, 3)`` or, with a judge, ``(n, 4)``."""
+    judged = [each.judged for each in found]
+    if all(score is None for score in judged):
+        return np.array([(1.0, each.nearness, each.unsaid) for each in found])
+    return np.array([(1.0, score or 0.0, each.nearness, each.unsaid) for score, each in zip(judged, found, strict=True)])
 
 
 def fit(found: Sequence[Doubt], answers: Sequence[bool]) -> tuple[float, ...]:
     """Logistic regression by Newton's method, both kinds weighing the same, a little shrunk."""
-    x = np.array([(1.0, each.nearness, each.unsaid) for each in found])
+    x = signs(found)
     y = np.array(answers, dtype=float)
     share = np.where(y > 0, 0.5 / y.sum(), 0.5 / (1 - y).sum())
     weights = np.zeros(x.shape[1])
@@ -74,11 +82,11 @@ def main() -> None:
         found = doubts(orchestrator, [(question, domain) for question, domain, _ in rows])
     answers = np.array([answered for *_, answered in rows])
     weights = fit(found, answers.tolist())
-    odds = np.array([(1.0, each.nearness, each.unsaid) for each in found]) @ weights
-    print("WEIGHTS =", tuple(round(weight, 3) for weight in weights))
+    odds = signs(found) @ weights
+    print("odds:" if len(weights) > 3 else "WEIGHTS =", tuple(round(weight, 3) for weight in weights))
     for share in (0.02, 0.05, 0.1, 0.15, 0.2, 0.25):
         least = float(np.quantile(odds[answers], share))
-        print(f"LEAST_ODDS {least:.3f}: declines {share:.0%} of the answerable, {(odds[~answers] < least).mean():.0%} of the others")
+        print(f"from {least:.3f} on: declines {share:.0%} of the answerable, {(odds[~answers] < least).mean():.0%} of the others")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Whether documents speak of what is asked at all, for models too small to notice that they do not.
 
-Two signs count: how near the nearest sentence is to the question, and how much of the question is in words that no document in scope has, not
-even by another name. "Can I pay in bitcoin?" is near to every sentence about paying; that nothing ever mentions bitcoin tells.
+Three signs count: what the judge says of the sentence that answers best, how near the nearest sentence is to the question, and how much of the
+question is in words that no document in scope has, not even by another name. "Can I pay in bitcoin?" is near to every sentence about paying; that
+nothing ever mentions bitcoin tells. Without a judge the other two decide.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from mdsa_local.validation import facts
 
 if TYPE_CHECKING:
     from mdsa_local.validation.grounding import Embed
+    from mdsa_local.validation.judge import Weighing
 
-# Log odds that documents answer: WEIGHTS of (1, nearness, unsaid), fitted to 190 questions that the shipped documents answer and 60 that they do
-# not (tests/data), each kind weighing the same.
+# Without a judge: log odds that documents answer, WEIGHTS of (1, nearness, unsaid), fitted to 190 questions that the shipped documents answer and
+# 60 that they do not (tests/data), each kind weighing the same.
 WEIGHTS = (-2.602, 5.713, -3.07)
 # Below these odds a question is declined.
 LEAST_ODDS = -0.5
@@ -30,28 +32,46 @@ ALIKE = 0.7
 @dataclass(frozen=True, slots=True)
 class Doubt:
     """What speaks against an answer: ``unsaid``, 0..1, the share of the question's content that the documents have no word for; those words;
-    ``nearness``, the cosine of the nearest sentence."""
+    ``nearness``, the cosine of the nearest sentence; ``judged``, the judge's log odds that the best one answers, None without a judge, whose
+    ``weighing`` says what each counts."""
 
     nearness: float
     unsaid: float
     missing: tuple[str, ...]
+    judged: float | None = None
+    weighing: Weighing | None = None
 
     @property
     def odds(self) -> float:
         """Log odds that the documents answer."""
-        constant, near, away = WEIGHTS
-        return constant + near * self.nearness + away * self.unsaid
+        if self.weighing is None or self.judged is None:
+            constant, near, away = WEIGHTS
+            return constant + near * self.nearness + away * self.unsaid
+        constant, judged, near, away = self.weighing.odds
+        return constant + judged * self.judged + near * self.nearness + away * self.unsaid
+
+    @property
+    def probability(self) -> float:
+        """The same as a probability."""
+        return 1 / (1 + math.exp(-self.odds))
 
     @property
     def declines(self) -> bool:
         """Whether the question had better be declined."""
-        return self.odds < LEAST_ODDS
+        return self.odds < (self.weighing.least if self.weighing else LEAST_ODDS)
+
+    @property
+    def sure(self) -> bool:
+        """Whether a judge is so sure of an answer that a domain can be chosen by it."""
+        return self.weighing is not None and self.odds >= self.weighing.sure
 
     @property
     def reason(self) -> str:
         """In words."""
         if self.missing:
             return f"the documents say nothing of {', '.join(map(repr, self.missing))}"
+        if self.judged is not None:
+            return f"no sentence in the documents seems to answer it ({self.probability:.2f})"
         return f"nothing in the documents is near enough to the question ({self.nearness:.2f})"
 
 
@@ -61,26 +81,40 @@ def doubt(
     unknown: Callable[[list[str]], Collection[str]],
     embed: Embed,
     nearest: Sequence[quoting.Extract] | None = None,
+    judge: quoting.Judge | None = None,
 ) -> Doubt:
     """How far ``passages`` speak of what is asked. ``unknown`` gives those of some words that no document in scope contains; ``nearest`` is the
-    shortlist of the passages, made here when None."""
+    shortlist of the passages, made here when None, by ``judge`` if there is one."""
     if nearest is None:
-        nearest = quoting.shortlist(question, [(passage.title, passage.text) for passage in passages], embed)
+        nearest = quoting.shortlist(question, [(passage.title, passage.text) for passage in passages], embed, judge=judge)
     if not nearest:
         return Doubt(0.0, 0.0, ())
-    nearness, asked = nearest[0].nearness, content(question)
+    unsaid, missing = _unsaid(question, passages, unknown, embed, nearest)
+    judged = max((extract.judged for extract in nearest if extract.judged is not None), default=None)
+    return Doubt(max(extract.nearness for extract in nearest), unsaid, missing, judged, judge.weighing if judge else None)
+
+
+def _unsaid(
+    question: str,
+    passages: Sequence[Passage],
+    unknown: Callable[[list[str]], Collection[str]],
+    embed: Embed,
+    nearest: Sequence[quoting.Extract],
+) -> tuple[float, tuple[str, ...]]:
+    """The share of the question that the documents have no word for, and those words."""
+    asked = content(question)
     stems = {facts.stem(word) for passage in passages for word in content(f"{passage.title} {passage.text}")}
     candidates = [word for word in asked if facts.stem(word) not in stems]
     absent = unknown(candidates) if candidates else ()
     strange = [word for word in candidates if word in absent]
     if not strange:
-        return Doubt(nearness, 0.0, ())
+        return 0.0, ()
     told = list(dict.fromkeys(word for extract in nearest for word in content(f"{passages[extract.passage].title} {extract.text}")))
     vectors = embed([*strange, *told])
     closest = (vectors[: len(strange)] @ vectors[len(strange) :].T).max(axis=1, initial=0.0)
     away = [1 - min(float(cosine), 1.0) for cosine in closest]
     missing = tuple(word for word, distance in zip(strange, away, strict=True) if distance > 1 - ALIKE)
-    return Doubt(nearness, math.fsum(away) / len(asked), missing)
+    return math.fsum(away) / len(asked), missing
 
 
 def content(text: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from mdsa_local.domains.prompts import NOT_FOUND
@@ -25,8 +25,11 @@ FLOOR = 0.37
 OFF_CONTEXT = 0.12
 
 
-def judge(question: str, draft: Draft, passages: Sequence[Passage], embed: Embed) -> Verdict:
-    """The verdict on ``draft``: kept with its citations set right, replaced by the best passage, or "not in your documents"."""
+def judge(question: str, draft: Draft, passages: Sequence[Passage], embed: Embed, answering: Collection[str] = ()) -> Verdict:
+    """The verdict on ``draft``: kept with its citations set right, replaced by the best passage, or "not in your documents".
+
+    ``answering`` are texts of the passages that are known to answer: what quotes one of them is about what was asked, however far it is from it.
+    """
     if says_not_found(draft.text):
         found = Check("answerable", False, draft.doubt or "the model found no answer in the passages")
         return Verdict("not_found", NOT_FOUND, (), (found,), draft.doubt or "not in the passages")
@@ -43,7 +46,7 @@ def judge(question: str, draft: Draft, passages: Sequence[Passage], embed: Embed
     )
     if unsupported or not settled:
         return fallback(question, passages, embed, checks, "the model's answer is not in the passages")
-    relevance = on_context(question, settled, passages, embed)
+    relevance = quotes_one(answer, answering) or on_context(question, settled, passages, embed)
     checks.append(relevance)
     if not relevance.passed:
         return fallback(question, passages, embed, checks, "the model's answer is about something else")
@@ -51,6 +54,11 @@ def judge(question: str, draft: Draft, passages: Sequence[Passage], embed: Embed
     numbers = sorted({number for mark in citations.marks(text) for number in mark.numbers})
     cited = tuple(Citation(number, passages[number - 1]) for number in numbers)
     return Verdict("success", text, cited, tuple(checks), support=sum(claim.support for claim in settled) / len(settled))
+
+
+def quotes_one(answer: str, answering: Collection[str]) -> Check | None:
+    """A passed check when ``answer`` quotes a text that answers; None says nothing."""
+    return Check("relevance", True, "quotes what answers the question") if any(text in answer for text in answering) else None
 
 
 def says_not_found(text: str) -> bool:

@@ -87,14 +87,8 @@ def test_strings_are_escaped_for_the_grammar() -> None:
 
 
 def test_what_is_about_as_near_is_quoted_beside_the_first() -> None:
-    near = [
-        Extract(0, "A.", 0.8),
-        Extract(0, "B.", 0.7),
-        Extract(1, "C.", 0.78),
-        Extract(1, "D.", 0.7),
-        Extract(0, "E.", 0.66),
-        Extract(0, "F.", 0.5),
-    ]
+    told = [(0, "A.", 0.8), (0, "B.", 0.7), (1, "C.", 0.78), (1, "D.", 0.7), (0, "E.", 0.66), (0, "F.", 0.5)]
+    near = [Extract(passage, text, score=score) for passage, text, score in told]
     assert quoting.company(near, 0) == [1, 2]
     assert quoting.company(near, 2) == [0, 3]
     assert quoting.company(near[:1], 0) == []

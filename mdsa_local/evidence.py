@@ -1,0 +1,106 @@
+"""What the documents of a domain have to say to a question, and in which of the likeliest domains they say it.
+
+A question is looked up in the domain it was routed to. Where that is undecided, or its documents do not answer, the next likeliest domain is looked
+into, by itself: each search sees the shared knowledge base and that of one domain. Which one answers, the judge decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from mdsa_local.domains import quoting
+from mdsa_local.domains.quoting import Extract
+from mdsa_local.types import Passage, Route
+from mdsa_local.validation.answerable import Doubt, doubt
+
+if TYPE_CHECKING:
+    from mdsa_local.knowledge.dual_rag import DualRAG
+    from mdsa_local.validation.grounding import Embed
+
+# A domain less likely than this is not looked into.
+LEAST_LIKELY = 0.03
+# The judge chooses among so many times the passages that are wanted.
+WIDER = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """The passages found in the scope of one domain, the sentences that answer best, best first, and what speaks against an answer."""
+
+    passages: tuple[Passage, ...] = ()
+    extracts: tuple[Extract, ...] = ()
+    doubt: Doubt | None = None
+
+    @property
+    def answering(self) -> tuple[str, ...]:
+        """What the judge holds to answer; empty without a judge."""
+        if self.doubt is None or self.doubt.judged is None or self.doubt.declines:
+            return ()
+        return tuple(extract.text for at, extract in enumerate(self.extracts) if at == 0 or extract.leads)
+
+
+@dataclass(frozen=True, slots=True)
+class Searcher:
+    """Looks a question up. ``vector`` is that of ``question``, None to search by words alone; without ``judge`` nearness alone counts; ``quotes``
+    tells whether a domain's model does nothing but quote."""
+
+    knowledge: DualRAG
+    question: str
+    vector: Any
+    embed: Embed
+    judge: quoting.Judge | None
+    top_k: int
+    quotes: Callable[[str], bool]
+
+    def look(self, domain: str) -> Evidence:
+        """The evidence in the scope of ``domain``: of more passages than wanted those with the best sentences, in that order.
+
+        Without a judge sentences are looked for only where the domain's model ``quotes`` them.
+        """
+        wanted = self.top_k if self.judge is None else WIDER * self.top_k
+        passages = self.knowledge.search(self.question, self.vector, domain, wanted)
+        if not passages or (self.judge is None and not self.quotes(domain)):
+            return Evidence(passages)
+        extracts = quoting.shortlist(self.question, [(passage.title, passage.text) for passage in passages], self.embed, judge=self.judge)
+        if self.judge is not None:
+            passages, extracts = narrowed(passages, extracts, self.top_k)
+        if self.vector is None:
+            return Evidence(passages, tuple(extracts))
+        against = doubt(self.question, passages, lambda words: self.knowledge.unknown(words, domain), self.embed, extracts, self.judge)
+        return Evidence(passages, tuple(extracts), against)
+
+
+def narrowed(passages: Sequence[Passage], extracts: Sequence[Extract], most: int) -> tuple[tuple[Passage, ...], list[Extract]]:
+    """The ``most`` passages with the best extracts, these first, and the extracts in them, numbered anew."""
+    order = list(dict.fromkeys([*(extract.passage for extract in extracts), *range(len(passages))]))[:most]
+    place = {old: new for new, old in enumerate(order)}
+    return tuple(passages[at] for at in order), [replace(one, passage=place[one.passage]) for one in extracts if one.passage in place]
+
+
+def settled(route: Route, look: Callable[[str], Evidence]) -> tuple[Route, Evidence, dict[str, float]]:
+    """``route`` as the evidence leaves it, the evidence of its domain, and the odds of each domain looked into.
+
+    A domain that was chosen keeps the question unless its documents do not answer and those of the next likeliest surely do. Where none was chosen,
+    one whose documents surely answer is. The confidence of such a route is that of the answer.
+    """
+    found: dict[str, Evidence] = {}
+
+    def odds() -> dict[str, float]:
+        return {name: round(one.doubt.odds, 2) for name, one in found.items() if one.doubt}
+
+    if route.domain is not None:
+        found[route.domain] = look(route.domain)
+        against = found[route.domain].doubt
+        if against is None or not against.declines:
+            return route, found[route.domain], odds()
+    for name in sorted(route.scores, key=lambda name: -route.scores[name])[:2]:
+        if name in found or route.scores[name] < LEAST_LIKELY:
+            continue
+        found[name] = look(name)
+        against = found[name].doubt
+        if against is not None and against.sure:
+            why = f"{route.reason}; the documents of {name} answer"
+            return replace(route, domain=name, confidence=max(route.scores[name], against.probability), reason=why), found[name], odds()
+    return route, found[route.domain] if route.domain is not None else Evidence(), odds()

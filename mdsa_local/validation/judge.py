@@ -1,0 +1,142 @@
+"""The judge: a cross-encoder that reads a question and a text together and says whether the one answers the other.
+
+The encoder sees question and sentence apart, and finds what is about the same; whether it answers is for the judge to say. It reads only the few
+sentences that the encoder finds nearest. Made by :mod:`mdsa_local.training.judge`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mdsa_local.errors import ConfigError, ModelFileError, ModelNotFoundError
+from mdsa_local.routing.session import inference_session, passes, read_card, share, spread
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mdsa_local.settings import Settings
+
+FILES = ("model.onnx", "tokenizer.json")
+REINSTALL = "Reinstall mdsa-local, or set `judge` to the folder of another one, or to nothing."
+
+
+@dataclass(frozen=True, slots=True)
+class Weighing:
+    """What a judge's scores mean, learned with it: log odds that documents answer are ``odds`` times (1, best score, best cosine, share of the
+    question that nothing mentions); a unit's score is the judge's plus ``nearness`` times its cosine; beside the best are quoted those of the same
+    passage and of another one whose score is less by at most ``same`` and ``other``; from ``sure`` on the odds suffice to choose a domain by."""
+
+    odds: tuple[float, float, float, float]
+    nearness: float
+    same: float
+    other: float
+    least: float
+    sure: float
+
+    @classmethod
+    def read(cls, card: dict[str, Any], folder: Path) -> Weighing:
+        """From ``weighing`` in a model's card. Raises :class:`ConfigError`."""
+        try:
+            told = dict(card["weighing"])
+            constant, judged, near, unsaid = (float(value) for value in told.pop("odds"))
+            return cls((constant, judged, near, unsaid), **{name: float(value) for name, value in told.items()})
+        except (TypeError, KeyError, ValueError):
+            form = "{odds: [four numbers], nearness: …, same: …, other: …, least: …, sure: …}"
+            raise ConfigError(f"{folder / 'model.yaml'}: no weighing of a judge's scores", f"Expected weighing: {form}.") from None
+
+
+class AnswerJudge:
+    """Pairs of question and text to log odds that the text answers. Thread-safe."""
+
+    def __init__(self, folder: Path) -> None:
+        """Load the judge in ``folder``. Raises :class:`ConfigError`, :class:`ModelNotFoundError` or :class:`ModelFileError`."""
+        from tokenizers import Tokenizer
+
+        if not (folder / "model.yaml").is_file():
+            raise ModelNotFoundError(f"no judge at {folder}: no model.yaml there", REINSTALL)
+        card = read_card(folder)
+        if card.get("kind") != "judge":
+            raise ConfigError(f"{folder} holds no judge but: {card.get('kind')}", REINSTALL)
+        self.folder = folder
+        self.weighing = Weighing.read(card, folder)
+        self.max_tokens = int(card.get("max_tokens", 128))
+        for name in FILES:
+            path, entry = folder / name, (card.get("files") or {}).get(name) or {}
+            if not path.is_file():
+                raise ModelNotFoundError(f"judge {folder}: no {name} in it", REINSTALL)
+            if entry.get("sha256") not in (None, _digest(path)):
+                raise ModelFileError(f"{path} is damaged: its sha256 is not the one in model.yaml", REINSTALL)
+        # A pass is short, and only a few texts are read for a question: what would be gained by packed weights is not worth their memory.
+        self._session = inference_session(folder / "model.onnx", None, 1, REINSTALL, lean=True)
+        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._begin, self._end = self._tokenizer.encode("").ids
+        self._lock = threading.Lock()
+
+    @classmethod
+    def load(cls, settings: Settings) -> AnswerJudge | None:
+        """The configured judge; None where the setting ``judge`` is empty."""
+        place = settings.judge_place
+        return cls(place) if place else None
+
+    def scores(self, question: str, texts: Sequence[str]) -> list[float]:
+        """Log odds that each of ``texts`` answers. Only the first ``max_tokens`` of a pair are read, at most half of them the question's."""
+        asked, *told = (encoding.ids for encoding in self._tokenizer.encode_batch([question, *texts], add_special_tokens=False))
+        asked = [self._begin, *asked[: self.max_tokens // 2 - 2], self._end]
+        rows = [[*asked, *ids[: self.max_tokens - len(asked) - 1], self._end] for ids in told]
+        found = [0.0] * len(rows)
+
+        def work(chosen: list[int]) -> None:
+            for at, value in zip(chosen, self._forward([rows[i] for i in chosen], len(asked)), strict=True):
+                found[at] = float(value)
+
+        lengths = [len(row) for row in rows]
+        # Two questions at once on few cores take longer than one after the other.
+        with self._lock:
+            spread(work, passes(lengths, share(lengths)))
+        return found
+
+    def _forward(self, rows: Sequence[list[int]], second: int) -> NDArray[np.float32]:
+        """Log odds of pairs of tokens; the texts begin at ``second``."""
+        import numpy as np
+
+        ids = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for at, row in enumerate(rows):
+            ids[at, : len(row)] = row
+            mask[at, : len(row)] = 1
+        types = mask.copy()
+        types[:, :second] = 0
+        (given,) = self._session.run(["logits"], {"input_ids": ids, "attention_mask": mask, "token_type_ids": types})
+        result: NDArray[Any] = np.asarray(given, dtype=np.float32)[:, 0]
+        return result
+
+    def remembering(self) -> Remembering:
+        """The same for one question's stages, which ask about the same texts: each pair is read once."""
+        return Remembering(self)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Remembering:
+    """What :meth:`AnswerJudge.remembering` gives."""
+
+    def __init__(self, judge: AnswerJudge) -> None:
+        self._judge, self.weighing = judge, judge.weighing
+        self._known: dict[tuple[str, str], float] = {}
+
+    def scores(self, question: str, texts: Sequence[str]) -> list[float]:
+        """As :meth:`AnswerJudge.scores`."""
+        if missing := [text for text in dict.fromkeys(texts) if (question, text) not in self._known]:
+            self._known.update(zip(((question, text) for text in missing), self._judge.scores(question, missing), strict=True))
+        return [self._known[question, text] for text in texts]

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mdsa_local.domains.quoting import Extract
+from mdsa_local.errors import ModelFileError
+from mdsa_local.evidence import LEAST_LIKELY, Evidence, narrowed, settled
+from mdsa_local.orchestrator import TinyBERTOrchestrator
+from mdsa_local.settings import shipped
+from mdsa_local.types import Passage, Route
+from mdsa_local.validation.answerable import Doubt
+from mdsa_local.validation.judge import Weighing
+
+WEIGHING = Weighing((0.0, 1.0, 0.0, 0.0), 0.0, 3.0, 2.0, least=-0.5, sure=0.5)
+
+
+def found(odds: float) -> Evidence:
+    return Evidence((), (Extract(0, "It does."),), Doubt(0.5, 0.0, (), odds, WEIGHING))
+
+
+def asked(domain: str | None, odds: dict[str, float], **scores: float) -> tuple[Route, list[str]]:
+    looked: list[str] = []
+
+    def look(name: str) -> Evidence:
+        looked.append(name)
+        return found(odds[name])
+
+    route, evidence, told = settled(Route(domain, max(scores.values()), scores, "why"), look)
+    assert list(told) == looked
+    assert (evidence.doubt is None) == (route.domain is None)
+    return route, looked
+
+
+def test_a_domain_whose_documents_may_answer_keeps_the_question() -> None:
+    route, looked = asked("money", {"money": -0.4}, money=0.6, health=0.3)
+    assert (route.domain, route.confidence, route.reason, looked) == ("money", 0.6, "why", ["money"])
+
+
+def test_one_whose_documents_do_not_gives_it_to_the_next_only_if_that_surely_answers() -> None:
+    assert asked("money", {"money": -2, "health": 2}, money=0.6, health=0.3)[0].domain == "health"
+    route, looked = asked("money", {"money": -2, "health": 0.4}, money=0.6, health=0.3)
+    assert (route.domain, looked) == ("money", ["money", "health"])
+
+
+def test_where_none_was_chosen_the_two_likeliest_are_asked_in_turn() -> None:
+    route, looked = asked(None, {"money": 1.0}, money=0.2, health=0.1)
+    assert (route.domain, looked) == ("money", ["money"])
+    # As likely as it is that its documents answer.
+    assert route.confidence == pytest.approx(0.731, abs=0.001)
+    assert "documents of money" in route.reason
+    assert asked(None, {"money": 0.4, "health": 1.0}, money=0.2, health=0.1, other=0.05)[0].domain == "health"
+    assert asked(None, {"money": 0.4, "health": 0.4}, money=0.2, health=0.1, other=0.05) == (
+        Route(None, 0.2, {"money": 0.2, "health": 0.1, "other": 0.05}, "why"),
+        ["money", "health"],
+    )
+
+
+def test_an_unlikely_domain_is_not_looked_into() -> None:
+    assert asked(None, {}, money=LEAST_LIKELY / 2, health=0.0)[1] == []
+
+
+def test_evidence_answers_only_where_it_is_not_doubted() -> None:
+    assert found(1.0).answering == ("It does.",)
+    assert found(-1.0).answering == ()
+    assert Evidence().answering == ()
+    unjudged = found(1.0)
+    assert unjudged.doubt is not None
+    assert replace(unjudged, doubt=replace(unjudged.doubt, judged=None)).answering == ()
+
+
+def test_passages_with_the_best_sentences_are_kept_and_numbered_anew() -> None:
+    passages = [Passage(f"p#{n}", "p.md", "money", "P", f"Text {n}.", 0, 7, 0.5) for n in range(5)]
+    kept, extracts = narrowed(passages, [Extract(3, "d"), Extract(1, "b"), Extract(3, "d2"), Extract(4, "e")], 2)
+    assert [passage.id for passage in kept] == ["p#3", "p#1"]
+    assert [(extract.passage, extract.text) for extract in extracts] == [(0, "d"), (1, "b"), (0, "d2")]
+    assert [passage.id for passage in narrowed(passages, [Extract(2, "c")], 3)[0]] == ["p#2", "p#0", "p#1"]
+
+
+@pytest.fixture
+def other(product: TinyBERTOrchestrator, request: pytest.FixtureRequest) -> Iterator[TinyBERTOrchestrator]:
+    with TinyBERTOrchestrator(settings=product.settings.changed(**request.param), knowledge=product.knowledge) as orchestrator:
+        orchestrator.__dict__["encoder"] = product.encoder
+        yield orchestrator
+
+
+def test_a_question_like_no_example_is_answered_where_the_documents_surely_do(product: TinyBERTOrchestrator) -> None:
+    question = "how many foreign currencies do you handle"
+    assert product.router.route(question).domain is None
+    answer = product.ask(question)
+    assert (answer.domain, answer.status) == ("finance", "success")
+    assert "documents of finance answer" in answer.reason
+    retrieve = next(stage for stage in answer.trace if stage.stage == "retrieve")
+    assert "finance" in retrieve.detail["odds"]
+    assert {citation.passage.knowledge_base for citation in answer.citations} <= {"finance", "global"}
+
+
+def test_who_chooses_the_domain_gets_that_one(product: TinyBERTOrchestrator) -> None:
+    answer = product.ask("What is the daily limit for cash from an ATM?", domain="medical")
+    assert answer.domain == "medical"
+    retrieve = next(stage for stage in answer.trace if stage.stage == "retrieve")
+    assert list(retrieve.detail["odds"]) == ["medical"]
+
+
+@pytest.mark.parametrize("other", [{"judge": ""}], indirect=True)
+def test_without_a_judge_nearness_decides_and_none_is_none(other: TinyBERTOrchestrator) -> None:
+    assert other.judge is None
+    assert other.ask("how many foreign currencies do you handle").domain is None
+    answer = other.ask("How much does a replacement debit card cost?")
+    assert answer.status == "success"
+    assert next(stage for stage in answer.trace if stage.stage == "retrieve").detail == {}
+
+
+def test_a_damaged_judge_is_told_and_the_answer_marked(product: TinyBERTOrchestrator, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "judge"
+    shutil.copytree(shipped("models") / "judge", folder)
+    (folder / "model.onnx").write_bytes(b"no model")
+    settings = product.settings.changed(judge=str(folder))
+    with TinyBERTOrchestrator(settings=settings, knowledge=product.knowledge) as orchestrator:
+        orchestrator.__dict__["encoder"] = product.encoder
+        answer = orchestrator.ask("How much does a replacement debit card cost?")
+    assert answer.degraded
+    assert "by nearness alone" in answer.reason
+    assert "sha256" in caplog.text
+    with TinyBERTOrchestrator(settings=settings.changed(strict=True), knowledge=product.knowledge) as strict:
+        strict.__dict__["encoder"] = product.encoder
+        with pytest.raises(ModelFileError, match="sha256"):
+            strict.ask("How much does a replacement debit card cost?")
