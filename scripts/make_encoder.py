@@ -12,14 +12,13 @@ date; the words in its ``model.yaml`` are left to a person.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
-import re
-import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from _making import ROOT, step
+
+from mdsa_local.training.card import refresh
+
 # Steps of contrast are drawn by as many processes as there are cores to spare.
 RUNS: dict[str, dict[str, tuple[str, ...]]] = {
     "gpu": {
@@ -41,31 +40,6 @@ calibration:
 """
 
 
-def step(module: str, *arguments: str | Path) -> str:
-    """Run a module of ``mdsa_local.training``, its output shown and returned; ends the script when it fails."""
-    command = [sys.executable, "-u", "-m", f"mdsa_local.training.{module}", *map(str, arguments)]
-    print("$", " ".join(command[2:]), flush=True)
-    said = []
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        for text in process.stdout or ():
-            print(text, end="", flush=True)
-            said.append(text)
-    if process.returncode:
-        sys.exit(process.returncode)
-    return "".join(said)
-
-
-def refresh(folder: Path, calibration: str) -> None:
-    """Put checksums, sizes and ``calibration`` into the folder's ``model.yaml``; make one when there is none."""
-    card = folder / "model.yaml"
-    text = card.read_text(encoding="utf-8") if card.is_file() else NEW_CARD
-    for name in ("model.onnx", "tokenizer.json"):
-        content = (folder / name).read_bytes()
-        entry = f"  {name}: {{sha256: {hashlib.sha256(content).hexdigest()}, size_bytes: {len(content)}}}"
-        text = re.sub(rf"^  {re.escape(name)}:.*$", entry, text, flags=re.MULTILINE)
-    card.write_text(re.sub(r"^calibration:.*$", f"calibration: {calibration}", text, flags=re.MULTILINE), encoding="utf-8")
-
-
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -83,9 +57,9 @@ def main() -> None:
         if not (work / name / "student").is_dir():
             step(module, *common, "--work", work / name, *options, *starts)
     step("export_encoder", "--student", work / "second/student", "--out", out)
-    refresh(out, "{}")
+    refresh(out, NEW_CARD, calibration="{}")
     said = step("calibrate", "--data", data, "--encoder", out)
-    refresh(out, said[said.index("calibration:") + len("calibration:") :].strip())
+    refresh(out, NEW_CARD, calibration=said[said.index("calibration:") + len("calibration:") :].strip())
     step("report", "--data", data, "--encoder", out)
 
 

@@ -120,11 +120,7 @@ def _overlap(cases: Sequence[Case], orchestrator: TinyBERTOrchestrator) -> dict[
     from mdsa_local.routing.encoder import Encoder
 
     encoder = Encoder.load(settings=orchestrator.settings)
-    known = {
-        "training templates": overlap.training_questions(),
-        "written questions": overlap.written_questions(),
-        "routing examples": overlap.routing_examples(orchestrator.registry),
-    }
+    known = overlap.trained_on(orchestrator.registry)
     return {"overlap": {name: {"compared_with": len(texts), **overlap.report(overlap.twins(cases, texts, encoder))} for name, texts in known.items()}}
 
 

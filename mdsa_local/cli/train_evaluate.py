@@ -169,11 +169,7 @@ def evaluate(
         _answers(report, models, files, kept, cases, domain_given, orchestrator)
     if "overlap" in parts:
         # Vectors of the training questions are the encoder's: nothing of the model under test takes part.
-        known_texts = {
-            "training templates": overlap.training_questions(templates),
-            "written questions": overlap.written_questions(),
-            "routing examples": overlap.routing_examples(orchestrator.registry),
-        }
+        known_texts = overlap.trained_on(orchestrator.registry, templates)
         encoder = Encoder.load(settings=orchestrator.settings)
         report["overlap"] = {
             name: {"compared_with": len(texts), **_shortened(overlap.report(overlap.twins(cases, texts, encoder)))}

@@ -15,6 +15,7 @@ import yaml
 
 import mdsa_local
 from mdsa_local.evaluation.questions import Case
+from mdsa_local.training import articles
 from mdsa_local.validation import facts
 
 if TYPE_CHECKING:
@@ -69,6 +70,12 @@ def written_questions(folder: Path | None = None) -> list[str]:
     return list(found)
 
 
+def article_questions(folder: Path | None = None) -> list[str]:
+    """The questions asked of the invented articles (``training/articles.py``), on which the shipped judge was trained."""
+    organisations = articles.read(folder or articles.ARTICLES)
+    return list(dict.fromkeys(text for one in organisations for article in one.articles for _, text in article.questions))
+
+
 def filled(template: str, slots: dict[str, list[str]]) -> str:
     """``template`` with the first value of each slot; a slot without a list of its own becomes its name."""
 
@@ -82,6 +89,16 @@ def filled(template: str, slots: dict[str, list[str]]) -> str:
 def routing_examples(domains: Iterable[DomainConfig]) -> list[str]:
     """The example questions of the domains, from which the router knows them."""
     return list(dict.fromkeys(text for domain in domains for text in domain.examples))
+
+
+def trained_on(domains: Iterable[DomainConfig], templates: Path | None = None) -> dict[str, list[str]]:
+    """All that a set of questions is compared with, by its name; ``templates`` as in :func:`training_questions`."""
+    return {
+        "training templates": training_questions(templates),
+        "written questions": written_questions(),
+        "articles' questions": article_questions(),
+        "routing examples": routing_examples(domains),
+    }
 
 
 def twins(cases: Sequence[Case], known: Sequence[str], encoder: Encoder) -> list[Twin]:

@@ -1,4 +1,4 @@
-"""Making the encoder and the bundled SLM. What needs torch is installed by ``pip install mdsa-local[train]``.
+"""Making the encoder, the judge and the bundled SLM. What needs torch is installed by ``pip install mdsa-local[train]``.
 
 The small model, one command a step (``mdsa train``, docs/training.md):
 
@@ -18,9 +18,15 @@ The encoder (``scripts/make_encoder.py``):
 - :mod:`~mdsa_local.training.export_encoder`: ONNX export with optimum, INT8.
 - :mod:`~mdsa_local.training.export_router`: any encoder or fine-tuned classifier as a routing model, ``mdsa router export``.
 
+The judge (``scripts/make_judge.py``):
+
+- :mod:`~mdsa_local.training.articles`, :mod:`~mdsa_local.training.groups`: the articles written for it, and the groups it learns from.
+- :mod:`~mdsa_local.training.judge`: the training.
+- :mod:`~mdsa_local.training.export_judge`: ONNX export with optimum, INT8.
+- :mod:`~mdsa_local.training.answerable`: what its scores mean, the odds that documents answer.
+
 For a user's own domain:
 
 - :mod:`~mdsa_local.training.adapter`: a LoRA adapter for a domain's model, ``mdsa train adapter``; its parts are ``pairs``, ``lora``,
   ``export_adapter``, ``convert`` and ``measuring``.
-- :mod:`~mdsa_local.training.answerable`: the weights by which questions that the documents do not answer are declined.
 """

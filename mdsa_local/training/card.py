@@ -1,8 +1,12 @@
-"""The model.yaml of a run's model folder, which makes it a model that can be copied to ``$MDSA_HOME/models``. Needs neither torch nor gguf."""
+"""The model.yaml of a model folder: of a run, which makes it a model that can be copied to ``$MDSA_HOME/models``; of the encoder, of the judge.
+
+Needs neither torch nor gguf.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +14,7 @@ from typing import Any
 import yaml
 
 from mdsa_local.durable import write_whole
+from mdsa_local.errors import ConfigError
 from mdsa_local.settings import read_yaml, storage_error
 from mdsa_local.training.workshop import Workshop
 
@@ -40,3 +45,22 @@ def write_card(run: Workshop, files: Sequence[Path] = (), default: str = "") -> 
 def _entry(file: Path) -> dict[str, Any]:
     data = file.read_bytes()
     return {"file": file.name, "sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
+
+
+def refresh(folder: Path, new: str, **lines: str) -> None:
+    """Bring sha256 and size of an exported model up to date in the folder's ``model.yaml``, or in ``new`` where there is none, and set the values of
+    some keys that stand on a line each. All else in the card, comments too, stays. Raises :class:`ConfigError` for a card without such a line."""
+    path = folder / "model.yaml"
+    text = path.read_text(encoding="utf-8") if path.is_file() else new
+    values = dict(lines)
+    for name in ("model.onnx", "tokenizer.json"):
+        content = (folder / name).read_bytes()
+        values[f"  {name}"] = f"{{sha256: {hashlib.sha256(content).hexdigest()}, size_bytes: {len(content)}}}"
+    for key, value in values.items():
+        entry = f"{key}: {value}".replace("\\", r"\\")
+        text, found = re.subn(rf"^{re.escape(key)}:.*$", entry, text, flags=re.MULTILINE)
+        if not found:
+            raise ConfigError(
+                f"{path}: no line '{key}:' to bring up to date", "Write it on a line of its own, or delete the file to have a new one made."
+            )
+    write_whole(path, text)

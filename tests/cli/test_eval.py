@@ -89,13 +89,21 @@ def test_answers_as_a_table(
 def test_overlap_lists_the_nearest(
     product: TinyBERTOrchestrator, questions: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The templates themselves are compared in tests/evaluation: embedding all of them takes a while.
-    monkeypatch.setattr("mdsa_local.evaluation.overlap.training_questions", lambda: ["what is the daily limit of an atm", "who sings here"])
+    # The texts themselves are compared in tests/evaluation: embedding all of them takes minutes.
+    overlap = "mdsa_local.evaluation.overlap"
+    monkeypatch.setattr(f"{overlap}.training_questions", lambda _: ["what is the daily limit of an atm", "who sings here"])
+    monkeypatch.setattr(f"{overlap}.written_questions", lambda: ["how does moss grow"])
+    monkeypatch.setattr(f"{overlap}.article_questions", lambda: ["when does the last ferry leave", "is the ferry late"])
     code, out, _ = inside(capsys, "eval", "answers", str(questions), "--overlap", "--json")
     found = json.loads(out)["overlap"]
     assert code == 0
     assert found["training templates"]["compared_with"] == 2
     assert found["training templates"]["worst"][0]["question"] == LINES[0]["question"]
+    assert {name: part["compared_with"] for name, part in found.items() if name != "routing examples"} == {
+        "training templates": 2,
+        "written questions": 1,
+        "articles' questions": 2,
+    }
     assert found["routing examples"]["n"] == 4
     code, out, _ = inside(capsys, "eval", "answers", str(questions), "--overlap")
     assert out.startswith("training templates: 1 of 4 questions")

@@ -28,7 +28,9 @@ def home(tmp_path: Path, product: TinyBERTOrchestrator, monkeypatch: pytest.Monk
     return home
 
 
-def test_from_an_answer_to_a_question_set(home: Path, product: TinyBERTOrchestrator, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_an_answer_to_a_question_set(
+    home: Path, product: TinyBERTOrchestrator, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     code, out, _ = inside(capsys, "feedback", "recent", "--json")
     weather, card = json.loads(out)
     assert (code, card["question"], card["domain"], weather["domain"]) == (0, CARD, "finance", None)
@@ -40,6 +42,8 @@ def test_from_an_answer_to_a_question_set(home: Path, product: TinyBERTOrchestra
     file = tmp_path / "questions.jsonl"
     code, out, _ = inside(capsys, "feedback", "export", str(file), "--json")
     assert (code, json.loads(out)["rows"]) == (0, 1)
+    # Whether the file is a question set is asked here, not how near it comes to all that was trained on, which takes minutes.
+    monkeypatch.setattr("mdsa_local.evaluation.overlap.trained_on", lambda _: {"some": ["how do i block my card"]})
     code, out, err = inside(capsys, "eval", "answers", str(file), "--overlap", "--json")
     assert code == 0, err
     code, out, _ = inside(capsys, "feedback", "export", str(tmp_path / "lines.jsonl"), "--as", "router")

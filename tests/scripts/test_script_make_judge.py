@@ -1,0 +1,63 @@
+"""Making the judge by one command: which steps it runs, what it leaves out when it goes on, and the odds it keeps."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+
+import _making
+import make_judge
+
+CARD = "name: judge\nweighing: {odds: [0.0, 1.0, 0.0, 0.0], nearness: 3.0}\n# odds: [1] stay\n"
+
+
+def test_a_step_is_a_module_run(capsys: pytest.CaptureFixture[str]) -> None:
+    said = _making.step("documentation", "--help", settings={"COLUMNS": "90"})
+    assert "usage: documentation.py" in said
+    assert capsys.readouterr().out == f"$ -m mdsa_local.training.documentation --help\n{said}"
+    with pytest.raises(SystemExit) as ended:
+        _making.step("documentation", "--nonsense")
+    assert ended.value.code == 2
+
+
+def test_odds_are_put_into_the_card() -> None:
+    said = "odds: (-0.7, 0.404, 2.163, -1.317)\nfrom 0.1 on: declines 2% of the answerable\n"
+    assert make_judge.with_odds(CARD, said) == CARD.replace("[0.0, 1.0, 0.0, 0.0]", "[-0.7, 0.404, 2.163, -1.317]")
+    with pytest.raises(SystemExit, match="no odds"):
+        make_judge.with_odds(CARD, "WEIGHTS = (1.0, 2.0, 3.0)\n")
+
+
+def test_what_is_there_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The steps themselves are tested with their modules; here is what they are told."""
+    work, out, ran = tmp_path / "work", tmp_path / "out", list[tuple[str, ...]]()
+
+    def step(*arguments: object, settings: dict[str, str] | None = None) -> str:
+        ran.append(tuple(map(str, arguments)))
+        if settings:
+            assert settings["MDSA_JUDGE"] == str(out)
+            assert settings["MDSA_HOME"] == str(work / "home")
+        return "odds: (1.0, 2.0, 3.0, 4.0)\n"
+
+    monkeypatch.setattr(make_judge, "step", step)
+    given = ["make_judge.py", "--data", str(tmp_path), "--start", str(tmp_path), "--work", str(work), "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", given)
+    out.mkdir()
+
+    def left() -> list[str]:
+        ran.clear()
+        (out / "model.yaml").write_text(CARD, encoding="utf-8")
+        make_judge.main()
+        assert "odds: [1.0, 2.0, 3.0, 4.0]" in (out / "model.yaml").read_text(encoding="utf-8")
+        return [f"{module} {first}" for module, first, *_ in ran]
+
+    steps = ["judge draw", "judge train", "export_judge --judge", "answerable --questions"]
+    assert left() == steps
+    assert "--most" in ran[1]
+    (work / "groups.npz").touch()
+    assert left() == steps[1:]
+    (work / "judge").mkdir()
+    assert left() == steps[2:]
