@@ -103,13 +103,29 @@ def inference_session(model: Path, content: bytes | None, threads: int, hint: st
         raise ModelFileError(f"{model} is damaged: {error}", hint) from None
 
 
+_tokenizers: dict[str, Any] = {}
+_opening = threading.Lock()
+
+
+def tokenizer(path: Path, digest: str) -> Any:
+    """The tokenizer in ``path``, a file with the SHA-256 ``digest``: it cuts and pads nothing, and is one for all models with the same file."""
+    from tokenizers import Tokenizer
+
+    with _opening:
+        if digest not in _tokenizers:
+            opened = Tokenizer.from_file(str(path))
+            opened.no_truncation()
+            opened.no_padding()
+            _tokenizers[digest] = opened
+        return _tokenizers[digest]
+
+
 class TextSession:
     """Texts to one row of numbers each. Thread-safe; one forward pass a text."""
 
     def __init__(self, folder: Path, card: dict[str, Any], output: str, threads: int = 1) -> None:
         """Load the model in ``folder``; ``output`` names what its graph gives. Raises :class:`ModelNotFoundError` or :class:`ModelFileError`."""
         import numpy as np
-        from tokenizers import Tokenizer
 
         self.max_tokens = int(card.get("max_tokens", 256))
         self._pad = int(card.get("pad_id", 0))
@@ -131,9 +147,7 @@ class TextSession:
             raise ModelFileError(f"{model} has no output {output!r}, only {', '.join(sorted(outputs))}", "Make it with `mdsa router export`.")
         self._output = output
         self._inputs = {entry.name for entry in self._session.get_inputs()}
-        self._tokenizer = Tokenizer.from_file(str(vocabulary))
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+        self._tokenizer = tokenizer(vocabulary, digests[vocabulary])
         self._np = np
         # Encoding sets no state, but two short passes at once on few cores are slower than one after the other.
         self._lock = threading.Lock()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdsa_local.errors import ConfigError, ModelFileError, ModelNotFoundError
-from mdsa_local.routing.session import inference_session, passes, read_card, share, spread
+from mdsa_local.routing.session import inference_session, passes, read_card, share, spread, tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,8 +56,6 @@ class AnswerJudge:
 
     def __init__(self, folder: Path) -> None:
         """Load the judge in ``folder``. Raises :class:`ConfigError`, :class:`ModelNotFoundError` or :class:`ModelFileError`."""
-        from tokenizers import Tokenizer
-
         if not (folder / "model.yaml").is_file():
             raise ModelNotFoundError(f"no judge at {folder}: no model.yaml there", REINSTALL)
         card = read_card(folder)
@@ -66,17 +64,17 @@ class AnswerJudge:
         self.folder = folder
         self.weighing = Weighing.read(card, folder)
         self.max_tokens = int(card.get("max_tokens", 128))
+        digests = {}
         for name in FILES:
             path, entry = folder / name, (card.get("files") or {}).get(name) or {}
             if not path.is_file():
                 raise ModelNotFoundError(f"judge {folder}: no {name} in it", REINSTALL)
-            if entry.get("sha256") not in (None, _digest(path)):
+            digests[name] = _digest(path)
+            if entry.get("sha256") not in (None, digests[name]):
                 raise ModelFileError(f"{path} is damaged: its sha256 is not the one in model.yaml", REINSTALL)
         # A pass is short, and only a few texts are read for a question: what would be gained by packed weights is not worth their memory.
         self._session = inference_session(folder / "model.onnx", None, 1, REINSTALL, lean=True)
-        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+        self._tokenizer = tokenizer(folder / "tokenizer.json", digests["tokenizer.json"])
         self._begin, self._end = self._tokenizer.encode("").ids
         self._lock = threading.Lock()
 
