@@ -103,6 +103,18 @@ def inference_session(model: Path, content: bytes | None, threads: int, hint: st
         raise ModelFileError(f"{model} is damaged: {error}", hint) from None
 
 
+def padded(rows: Sequence[Sequence[int]], pad: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Ids and mask ``(rows, longest)`` of rows of tokens, all made as long as the longest."""
+    import numpy as np
+
+    ids = np.full((len(rows), max(map(len, rows))), pad, dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for at, row in enumerate(rows):
+        ids[at, : len(row)] = row
+        mask[at, : len(row)] = 1
+    return ids, mask
+
+
 _tokenizers: dict[str, Any] = {}
 _opening = threading.Lock()
 
@@ -208,11 +220,6 @@ class TextSession:
 
     def _padded(self, rows: list[list[int]]) -> dict[str, NDArray[np.int64]]:
         """What the graph is fed for ``rows`` of tokens, all made as long as the longest."""
-        np = self._np
-        ids = np.full((len(rows), max(map(len, rows))), self._pad, dtype=np.int64)
-        mask = np.zeros_like(ids)
-        for i, row in enumerate(rows):
-            ids[i, : len(row)] = row
-            mask[i, : len(row)] = 1
-        feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+        ids, mask = padded(rows, self._pad)
+        feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": self._np.zeros_like(ids)}
         return {name: value for name, value in feed.items() if name in self._inputs}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdsa_local.errors import ConfigError, ModelFileError, ModelNotFoundError
-from mdsa_local.routing.session import inference_session, passes, read_card, share, spread, tokenizer
+from mdsa_local.routing.session import inference_session, padded, passes, read_card, share, spread, tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,11 +105,7 @@ class AnswerJudge:
         """Log odds of pairs of tokens; the texts begin at ``second``."""
         import numpy as np
 
-        ids = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
-        mask = np.zeros_like(ids)
-        for at, row in enumerate(rows):
-            ids[at, : len(row)] = row
-            mask[at, : len(row)] = 1
+        ids, mask = padded(rows)
         types = mask.copy()
         types[:, :second] = 0
         (given,) = self._session.run(["logits"], {"input_ids": ids, "attention_mask": mask, "token_type_ids": types})
