@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import os
+import random
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from datetime import timedelta
@@ -43,8 +45,9 @@ LANCE_RESERVES = 2
 
 # By default lance tries for minutes to reach a server that is not there.
 PATIENCE = {"connect_timeout": "5s", "client_max_retries": "2", "client_retry_timeout": "20"}
-# What lance does not try again by itself, two machines that tidy at once.
-MOST_CONFLICTS = 5
+# What lance does not try again by itself, two machines that tidy at once. Between two attempts, each waits for a random time of up to so many
+# seconds, doubled each time: both in step would meet again.
+MOST_CONFLICTS, FIRST_WAIT_S = 7, 0.1
 
 T = TypeVar("T")
 
@@ -81,6 +84,10 @@ def use_few_cores(cores: int) -> None:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+class OvertakenError(StorageError):
+    """Another writer's commit was quicker; nothing of this one is kept."""
 
 
 class Database:
@@ -210,13 +217,12 @@ class Database:
             yield
 
     def again_after_conflicts(self, work: Callable[[], T]) -> T:
-        """The result of ``work``, which is done again when a commit of another machine, which no lock holds back, was quicker."""
-        for _ in range(0 if self.local else MOST_CONFLICTS):
-            try:
+        """The result of ``work``, which is done again when a commit of another machine, which no lock holds back, was quicker. Raises
+        :class:`OvertakenError` when others were quicker each time."""
+        for attempt in range(0 if self.local else MOST_CONFLICTS):
+            with suppress(OvertakenError):
                 return work()
-            except StorageError as error:
-                if "conflict" not in str(error).lower():
-                    raise
+            time.sleep(random.uniform(0, FIRST_WAIT_S * 2**attempt))
         return work()
 
     def _connect(self) -> Any:
@@ -252,7 +258,8 @@ def storage_errors(folder: Path | str, table: str = "") -> Iterator[None]:
         number = re.search(r"os error (\d+)", str(error))
         # The text ends in the place in lancedb's own source code.
         message = re.sub(r",? /\S+\.rs:\d+:\d+", "", str(error) if isinstance(folder, Path) else _said(str(error)))
-        raise StorageError(f"knowledge base {table!r} in {folder}: {message}", _hint(int(number[1]) if number else None, folder, table)) from error
+        kind = OvertakenError if "conflict" in message.lower() else StorageError
+        raise kind(f"knowledge base {table!r} in {folder}: {message}", _hint(int(number[1]) if number else None, folder, table)) from error
 
 
 def unfinished(folder: Path, table: str) -> StorageError:

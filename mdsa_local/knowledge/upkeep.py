@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from mdsa_local.knowledge import index, sound
-from mdsa_local.knowledge.lance import Database, storage_errors
+from mdsa_local.knowledge.lance import Database, OvertakenError, storage_errors
 from mdsa_local.knowledge.table import Table
 from mdsa_local.knowledge.thrift import give_back_memory, little_memory
 
@@ -136,7 +136,9 @@ class Tidied(Table):
         small, stale = self._heap(table)
         piled_up = small > MOST_SMALL_FILES and small > MOST_SMALL_FILES * self._patience(table)
         if piled_up or (stale and self._merged_long_ago()) or not _of_words(self._run(table.list_indices())):
-            self._compact()
+            # Of a table elsewhere: other machines are tidying it, and what was added is there.
+            with suppress(OvertakenError):
+                self._compact()
         if self._run(index.pending(table)) != "nothing":
             self._background.start(self.label, self.index_vectors)
         self._tidy_later()

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,8 +20,10 @@ from mdsa_local.knowledge import sync
 from mdsa_local.knowledge.check import Problem
 from mdsa_local.knowledge.chunking import Chunk
 from mdsa_local.knowledge.dual_rag import DualRAG
+from mdsa_local.knowledge.lance import OvertakenError
 from mdsa_local.knowledge.place import located, own_folder
 from mdsa_local.knowledge.store import Entry
+from mdsa_local.knowledge.upkeep import Tidied
 from mdsa_local.settings import Settings
 
 from .s3 import BUCKET, serving
@@ -120,12 +123,36 @@ def test_two_machines_write_at_once_and_nothing_is_lost_or_doubled(uri: str, opt
         )
 
     machines = [machine(name) for name in ("x", "y")]
-    for process in machines:
-        _, said = process.communicate(timeout=500)
-        assert process.returncode == 0, said
+    said = [process.communicate(timeout=500)[1] for process in machines]
+    assert [process.returncode for process in machines] == [0, 0], said
     expected = {f"{name}{n}" for name in ("x", "y") for n in range(4) if n != 2} | {f"same{n}" for n in range(4)}
     found = DualRAG(uri, ToyEmbedder(), storage_options=options).list_documents()
     assert {entry.document: entry.n_chunks for entry in found} == dict.fromkeys(expected, 1)
+
+
+def test_who_is_overtaken_by_others_tries_again_and_what_it_added_is_there(
+    uri: str, options: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mdsa_local.knowledge.lance.FIRST_WAIT_S", 0.001)
+    tidied, overtaken = Tidied._tidied, list[int]()
+
+    def late(self: Tidied, table: Any) -> None:
+        overtaken.append(1)
+        if len(overtaken) <= most:
+            raise OvertakenError("commit conflict", "")
+        tidied(self, table)
+
+    monkeypatch.setattr(Tidied, "_tidied", late)
+    rag = DualRAG(uri, ToyEmbedder(), storage_options=options)
+    most = 10**6
+    rag.add_global_documents([{"content": "A card is frozen in the app."}])
+    assert overtaken and rag.query("card")
+    with pytest.raises(OvertakenError):
+        rag.optimize()
+    overtaken.clear()
+    most = 4
+    rag.optimize()
+    assert len(overtaken) == 5
 
 
 def test_what_another_machine_adds_while_the_table_is_embedded_again_stays(
