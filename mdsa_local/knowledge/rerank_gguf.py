@@ -71,6 +71,7 @@ class GgufReranker:
         try:
             self._context = Context(self._model, options)
             owned.insert(0, self._context)
+            self._check_vocabulary()
             self._layout = self._template() or self._marks()
             marks = len(self._model.tokenize_part(PLACES.sub("", self._layout))) if isinstance(self._layout, str) else len(self._layout)
             # A passage has at least a quarter of the window, however long the question is.
@@ -124,6 +125,17 @@ class GgufReranker:
         if not isfinite(value := context.score(0)):
             raise ModelFileError(f"{self.path} gives scores that are no numbers", OTHER)
         return value
+
+    def _check_vocabulary(self) -> None:
+        """Raise :class:`ModelFileError` when there is a text at which llama.cpp would end the process: each byte has to have a token."""
+        lib, vocab = self._model.lib, self._model.vocab
+        kind = lib.llama_vocab_type(vocab)
+        if kind == lib.LLAMA_VOCAB_TYPE_SPM:
+            known = {lib.llama_vocab_get_text(vocab, token) for token in range(self._model.vocabulary_size)}
+            if all(b"<0x%02X>" % byte in known or bytes([byte]) in known for byte in range(256)):
+                return
+        if kind in (lib.LLAMA_VOCAB_TYPE_NONE, lib.LLAMA_VOCAB_TYPE_SPM):
+            raise ModelFileError(f"{self.path}: its vocabulary has no tokens for some texts", OTHER)
 
     def _template(self) -> str:
         """The template named ``rerank`` in the file; empty without one."""
@@ -189,12 +201,16 @@ def _options(info: GGUFInfo, tokens: int, threads: int) -> ContextOptions:
 
 
 def _check(info: GGUFInfo) -> None:
-    """Raise :class:`ModelFileError` for what llama.cpp would read scores from that are none: it does not look at the size of the head."""
+    """Raise :class:`ModelFileError` for what llama.cpp would read scores from that are none, as it does not look at the size of the head, and for
+    sizes at which it would end the process."""
     if not info.head_outputs:
         raise ModelFileError(f"{info.path} is no reranker: a model of kind {info.architecture} without a classification head", HINT)
     if info.head_outputs != max(info.n_labels, 1):
         said = f"its classification head gives {info.head_outputs} numbers for a pair, its header names {max(info.n_labels, 1)}"
         raise ModelFileError(f"{info.path} is no reranker: {said}", HINT)
+    whole = info.architecture in IN_PIECES or info.key_length * info.n_heads == info.value_length * info.n_heads == info.embedding_length
+    if not info.n_layers or not whole:
+        raise ModelFileError(f"{info.path} is damaged: its {info.n_layers} layers and {info.n_heads} heads do not fit its width", OTHER)
 
 
 def _check_memory(info: GGUFInfo, options: ContextOptions) -> None:

@@ -18,7 +18,7 @@ from mdsa_local.runtime.native import BATCH_TOKENS
 from mdsa_local.settings import Settings, shipped
 from tests.cli.test_cli import inside
 
-from .tiny_gguf_rerankers import CONTROL, SPECIAL, TEMPLATE, WINDOW, as_letters, bert, pieces, qwen3
+from .tiny_gguf_rerankers import CONTROL, PIECES, SPECIAL, TEMPLATE, WINDOW, as_letters, bert, pieces, qwen3
 from .toy_embedder import ToyEmbedder
 
 QUESTION = "when are roses pruned ?"
@@ -208,11 +208,22 @@ def test_what_cannot_be_used_is_one_clear_error(folder: Path, tmp_path: Path, ca
         rag.query("roses")
 
 
-def test_weights_of_another_size_are_refused(tmp_path: Path) -> None:
-    made = bert()
-    # Positions behind the last one that the file has would end the process.
-    with pytest.raises(ModelFileError, match="position_embd"):
-        GgufReranker(made.write(tmp_path / "model.gguf", {"bert.context_length": 512}), 1)
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        # Positions behind the last one that the file has.
+        ({"bert.context_length": 512}, "position_embd"),
+        ({"bert.block_count": 0}, "0 layers"),
+        ({"bert.attention.key_length": 7}, "do not fit"),
+        ({"bert.attention.key_length": 0}, "do not fit"),
+        ({"tokenizer.ggml.model": "llama"}, "no tokens for some texts"),
+        ({"tokenizer.ggml.model": "no_vocab", "bert.vocab_size": len(SPECIAL) + len(PIECES)}, "no tokens for some texts"),
+        ({"tokenizer.ggml.unknown_token_id": 10**6}, "cannot read pairs"),
+    ],
+)
+def test_what_would_end_the_process_is_an_error(tmp_path: Path, changed: dict[str, object], said: str) -> None:
+    with pytest.raises(ModelFileError, match=said):
+        GgufReranker(bert().write(tmp_path / "model.gguf", changed), 1)
 
 
 def test_one_too_large_is_not_opened(one: GgufReranker) -> None:
