@@ -13,6 +13,7 @@ from mdsa_local.knowledge import rerank_gguf
 from mdsa_local.knowledge.dual_rag import DualRAG
 from mdsa_local.knowledge.rerank import load
 from mdsa_local.knowledge.rerank_gguf import GgufReranker
+from mdsa_local.orchestrator import TinyBERTOrchestrator
 from mdsa_local.runtime.gguf import read_gguf
 from mdsa_local.runtime.native import BATCH_TOKENS
 from mdsa_local.settings import Settings, shipped
@@ -279,3 +280,15 @@ def test_searches_follow_it_and_tell(tmp_path: Path, one: GgufReranker, monkeypa
     assert [found["explain"]["cut"] for found in shown] == [False, False]
     assert f"reranked {scores[0]:.3f}" in inside(capsys, "kb", "search", QUESTION, "--explain")[1]
     assert f"score {scores[1]:.3f}" in inside(capsys, "kb", "why", QUESTION, "--doc", shown[1]["id"].removesuffix("#0"))[1]
+
+
+def test_an_orchestrator_frees_it(one: GgufReranker, tmp_path: Path) -> None:
+    settings = Settings.load({}, home=tmp_path, reranker=str(one.path), threads=1)
+    with TinyBERTOrchestrator(settings=settings) as orchestrator:
+        orchestrator.knowledge.add_global_documents([{"content": text} for text in PASSAGES if text])
+        assert len(orchestrator.knowledge.query(QUESTION, top_k=2)) == 2
+        opened = orchestrator.knowledge._reranker
+    assert isinstance(opened, GgufReranker)
+    assert opened._context.threads == 1
+    with pytest.raises(ModelError, match="was closed"):
+        opened.scores(QUESTION, PASSAGES)
