@@ -159,12 +159,13 @@ def reranker(settings: Settings) -> Iterator[Finding]:
     if settings.reranker_place is None:
         yield Finding("reranker", "ok", "none; passages stay in the order of the search")
         return
-    from mdsa_local.knowledge.rerank import Reranker
+    from mdsa_local.knowledge.rerank import load
 
-    loaded = Reranker.load(settings.reranker_place)
+    loaded = load(settings.reranker_place, settings.threads)
     began = time.perf_counter()
     loaded.scores("How much does a replacement debit card cost?", ["A replacement card costs $5. It arrives in 4 business days."])
     took = (time.perf_counter() - began) * 1000
+    loaded.close()
     text = f"{loaded.path}: pairs of up to {loaded.max_tokens} tokens, {took:.1f} ms for a short one"
     yield Finding("reranker", "ok", text, facts={"path": str(loaded.path), "max_tokens": loaded.max_tokens, "ms": round(took, 2)})
 

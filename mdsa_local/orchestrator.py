@@ -196,7 +196,11 @@ class TinyBERTOrchestrator:
 
         settings = self.settings
         return self._knowledge or DualRAG(
-            settings.knowledge_place, self.encoder, storage_options=settings.storage_options, reranker=settings.reranker_place
+            settings.knowledge_place,
+            self.encoder,
+            storage_options=settings.storage_options,
+            reranker=settings.reranker_place,
+            threads=settings.threads,
         )
 
     def prepare(self, progress: Callable[[str, int, int], None] | None = None) -> list[tuple[str, Report]]:
@@ -352,6 +356,8 @@ class TinyBERTOrchestrator:
         """Free the models this orchestrator loaded. Safe to call twice."""
         if self._watcher:
             self._watcher.close()
+        if self._knowledge is None and "knowledge" in self.__dict__:
+            self.knowledge.close()
         if self._own_manager:
             self.manager.close()
 

@@ -19,7 +19,7 @@ from mdsa_local.knowledge.ingest import Progress, Report, ingest
 from mdsa_local.knowledge.lance import connect
 from mdsa_local.knowledge.mentions import unknown
 from mdsa_local.knowledge.place import forget
-from mdsa_local.knowledge.rerank import Reranker, reordered, wide
+from mdsa_local.knowledge.rerank import Reranker, load, reordered, wide
 from mdsa_local.knowledge.show import Shown, around
 from mdsa_local.knowledge.store import Document, Entry, KnowledgeBase, rank_all
 from mdsa_local.knowledge.transfer import Heard, Transferred
@@ -57,8 +57,9 @@ class DualRAG:
 
     ``persist_directory`` is a folder or any URI that LanceDB takes, such as ``s3://bucket/prefix``, with LanceDB's ``storage_options`` for it;
     None is the configured place. ``embedder`` None is the shipped encoder, looked up on first use.
-    ``reranker`` is where a cross-encoder lies that orders what was found anew, see :mod:`mdsa_local.knowledge.rerank`; the first search opens it.
-    None is none, or the configured one at the configured place. ``domain`` None is the shared knowledge base throughout.
+    ``reranker`` is where a cross-encoder lies that orders what was found anew, see :mod:`mdsa_local.knowledge.rerank`; the first search opens it,
+    on ``threads`` of the CPU where it is a GGUF, 0 for one per core. None is none, or the configured one at the configured place. ``domain`` None is
+    the shared knowledge base throughout.
 
     Methods raise :class:`StorageError` when the disk fails, :class:`ConfigError` when a table holds another encoder's vectors, :class:`InputError`
     for a domain that is no name; searches :class:`ModelError` when the reranker cannot be used.
@@ -71,15 +72,16 @@ class DualRAG:
         global_collection_name: str = GLOBAL,
         storage_options: Mapping[str, str] | None = None,
         reranker: str | Path | None = None,
+        threads: int = 0,
     ) -> None:
         if not persist_directory:
             settings = Settings.load()
-            reranker = reranker or settings.reranker_place
+            reranker, threads = reranker or settings.reranker_place, threads or settings.threads
             persist_directory, storage_options = settings.knowledge_place, {**settings.storage_options, **(storage_options or {})}
         self._database = connect(persist_directory, storage_options)
         self._given_embedder = embedder
         self._shared = global_collection_name
-        self._reranker_at = reranker or None
+        self._reranker_at, self._threads = reranker or None, threads
         self._opened_reranker: Reranker | None = None
         self._lock = threading.Lock()
         self._knowledge_bases: dict[str, KnowledgeBase] = {}
@@ -97,7 +99,7 @@ class DualRAG:
     def _reranker(self) -> Reranker | None:
         with self._lock:
             if self._opened_reranker is None and self._reranker_at is not None:
-                self._opened_reranker = Reranker.load(self._reranker_at)
+                self._opened_reranker = load(self._reranker_at, self._threads)
             return self._opened_reranker
 
     def search(
@@ -277,6 +279,13 @@ class DualRAG:
     def _reranked(self, text: str, fused: list[Ranked], top_k: int) -> list[Ranked]:
         reranker = self._reranker
         return fused if reranker is None else reordered(reranker, text, fused, wide(top_k))
+
+    def close(self) -> None:
+        """Free what the reranker takes. Safe to call twice; a later search opens it again."""
+        with self._lock:
+            opened, self._opened_reranker = self._opened_reranker, None
+        if opened is not None:
+            opened.close()
 
     def _add(self, domain: str | None, documents: Iterable[Mapping[str, Any]]) -> list[str]:
         knowledge_base = self._knowledge_base(domain)

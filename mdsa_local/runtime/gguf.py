@@ -45,6 +45,8 @@ REPACKED = {"Q4_0", "Q4_K", "Q2_K", "IQ4_NL"}
 MAX_DIMENSION = 2**40
 # Arrays longer than this (the vocabulary, its scores and merges) are counted, not kept; per-layer arrays are shorter.
 KEPT_ARRAY = 4096
+# The last layer of a classification head: of two layers the second, else the only one.
+HEADS = ("cls.output.weight", "cls.weight")
 # What a loaded model takes beside its buffers: tables for each token, and what loading and its threads leave behind.
 VOCABULARY_BYTES, OVERHEAD_BYTES = 220, 6 * 2**20
 HINT = "Download or build the file again."
@@ -52,7 +54,11 @@ HINT = "Download or build the file again."
 
 @dataclass(frozen=True, slots=True)
 class GGUFInfo:
-    """What a GGUF header says. Head sizes are in elements; ``expected_size_bytes`` is where the last tensor ends."""
+    """What a GGUF header says. Head sizes are in elements; ``expected_size_bytes`` is where the last tensor ends.
+
+    ``causal``: a token sees only those before it. ``head_outputs``: numbers that its classification head gives for a text, 0 without a head;
+    ``n_labels``: how many names it has for them.
+    """
 
     path: Path
     version: int
@@ -73,12 +79,16 @@ class GGUFInfo:
     n_parameters: int
     size_bytes: int
     expected_size_bytes: int
+    causal: bool
+    head_outputs: int
+    n_labels: int
 
 
 @dataclass(frozen=True, slots=True)
 class _Tensor:
     name: str
     type_name: str
+    rows: int
     elements: int
     size_bytes: int
     offset: int
@@ -254,7 +264,7 @@ def _tensor(reader: _Reader) -> _Tensor:
     if not all(0 < size <= MAX_DIMENSION for size in shape) or shape[0] % block:
         raise reader.damaged(f"tensor {name!r} has absurd shape {shape} for {type_name}")
     elements = prod(shape)
-    return _Tensor(name, type_name, elements, elements // block * block_bytes, offset)
+    return _Tensor(name, type_name, elements // shape[0], elements, elements // block * block_bytes, offset)
 
 
 def _info(reader: _Reader, version: int, metadata: Mapping[str, Any], tensors: list[_Tensor]) -> GGUFInfo:
@@ -268,6 +278,7 @@ def _info(reader: _Reader, version: int, metadata: Mapping[str, Any], tensors: l
         raise reader.damaged(f"truncated: its tensors end at byte {expected}, the file has {reader.end}")
     width, heads = _integer(metadata, f"{architecture}.embedding_length"), _integer(metadata, f"{architecture}.attention.head_count")
     tokens = metadata.get("tokenizer.ggml.tokens")
+    labels, rows = metadata.get(f"{architecture}.classifier.output_labels"), {tensor.name: tensor.rows for tensor in tensors}
     by_size = max(tensors, key=lambda tensor: tensor.size_bytes).type_name
     return GGUFInfo(
         path=reader.path,
@@ -280,8 +291,8 @@ def _info(reader: _Reader, version: int, metadata: Mapping[str, Any], tensors: l
         n_layers=_integer(metadata, f"{architecture}.block_count"),
         n_heads=heads,
         n_kv_heads=_integer(metadata, f"{architecture}.attention.head_count_kv") or heads,
-        key_length=_integer(metadata, f"{architecture}.attention.key_length") or width // max(heads, 1),
-        value_length=_integer(metadata, f"{architecture}.attention.value_length") or width // max(heads, 1),
+        key_length=_integer(metadata, keys) if (keys := f"{architecture}.attention.key_length") in metadata else width // max(heads, 1),
+        value_length=_integer(metadata, values) if (values := f"{architecture}.attention.value_length") in metadata else width // max(heads, 1),
         vocabulary_size=tokens.count if isinstance(tokens, _Skipped) else _integer(metadata, f"{architecture}.vocab_size"),
         has_chat_template=bool(_string(metadata, "tokenizer.chat_template")),
         quantization=FILE_TYPES.get(_integer(metadata, "general.file_type"), by_size) if "general.file_type" in metadata else by_size,
@@ -289,6 +300,9 @@ def _info(reader: _Reader, version: int, metadata: Mapping[str, Any], tensors: l
         n_parameters=sum(tensor.elements for tensor in tensors),
         size_bytes=reader.end,
         expected_size_bytes=expected,
+        causal=metadata.get(f"{architecture}.attention.causal") is not False,
+        head_outputs=next((rows[name] for name in HEADS if name in rows), 0),
+        n_labels=labels.count if isinstance(labels, _Skipped) else 0,
     )
 
 

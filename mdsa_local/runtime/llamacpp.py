@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import threading
 import time
 from collections import OrderedDict
@@ -86,7 +85,6 @@ class LlamaCppBackend:
         except BaseException:
             self._model.close()
             raise
-        self._control = re.compile("|".join(map(re.escape, sorted(self._model.control_texts(), key=len, reverse=True))) or r"(?!)")
         self._static: OrderedDict[str, list[int]] = OrderedDict()
         self._vocabulary = threading.Lock()
         self._closed = False
@@ -101,7 +99,7 @@ class LlamaCppBackend:
 
     def answer_tokens(self, text: str) -> list[int]:
         """Token ids of ``text`` as the model would write it for an answer, with the one that ends its turn."""
-        return [*self._part(self._plain(text)), self._model.end_id]
+        return [*self._part(self._model.plain(text)), self._model.end_id]
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, as it stands: nothing put before it."""
@@ -173,16 +171,12 @@ class LlamaCppBackend:
         )
 
     def _prompt(self, messages: Sequence[Message]) -> list[int]:
-        shown = [Message(message.role, self._plain(message.content)) for message in messages]
+        shown = [Message(message.role, self._model.plain(message.content)) for message in messages]
         model = self._model
         text = render(model.chat_template, shown, bos=model.bos_text, eos=model.eos_text, source=str(self._path))
         with self._vocabulary:
             self._open()
             return model.tokenize(text)
-
-    def _plain(self, text: str) -> str:
-        # Control tokens written out in a message would otherwise end its turn and begin a forged one.
-        return self._control.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
 
     def _part(self, text: str) -> list[int]:
         with self._vocabulary:

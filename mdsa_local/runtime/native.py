@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,13 +54,19 @@ class AbortFlag:
 
 @dataclass(frozen=True, slots=True)
 class ContextOptions:
-    """How a context is made: cells of key-value memory, sequences that may share them, tokens and outputs of one batch, CPU threads."""
+    """How a context is made: cells of key-value memory, sequences that may share them, tokens and outputs of one batch, CPU threads.
+
+    ``ranking``: for scores of texts, with a model that has a head for them, in place of logits; all tokens are outputs then. ``pass_tokens`` of a
+    batch are evaluated at a time, 0 for all: a batch that is aborted may have left some of them.
+    """
 
     cells: int
     sequences: int
     batch_tokens: int
     outputs: int
     threads: int
+    ranking: bool = False
+    pass_tokens: int = 0
 
 
 class Model:
@@ -99,17 +107,25 @@ class Model:
         is_control = self.lib.llama_vocab_is_control
         return [text for token in range(self.vocabulary_size) if is_control(self.vocab, token) and (text := self._text(token))]
 
+    @cached_property
+    def _control(self) -> re.Pattern[str]:
+        return re.compile("|".join(map(re.escape, sorted(self.control_texts(), key=len, reverse=True))) or r"(?!)")
+
+    def plain(self, text: str) -> str:
+        """A text with the control tokens that are written out in it broken up: in a prompt they would end a turn and begin a forged one."""
+        return self._control.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a rendered prompt; control tokens written out in it count as such. Adds BOS when the model wants one and the text has none."""
         first = [self.bos_id] if self.adds_bos and not (self.bos_text and text.startswith(self.bos_text)) else []
         return first + self.tokenize_part(text)
 
-    def tokenize_part(self, text: str) -> list[int]:
-        """Token ids of a text that something stands before."""
+    def tokenize_part(self, text: str, *, control: bool = True) -> list[int]:
+        """Token ids of a text that something stands before; with ``control``, control tokens written out in it count as such."""
         raw = text.encode("utf-8", "replace")
         room = len(raw) + 16
         ids = (ctypes.c_int32 * room)()
-        count = self.lib.llama_tokenize(self.vocab, raw, len(raw), ids, room, False, True)
+        count = self.lib.llama_tokenize(self.vocab, raw, len(raw), ids, room, False, control)
         if count < 0:
             raise ModelFileError(f"{self.path}: its tokenizer failed on a text of {len(raw)} bytes", "Use another build of the model.")
         return list(ids[:count])
@@ -146,12 +162,14 @@ class Context:
         self.abort = AbortFlag(self.lib)
         params = self.lib.llama_context_default_params()
         params.n_ctx = options.cells
-        # One physical batch for each logical one: an aborted batch then leaves no trace, see llama_decode.
-        params.n_batch = params.n_ubatch = options.batch_tokens
+        # With one physical batch for each logical one an aborted batch leaves no trace, see llama_decode.
+        params.n_batch, params.n_ubatch = options.batch_tokens, options.pass_tokens or options.batch_tokens
         params.n_seq_max = options.sequences
         params.kv_unified = True
         params.n_outputs_max = options.outputs
         params.n_threads = params.n_threads_batch = options.threads
+        if options.ranking:
+            params.embeddings, params.pooling_type = True, self.lib.LLAMA_POOLING_TYPE_RANK
         if not model.gpu_layers:
             # On a CPU it is no faster (0.5B Q4_0, 1000 tokens deep: 17.7 tokens a second with, 21.0 without), and sums in float16: the logits of
             # one sequence then differ by up to 0.2 with the shape of the batch, else by a tenth of that.
@@ -248,6 +266,16 @@ class Context:
 
         pointer = self.lib.llama_get_logits_ith(self.handle, row)
         return np.ctypeslib.as_array(pointer, shape=(self.model.vocabulary_size,))
+
+    def score(self, sequence: int) -> float:
+        """The first number that the model's head gives for a sequence of the last batch, in a context for ranking; NaN when it gave none."""
+        found = self.lib.llama_get_embeddings_seq(self.handle, sequence)
+        return float(found[0]) if found else float("nan")
+
+    def forget(self) -> None:
+        """Empty the memory of all sequences, where the model keeps any."""
+        if self._memory:
+            self.lib.llama_memory_clear(self._memory, False)
 
     def log_probabilities(self, row: int) -> NDArray[np.float64]:
         """``(vocabulary,)`` natural logarithms of the probabilities behind row ``row``."""

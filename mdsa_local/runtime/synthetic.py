@@ -100,18 +100,23 @@ def write_lora(path: Path, shape: Shape, rank: int = 8, *, strength: float = 1.0
     rng = np.random.default_rng(seed)
     pairs: dict[str, Any] = {"general.type": "adapter", "general.architecture": shape.architecture, "adapter.type": "lora"}
     pairs["adapter.lora.alpha"] = float(rank)
-    tensors = [
-        (f"blk.{layer}.{part}.weight.lora_{which}", (rows, columns))
+    tensors = {
+        f"blk.{layer}.{part}.weight.lora_{which}": rng.standard_normal((rows, columns), np.float32) * np.float32(strength / columns**0.5)
         for layer in range(shape.layers)
         for part in ("attn_q", "attn_output")
         for which, rows, columns in (("a", rank, shape.width), ("b", shape.width, rank))
-    ]
+    }
+    return write_float32(path, pairs, tensors)
+
+
+def write_float32(path: Path, metadata: Mapping[str, Any], tensors: Mapping[str, NDArray[np.float32]]) -> Path:
+    """Write a GGUF of ``tensors`` as they are, rows first, with ``metadata``: texts, numbers, lists of texts or of integers."""
     header, data = b"", b""
-    for name, (rows, columns) in tensors:
-        header += _string(name) + struct.pack("<I2QIQ", 2, columns, rows, TYPE_IDS["F32"], len(data))
-        raw = (rng.standard_normal((rows, columns), np.float32) * np.float32(strength / columns**0.5)).tobytes()
+    for name, values in tensors.items():
+        header += _string(name) + struct.pack(f"<I{values.ndim}QIQ", values.ndim, *reversed(values.shape), TYPE_IDS["F32"], len(data))
+        raw = values.astype("<f4").tobytes()
         data += raw + bytes(-len(raw) % ALIGNMENT)
-    head = struct.pack("<4sIQQ", MAGIC, 3, len(tensors), len(pairs)) + b"".join(_pair(key, value) for key, value in pairs.items()) + header
+    head = struct.pack("<4sIQQ", MAGIC, 3, len(tensors), len(metadata)) + b"".join(_pair(key, value) for key, value in metadata.items()) + header
     path.write_bytes(head + bytes(-len(head) % ALIGNMENT) + data)
     return path
 

@@ -11,7 +11,7 @@ import pytest
 from mdsa_local.doctor import examine
 from mdsa_local.errors import ModelError, ModelFileError, ModelNotFoundError
 from mdsa_local.knowledge.dual_rag import DualRAG
-from mdsa_local.knowledge.rerank import Reranker, wide
+from mdsa_local.knowledge.rerank import load, wide
 from mdsa_local.settings import Settings, shipped
 from tests.cli.test_cli import inside
 
@@ -30,7 +30,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("kind", ["one", "two"])
 def test_scores_follow_the_model(models: Path, kind: str) -> None:
-    reranker = Reranker.load(models / kind)
+    reranker = load(models / kind)
     texts = ["gold a a", "a", "gold gold gold gold", "gold gold a a a a a a a a a a a a a a a"]
     scores = [score.value for score in reranker.scores(QUESTION, texts)]
     assert sorted(scores) == [scores[1], scores[3], scores[0], scores[2]]
@@ -39,12 +39,12 @@ def test_scores_follow_the_model(models: Path, kind: str) -> None:
 
 
 def test_two_outputs_are_the_odds_of_the_second(models: Path) -> None:
-    one, two = ([score.value for score in Reranker.load(models / kind).scores(QUESTION, ["gold", "a gold", "a"])] for kind in ("one", "two"))
+    one, two = ([score.value for score in load(models / kind).scores(QUESTION, ["gold", "a gold", "a"])] for kind in ("one", "two"))
     assert two == pytest.approx(one, abs=1e-5)
 
 
 def test_the_passage_is_cut_first_and_it_is_told(models: Path) -> None:
-    reranker = Reranker.load(models / "one")
+    reranker = load(models / "one")
     assert reranker.max_tokens == WINDOW
     # Four words of the question and three marks.
     fits, cut = reranker.scores(QUESTION, ["a " * (WINDOW - 7), "a " * (WINDOW - 7) + "gold " * 50])
@@ -126,7 +126,7 @@ def test_what_cannot_be_used_is_one_clear_error(models: Path, tmp_path: Path, ca
     else:
         path, said = shipped("models") / "tinybert", "is no cross-encoder"
     with pytest.raises(kind) as caught:
-        Reranker.load(path)
+        load(path)
     assert said in f"{caught.value} {caught.value.hint}"
     assert caught.value.hint
     rag = DualRAG(tmp_path / "kb", ToyEmbedder(), reranker=path)
@@ -140,16 +140,16 @@ def test_the_tokenizer_may_lie_a_folder_above(models: Path, tmp_path: Path) -> N
     (folder / "onnx").mkdir()
     (folder / "model.onnx").rename(folder / "onnx" / "model.onnx")
     for path in (folder, folder / "onnx" / "model.onnx"):
-        assert Reranker.load(path).path == folder / "onnx" / "model.onnx"
+        assert load(path).path == folder / "onnx" / "model.onnx"
 
 
 def test_the_window_is_the_least_that_is_named(models: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(models / "one", tmp_path / "model")
     config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     (folder / "tokenizer_config.json").write_text(json.dumps(config | {"model_max_length": 1e30}), encoding="utf-8")
-    assert Reranker.load(folder).max_tokens == WINDOW
+    assert load(folder).max_tokens == WINDOW
     (folder / "tokenizer_config.json").write_text(json.dumps(config | {"model_max_length": 20}), encoding="utf-8")
-    assert Reranker.load(folder).max_tokens == 20
+    assert load(folder).max_tokens == 20
 
 
 def test_doctor_says_whether_it_is_there(models: Path, tmp_path: Path) -> None:
