@@ -163,8 +163,10 @@ def choices(extracts: Sequence[Extract]) -> tuple[tuple[str, float], ...]:
 
 
 def constraints(extracts: Sequence[Extract]) -> dict[str, Any]:
-    """The fields of :class:`~mdsa_local.domains.config.Generation` that keep an answer to quotations of ``extracts`` or the refusal."""
-    return {"grammar": grammar(extracts), "choices": choices(extracts), "refusal": NOT_FOUND}
+    """The fields of :class:`~mdsa_local.domains.config.Generation` that keep an answer to quotations of ``extracts``, or, where no judge has found
+    that they answer, the refusal."""
+    judged = bool(extracts) and extracts[0].judged is not None
+    return {"grammar": grammar(extracts), "choices": choices(extracts), "refusal": "" if judged else NOT_FOUND}
 
 
 def grammar(extracts: Sequence[Extract]) -> str:
