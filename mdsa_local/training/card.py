@@ -53,7 +53,8 @@ def refresh(folder: Path, new: str, **lines: str) -> None:
     path = folder / "model.yaml"
     text = path.read_text(encoding="utf-8") if path.is_file() else new
     values = dict(lines)
-    for name in ("model.onnx", "tokenizer.json"):
+    beside = [path.name for path in folder.glob("*_data")]
+    for name in ("model.onnx", *beside, "tokenizer.json"):
         content = (folder / name).read_bytes()
         values[f"  {name}"] = f"{{sha256: {hashlib.sha256(content).hexdigest()}, size_bytes: {len(content)}}}"
     for key, value in values.items():

@@ -73,14 +73,18 @@ def test_a_judge_with_something_amiss_says_what(copy: Path) -> None:
     with pytest.raises(ConfigError, match="holds no judge"):
         AnswerJudge(copy)
     (copy / "model.yaml").write_text(card, encoding="utf-8")
-    data = bytearray((copy / "model.onnx").read_bytes())
-    data[len(data) // 2] ^= 1
-    (copy / "model.onnx").write_bytes(data)
-    with pytest.raises(ModelFileError, match="sha256"):
-        AnswerJudge(copy)
-    (copy / "model.onnx").unlink()
-    with pytest.raises(ModelNotFoundError, match=r"no model\.onnx"):
-        AnswerJudge(copy)
+    for name in ("model.onnx_data", "model.onnx"):
+        whole = (copy / name).read_bytes()
+        damaged = bytearray(whole)
+        damaged[len(damaged) // 2] ^= 1
+        (copy / name).write_bytes(damaged)
+        with pytest.raises(ModelFileError, match=rf"{name} is damaged.*sha256"):
+            AnswerJudge(copy)
+        (copy / name).unlink()
+        with pytest.raises(ModelNotFoundError, match=f"no {name} in it"):
+            AnswerJudge(copy)
+        (copy / name).write_bytes(whole)
+    assert AnswerJudge(copy).scores("how much can i withdraw daily", [LIMIT])
 
 
 def test_the_setting_names_a_judge_or_none(tmp_path: Path, copy: Path) -> None:
