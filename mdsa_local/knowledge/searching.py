@@ -157,7 +157,8 @@ async def candidates(at: Snapshot, vector: NDArray[np.float32] | None, text: str
     if vector is None:
         matching = await by_words(at, text, limit, where)
         return [Found(row, bm25 / matching[0][1], place, bm25, saturated(bm25, at.count)) for place, (row, bm25) in enumerate(matching, 1)]
-    (nearest, exact), matching = await asyncio.gather(_nearest(at, vector, limit, where), by_words(at, text, limit, where))
+    both = _nearest(at, vector, limit, where), by_words(at, text, limit, where)
+    (nearest, exact), matching = (await both[0], await both[1]) if at.held else await asyncio.gather(*both)
     cosines = nearest | await _cosines(at, [*(() if exact else nearest), *(row for row, _ in matching if row not in nearest)], vector)
     dense = sorted(nearest, key=lambda row: -cosines[row])[:limit]
     ranks = {row: (place, bm25) for place, (row, bm25) in enumerate(matching, 1)}

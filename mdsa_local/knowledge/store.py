@@ -291,7 +291,8 @@ class KnowledgeBase(Tidied):
     ) -> tuple[Snapshot, list[Found]]:
         """The table as it is now, and what :meth:`find` finds there."""
         last = self._snapshot
-        if last is None or last.live is not table:
+        # What is held is searched in less time than the loop takes to do two things at once.
+        if last is None or last.live is not table or last.held is not None:
             at = await self.snapshot(table)
             return at, await self.find(at, vector, text, k, where)
         # To ask for the latest version takes a third of a millisecond. Mostly it is the last one, and then the search is on its way already; else
