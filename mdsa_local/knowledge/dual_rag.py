@@ -280,6 +280,13 @@ class DualRAG:
         reranker = self._reranker
         return fused if reranker is None else reordered(reranker, text, fused, wide(top_k))
 
+    def settle(self) -> None:
+        """Wait until nothing is being done in the background: words being read, tables copied, indexes built."""
+        with self._lock:
+            knowledge_bases = list(self._knowledge_bases.values())
+        for knowledge_base in knowledge_bases:
+            knowledge_base.settle()
+
     def close(self) -> None:
         """Free what the reranker takes. Safe to call twice; a later search opens it again."""
         with self._lock:

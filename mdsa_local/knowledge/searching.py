@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mdsa_local.knowledge import index
+from mdsa_local.knowledge.copied import Copy, matrix
 from mdsa_local.knowledge.fusion import saturated
 from mdsa_local.knowledge.wording import Words, lancedb_tokens
 
@@ -67,11 +69,13 @@ class Held:
 
 
 class Memory:
-    """Which tables of a database are held, within :data:`HELD_BYTES`. Used on lancedb's event loop only, so it needs no lock."""
+    """Which tables of a database are held, within :data:`HELD_BYTES`. Its methods are for lancedb's event loop only, so they need no lock."""
 
     def __init__(self) -> None:
         self._held: dict[str, Snapshot] = {}
         self._reading: set[asyncio.Future[None]] = set()
+        # Copying a table takes 90 MB while it lasts.
+        self.one_copied = threading.Lock()
 
     async def hold(self, name: str, at: Snapshot, columns: Sequence[str]) -> None:
         """Hold a table that is searched a second time; what is written between all searches would be read again for each of them."""
@@ -106,8 +110,8 @@ class Snapshot:
     """A table as of one version: whatever is written meanwhile, row ids hold, and all parts of a search see the same rows. It is made for the first
     search after a commit and serves those that follow.
 
-    ``live`` is the handle it was taken from; ``indexed`` tells whether there is a vector index, ``worded`` whether there is one of words, and
-    ``fits`` whether the vectors are this encoder's.
+    ``searches`` counts those it served; ``live`` is the handle it was taken from; ``indexed`` tells whether there is a vector index, ``worded``
+    whether there is one of words, and ``fits`` whether the vectors are this encoder's.
     """
 
     table: Any
@@ -119,6 +123,9 @@ class Snapshot:
     fits: bool
     held: Held | None = None
     reading: bool = False
+    copy: Copy | None = None
+    copying: bool = False
+    searches: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +157,9 @@ async def candidates(at: Snapshot, vector: NDArray[np.float32] | None, text: str
     if vector is None:
         matching = await by_words(at, text, limit, where)
         return [Found(row, bm25 / matching[0][1], place, bm25, saturated(bm25, at.count)) for place, (row, bm25) in enumerate(matching, 1)]
-    nearest, matching = await asyncio.gather(_nearest(at, vector, limit, where), by_words(at, text, limit, where))
-    # A look at all is exact.
-    unsure = list(nearest) if at.indexed and where is None and not at.held else []
-    cosines = nearest | await _cosines(at, [*unsure, *(row for row, _ in matching if row not in nearest)], vector)
+    both = _nearest(at, vector, limit, where), by_words(at, text, limit, where)
+    (nearest, exact), matching = (await both[0], await both[1]) if at.held else await asyncio.gather(*both)
+    cosines = nearest | await _cosines(at, [*(() if exact else nearest), *(row for row, _ in matching if row not in nearest)], vector)
     dense = sorted(nearest, key=lambda row: -cosines[row])[:limit]
     ranks = {row: (place, bm25) for place, (row, bm25) in enumerate(matching, 1)}
     return [_found(row, cosines[row], ranks.get(row), at.count) for row in {**ranks, **dict.fromkeys(dense)}]
@@ -163,8 +169,8 @@ async def fetch(at: Snapshot, rows: Sequence[int], columns: Sequence[str]) -> di
     """What is stored in rows, by row id."""
     if not rows:
         return {}
-    if at.held:
-        return at.held.fetch(rows)
+    if nearby := at.held or at.copy:
+        return nearby.fetch(rows)
     found = await at.table.take_row_ids(list(rows)).select(list(columns)).with_row_id().to_arrow()
     return {row["_rowid"]: row for row in found.to_pylist()}
 
@@ -174,33 +180,25 @@ def _found(row: int, cosine: float, words: tuple[int, float] | None, count: int)
     return Found(row, cosine, place, bm25, saturated(bm25, count))
 
 
-async def _nearest(at: Snapshot, vector: NDArray[np.float32], limit: int, where: str | None) -> dict[int, float]:
-    """Row ids with their cosines, nearest first; roughly, and more of them, where there is an index."""
+async def _nearest(at: Snapshot, vector: NDArray[np.float32], limit: int, where: str | None) -> tuple[dict[int, float], bool]:
+    """Row ids with their cosines, nearest first, and whether they are exact: roughly, and more of them, where there is an index."""
     if at.held and where is None:
-        return at.held.nearest(vector, limit)
+        return at.held.nearest(vector, limit), True
     query = at.table.query().nearest_to(vector).column("vector").distance_type("dot").select(["_distance"]).with_row_id()
-    if at.indexed and where is None:
-        query = query.nprobes(index.probes(at.count)).limit(index.OVERSAMPLING * limit)
-    else:
-        # An index looks at its nearest partitions only, and a condition may leave no row there.
-        query = query.bypass_vector_index().limit(limit)
+    rough = at.indexed and where is None
+    # An index looks at its nearest partitions only, and a condition may leave no row there.
+    query = query.nprobes(index.probes(at.count)).limit(index.OVERSAMPLING * limit) if rough else query.bypass_vector_index().limit(limit)
     found = await (query if where is None else query.where(where)).to_arrow()
-    return {row: 1.0 - distance for row, distance in zip(found["_rowid"].to_pylist(), found["_distance"].to_pylist(), strict=True)}
+    cosines = {row: 1.0 - distance for row, distance in zip(found["_rowid"].to_pylist(), found["_distance"].to_pylist(), strict=True)}
+    return cosines, not rough
 
 
 async def _cosines(at: Snapshot, rows: list[int], vector: NDArray[np.float32]) -> dict[int, float]:
     """The exact cosines of rows."""
     if not rows:
         return {}
-    if at.held:
-        return at.held.cosines(rows, vector)
+    if nearby := at.held or at.copy:
+        return nearby.cosines(rows, vector)
     found = await at.table.take_row_ids(rows).select(["vector"]).with_row_id().to_arrow()
     cosines = matrix(found["vector"].combine_chunks()) @ vector
     return dict(zip(found["_rowid"].to_pylist(), cosines.tolist(), strict=True))
-
-
-def matrix(vectors: pa.FixedSizeListArray) -> NDArray[np.float32]:
-    """``(n, width)`` float32. Arrow's own ``flatten`` would import all its functions, 35 ms of a start."""
-    width = vectors.type.list_size
-    found: NDArray[np.float32] = vectors.values.to_numpy().reshape(-1, width)[vectors.offset : vectors.offset + len(vectors)]
-    return found

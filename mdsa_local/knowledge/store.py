@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mdsa_local.errors import ConfigError, StorageError
 from mdsa_local.knowledge import Embedder, index, searching
 from mdsa_local.knowledge.ahead import ahead
 from mdsa_local.knowledge.chunking import Chunk
+from mdsa_local.knowledge.copied import ROWS_A_SEARCH, copied, matrix
 from mdsa_local.knowledge.fusion import Hit, Ranked, Twins, order
 from mdsa_local.knowledge.lance import Database, storage_errors
 from mdsa_local.knowledge.searching import Found, Snapshot
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
     from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
 
 # Candidates each search hands to the fusion, where fewer than a third of them are asked for.
 CANDIDATES = 30
@@ -86,6 +92,7 @@ class KnowledgeBase(Tidied):
         super().__init__(database, name, label)
         self.embedder = embedder
         self._snapshot: Snapshot | None = None
+        self._copying = index.Background()
 
     def add(self, entries: Iterable[Entry]) -> None:
         """Store documents in one commit. What was stored of the same documents is replaced; one without chunks is removed."""
@@ -204,7 +211,7 @@ class KnowledgeBase(Tidied):
 
         async def read() -> None:
             async for batch in await table.query().select(["id", "document", "vector"]).to_batches():
-                cosines = searching.matrix(batch["vector"]) @ vector
+                cosines = matrix(batch["vector"]) @ vector
                 mine = [name == document for name in batch["document"].to_pylist()]
                 ids = batch["id"].to_pylist()
                 scored.extend((float(cosine), row_id if own else "") for cosine, row_id, own in zip(cosines, ids, mine, strict=True))
@@ -245,6 +252,7 @@ class KnowledgeBase(Tidied):
             last = self._snapshot
             if last is not None and last.live is table and last.version == version:
                 await self.database.memory.hold(self.name, last, _COLUMNS)
+                self._copy_if_worth(last)
                 return last
             self.database.memory.drop(self.name)
             pinned = await self.database.pinned(self.name, version)
@@ -252,6 +260,51 @@ class KnowledgeBase(Tidied):
         worded = any(one.columns == ["searchable"] for one in indices)
         self._snapshot = Snapshot(pinned, table, version, count, bool(index.read(indices).names), worded, self._fits(schema))
         return self._snapshot
+
+    def _copy_if_worth(self, at: Snapshot) -> None:
+        """Have a table too large to be held in memory copied where that pays, while searches go on."""
+        at.searches += 1
+        if self.database.local and at.held is None and not at.copying and at.searches * ROWS_A_SEARCH >= at.count > searching.HELD_ROWS:
+            at.copying = True
+            self._copying.start(self.label, lambda: self._copy(at))
+
+    def _copy(self, at: Snapshot) -> None:
+        def wanted() -> bool:
+            # A program that ends does not wait for it.
+            return self._snapshot is at and threading.main_thread().is_alive()
+
+        try:
+            with self.database.memory.one_copied, little_memory():
+                at.copy = self.database.run(copied(at.table, _COLUMNS, Path(self.database.folder), wanted), self.name)
+        except StorageError as error:
+            logger.warning("searches of knowledge base %s read it from the table, which takes longer: %s", self.label, error)
+
+    def settle(self) -> None:
+        """Wait until nothing is being done in the background."""
+        super().settle()
+        self._copying.wait()
+        if self._snapshot is not None:
+            self.database.run(self.database.memory.read())
+
+    async def search_now(
+        self, table: Any, vector: NDArray[np.float32] | None, text: str, k: int, where: str | None = None
+    ) -> tuple[Snapshot, list[Found]]:
+        """The table as it is now, and what :meth:`find` finds there."""
+        last = self._snapshot
+        # What is held is searched in less time than the loop takes to do two things at once.
+        if last is None or last.live is not table or last.held is not None:
+            at = await self.snapshot(table)
+            return at, await self.find(at, vector, text, k, where)
+        # To ask for the latest version takes a third of a millisecond. Mostly it is the last one, and then the search is on its way already; else
+        # nothing of it counts, not even an error: what it reads may be gone.
+        now, found = await asyncio.gather(self.snapshot(table), self.find(last, vector, text, k, where), return_exceptions=True)
+        if isinstance(now, BaseException):
+            raise now
+        if now is not last:
+            return now, await self.find(now, vector, text, k, where)
+        if isinstance(found, BaseException):
+            raise found
+        return now, found
 
     async def find(self, at: Snapshot, vector: NDArray[np.float32] | None, text: str, k: int, where: str | None = None) -> list[Found]:
         """Candidates for the best ``k``: the nearest to ``vector``, and those sharing words with ``text``; by words alone when it is None. ``where``:
@@ -308,7 +361,7 @@ class KnowledgeBase(Tidied):
                 while (batch := self._run(_next(batches))) is not None:
                     if batch.schema.field("vector").type.list_size != width:
                         raise StorageError(f"knowledge base {self.label!r} was embedded again meanwhile", "Do it again.")
-                    yield batch.select(columns).to_pylist(), searching.matrix(batch["vector"])
+                    yield batch.select(columns).to_pylist(), matrix(batch["vector"])
 
         return fingerprint, width, parts()
 
@@ -445,8 +498,7 @@ def rank_all(
     opened = [(knowledge_base, table) for knowledge_base in knowledge_bases if (table := knowledge_base.opened()) is not None]
 
     async def search(knowledge_base: KnowledgeBase, table: Any) -> tuple[KnowledgeBase, Snapshot, list[Found]]:
-        at = await knowledge_base.snapshot(table)
-        return knowledge_base, at, await knowledge_base.find(at, vector, text, k, where)
+        return knowledge_base, *await knowledge_base.search_now(table, vector, text, k, where)
 
     async def find() -> list[Ranked]:
         searched = await asyncio.gather(*(search(*one) for one in opened))
