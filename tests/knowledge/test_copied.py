@@ -93,6 +93,26 @@ def test_finds_the_same_from_the_search_on_that_makes_it_pay(tmp_path: Path) -> 
     assert sorted(tmp_path.iterdir()) == files
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="open files are listed by Linux alone")
+def test_what_is_removed_or_replaced_is_in_no_copy_any_more(tmp_path: Path) -> None:
+    def copies() -> int:
+        return sum(str(tmp_path) in target and "(deleted)" in target for target in map(_target, Path("/proc/self/fd").iterdir()))
+
+    knowledge_base = filled(tmp_path)
+    for change in (lambda: knowledge_base.delete_all(["7"]), lambda: knowledge_base.add(entries(range(8, 9)))):
+        until_copied(knowledge_base)
+        assert copies() == 2
+        change()
+        assert copies() == 0
+
+
+def _target(link: Path) -> str:
+    try:
+        return str(link.readlink())
+    except FileNotFoundError:
+        return ""
+
+
 def test_rows_and_cosines_are_those_of_the_table_in_any_order_and_thread(tmp_path: Path) -> None:
     knowledge_base = filled(tmp_path)
     copy = until_copied(knowledge_base)
