@@ -2,8 +2,8 @@
 
 A model of a few million parameters cannot read four whole passages, nor copy every name and number in them. It is shown the few sentences
 that answer the question best, best first, and with this grammar llama.cpp lets it write nothing but one to three of them, each with the ``[n]``
-of its passage: it still chooses, token by token, which comes first, or to refuse. How well a sentence answers says the judge, of those that the
-encoder finds nearest; without a judge the nearness alone.
+of its passage: it still chooses, token by token, which comes first, or, without a judge, to refuse. How well a sentence answers says the judge, of
+those that the encoder finds nearest; without a judge the nearness alone.
 A model asks for it by ``decoding: quotes`` in its ``model.yaml``.
 """
 

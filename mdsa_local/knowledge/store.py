@@ -263,8 +263,9 @@ class KnowledgeBase(Tidied):
             pinned = await self.database.pinned(self.name, version)
             schema, count, indices = await asyncio.gather(pinned.schema(), pinned.count_rows(), pinned.list_indices())
         worded = any(one.columns == ["searchable"] for one in indices)
-        self._snapshot = Snapshot(pinned, table, version, count, bool(index.read(indices).names), worded, self._fits(schema))
-        return self._snapshot
+        # Who writes, in another thread, may let go of it at once.
+        self._snapshot = now = Snapshot(pinned, table, version, count, bool(index.read(indices).names), worded, self._fits(schema))
+        return now
 
     def _copy_if_worth(self, at: Snapshot) -> None:
         """Have a table too large to be held in memory copied where that pays, while searches go on."""
