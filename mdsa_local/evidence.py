@@ -73,10 +73,11 @@ class Searcher:
 
 
 def narrowed(passages: Sequence[Passage], extracts: Sequence[Extract], most: int) -> tuple[tuple[Passage, ...], list[Extract]]:
-    """The ``most`` passages with the best extracts, these first, and the extracts in them, numbered anew."""
+    """The ``most`` passages with the best extracts, these first, and the extracts in them, numbered anew and with the document they stand in."""
     order = list(dict.fromkeys([*(extract.passage for extract in extracts), *range(len(passages))]))[:most]
     place = {old: new for new, old in enumerate(order)}
-    return tuple(passages[at] for at in order), [replace(one, passage=place[one.passage]) for one in extracts if one.passage in place]
+    kept = [one for one in extracts if one.passage in place]
+    return tuple(passages[at] for at in order), [replace(one, passage=place[one.passage], document=passages[one.passage].source) for one in kept]
 
 
 def settled(route: Route, look: Callable[[str], Evidence]) -> tuple[Route, Evidence, dict[str, float]]:

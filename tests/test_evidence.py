@@ -74,10 +74,10 @@ def test_evidence_answers_only_where_it_is_not_doubted() -> None:
 
 
 def test_passages_with_the_best_sentences_are_kept_and_numbered_anew() -> None:
-    passages = [Passage(f"p#{n}", "p.md", "money", "P", f"Text {n}.", 0, 7, 0.5) for n in range(5)]
+    passages = [Passage(f"p#{n}", f"{n}.md", "money", "P", f"Text {n}.", 0, 7, 0.5) for n in range(5)]
     kept, extracts = narrowed(passages, [Extract(3, "d"), Extract(1, "b"), Extract(3, "d2"), Extract(4, "e")], 2)
     assert [passage.id for passage in kept] == ["p#3", "p#1"]
-    assert [(extract.passage, extract.text) for extract in extracts] == [(0, "d"), (1, "b"), (0, "d2")]
+    assert [(one.passage, one.text, one.document) for one in extracts] == [(0, "d", "3.md"), (1, "b", "1.md"), (0, "d2", "3.md")]
     assert [passage.id for passage in narrowed(passages, [Extract(2, "c")], 3)[0]] == ["p#2", "p#0", "p#1"]
 
 

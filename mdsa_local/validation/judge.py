@@ -32,7 +32,7 @@ REINSTALL = "Reinstall mdsa-local, or set `judge` to the folder of another one, 
 class Weighing:
     """What a judge's scores mean, learned with it: log odds that documents answer are ``odds`` times (1, best score, best cosine, share of the
     question that nothing mentions); a unit's score is the judge's plus ``nearness`` times its cosine; beside the best are quoted those of the same
-    passage and of another one whose score is less by at most ``same`` and ``other``; from ``sure`` on the odds suffice to choose a domain by."""
+    document and of another one whose score is less by at most ``same`` and ``other``; from ``sure`` on the odds suffice to choose a domain by."""
 
     odds: tuple[float, float, float, float]
     nearness: float

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -10,9 +12,11 @@ from mdsa_local.domains.prompts import NOT_FOUND
 from mdsa_local.domains.quoting import Extract
 from mdsa_local.orchestrator import TinyBERTOrchestrator
 from mdsa_local.routing.encoder import Encoder
+from mdsa_local.routing.splitting import pieces
 from mdsa_local.runtime.backend import Message
 from mdsa_local.settings import shipped
 from mdsa_local.validation import facts
+from mdsa_local.validation.judge import Weighing
 
 FEES = "A replacement card costs $5. Say \"lost\" or 'stolen'.\nIt arrives in 4 days."
 STEPS = "1. Open the app.\n2. Tap Cards. Wait a moment.\n3. Choose Freeze.\n\nA frozen card refuses every payment."
@@ -73,6 +77,38 @@ def test_of_several_questions_each_has_its_nearest(encoder: Encoder) -> None:
     assert said >= set(leading)
     assert not any(extract.leads for extract in quoting.shortlist("how do I freeze my card", passages, encoder.encode))
     assert quoting.shortlist(asked, passages, encoder.encode, 1) == found[:1]
+
+
+class Told:
+    """A judge that says what it was given, by question and text; -9 to all else."""
+
+    weighing = Weighing((0.0, 1.0, 0.0, 0.0), nearness=0.0, same=4.0, other=1.5, least=0.0, sure=0.5)
+
+    def __init__(self, told: dict[tuple[str, str], float]) -> None:
+        self.told = told
+
+    def scores(self, question: str, texts: Sequence[str]) -> list[float]:
+        return [self.told.get((question, text), -9.0) for text in texts]
+
+
+@pytest.mark.parametrize(("odds", "leads"), [(4.0, True), (3.0, True), (2.9, False)])
+def test_a_unit_leads_for_a_part_only_if_it_does_not_fall_far_short_for_the_whole(encoder: Encoder, odds: float, leads: bool) -> None:
+    first, second = "How do I freeze my card", "what does a replacement card cost"
+    asked, freeze, costs = f"{first}, and {second}?", "Open the app and choose Freeze.", "A replacement card costs $5."
+    parts = [asked[piece.start : piece.end] for piece in pieces(asked)]
+    assert len(parts) == 2
+    judge = Told({(asked, freeze): 5.0, (asked, costs): -1.0, (parts[0], freeze): 5.0, (parts[1], costs): odds})
+    found = quoting.shortlist(asked, [("", freeze), ("", costs)], encoder.encode, judge=judge)
+    assert [(one.text, one.leads) for one in found] == [(freeze, True), (costs, leads)]
+    assert quoting.company(found, 0) == ([1] if leads else [])
+
+
+def test_more_is_quoted_of_the_document_that_answers() -> None:
+    told = [("a.md", 0, 5.0), ("a.md", 1, 2.0), ("b.md", 2, 4.0), ("b.md", 3, 3.0)]
+    near = [Extract(passage, str(passage), score=score, beside=(4.0, 1.5), document=document) for document, passage, score in told]
+    assert quoting.company(near, 0) == [1, 2]
+    unknown = [replace(extract, document="") for extract in near]
+    assert quoting.company(unknown, 0) == [2]
 
 
 def test_a_title_tells_what_a_sentence_is_about(encoder: Encoder) -> None:
