@@ -71,8 +71,8 @@ def import_ahead() -> threading.Thread:
 
 
 def _import_quietly() -> None:
-    # Who needs it imports it again, and meets the error.
-    with suppress(ImportError):
+    # Who needs it imports it again, and meets the error. In a program that has ended meanwhile nobody does, and Python refuses new threads.
+    with suppress(ImportError, RuntimeError):
         import_lancedb(trim=True)
 
 

@@ -136,3 +136,9 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert most == [1] * 8
+
+
+def test_a_program_that_ends_while_lancedb_is_imported_says_nothing() -> None:
+    code = "from mdsa_local.knowledge.lance import import_ahead\nimport_ahead()"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stderr == ""
