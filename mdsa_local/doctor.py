@@ -178,9 +178,9 @@ def judge(settings: Settings) -> Iterator[Finding]:
     if loaded is None:
         yield Finding("judge", "ok", "none; sentences are chosen by the encoder's nearness")
         return
-    few = ["A replacement card costs $5. It arrives in 4 business days."] * 10
+    few = [("How much does a replacement debit card cost?", "A replacement card costs $5. It arrives in 4 business days.")] * 10
     began = time.perf_counter()
-    loaded.scores("How much does a replacement debit card cost?", few)
+    loaded.scores(few)
     took = (time.perf_counter() - began) * 1000
     text = f"{settings.judge}: pairs of up to {loaded.max_tokens} tokens, {took:.0f} ms for {len(few)} short ones"
     yield Finding("judge", "ok", text, facts={"path": str(loaded.folder), "max_tokens": loaded.max_tokens, "ms": round(took, 2)})

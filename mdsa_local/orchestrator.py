@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import threading
 import time
@@ -20,8 +19,9 @@ from mdsa_local.domains.executor import DomainExecutor
 from mdsa_local.domains.prompts import NOT_FOUND
 from mdsa_local.domains.registry import DomainRegistry
 from mdsa_local.domains.watching import Change, DomainWatcher
-from mdsa_local.errors import ConfigError, InputError, MDSAError, ModelFileError, ModelNotFoundError, StorageError
+from mdsa_local.errors import ConfigError, InputError, MDSAError, StorageError
 from mdsa_local.evidence import Evidence, Searcher, settled
+from mdsa_local.onnx_models import OnnxModels
 from mdsa_local.runtime.manager import ModelManager
 from mdsa_local.settings import Settings
 from mdsa_local.stoppable import Leash, Stoppable
@@ -63,7 +63,7 @@ class TinyBERTOrchestrator:
         intent_model_path: folder or name of the encoder; None for the setting ``encoder``.
         use_reasoning_threshold: routing confidence below which no domain is chosen; None for the setting.
         settings: None to read them from ``$MDSA_HOME/config.yaml`` and the environment.
-        manager, knowledge: shared parts; made from the settings when None.
+        manager, knowledge, onnx: shared parts; made from the settings when None.
         domains: the domains to start with.
         watch: follow edits of the domains' folders: a new model is loaded and tried before it answers, and where it fails the domain goes on as
             it was; see :attr:`changes`.
@@ -79,10 +79,12 @@ class TinyBERTOrchestrator:
         knowledge: DualRAG | None = None,
         domains: Iterable[DomainConfig] | None = None,
         watch: bool = False,
+        onnx: OnnxModels | None = None,
     ) -> None:
         changes = {"encoder": str(intent_model_path) if intent_model_path else None, "use_reasoning_threshold": use_reasoning_threshold}
         given = {key: value for key, value in changes.items() if value is not None}
         self.settings = (settings or Settings.load()).changed(**given)
+        self._onnx = onnx or OnnxModels(self.settings)
         self._own_manager = manager is None
         self.manager = manager or ModelManager(self.settings)
         self.executor = DomainExecutor(self.manager)
@@ -93,10 +95,6 @@ class TinyBERTOrchestrator:
         self._counts: Counter[str] = Counter()
         self._by_domain: Counter[str] = Counter()
         self._total_ms = 0.0
-        self._unjudged = ""
-        # One entry once it was looked for: a judge, or None.
-        self._judges: list[AnswerJudge | None] = []
-        self._judging = threading.Lock()
         self._watcher = (
             DomainWatcher(self.settings.domain_dirs, self.registry, self.manager, self.register_domain, self.unregister_domain) if watch else None
         )
@@ -108,55 +106,13 @@ class TinyBERTOrchestrator:
 
     @cached_property
     def encoder(self) -> Encoder | LexicalEncoder:
-        """The sentence encoder, loaded when first needed.
-
-        When its files are missing or damaged, what routes and searches by words alone stands in; with the setting ``strict`` that is an error,
-        :class:`ModelError`.
-        """
-        from mdsa_local.routing.encoder import Encoder
-        from mdsa_local.routing.lexical import LexicalEncoder
-
-        try:
-            return Encoder.load(settings=self.settings)
-        except (ModelNotFoundError, ModelFileError) as error:
-            if self.settings.strict:
-                raise
-            logger.warning("%s; routing and searching by words alone. %s", error, error.hint)
-            return LexicalEncoder(str(error))
+        """The sentence encoder, loaded when first needed; see :attr:`OnnxModels.encoder`."""
+        return self._onnx.encoder
 
     @property
     def judge(self) -> AnswerJudge | None:
-        """The judge of which sentences answer, loaded when first needed; None where the setting ``judge`` is empty.
-
-        When its files are missing or damaged the encoder's nearness decides instead; with the setting ``strict`` that is an error,
-        :class:`ModelError`.
-        """
-        with self._judging:
-            if not self._judges:
-                self._judges.append(self._load_judge())
-            return self._judges[0]
-
-    def _load_judge(self) -> AnswerJudge | None:
-        from mdsa_local.validation.judge import AnswerJudge
-
-        try:
-            return AnswerJudge.load(self.settings)
-        except (ModelNotFoundError, ModelFileError) as error:
-            if self.settings.strict:
-                raise
-            logger.warning("%s; sentences are chosen by nearness alone. %s", error, error.hint)
-            self._unjudged = str(error)
-            return None
-
-    def load_ahead(self) -> None:
-        """Begin to load what the first question needs, in a thread; whoever needs it waits for it."""
-        if not self._judges:
-            threading.Thread(target=self._try_judge, name="load-judge", daemon=True).start()
-
-    def _try_judge(self) -> None:
-        # Who needs it gets the error.
-        with contextlib.suppress(MDSAError):
-            _ = self.judge
+        """The judge of which sentences answer, loaded when first needed; see :attr:`OnnxModels.judge`."""
+        return self._onnx.judge
 
     @property
     def _degraded(self) -> str:
@@ -168,7 +124,7 @@ class TinyBERTOrchestrator:
         """Why an answer is less than it could be; empty when nothing is amiss."""
         if self._degraded:
             return f"found by words alone: {self._degraded}"
-        return f"chosen by nearness alone: {self._unjudged}" if self._unjudged else ""
+        return f"chosen by nearness alone: {self._onnx.unjudged}" if self._onnx.unjudged else ""
 
     @cached_property
     def router(self) -> IntentRouter:
@@ -269,7 +225,7 @@ class TinyBERTOrchestrator:
         trace: list[Stage] = []
         try:
             query = self._query(text, domain, history, context)
-            self.load_ahead()
+            self._onnx.load_judge_ahead()
             read: _Read = self._timed("route", trace, lambda: self._route(query))
             trace[-1] = replace(trace[-1], detail=read.detail)
             embed = self.encoder.remembering()

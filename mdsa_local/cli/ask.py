@@ -29,16 +29,20 @@ TOUR = (
 
 def opened(settings: Settings) -> TinyBERTOrchestrator:
     """An orchestrator whose knowledge bases are in step with the domains' folders; tells its progress."""
+    from mdsa_local.onnx_models import OnnxModels
+
+    onnx = OnnxModels(settings)
+    onnx.load_ahead()
     from mdsa_local.knowledge.lance import import_ahead
     from mdsa_local.knowledge.place import located
-    from mdsa_local.orchestrator import TinyBERTOrchestrator
-    from mdsa_local.runtime import library
 
     if isinstance(located(settings.knowledge_place), Path):
         import_ahead()
+    from mdsa_local.orchestrator import TinyBERTOrchestrator
+    from mdsa_local.runtime import library
+
     library.import_bare()
-    orchestrator = TinyBERTOrchestrator(settings=settings)
-    orchestrator.load_ahead()
+    orchestrator = TinyBERTOrchestrator(settings=settings, onnx=onnx)
     for name, report in orchestrator.prepare(progress("knowledge bases")):
         for path, reason in report.failed:
             note(f"warning: {name}: {path}: {reason}")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mdsa_local.domains.prompts import NOT_FOUND
@@ -57,8 +58,8 @@ class Judge(Protocol):
 
     weighing: Weighing
 
-    def scores(self, question: str, texts: Sequence[str]) -> list[float]:
-        """Log odds that each of ``texts`` answers."""
+    def scores(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """Log odds that the text of each ``(question, text)`` answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +127,17 @@ def _judged(
     nearest = [(-cosines).argsort(kind="stable")[: READ_FOR_PART if at else READ].tolist() for at, cosines in enumerate(near)]
     read = list(dict.fromkeys(place for places in nearest for place in places))
     out, leading = list(found), set[int]()
-    for place, odds in zip(read, judge.scores(asked[0], [titled[place] for place in read]), strict=True):
+    # All at once: two cores then have work of one size.
+    of_parts = list(zip(asked[1:], nearest[1:], strict=True))
+    odds_of = iter(judge.scores([(text, titled[place]) for text, places in ((asked[0], read), *of_parts) for place in places]))
+    for place in read:
+        odds = next(odds_of)
         cosine = float(near[0, place])
         score = odds + weighing.nearness * cosine
         out[place] = replace(out[place], nearness=cosine, judged=odds, score=score, beside=(weighing.same, weighing.other))
     highest = max(out[place].score for place in read)
-    for part, places in zip(asked[1:], nearest[1:], strict=True):
-        told = judge.scores(part, [titled[place] for place in places])
+    for _, places in of_parts:
+        told = list(islice(odds_of, len(places)))
         best = max(range(len(places)), key=lambda at: told[at])
         if told[best] - WHOLE_ODDS * (highest - out[places[best]].score) >= PART_ODDS:
             leading.add(places[best])

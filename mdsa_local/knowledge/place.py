@@ -8,7 +8,6 @@ import re
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from mdsa_local.errors import ConfigError
 from mdsa_local.settings import default_home
@@ -24,6 +23,9 @@ def located(given: str | Path) -> Path | str:
         return Path(given).expanduser().absolute()
     parts = urlsplit(text)
     if parts.scheme == "file":
+        # 11 ms, for HTTP.
+        from urllib.request import url2pathname
+
         return Path(url2pathname(parts.path)).absolute()
     if parts.scheme == "db":
         raise ConfigError(

@@ -15,7 +15,7 @@ from mdsa_local.errors import BackendError, ContextOverflowError, ModelError
 from mdsa_local.runtime import gpu
 from mdsa_local.runtime.answering import LEAD_TOKENS, Request, Stream
 from mdsa_local.runtime.backend import Message
-from mdsa_local.runtime.chat_template import render
+from mdsa_local.runtime.chat_template import compile_ahead, render
 from mdsa_local.runtime.cores import machine
 from mdsa_local.runtime.engine import Engine, EngineStats, context_options
 from mdsa_local.runtime.gguf import OVERHEAD_BYTES, VOCABULARY_BYTES, GGUFInfo, cell_bytes, memory_estimate_bytes, read_gguf
@@ -88,6 +88,8 @@ class LlamaCppBackend:
         self._static: OrderedDict[str, list[int]] = OrderedDict()
         self._vocabulary = threading.Lock()
         self._closed = False
+        # Mostly a model is loaded beside something else, and the first prompt is waited for.
+        compile_ahead(self._model.chat_template)
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Exact number of prompt tokens."""

@@ -86,15 +86,17 @@ class AnswerJudge:
         place = settings.judge_place
         return cls(place) if place else None
 
-    def scores(self, question: str, texts: Sequence[str]) -> list[float]:
-        """Log odds that each of ``texts`` answers. Only the first ``max_tokens`` of a pair are read, at most half of them the question's."""
-        asked, *told = (encoding.ids for encoding in self._tokenizer.encode_batch([question, *texts], add_special_tokens=False))
-        asked = [self._begin, *asked[: self.max_tokens // 2 - 2], self._end]
-        rows = [[*asked, *ids[: self.max_tokens - len(asked) - 1], self._end] for ids in told]
+    def scores(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """Log odds that the text of each ``(question, text)`` answers. Only the first ``max_tokens`` of a pair are read, at most half of them the
+        question's."""
+        texts = list(dict.fromkeys(text for pair in pairs for text in pair))
+        known = dict(zip(texts, (encoding.ids for encoding in self._tokenizer.encode_batch(texts, add_special_tokens=False)), strict=True))
+        asked = [[self._begin, *known[question][: self.max_tokens // 2 - 2], self._end] for question, _ in pairs]
+        rows = [[*first, *known[text][: self.max_tokens - len(first) - 1], self._end] for first, (_, text) in zip(asked, pairs, strict=True)]
         found = [0.0] * len(rows)
 
         def work(chosen: list[int]) -> None:
-            for at, value in zip(chosen, self._forward([rows[i] for i in chosen], len(asked)), strict=True):
+            for at, value in zip(chosen, self._forward([rows[i] for i in chosen], [len(asked[i]) for i in chosen]), strict=True):
                 found[at] = float(value)
 
         lengths = [len(row) for row in rows]
@@ -103,13 +105,12 @@ class AnswerJudge:
             spread(work, passes(lengths, min(share(lengths), PASS_TOKENS)))
         return found
 
-    def _forward(self, rows: Sequence[list[int]], second: int) -> NDArray[np.float32]:
-        """Log odds of pairs of tokens; the texts begin at ``second``."""
+    def _forward(self, rows: Sequence[list[int]], second: Sequence[int]) -> NDArray[np.float32]:
+        """Log odds of pairs of tokens; the text of each begins at ``second``."""
         import numpy as np
 
         ids, mask = padded(rows)
-        types = mask.copy()
-        types[:, :second] = 0
+        types = mask * (np.arange(mask.shape[1]) >= np.array(second)[:, None])
         (given,) = self._session.run(["logits"], {"input_ids": ids, "attention_mask": mask, "token_type_ids": types})
         result: NDArray[Any] = np.asarray(given, dtype=np.float32)[:, 0]
         return result
@@ -131,8 +132,8 @@ class Remembering:
         self._judge, self.weighing = judge, judge.weighing
         self._known: dict[tuple[str, str], float] = {}
 
-    def scores(self, question: str, texts: Sequence[str]) -> list[float]:
+    def scores(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """As :meth:`AnswerJudge.scores`."""
-        if missing := [text for text in dict.fromkeys(texts) if (question, text) not in self._known]:
-            self._known.update(zip(((question, text) for text in missing), self._judge.scores(question, missing), strict=True))
-        return [self._known[question, text] for text in texts]
+        if missing := [pair for pair in dict.fromkeys(pairs) if pair not in self._known]:
+            self._known.update(zip(missing, self._judge.scores(missing), strict=True))
+        return [self._known[pair] for pair in pairs]

@@ -87,8 +87,8 @@ class Told:
     def __init__(self, told: dict[tuple[str, str], float]) -> None:
         self.told = told
 
-    def scores(self, question: str, texts: Sequence[str]) -> list[float]:
-        return [self.told.get((question, text), -9.0) for text in texts]
+    def scores(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        return [self.told.get(pair, -9.0) for pair in pairs]
 
 
 @pytest.mark.parametrize(("odds", "leads"), [(4.0, True), (3.0, True), (2.9, False)])

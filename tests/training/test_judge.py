@@ -233,7 +233,7 @@ def test_exported_it_scores_as_it_was_trained(start: Path, tmp_path: Path) -> No
     tokens = AutoTokenizer.from_pretrained(start)([question] * 4, texts, truncation="only_second", max_length=128, padding=True, return_tensors="pt")
     with torch.inference_mode():
         wanted = model.eval()(**tokens).logits[:, 0].numpy()
-    scores = np.array(loaded.scores(question, texts))
+    scores = np.array(loaded.scores([(question, text) for text in texts]))
     assert np.ptp(wanted) > 0.2
     assert np.abs(scores - wanted).max() < 0.1 * np.ptp(wanted)
 
