@@ -18,7 +18,6 @@ from mdsa_local.domains.config import DomainConfig
 from mdsa_local.domains.executor import DomainExecutor
 from mdsa_local.domains.prompts import NOT_FOUND
 from mdsa_local.domains.registry import DomainRegistry
-from mdsa_local.domains.watching import Change, DomainWatcher
 from mdsa_local.errors import ConfigError, InputError, MDSAError, StorageError
 from mdsa_local.evidence import Evidence, Searcher, settled
 from mdsa_local.onnx_models import OnnxModels
@@ -29,6 +28,7 @@ from mdsa_local.types import Answer, Completed, Draft, Event, Query, Retrieved, 
 from mdsa_local.validation import ladder, rules
 
 if TYPE_CHECKING:
+    from mdsa_local.domains.watching import Change, DomainWatcher
     from mdsa_local.knowledge.dual_rag import DualRAG
     from mdsa_local.knowledge.ingest import Report
     from mdsa_local.routing.encoder import Encoder
@@ -95,9 +95,12 @@ class TinyBERTOrchestrator:
         self._counts: Counter[str] = Counter()
         self._by_domain: Counter[str] = Counter()
         self._total_ms = 0.0
-        self._watcher = (
-            DomainWatcher(self.settings.domain_dirs, self.registry, self.manager, self.register_domain, self.unregister_domain) if watch else None
-        )
+        self._watcher = self._watched() if watch else None
+
+    def _watched(self) -> DomainWatcher:
+        from mdsa_local.domains.watching import DomainWatcher
+
+        return DomainWatcher(self.settings.domain_dirs, self.registry, self.manager, self.register_domain, self.unregister_domain)
 
     @property
     def changes(self) -> list[Change]:

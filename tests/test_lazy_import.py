@@ -19,7 +19,13 @@ def test_importing_the_package_loads_no_heavy_library() -> None:
 
 
 def test_importing_the_command_line_loads_no_heavy_library() -> None:
-    assert loaded_by("import mdsa_local.cli.main") == []
+    assert loaded_by("import mdsa_local.cli.main; mdsa_local.cli.main.tree()") == []
+
+
+def test_a_command_reads_no_other() -> None:
+    code = "from mdsa_local.cli.main import tree; tree('ask'); print(*sorted(name for name in sys.modules if name.startswith('mdsa_local.cli.')))"
+    out = subprocess.run([sys.executable, "-c", f"import sys; {code}"], check=True, capture_output=True, text=True).stdout
+    assert out.split() == ["mdsa_local.cli.ask", "mdsa_local.cli.main", "mdsa_local.cli.output"]
 
 
 def test_every_public_name_is_there() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from mdsa_local.cli.main import app, run
+from mdsa_local.cli.main import run, tree
 from mdsa_local.orchestrator import TinyBERTOrchestrator
 from mdsa_local.settings import Settings
 
@@ -46,7 +46,7 @@ def test_its_options_exist() -> None:
     checked = 0
     for line in shown:
         words = shlex.split(line, comments=True)[1:]
-        command: Any = get_command(app)
+        command: Any = get_command(tree())
         while words and words[0] in getattr(command, "commands", ()):
             command = command.commands[words.pop(0)]
         known = {"--help", *(option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts))}

@@ -6,28 +6,24 @@ import contextlib
 import ctypes
 import os
 import sys
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
 from mdsa_local import __version__
-from mdsa_local.cli import ask, bench, doctor, domains, eval, feedback, kb, models, route, router, train
 from mdsa_local.cli.output import document, line, note
 from mdsa_local.errors import InputError, MDSAError
 
-app = typer.Typer(add_completion=False, no_args_is_help=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-app.command("ask")(ask.ask)
-app.command("tour")(ask.tour)
-app.command("route")(route.route)
-app.add_typer(kb.app, name="kb")
-app.add_typer(domains.app, name="domains")
-app.add_typer(router.app, name="router")
-app.add_typer(models.app, name="models")
-app.add_typer(eval.app, name="eval")
-app.add_typer(feedback.app, name="feedback")
-app.add_typer(train.app, name="train")
-app.command("bench")(bench.bench)
-app.command("doctor")(doctor.doctor)
+# The module of each command and what it is there: a function, or an app with commands of its own.
+COMMANDS = {
+    "ask": ("ask", "ask"),
+    "tour": ("ask", "tour"),
+    "route": ("route", "route"),
+    "bench": ("bench", "bench"),
+    "doctor": ("doctor", "doctor"),
+    **{name: (name, "app") for name in ("kb", "domains", "router", "models", "eval", "feedback", "train")},
+}
 
 # From glibc's malloc.h.
 M_ARENA_MAX = -8
@@ -46,7 +42,6 @@ WELCOME = """mdsa_local {version}: several small language models on your own mac
 mdsa --help lists all commands. Nothing leaves this machine."""
 
 
-@app.callback(invoke_without_command=True)
 def root(context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True)] = False) -> None:
     """Several small language models on your own machine behind one front door."""
     if version:
@@ -54,6 +49,20 @@ def root(context: typer.Context, version: Annotated[bool, typer.Option("--versio
         raise typer.Exit
     if context.invoked_subcommand is None:
         line(WELCOME.format(version=__version__))
+
+
+def tree(only: str | None = None) -> typer.Typer:
+    """All commands, or one alone: to read and build the others takes 60 ms."""
+    app = typer.Typer(add_completion=False, no_args_is_help=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    app.callback(invoke_without_command=True)(root)
+    for name, (module, attribute) in COMMANDS.items():
+        if only in (None, name):
+            found = getattr(import_module(f"mdsa_local.cli.{module}"), attribute)
+            if isinstance(found, typer.Typer):
+                app.add_typer(found, name=name)
+            else:
+                app.command(name)(found)
+    return app
 
 
 def few_arenas() -> None:
@@ -79,7 +88,8 @@ def run(arguments: list[str] | None = None) -> None:
     # Pydantic would look through every installed package for plugins, 15 ms; code of others has no business in our models.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
-        code = app(arguments, prog_name="mdsa", standalone_mode=True)
+        only = arguments[0] if arguments and arguments[0] in COMMANDS else None
+        code = tree(only)(arguments, prog_name="mdsa", standalone_mode=True)
     except SystemExit as ended:
         # The usage message went to stderr; whoever asked for JSON gets the envelope as well.
         if ended.code == InputError.exit_code and "--json" in arguments:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mdsa_local.cli.main import run
+from mdsa_local.cli.main import COMMANDS, run
 from mdsa_local.orchestrator import TinyBERTOrchestrator
 
 Ran = subprocess.CompletedProcess[bytes]
@@ -203,7 +203,12 @@ def test_usage_errors_keep_the_promise_of_json(capsys: pytest.CaptureFixture[str
 def test_welcome_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert "mdsa ask" in inside(capsys)[1]
     assert inside(capsys, "--version")[1].startswith("mdsa_local ")
-    assert "ask" in inside(capsys, "--help")[1]
+    shown = inside(capsys, "--help")[1]
+    assert all(f"\n  {name} " in shown for name in COMMANDS)
+    assert "Show which domain" in inside(capsys, "route", "--help")[1]
+    code, _, err = inside(capsys, "aks")
+    assert code == 2
+    assert "No such command 'aks'" in err
 
 
 OFFLINE = """
