@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mdsa_local.knowledge import copied, searching, store
+from mdsa_local.knowledge import copied, reading, searching
 from mdsa_local.knowledge.chunking import Chunk
 from mdsa_local.knowledge.copied import Copy
 from mdsa_local.knowledge.fusion import WORDS_WEIGHT, Hit
 from mdsa_local.knowledge.lance import connect
-from mdsa_local.knowledge.store import Entry, KnowledgeBase, search_all
+from mdsa_local.knowledge.reading import search_all
+from mdsa_local.knowledge.store import Entry, KnowledgeBase
 from tests.knowledge.toy_embedder import ToyEmbedder
 
 ROWS = 900
@@ -61,7 +62,7 @@ def until_copied(knowledge_base: KnowledgeBase) -> Copy:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is held in memory, and a copy pays after the fourth further search."""
     monkeypatch.setattr(searching, "HELD_ROWS", 0)
-    monkeypatch.setattr(store, "ROWS_A_SEARCH", 225)
+    monkeypatch.setattr(reading, "ROWS_A_SEARCH", 225)
     monkeypatch.setattr(copied, "PIECE", 16)
     monkeypatch.setattr(copied, "PART", 100)
 
@@ -117,8 +118,8 @@ def test_rows_and_cosines_are_those_of_the_table_in_any_order_and_thread(tmp_pat
     knowledge_base = filled(tmp_path)
     copy = until_copied(knowledge_base)
     table = knowledge_base.opened()
-    rows = knowledge_base.database.run(table.query().select([*store._COLUMNS, "vector"]).with_row_id().to_arrow()).to_pylist()
-    stored = {row["_rowid"]: {name: row[name] for name in (*store._COLUMNS, "_rowid")} for row in rows}
+    rows = knowledge_base.database.run(table.query().select([*reading.COLUMNS, "vector"]).with_row_id().to_arrow()).to_pylist()
+    stored = {row["_rowid"]: {name: row[name] for name in (*reading.COLUMNS, "_rowid")} for row in rows}
     vectors = {row["_rowid"]: np.array(row["vector"], np.float32) for row in rows}
     assert len(stored) == ROWS - ROWS // 50
     question = ToyEmbedder(width=1024).encode(["word7 kind3"])[0]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mdsa_local.knowledge import searching, store
+from mdsa_local.knowledge import reading, searching
 from mdsa_local.knowledge.dual_rag import DualRAG
 from mdsa_local.knowledge.fusion import WORDS_WEIGHT, Ranked
 from mdsa_local.routing.encoder import Encoder
@@ -36,7 +36,7 @@ def test_the_order_of_passages_is_the_same_in_memory_and_from_copies(tmp_path: P
     in_memory.settle()
     monkeypatch.setattr(searching, "HELD_ROWS", 0)
     # Of larger tables what is found comes from copies.
-    monkeypatch.setattr(store, "ROWS_A_SEARCH", 100_000)
+    monkeypatch.setattr(reading, "ROWS_A_SEARCH", 100_000)
     from_copies = DualRAG(tmp_path, encoder)
     for domain in ("finance", "medical"):
         for _ in range(2):
