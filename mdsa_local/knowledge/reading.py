@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from mdsa_local.knowledge import Embedder, index, searching
 from mdsa_local.knowledge.copied import ROWS_A_SEARCH, copied, matrix
 from mdsa_local.knowledge.fusion import Hit, Ranked, Twins, order
 from mdsa_local.knowledge.lance import Database, storage_errors
-from mdsa_local.knowledge.searching import Found, Snapshot
+from mdsa_local.knowledge.searching import AtHand, Found, Snapshot
 from mdsa_local.knowledge.thrift import little_memory
 from mdsa_local.knowledge.upkeep import Tidied
 from mdsa_local.types import Passage
@@ -156,10 +157,13 @@ class Readable(Tidied):
 
     async def snapshot(self, table: Any) -> Snapshot:
         """The table as it is now. Raises :class:`ConfigError` when its vectors are another encoder's."""
+        # Before the version: what is committed in between is seen next time.
+        commits = self.database.commits(self.name)
         with storage_errors(self.database.folder, self.name):
             version = await table.version()
             last = self._snapshot
             if last is not None and last.live is table and last.version == version:
+                last.commits = commits
                 await self.database.memory.hold(self.name, last, COLUMNS)
                 self._copy_if_worth(last)
                 return last
@@ -168,7 +172,7 @@ class Readable(Tidied):
             schema, count, indices = await asyncio.gather(pinned.schema(), pinned.count_rows(), pinned.list_indices())
         worded = any(one.columns == ["searchable"] for one in indices)
         # Who writes, in another thread, may let go of it at once.
-        self._snapshot = now = Snapshot(pinned, table, version, count, bool(index.read(indices).names), worded, self._fits(schema))
+        self._snapshot = now = Snapshot(pinned, table, version, count, bool(index.read(indices).names), worded, self._fits(schema), commits)
         return now
 
     def _copy_if_worth(self, at: Snapshot) -> None:
@@ -196,6 +200,16 @@ class Readable(Tidied):
         if self._snapshot is not None:
             self.database.run(self.database.memory.read())
 
+    def at_hand(self, table: Any) -> tuple[Snapshot, AtHand] | None:
+        """The table as it is now and all of it, where this process has that; None where LanceDB has to be asked."""
+        last = self._snapshot
+        if last is None or last.live is not table or (near := last.at_hand) is None:
+            return None
+        if last.commits is None or last.commits != self.database.commits(self.name):
+            return None
+        last.used = time.monotonic()
+        return last, near
+
     async def search_now(
         self, table: Any, vector: NDArray[np.float32] | None, text: str, k: int, where: str | None = None
     ) -> tuple[Snapshot, list[Found]]:
@@ -219,16 +233,19 @@ class Readable(Tidied):
     async def find(self, at: Snapshot, vector: NDArray[np.float32] | None, text: str, k: int, where: str | None = None) -> list[Found]:
         """Candidates for the best ``k``: the nearest to ``vector``, and those sharing words with ``text``; by words alone when it is None. ``where``:
         the SQL condition they meet, see :func:`mdsa_local.knowledge.filters.sql`."""
-        if vector is not None and not at.fits:
-            raise self._foreign()
+        self._refuse_foreign(at, vector)
         with storage_errors(self.database.folder, self.name):
             return await searching.candidates(at, vector, text, max(CANDIDATES, 3 * k), where)
 
-    async def hits(self, at: Snapshot, found: Sequence[Found]) -> list[Hit]:
-        """Rows with what is stored in them."""
+    def find_at_hand(self, at: Snapshot, near: AtHand, vector: NDArray[np.float32] | None, text: str, k: int) -> list[Found]:
+        """As :meth:`find`, in what :meth:`at_hand` gave."""
+        self._refuse_foreign(at, vector)
+        return searching.candidates_at_hand(near, at.count, vector, text, max(CANDIDATES, 3 * k))
+
+    async def stored(self, at: Snapshot, rows: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """What is stored in rows, by row id."""
         with storage_errors(self.database.folder, self.name):
-            rows = await searching.fetch(at, [one.row for one in found], COLUMNS)
-        return [self._hit(rows[one.row], one) for one in found]
+            return await searching.fetch(at, rows, COLUMNS)
 
     def fits(self) -> bool:
         """Whether the vectors are this encoder's; True for an empty knowledge base."""
@@ -242,13 +259,18 @@ class Readable(Tidied):
         if not self._fits(schema):
             raise self._foreign()
 
+    def _refuse_foreign(self, at: Snapshot, vector: NDArray[np.float32] | None) -> None:
+        if vector is not None and not at.fits:
+            raise self._foreign()
+
     def _foreign(self) -> ConfigError:
         return ConfigError(
             f"knowledge base {self.label!r} was made with another encoder",
             "Run `mdsa kb optimize` to embed its text again, or set MDSA_ENCODER to the encoder it was made with.",
         )
 
-    def _hit(self, row: Mapping[str, Any], found: Found) -> Hit:
+    def hit(self, row: Mapping[str, Any], found: Found) -> Hit:
+        """A row with what is stored in it."""
         passage = self._passage(row, min(max(found.cosine, 0.0), 1.0))
         return Hit(passage, found.cosine, found.lexical_rank, json.loads(row["metadata"]), found.bm25, found.words)
 
@@ -277,29 +299,63 @@ def rank_all(
     ``vector`` is ``(width,) float32, unit length``, or None to search by words alone. ``where``: see :meth:`Readable.find`. ``floor``: the
     least cosine of a candidate.
     """
-    opened = [(knowledge_base, table) for knowledge_base in knowledge_bases if (table := knowledge_base.opened()) is not None]
+    opened = [(base, table) for base in knowledge_bases if (table := base.opened()) is not None]
+    near = [base.at_hand(table) for base, table in opened] if where is None else []
+    if opened and len(known := [one for one in near if one is not None]) == len(opened):
+        searched = [_Searched(base, *one, base.find_at_hand(*one, vector, text, k)) for (base, _), one in zip(opened, known, strict=True)]
+        return _ranked(searched, k, floor, every)
 
-    async def search(knowledge_base: Readable, table: Any) -> tuple[Readable, Snapshot, list[Found]]:
-        return knowledge_base, *await knowledge_base.search_now(table, vector, text, k, where)
+    async def search(base: Readable, table: Any) -> _Searched:
+        at, found = await base.search_now(table, vector, text, k, where)
+        return _Searched(base, at, None, found)
 
-    async def find() -> list[Ranked]:
-        searched = await asyncio.gather(*(search(*one) for one in opened))
-        flat = [(number, one) for number, (_, _, found) in enumerate(searched) for one in found if floor is None or one.cosine >= floor]
-        placed = order([one for _, one in flat])
-        twins, ranked = Twins(), []
-        missing = len(placed) if every else k
-        while placed and missing > 0:
-            wave, placed = placed[: missing + SPARE], placed[missing + SPARE :]
-            groups = [[flat[i][1] for i, _, _ in wave if flat[i][0] == number] for number in range(len(searched))]
-            fetched = await asyncio.gather(*(base.hits(at, group) for (base, at, _), group in zip(searched, groups, strict=True)))
-            following = [iter(hits) for hits in fetched]
-            for i, place, score in wave:
-                hit = next(following[flat[i][0]])
-                ranked.append(Ranked(hit, place, score, twins.of(hit.passage)))
-                missing -= ranked[-1].twin_of is None
-        return ranked
+    async def search_every() -> list[_Searched]:
+        return await asyncio.gather(*(search(*one) for one in opened))
 
-    return opened[0][0].database.run(find()) if opened else []
+    if not opened:
+        return []
+    database = opened[0][0].database
+    # What was found is still there when it is fetched.
+    with database.reading():
+        return _ranked(database.run(search_every()), k, floor, every)
+
+
+@dataclass(frozen=True, slots=True)
+class _Searched:
+    """What was found in a knowledge base, as it was at a moment, and what is at hand of it if that is where it was found."""
+
+    base: Readable
+    at: Snapshot
+    near: AtHand | None
+    found: list[Found]
+
+
+def _ranked(searched: Sequence[_Searched], k: int, floor: float | None, every: bool) -> list[Ranked]:
+    flat = [(number, one) for number, of in enumerate(searched) for one in of.found if floor is None or one.cosine >= floor]
+    placed = order([one for _, one in flat])
+    twins, ranked = Twins(), []
+    missing = len(placed) if every else k
+    while placed and missing > 0:
+        wave, placed = placed[: missing + SPARE], placed[missing + SPARE :]
+        rows = _stored(searched, [[flat[i][1].row for i, _, _ in wave if flat[i][0] == number] for number in range(len(searched))])
+        for i, place, score in wave:
+            number, one = flat[i]
+            hit = searched[number].base.hit(rows[number][one.row], one)
+            ranked.append(Ranked(hit, place, score, twins.of(hit.passage)))
+            missing -= ranked[-1].twin_of is None
+    return ranked
+
+
+def _stored(searched: Sequence[_Searched], rows: Sequence[Sequence[int]]) -> list[dict[int, dict[str, Any]]]:
+    """What is stored in rows of each."""
+    near = [of.near for of in searched if of.near is not None]
+    if len(near) == len(searched):
+        return [one.fetch(some) for one, some in zip(near, rows, strict=True)]
+
+    async def read() -> list[dict[int, dict[str, Any]]]:
+        return await asyncio.gather(*(of.base.stored(of.at, some) for of, some in zip(searched, rows, strict=True)))
+
+    return searched[0].base.database.run(read())
 
 
 def among(values: Iterable[str], column: str = "document") -> str:

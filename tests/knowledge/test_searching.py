@@ -7,11 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from mdsa_local.errors import ConfigError
 from mdsa_local.knowledge import reading, searching
+from mdsa_local.knowledge.chunking import Chunk
 from mdsa_local.knowledge.dual_rag import DualRAG
-from mdsa_local.knowledge.fusion import WORDS_WEIGHT, Ranked
+from mdsa_local.knowledge.fusion import WORDS_WEIGHT, Hit, Ranked
+from mdsa_local.knowledge.lance import connect
+from mdsa_local.knowledge.reading import search_all
+from mdsa_local.knowledge.store import Entry, KnowledgeBase
 from mdsa_local.routing.encoder import Encoder
 from mdsa_local.settings import shipped
+from tests.knowledge.toy_embedder import ToyEmbedder
 
 ROOT = Path(__file__).parents[2]
 TOP_K = 5
@@ -91,3 +97,80 @@ def test_a_code_that_one_passage_has_comes_first(tmp_path: Path) -> None:
     for question in ("Which cable is meant by tr12345?", "error code tr12345"):
         first, *_ = rag.ranked(question, Encoder.load().encode([question])[0], None, 5)
         assert first.hit.passage.id == "rare#0"
+
+
+def test_what_is_at_hand_is_searched_without_lancedb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    knowledge_base = held(tmp_path)
+    asked: list[object] = []
+    monkeypatch.setattr(knowledge_base.database, "run_alone", lambda *work: asked.append(work))
+    assert [hit.passage.id for hit in found(knowledge_base, "word7")] == ["7#0"]
+    assert [hit.passage.id for hit in search_all([knowledge_base], None, "word7", 1)] == ["7#0"]
+    assert not asked
+
+
+@pytest.mark.parametrize("change", ["add", "replace", "delete", "optimize", "load"])
+def test_every_change_is_seen_at_the_next_search(tmp_path: Path, change: str) -> None:
+    knowledge_base = held(tmp_path)
+    other = KnowledgeBase(connect(tmp_path), "small", ToyEmbedder())
+    dumped = other.dump()
+    assert dumped is not None
+    for number in range(3):
+        at = knowledge_base.at_hand(knowledge_base.opened())
+        assert at is not None
+        if change == "load":
+            other.load([(rows[: 30 - number], None) for rows, _ in dumped[2]] or [])
+            dumped = other.dump()
+            assert dumped is not None
+        elif change == "delete":
+            other.delete(f"{7 + number}")
+        elif change == "optimize":
+            # Without an addition there is nothing to merge, and no commit.
+            other.add([entry(40 + number)])
+            knowledge_base.search(ToyEmbedder().encode(["warm"])[0], "warm", 1)
+            knowledge_base.search(ToyEmbedder().encode(["warm"])[0], "warm", 1)
+            knowledge_base.settle()
+            other.optimize()
+        else:
+            other.add([entry(40 + number if change == "add" else 7, f"fresh{number}")])
+        assert knowledge_base.at_hand(knowledge_base.opened()) is None
+        ids = {hit.passage.id for hit in found(knowledge_base, "word7 fresh0 fresh1 fresh2", 50)}
+        assert ids == {row["id"] for row in knowledge_base._run(knowledge_base.opened().query().select(["id"]).to_arrow()).to_pylist()}
+        if change in ("add", "replace"):
+            [best] = found(knowledge_base, f"fresh{number}")
+            assert best.passage.text == f"fresh{number}"
+        hold(knowledge_base)
+
+
+def test_another_encoder_is_refused_also_where_all_is_at_hand(tmp_path: Path) -> None:
+    held(tmp_path)
+    foreign = KnowledgeBase(connect(tmp_path), "small", ToyEmbedder("other"))
+    for _ in range(3):
+        assert search_all([foreign], None, "word7", 1)[0].passage.id == "7#0"
+        foreign.settle()
+    assert foreign.at_hand(foreign.opened()) is not None
+    with pytest.raises(ConfigError, match="another encoder"):
+        found(foreign, "word7")
+
+
+def entry(number: int, text: str = "") -> Entry:
+    return Entry(f"{number}", f"{number}.md", "0", (Chunk("", text or f"word{number} kind{number % 3}", 0, 0),))
+
+
+def found(knowledge_base: KnowledgeBase, text: str, k: int = 1) -> list[Hit]:
+    return search_all([knowledge_base], ToyEmbedder().encode([text])[0], text, k)
+
+
+def hold(knowledge_base: KnowledgeBase) -> None:
+    for _ in range(3):
+        search_all([knowledge_base], None, "word7", 1)
+    knowledge_base.settle()
+    assert knowledge_base.at_hand(knowledge_base.opened()) is not None
+
+
+def held(folder: Path) -> KnowledgeBase:
+    """A table of thirty passages, all of it in memory."""
+    knowledge_base = KnowledgeBase(connect(folder), "small", ToyEmbedder())
+    knowledge_base.add(entry(number) for number in range(30))
+    knowledge_base.optimize()
+    hold(knowledge_base)
+    return knowledge_base
