@@ -21,6 +21,7 @@ from mdsa_local.knowledge.lance import Database, storage_errors
 from mdsa_local.knowledge.searching import AtHand, Found, Snapshot
 from mdsa_local.knowledge.thrift import little_memory
 from mdsa_local.knowledge.upkeep import Tidied
+from mdsa_local.knowledge.wording import lancedb_tokens
 from mdsa_local.types import Passage
 
 if TYPE_CHECKING:
@@ -189,7 +190,12 @@ class Readable(Tidied):
 
         try:
             with self.database.memory.one_copied, little_memory():
-                at.copy = self.database.run(copied(at.table, COLUMNS, Path(self.database.folder), wanted), self.name)
+                tokenize = lancedb_tokens() if at.worded else None
+                copy = self.database.run(copied(at.table, COLUMNS, Path(self.database.folder), wanted, tokenize), self.name)
+                if copy is not None:
+                    with storage_errors(self.database.folder, self.name):
+                        copy.finish()
+                    at.copy = copy
         except StorageError as error:
             logger.warning("searches of knowledge base %s read it from the table, which takes longer: %s", self.label, error)
 

@@ -7,11 +7,12 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from mdsa_local.knowledge import index
 from mdsa_local.knowledge.copied import Copy, matrix
 from mdsa_local.knowledge.fusion import saturated
+from mdsa_local.knowledge.nearest import block, cosines, ordered, turned
 from mdsa_local.knowledge.wording import Words, lancedb_tokens
 
 if TYPE_CHECKING:
@@ -45,13 +46,18 @@ class AtHand(Protocol):
 
 
 class Held:
-    """All rows of a small table in memory: ``vectors`` ``(n, width) float32`` and ``stored``, the other columns that searches show. ``words`` come
-    later: they take 40 ms for 1,000 rows."""
+    """All rows of a small table in memory: their vectors and ``stored``, the other columns that searches show. ``words`` come later: they take 40 ms
+    for 1,000 rows."""
 
     def __init__(self, found: pa.Table, columns: Sequence[str]) -> None:
+        import numpy as np
+
         self.rows = found["_rowid"].to_numpy()
-        self.vectors = matrix(found["vector"].combine_chunks())
-        # To take rows from parts puts the parts together first, each time.
+        vectors = matrix(found["vector"].combine_chunks())
+        self._size = block(*vectors.shape)
+        # As :func:`~mdsa_local.knowledge.nearest.cosines` wants them.
+        self._blocks = np.stack([turned(vectors[start : start + self._size], self._size) for start in range(0, max(len(vectors), 1), self._size)])
+        # Cells are read from one part.
         self.stored = found.select([*columns, "_rowid"]).combine_chunks()
         self.places = {row: place for place, row in enumerate(self.rows.tolist())}
         self.size_bytes = int(found.nbytes) + 200 * len(self.rows)
@@ -60,7 +66,7 @@ class Held:
     def read_words(self) -> None:
         """Make ``words``. Takes the processor time of a hundred searches."""
         titles, texts = (self.stored[name].to_pylist() for name in ("title", "text"))
-        words = Words([f"{title}\n{text}" for title, text in zip(titles, texts, strict=True)], lancedb_tokens())
+        words = Words.of([f"{title}\n{text}" for title, text in zip(titles, texts, strict=True)], lancedb_tokens())
         self.size_bytes += words.size_bytes
         self.words = words
 
@@ -70,23 +76,21 @@ class Held:
 
     def nearest(self, vector: NDArray[np.float32], limit: int) -> dict[int, float]:
         """Row ids with their cosines, nearest first."""
-        import numpy as np
-
-        # Not `@`: BLAS shares even this among threads that wait busily for each other, 9 ms in place of 1 when other work is going on.
-        cosines = np.einsum("ij,j->i", self.vectors, vector)
-        best = (-cosines).argpartition(min(limit, len(cosines)) - 1)[:limit] if len(cosines) else []
-        return dict(sorted(zip(self.rows[best].tolist(), cosines[best].tolist(), strict=True), key=lambda entry: -entry[1]))
+        found = cosines(self._blocks, vector, len(self.rows))
+        first = ordered(found, limit)
+        return dict(zip(self.rows[first].tolist(), found[first].tolist(), strict=True))
 
     def cosines(self, rows: Sequence[int], vector: NDArray[np.float32]) -> dict[int, float]:
         """The cosines of rows."""
-        found = self.vectors[[self.places[row] for row in rows]] @ vector
-        return dict(zip(rows, found.tolist(), strict=True))
+        import numpy as np
+
+        number, place = np.divmod(np.array([self.places[row] for row in rows], np.int64), self._size)
+        return dict(zip(rows, (self._blocks[number, :, place] @ vector).tolist(), strict=True))
 
     def fetch(self, rows: Sequence[int]) -> dict[int, dict[str, Any]]:
         """What is stored in rows."""
-        if not rows:
-            return {}
-        return {row["_rowid"]: row for row in self.stored.take([self.places[row] for row in rows]).to_pylist()}
+        columns = [(name, self.stored.column(name).chunk(0)) for name in self.stored.column_names] if rows else []
+        return {row: {name: cells[self.places[row]].as_py() for name, cells in columns} for row in rows}
 
 
 class Memory:
@@ -155,12 +159,11 @@ class Snapshot:
     @property
     def at_hand(self) -> AtHand | None:
         """What this process has of all of it, words too. Whoever asked keeps it: it may be let go of meanwhile."""
-        held = self.held
-        return held if held and held.words else None
+        held, copy = self.held, self.copy
+        return held if held and held.words else copy if copy and copy.words else None
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """A row and how well it fits; see :class:`~mdsa_local.knowledge.fusion.Hit`."""
 
     row: int
@@ -189,9 +192,9 @@ async def candidates(at: Snapshot, vector: NDArray[np.float32] | None, text: str
         return _by_words_alone(await by_words(at, text, limit, where), at.count)
     both = _nearest(at, vector, limit, where), by_words(at, text, limit, where)
     (nearest, exact), matching = (await both[0], await both[1]) if at.held else await asyncio.gather(*both)
-    cosines = nearest | await _cosines(at, [*(() if exact else nearest), *(row for row, _ in matching if row not in nearest)], vector)
-    dense = sorted(nearest, key=lambda row: -cosines[row])[:limit]
-    return _both(dense, matching, cosines, at.count)
+    exactly = nearest | await _cosines(at, [*(() if exact else nearest), *(row for row, _ in matching if row not in nearest)], vector)
+    dense = sorted(nearest, key=lambda row: -exactly[row])[:limit]
+    return _both(dense, matching, exactly, at.count)
 
 
 def candidates_at_hand(near: AtHand, count: int, vector: NDArray[np.float32] | None, text: str, limit: int) -> list[Found]:
@@ -208,8 +211,9 @@ def _by_words_alone(matching: list[tuple[int, float]], count: int) -> list[Found
 
 
 def _both(dense: list[int], matching: list[tuple[int, float]], cosines: dict[int, float], count: int) -> list[Found]:
-    ranks = {row: (place, bm25) for place, (row, bm25) in enumerate(matching, 1)}
-    return [_found(row, cosines[row], ranks.get(row), count) for row in {**ranks, **dict.fromkeys(dense)}]
+    found = [Found(row, cosines[row], place, bm25, saturated(bm25, count)) for place, (row, bm25) in enumerate(matching, 1)]
+    matched = {row for row, _ in matching}
+    return found + [Found(row, cosines[row], None, 0.0, 0.0) for row in dense if row not in matched]
 
 
 async def fetch(at: Snapshot, rows: Sequence[int], columns: Sequence[str]) -> dict[int, dict[str, Any]]:
@@ -222,22 +226,16 @@ async def fetch(at: Snapshot, rows: Sequence[int], columns: Sequence[str]) -> di
     return {row["_rowid"]: row for row in found.to_pylist()}
 
 
-def _found(row: int, cosine: float, words: tuple[int, float] | None, count: int) -> Found:
-    place, bm25 = words or (None, 0.0)
-    return Found(row, cosine, place, bm25, saturated(bm25, count))
-
-
 async def _nearest(at: Snapshot, vector: NDArray[np.float32], limit: int, where: str | None) -> tuple[dict[int, float], bool]:
     """Row ids with their cosines, nearest first, and whether they are exact: roughly, and more of them, where there is an index."""
-    if at.held and where is None:
-        return at.held.nearest(vector, limit), True
+    if where is None and (nearby := at.held or at.copy):
+        return nearby.nearest(vector, limit), True
     query = at.table.query().nearest_to(vector).column("vector").distance_type("dot").select(["_distance"]).with_row_id()
     rough = at.indexed and where is None
     # An index looks at its nearest partitions only, and a condition may leave no row there.
     query = query.nprobes(index.probes(at.count)).limit(index.OVERSAMPLING * limit) if rough else query.bypass_vector_index().limit(limit)
     found = await (query if where is None else query.where(where)).to_arrow()
-    cosines = {row: 1.0 - distance for row, distance in zip(found["_rowid"].to_pylist(), found["_distance"].to_pylist(), strict=True)}
-    return cosines, not rough
+    return {row: 1.0 - distance for row, distance in zip(found["_rowid"].to_pylist(), found["_distance"].to_pylist(), strict=True)}, not rough
 
 
 async def _cosines(at: Snapshot, rows: list[int], vector: NDArray[np.float32]) -> dict[int, float]:
@@ -247,5 +245,4 @@ async def _cosines(at: Snapshot, rows: list[int], vector: NDArray[np.float32]) -
     if nearby := at.held or at.copy:
         return nearby.cosines(rows, vector)
     found = await at.table.take_row_ids(rows).select(["vector"]).with_row_id().to_arrow()
-    cosines = matrix(found["vector"].combine_chunks()) @ vector
-    return dict(zip(found["_rowid"].to_pylist(), cosines.tolist(), strict=True))
+    return dict(zip(found["_rowid"].to_pylist(), (matrix(found["vector"].combine_chunks()) @ vector).tolist(), strict=True))

@@ -56,7 +56,7 @@ def test_the_order_of_passages_is_the_same_in_memory_and_from_copies(tmp_path: P
         for rag in (in_memory, from_copies):
             same_but_for_equals(expected, rag.ranked(question, vector, domain, TOP_K))
     for base in from_copies._knowledge_bases.values():
-        assert base._snapshot is not None and base._snapshot.held is None and base._snapshot.copy is not None
+        assert base._snapshot is not None and base._snapshot.held is None and base._snapshot.copy is base._snapshot.at_hand is not None
     for base in in_memory._knowledge_bases.values():
         assert base._snapshot is not None and base._snapshot.held is not None and base._snapshot.held.words is not None
     assert len(questions) >= 600
