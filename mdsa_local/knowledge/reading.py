@@ -180,8 +180,8 @@ class Readable(Tidied):
         """Have a table too large to be held in memory copied where that pays, while searches go on."""
         at.searches += 1
         if self.database.local and at.held is None and not at.copying and at.searches * ROWS_A_SEARCH >= at.count > searching.HELD_ROWS:
-            at.copying = True
-            self._copying.start(self.label, lambda: self._copy(at))
+            # A copy of an earlier version may still be on its way out.
+            at.copying = self._copying.start(self.label, lambda: self._copy(at))
 
     def _copy(self, at: Snapshot) -> None:
         def wanted() -> bool:

@@ -55,6 +55,9 @@ def until_copied(knowledge_base: KnowledgeBase) -> Copy:
     for _ in range(6):
         search(knowledge_base, "kind3")
     knowledge_base.settle()
+    # One of what was there before may have been on its way out.
+    search(knowledge_base, "kind3")
+    knowledge_base.settle()
     copy = copy_of(knowledge_base)
     assert copy is not None
     return copy
