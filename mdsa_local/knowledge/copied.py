@@ -93,10 +93,12 @@ class Copy:
         self._parts.clear()
         self._files.clear()
 
-    def nearest(self, vector: NDArray[np.float32], limit: int) -> dict[int, float]:
-        """Row ids with their cosines with a vector ``(width,) float32``, nearest first; see :func:`~mdsa_local.knowledge.nearest.nearest`."""
+    def nearest(self, vector: NDArray[np.float32], limit: int, others: Sequence[int] = ()) -> dict[int, float]:
+        """Row ids with their cosines with a vector ``(width,) float32``, nearest first, see :func:`~mdsa_local.knowledge.nearest.nearest`; after them
+        those of ``others`` that are not among them."""
         places, cosines = nearest(vector, self._axes, self._heads, self._matrix, limit)
-        return dict(zip(self._rows[places].tolist(), cosines.tolist(), strict=True))
+        found = dict(zip(self._rows[places].tolist(), cosines.tolist(), strict=True))
+        return found | self.cosines([row for row in others if row not in found], vector)
 
     def by_words(self, words: Words, text: str, limit: int) -> list[tuple[int, float]]:
         """Row ids with their BM25 scores, best first."""

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from mdsa_local.knowledge import index
@@ -32,14 +33,11 @@ class AtHand(Protocol):
 
     words: Words | None
 
-    def nearest(self, vector: NDArray[np.float32], limit: int) -> dict[int, float]:
-        """Row ids with their exact cosines, nearest first."""
+    def nearest(self, vector: NDArray[np.float32], limit: int, others: Sequence[int] = ()) -> dict[int, float]:
+        """Row ids with their exact cosines, nearest first; after them those of ``others`` that are not among them."""
 
     def by_words(self, words: Words, text: str, limit: int) -> list[tuple[int, float]]:
         """Row ids with their BM25 scores, best first."""
-
-    def cosines(self, rows: Sequence[int], vector: NDArray[np.float32]) -> dict[int, float]:
-        """The exact cosines of rows."""
 
     def fetch(self, rows: Sequence[int]) -> dict[int, dict[str, Any]]:
         """What is stored in rows, by row id."""
@@ -74,11 +72,13 @@ class Held:
         """Row ids with their BM25 scores, best first."""
         return [(int(self.rows[place]), score) for place, score in words.best(text, limit)]
 
-    def nearest(self, vector: NDArray[np.float32], limit: int) -> dict[int, float]:
-        """Row ids with their cosines, nearest first."""
+    def nearest(self, vector: NDArray[np.float32], limit: int, others: Sequence[int] = ()) -> dict[int, float]:
+        """Row ids with their cosines, nearest first; after them those of ``others``."""
+        import numpy as np
+
         found = cosines(self._blocks, vector, len(self.rows))
-        first = ordered(found, limit)
-        return dict(zip(self.rows[first].tolist(), found[first].tolist(), strict=True))
+        places = np.concatenate([ordered(found, limit), np.array([self.places[row] for row in others], np.int64)])
+        return dict(zip(self.rows[places].tolist(), found[places].tolist(), strict=True))
 
     def cosines(self, rows: Sequence[int], vector: NDArray[np.float32]) -> dict[int, float]:
         """The cosines of rows."""
@@ -190,11 +190,15 @@ async def candidates(at: Snapshot, vector: NDArray[np.float32] | None, text: str
     cosine 1. ``where`` is an SQL condition that rows have to meet."""
     if vector is None:
         return _by_words_alone(await by_words(at, text, limit, where), at.count)
-    both = _nearest(at, vector, limit, where), by_words(at, text, limit, where)
-    (nearest, exact), matching = (await both[0], await both[1]) if at.held else await asyncio.gather(*both)
-    exactly = nearest | await _cosines(at, [*(() if exact else nearest), *(row for row, _ in matching if row not in nearest)], vector)
+    if where is None and (nearby := at.held or at.copy):
+        # Its words are still being read, or were not.
+        matching = await by_words(at, text, limit)
+        return _both(nearby.nearest(vector, limit, [row for row, _ in matching]), limit, matching, at.count)
+    (nearest, exact), matching = await asyncio.gather(_nearest(at, vector, limit, where), by_words(at, text, limit, where))
+    known = nearest if exact else {}
+    exactly = known | await _cosines(at, [row for row in {**nearest, **dict(matching)} if row not in known], vector)
     dense = sorted(nearest, key=lambda row: -exactly[row])[:limit]
-    return _both(dense, matching, exactly, at.count)
+    return _both({row: exactly[row] for row in [*dense, *exactly]}, limit, matching, at.count)
 
 
 def candidates_at_hand(near: AtHand, count: int, vector: NDArray[np.float32] | None, text: str, limit: int) -> list[Found]:
@@ -202,18 +206,18 @@ def candidates_at_hand(near: AtHand, count: int, vector: NDArray[np.float32] | N
     matching = near.by_words(near.words, text, limit) if near.words else []
     if vector is None:
         return _by_words_alone(matching, count)
-    nearest = near.nearest(vector, limit)
-    return _both(list(nearest), matching, nearest | near.cosines([row for row, _ in matching if row not in nearest], vector), count)
+    return _both(near.nearest(vector, limit, [row for row, _ in matching]), limit, matching, count)
 
 
 def _by_words_alone(matching: list[tuple[int, float]], count: int) -> list[Found]:
     return [Found(row, bm25 / matching[0][1], place, bm25, saturated(bm25, count)) for place, (row, bm25) in enumerate(matching, 1)]
 
 
-def _both(dense: list[int], matching: list[tuple[int, float]], cosines: dict[int, float], count: int) -> list[Found]:
+def _both(cosines: dict[int, float], limit: int, matching: list[tuple[int, float]], count: int) -> list[Found]:
+    """Those that fit by words, and the first ``limit`` of ``cosines``."""
     found = [Found(row, cosines[row], place, bm25, saturated(bm25, count)) for place, (row, bm25) in enumerate(matching, 1)]
     matched = {row for row, _ in matching}
-    return found + [Found(row, cosines[row], None, 0.0, 0.0) for row in dense if row not in matched]
+    return found + [Found(row, cosine, None, 0.0, 0.0) for row, cosine in islice(cosines.items(), limit) if row not in matched]
 
 
 async def fetch(at: Snapshot, rows: Sequence[int], columns: Sequence[str]) -> dict[int, dict[str, Any]]:
@@ -228,8 +232,6 @@ async def fetch(at: Snapshot, rows: Sequence[int], columns: Sequence[str]) -> di
 
 async def _nearest(at: Snapshot, vector: NDArray[np.float32], limit: int, where: str | None) -> tuple[dict[int, float], bool]:
     """Row ids with their cosines, nearest first, and whether they are exact: roughly, and more of them, where there is an index."""
-    if where is None and (nearby := at.held or at.copy):
-        return nearby.nearest(vector, limit), True
     query = at.table.query().nearest_to(vector).column("vector").distance_type("dot").select(["_distance"]).with_row_id()
     rough = at.indexed and where is None
     # An index looks at its nearest partitions only, and a condition may leave no row there.
