@@ -100,10 +100,9 @@ class Words:
         terms = [self.terms[token] for token in self.tokenize(text) if token in self.terms]
         if not terms:
             return []
-        scores = np.zeros(self.count, np.float32)
-        for term in terms:
-            part = slice(self.ends[term - 1] if term else 0, self.ends[term])
-            scores[self.places[part]] += self.worth[part]
+        parts = [slice(self.ends[term - 1] if term else 0, self.ends[term]) for term in terms]
+        places, worth = (np.concatenate([column[part] for part in parts]) for column in (self.places, self.worth))
+        scores = np.asarray(np.bincount(places, worth, self.count), np.float64)
         found = ordered(scores, limit)
         found = found[scores[found] > 0]
         return list(zip(found.tolist(), scores[found].tolist(), strict=True))
