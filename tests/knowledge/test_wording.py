@@ -87,12 +87,14 @@ def test_a_text_may_hold_what_parts_the_others() -> None:
     assert sorted(place for place, _ in words.best(wording._BETWEEN, 5)) == [0, 3]
 
 
-def test_many_texts_go_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("limit", "least"), [("_TEXTS_AT_ONCE", 7), ("_MOST_KNOWN", 20), ("_AT_ONCE", 40)])
+def test_many_texts_go_in_parts(monkeypatch: pytest.MonkeyPatch, limit: str, least: int) -> None:
     from mdsa_local.knowledge import wording
 
     texts = drawn(random.Random(1), 300)
     whole = Words.of(texts, lancedb_tokens())
-    monkeypatch.setattr(wording, "_TEXTS_AT_ONCE", 7)
+    monkeypatch.setattr(wording, "_TEXTS_AT_ONCE", 50)
+    monkeypatch.setattr(wording, limit, least)
     parts = Words.of(texts, lancedb_tokens())
     for question in texts[:30]:
         assert parts.best(question, 50) == whole.best(question, 50)
