@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -139,6 +142,32 @@ def test_every_change_is_seen_at_the_next_search(tmp_path: Path, change: str) ->
             [best] = found(knowledge_base, f"fresh{number}")
             assert best.passage.text == f"fresh{number}"
         hold(knowledge_base)
+
+
+def test_what_is_gone_for_one_is_gone_for_all_who_search_at_the_same_time(tmp_path: Path) -> None:
+    knowledge_base, other = held(tmp_path), KnowledgeBase(connect(tmp_path), "small", ToyEmbedder())
+    gone: list[int] = []
+    served = [0]
+
+    def look(seed: int) -> None:
+        source = random.Random(seed)
+        while len(gone) < 25:
+            certain = list(gone)
+            served[0] += knowledge_base.at_hand(knowledge_base.opened()) is not None
+            number = source.choice(certain) if certain and source.random() < 0.8 else 29
+            ids = {hit.passage.id for hit in found(knowledge_base, f"word{number}", 30)}
+            assert not ids & {f"{one}#0" for one in certain} and "29#0" in ids
+
+    with ThreadPoolExecutor(3) as threads:
+        looking = [threads.submit(look, seed) for seed in range(3)]
+        for number in range(25):
+            other.delete(f"{number}")
+            gone.append(number)
+            # Some searches find all of it at hand again.
+            time.sleep(0.1)
+        for one in looking:
+            one.result()
+    assert served[0] > 0
 
 
 def test_another_encoder_is_refused_also_where_all_is_at_hand(tmp_path: Path) -> None:
