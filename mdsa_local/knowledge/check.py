@@ -10,7 +10,8 @@ from mdsa_local.errors import StorageError
 from mdsa_local.knowledge.ingest import ingest
 from mdsa_local.knowledge.loaders import LOADERS
 from mdsa_local.knowledge.place import forget
-from mdsa_local.knowledge.store import Document, KnowledgeBase
+from mdsa_local.knowledge.reading import Document
+from mdsa_local.knowledge.store import KnowledgeBase
 from mdsa_local.settings import shipped
 
 Kind = Literal["fingerprint", "interrupted", "missing", "damaged"]

@@ -19,9 +19,10 @@ from mdsa_local.knowledge.ingest import Progress, Report, ingest
 from mdsa_local.knowledge.lance import connect
 from mdsa_local.knowledge.mentions import unknown
 from mdsa_local.knowledge.place import forget
+from mdsa_local.knowledge.reading import Document, rank_all
 from mdsa_local.knowledge.rerank import Reranker, load, reordered, wide
 from mdsa_local.knowledge.show import Shown, around
-from mdsa_local.knowledge.store import Document, Entry, KnowledgeBase, rank_all
+from mdsa_local.knowledge.store import Entry, KnowledgeBase
 from mdsa_local.knowledge.transfer import Heard, Transferred
 from mdsa_local.knowledge.why import Why, explain, words
 from mdsa_local.settings import Settings

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 from mdsa_local.types import Passage
@@ -34,7 +35,12 @@ def saturated(bm25: float, n_passages: int) -> float:
 
     That is its inverse document frequency, ``ln(1 + (n - 0.5) / 1.5)`` (Robertson and Zaragoza 2009, "The Probabilistic Relevance Framework").
     """
-    return bm25 / (bm25 + math.log(1 + (max(n_passages, 1) - 0.5) / 1.5)) if bm25 > 0 else 0.0
+    return bm25 / (bm25 + _rarest(n_passages)) if bm25 > 0 else 0.0
+
+
+@lru_cache(64)
+def _rarest(n_passages: int) -> float:
+    return math.log(1 + (max(n_passages, 1) - 0.5) / 1.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +82,7 @@ def order(found: Sequence[Scored], words_weight: float | None = WORDS_WEIGHT) ->
 
     Cosines of two tables can be compared, so that rank is taken over all; the rank by words is each table's own.
     """
-    by_cosine = sorted(range(len(found)), key=lambda i: -found[i].cosine)
+    by_cosine = sorted(range(len(found)), key=[one.cosine for one in found].__getitem__, reverse=True)
     placed = []
     for place, i in enumerate(by_cosine, 1):
         one = found[i]

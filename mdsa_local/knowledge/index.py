@@ -108,13 +108,15 @@ class Background:
         self._thread: threading.Thread | None = None
         self._due: float | None = None
 
-    def start(self, name: str, task: Callable[[], object]) -> None:
-        """Begin ``task``, unless one is under way. What the disk says is logged: everything works without the index, only slower."""
-
+    def start(self, name: str, task: Callable[[], object]) -> bool:
+        """Begin ``task``, unless one is under way; whether it was begun. What the disk says is logged: everything works without the index, only
+        slower."""
         with self._lock:
-            if self._thread is None or not self._thread.is_alive():
+            begun = self._thread is None or not self._thread.is_alive()
+            if begun:
                 self._thread = threading.Thread(target=_logged, args=(name, task), name=f"mdsa-index-{name}")
                 self._thread.start()
+            return begun
 
     def later(self, name: str, task: Callable[[], object], delay_s: float) -> None:
         """Begin ``task`` when ``delay_s`` have gone by in which this was not called again. A program that ends before does so at once, without it."""

@@ -15,7 +15,8 @@ from pathlib import Path
 from mdsa_local.knowledge.chunking import chunk_all
 from mdsa_local.knowledge.loaders import CONTAINED, UnreadableError, family
 from mdsa_local.knowledge.loaders.contained import Reader
-from mdsa_local.knowledge.store import Document, Entry, KnowledgeBase
+from mdsa_local.knowledge.reading import Document
+from mdsa_local.knowledge.store import Entry, KnowledgeBase
 from mdsa_local.settings import shipped
 
 # Documents are committed together until they have this many chunks: every commit makes files and a version.

@@ -183,6 +183,19 @@ class Database:
 
         return self.run(work(), name)
 
+    def commits(self, name: str) -> object:
+        """What is not the same any more once somebody, in whatever process, has committed to table ``name``: the list of its versions, which
+        Lance keeps as files. To look takes 20 microseconds, and to ask LanceDB for the latest version twenty times that. None where that is not
+        known, as elsewhere than in a folder."""
+        if not isinstance(self.folder, Path):
+            return None
+        versions = self.folder / f"{name}.lance" / "_versions"
+        try:
+            with os.scandir(versions) as files:
+                return versions.stat().st_mtime_ns, frozenset(file.name for file in files)
+        except OSError:
+            return None
+
     async def pinned(self, name: str, version: int) -> Any:
         """A handle of table ``name``, which was opened before, that stays at one version whatever is written; half a millisecond."""
         table = await self._connection.open_table(name)

@@ -11,7 +11,7 @@ from mdsa_local.knowledge.fusion import Ranked
 from mdsa_local.types import Passage
 
 if TYPE_CHECKING:
-    from mdsa_local.knowledge.store import Standing
+    from mdsa_local.knowledge.reading import Standing
 
 # Each word is a search of its own, of two or three milliseconds.
 MOST_WORDS = 100

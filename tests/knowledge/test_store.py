@@ -10,7 +10,8 @@ from mdsa_local.errors import ConfigError, InputError, MDSAError, StorageError
 from mdsa_local.knowledge import store
 from mdsa_local.knowledge.chunking import Chunk
 from mdsa_local.knowledge.lance import connect
-from mdsa_local.knowledge.store import Document, Entry, KnowledgeBase
+from mdsa_local.knowledge.reading import Document
+from mdsa_local.knowledge.store import Entry, KnowledgeBase
 
 from .toy_embedder import ToyEmbedder
 

@@ -45,7 +45,7 @@ def test_scores_are_those_of_lancedb(tmp_path: Path, texts: list[str] | None) ->
     knowledge_base.add(Entry(f"{n:04}", f"{n:04}", "0", (Chunk("", text, 0, 0),)) for n, text in enumerate(texts))
     knowledge_base.optimize()
     table = knowledge_base.opened()
-    words = Words([f"\n{text}" for text in texts], lancedb_tokens())
+    words = Words.of([f"\n{text}" for text in texts], lancedb_tokens())
     questions = [*TEXTS, "apples", "cafe creme", "run run run", *source.sample(texts, min(100, len(texts)))]
     compared = 0
     for question in questions:
@@ -65,7 +65,7 @@ async def _by_words(table: object, question: str, limit: int) -> list[tuple[str,
 
 
 def test_best_first_and_no_more_than_asked_for() -> None:
-    words = Words(["apple pear", "apple apple", "pear", "plum", "apple pear plum quince"], lancedb_tokens())
+    words = Words.of(["apple pear", "apple apple", "pear", "plum", "apple pear plum quince"], lancedb_tokens())
     everything = words.best("apple pear", 10)
     assert sorted(place for place, _ in everything) == [0, 1, 2, 4]
     assert everything[0][0] == 0 and [score for _, score in everything] == sorted((score for _, score in everything), reverse=True)
@@ -75,24 +75,26 @@ def test_best_first_and_no_more_than_asked_for() -> None:
 
 def test_nothing_to_find() -> None:
     for texts in ([], [""], ["...", "?!"], ["the", "of the"]):
-        assert Words(texts, lancedb_tokens()).best("the apple", 5) == []
+        assert Words.of(texts, lancedb_tokens()).best("the apple", 5) == []
 
 
 def test_a_text_may_hold_what_parts_the_others() -> None:
     from mdsa_local.knowledge import wording
 
     texts = [f"apple {wording._BETWEEN}", f"x{wording._BETWEEN.upper()}x", "pear", f"{wording._BETWEEN}-plum"]
-    words = Words(texts, lancedb_tokens())
+    words = Words.of(texts, lancedb_tokens())
     assert [[place for place, _ in words.best(question, 5)] for question in ("apple", "pear", "plum")] == [[0], [2], [3]]
     assert sorted(place for place, _ in words.best(wording._BETWEEN, 5)) == [0, 3]
 
 
-def test_many_texts_go_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("limit", "least"), [("_TEXTS_AT_ONCE", 7), ("_MOST_KNOWN", 20), ("_AT_ONCE", 40)])
+def test_many_texts_go_in_parts(monkeypatch: pytest.MonkeyPatch, limit: str, least: int) -> None:
     from mdsa_local.knowledge import wording
 
     texts = drawn(random.Random(1), 300)
-    whole = Words(texts, lancedb_tokens())
-    monkeypatch.setattr(wording, "_TEXTS_AT_ONCE", 7)
-    parts = Words(texts, lancedb_tokens())
+    whole = Words.of(texts, lancedb_tokens())
+    monkeypatch.setattr(wording, "_TEXTS_AT_ONCE", 50)
+    monkeypatch.setattr(wording, limit, least)
+    parts = Words.of(texts, lancedb_tokens())
     for question in texts[:30]:
         assert parts.best(question, 50) == whole.best(question, 50)
