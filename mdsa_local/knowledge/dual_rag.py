@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdsa_local.errors import InputError, UnknownNameError
-from mdsa_local.knowledge import Embedder, transfer
+from mdsa_local.knowledge import Embedder
 from mdsa_local.knowledge import filters as filtering
-from mdsa_local.knowledge.check import Problem, check
 from mdsa_local.knowledge.chunking import chunk
 from mdsa_local.knowledge.fusion import Hit, Ranked
 from mdsa_local.knowledge.ingest import Progress, Report, ingest
@@ -21,16 +20,17 @@ from mdsa_local.knowledge.mentions import unknown
 from mdsa_local.knowledge.place import forget
 from mdsa_local.knowledge.reading import Document, rank_all
 from mdsa_local.knowledge.rerank import Reranker, load, reordered, wide
-from mdsa_local.knowledge.show import Shown, around
 from mdsa_local.knowledge.store import Entry, KnowledgeBase
-from mdsa_local.knowledge.transfer import Heard, Transferred
-from mdsa_local.knowledge.why import Why, explain, words
 from mdsa_local.settings import Settings
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from mdsa_local.knowledge.check import Problem
+    from mdsa_local.knowledge.show import Shown
+    from mdsa_local.knowledge.transfer import Heard, Transferred
+    from mdsa_local.knowledge.why import Why
     from mdsa_local.types import Passage
 
 GLOBAL = "global"
@@ -169,6 +169,8 @@ class DualRAG:
 
     def why(self, text: str, vector: NDArray[np.float32], document: str, domain: str | None = None, top_k: int = 5) -> Why:
         """Why :meth:`search` does or does not return a document. Raises :class:`UnknownNameError` when neither knowledge base in scope has it."""
+        from mdsa_local.knowledge.why import explain, words
+
         scope = [self._named(name) for name in reversed(Scope(self._shared, domain).tables)]
         known = [(base, [found.document for found in base.documents()]) for base in scope]
         owner = next((base for base, documents in known if document in documents), None)
@@ -184,6 +186,8 @@ class DualRAG:
 
     def passage(self, passage_id: str, domain: str | None = None) -> Shown:
         """A stored passage and what surrounds it in its source. Raises :class:`UnknownNameError` when the knowledge base has none of this id."""
+        from mdsa_local.knowledge.show import around
+
         found = self._knowledge_base(domain).passage(passage_id)
         if found is None:
             document = passage_id.rpartition("#")[0]
@@ -206,6 +210,8 @@ class DualRAG:
 
     def check(self, domain: str | None = None, *, repair: bool = False) -> list[Problem]:
         """What is wrong with a knowledge base; see :func:`mdsa_local.knowledge.check.check`."""
+        from mdsa_local.knowledge.check import check
+
         return check(self._knowledge_base(domain), repair=repair)
 
     def optimize(self, domain: str | None = None) -> bool:
@@ -218,6 +224,8 @@ class DualRAG:
 
     def export(self, path: str | Path, domains: Iterable[str | None] | None = None, heard: Heard | None = None) -> list[Transferred]:
         """Write knowledge bases, all or those of ``domains``, into one new file; see :func:`mdsa_local.knowledge.transfer.export`."""
+        from mdsa_local.knowledge import transfer
+
         names = (None, *self.domains()) if domains is None else tuple(dict.fromkeys(domains))
         for name in names:
             if name is not None and name not in self.domains():
@@ -228,6 +236,8 @@ class DualRAG:
         self, path: str | Path, domains: Iterable[str | None] | None = None, *, replace: bool = False, heard: Heard | None = None
     ) -> list[Transferred]:
         """Bring back what :meth:`export` wrote; see :func:`mdsa_local.knowledge.transfer.restore`."""
+        from mdsa_local.knowledge import transfer
+
         chosen = None if domains is None else tuple(domains)
         done = transfer.restore(Path(path).expanduser().absolute(), self._knowledge_base, chosen, replace=replace, heard=heard)
         # What came back may be older than the documents in the domains' folders.

@@ -18,7 +18,13 @@ def unknown(knowledge_bases: Sequence[KnowledgeBase], words: Iterable[str]) -> s
     Words that the word index leaves out, such as "the", are unknown to it; leave them out before.
     """
     asked = list(dict.fromkeys(words))
-    opened = [(base, table) for base in knowledge_bases if (table := base.opened()) is not None]
+    opened: list[tuple[KnowledgeBase, Any]] = []
+    for base in knowledge_bases:
+        table = base.opened()
+        if table is not None and (near := base.at_hand(table)) and (held := near[1].words):
+            asked = [word for word in asked if not any(token in held.terms for token in held.tokenize(word))]
+        elif table is not None:
+            opened.append((base, table))
     if not opened or not asked:
         return set(asked)
 

@@ -25,6 +25,18 @@ def test_words_are_known_in_either_form_and_from_both_bases(bases: DualRAG) -> N
     assert bases.unknown([], "finance") == set()
 
 
+def test_tables_in_memory_know_the_same_words(bases: DualRAG, encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = ["refund", "Refunded", "PARCELS", "bitcoin", "zebrafish", "the", "o'brien'; DROP", "refund OR card", '"', "日本語", "Cärd", "days.", ""]
+    from_disk = {domain: bases.unknown(asked, domain) for domain in ("finance", "medical", None)}
+    assert "refund" not in from_disk["finance"]
+    for domain in ("finance", "medical"):
+        for _ in range(3):
+            bases.search("refund", encoder.encode(["refund"])[0], domain, 2)
+    bases.settle()
+    monkeypatch.setattr("mdsa_local.knowledge.lance.Database.run", lambda *_: pytest.fail("LanceDB was asked"))
+    assert {domain: bases.unknown(asked, domain) for domain in from_disk} == from_disk
+
+
 def test_nothing_is_known_where_nothing_was_added(tmp_path: Path, encoder: Encoder) -> None:
     assert DualRAG(tmp_path / "kb", encoder).unknown(["a", "refund"], "finance") == {"a", "refund"}
 
