@@ -34,7 +34,7 @@ Row = Callable[..., dict[str, Any]]
 def retrieving(runs: int, result: Row) -> list[dict[str, Any]]:
     """Median and 99th percentile in ms of encoding a question, searching two tables of so many passages by vector and words, and fusing; beside it
     encoding and a bare matrix product in memory. Of the largest tables, which share of the exactly nearest the index finds, and this process's copy.
-    And passages of about 120 tokens ingested a second beside the bare encoder.
+    And passages of about 100 tokens, each under a title of some 8, ingested a second beside the bare encoder on their text alone.
 
     It is measured once a process that searches on has in its memory and its copies what it will have, see docs/knowledge.md. Questions are those of
     the shipped answer set, texts are drawn from the words of the shipped documents, and their vectors as :class:`_Drawn` tells. Everything is made in
