@@ -137,10 +137,13 @@ def test_who_is_overtaken_by_others_tries_again_and_what_it_added_is_there(
     tidied, overtaken = Tidied._tidied, list[int]()
 
     def late(self: Tidied, table: Any) -> None:
+        # Tables of other tests may be tidied at rest meanwhile.
+        if self.database.local:
+            return tidied(self, table)
         overtaken.append(1)
         if len(overtaken) <= most:
             raise OvertakenError("commit conflict", "")
-        tidied(self, table)
+        return tidied(self, table)
 
     monkeypatch.setattr(Tidied, "_tidied", late)
     rag = DualRAG(uri, ToyEmbedder(), storage_options=options)
