@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 import statistics
@@ -197,6 +196,6 @@ def _sentences() -> list[str]:
 
 def _questions() -> list[str]:
     """The questions of the shipped answer set."""
-    from mdsa_local.evaluation.questions import SHIPPED
+    from mdsa_local.evaluation.questions import read
 
-    return [json.loads(line)["question"] for line in SHIPPED.read_text(encoding="utf-8").splitlines()]
+    return [case.question for case in read()]

@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mdsa_local.domains.prompts import NOT_FOUND
@@ -132,16 +131,16 @@ def _judged(
     out, leading = list(found), set[int]()
     # All at once: two cores then have work of one size.
     of_parts = list(zip(asked[1:], nearest[1:], strict=True))
-    odds_of = iter(judge.scores([(text, titled[place]) for text, places in ((asked[0], read), *of_parts) for place in places]))
+    wanted = [(text, place) for text, places in ((asked[0], read), *of_parts) for place in places]
+    told = dict(zip(wanted, judge.scores([(text, titled[place]) for text, place in wanted]), strict=True))
     for place in read:
-        odds = next(odds_of)
-        cosine = float(near[0, place])
+        odds, cosine = told[asked[0], place], float(near[0, place])
         score = odds + weighing.nearness * cosine
         out[place] = replace(out[place], nearness=cosine, judged=odds, score=score, beside=(weighing.same, weighing.other))
     highest = max(out[place].score for place in read)
-    for _, places in of_parts:
-        told = list(islice(odds_of, len(places)))
-        place, odds = max(zip(places, told, strict=True), key=lambda one: one[1])
+    for part, places in of_parts:
+        place = max(places, key=lambda at: told[part, at])
+        odds = told[part, place]
         if odds >= SURE_PART_ODDS:
             out[place] = replace(out[place], judged=max(odds, out[place].judged or odds))
         if odds >= SURE_PART_ODDS or odds - WHOLE_ODDS * (highest - out[place].score) >= PART_ODDS:
