@@ -101,7 +101,9 @@ class LlamaCppBackend:
 
     def answer_tokens(self, text: str) -> list[int]:
         """Token ids of ``text`` as the model would write it for an answer, with the one that ends its turn."""
-        return [*self._part(self._model.plain(text)), self._model.end_id]
+        with self._vocabulary:
+            self._open()
+            return [*self._model.tokenize_part(self._model.plain(text)), self._model.end_id]
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, as it stands: nothing put before it."""
@@ -173,12 +175,12 @@ class LlamaCppBackend:
         )
 
     def _prompt(self, messages: Sequence[Message]) -> list[int]:
-        shown = [Message(message.role, self._model.plain(message.content)) for message in messages]
         model = self._model
-        text = render(model.chat_template, shown, bos=model.bos_text, eos=model.eos_text, source=str(self._path))
+        # In one piece: a vocabulary that another thread frees meanwhile is memory of somebody else's.
         with self._vocabulary:
             self._open()
-            return model.tokenize(text)
+            shown = [Message(message.role, model.plain(message.content)) for message in messages]
+            return model.tokenize(render(model.chat_template, shown, bos=model.bos_text, eos=model.eos_text, source=str(self._path)))
 
     def _part(self, text: str) -> list[int]:
         with self._vocabulary:

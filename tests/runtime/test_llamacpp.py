@@ -206,6 +206,41 @@ def test_close_twice_and_while_streaming(load: Load, tiny: Path) -> None:
     assert (backend._engine.context.handle, backend._model.handle) == (None, None)
 
 
+@pytest.mark.parametrize("use", [lambda model: model.count_tokens(QUESTION), lambda model: model.answer_tokens("hello"), ask])
+def test_a_closed_model_that_was_never_asked_reads_no_freed_vocabulary(load: Load, tiny: Path, use: Callable[[LlamaCppBackend], object]) -> None:
+    backend = load(tiny)
+    backend.close()
+    # Memory that was freed looks whole until somebody else writes to it.
+    backend._model.vocab = None
+    with pytest.raises(BackendError, match="closed"):
+        use(backend)
+
+
+def test_what_reads_the_vocabulary_ends_before_it_is_freed(load: Load, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = load(tiny)
+    reading, go_on, counts = threading.Event(), threading.Event(), list[int]()
+    plain = native.Model.plain
+
+    def slowly(model: native.Model, text: str) -> str:
+        reading.set()
+        assert go_on.wait(30)
+        assert model.handle, "freed while it is read"
+        return plain(model, text)
+
+    monkeypatch.setattr(native.Model, "plain", slowly)
+    reader = threading.Thread(target=lambda: counts.append(backend.count_tokens(QUESTION)))
+    closer = threading.Thread(target=backend.close)
+    reader.start()
+    assert reading.wait(30)
+    closer.start()
+    closer.join(0.3)
+    go_on.set()
+    reader.join(30)
+    closer.join(30)
+    assert counts
+    assert not backend._model.handle
+
+
 def test_bos_is_there_once(load: Load, tiny: Path, tmp_path: Path) -> None:
     with_bos = load(tiny)._prompt(QUESTION)
     template = "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}<|assistant|>"
