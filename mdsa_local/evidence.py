@@ -1,12 +1,14 @@
 """What the documents of a domain have to say to a question, and in which of the likeliest domains they say it.
 
-A question is looked up in the domain it was routed to. Where that is undecided, or its documents do not answer, the next likeliest domain is looked
-into, by itself: each search sees the shared knowledge base and that of one domain. Which one answers, the judge decides.
+A question is looked up in the domain it was routed to. Where that is undecided, or its documents do not surely answer, other domains are looked into,
+those with the nearest documents before the next likeliest: what a user adds to a domain need not resemble its examples. Each is looked into by
+itself: a search sees the shared knowledge base and that of one domain. Which one answers, the judge decides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +21,12 @@ if TYPE_CHECKING:
     from mdsa_local.knowledge.dual_rag import DualRAG
     from mdsa_local.validation.grounding import Embed
 
-# A domain less likely than this is not looked into.
+# A domain less likely than this is looked into only if its documents are among the nearest.
 LEAST_LIKELY = 0.03
+# How much greater the odds that another domain's documents answer have to be to take a question from the domain that was chosen.
+AHEAD = 1.0
+# So many domains are looked into for their documents being nearest.
+NEAREST = 2
 # The judge chooses among so many times the passages that are wanted.
 WIDER = 2
 
@@ -54,6 +60,10 @@ class Searcher:
     top_k: int
     quotes: Callable[[str], bool]
 
+    def nearest(self, domains: Iterable[str]) -> tuple[str, ...]:
+        """Those of ``domains`` whose documents are nearest to the question, nearest first; none without a ``vector``."""
+        return () if self.vector is None else self.knowledge.nearest(self.question, self.vector, domains, NEAREST)
+
     def look(self, domain: str) -> Evidence:
         """The evidence in the scope of ``domain``: of more passages than wanted those with the best sentences, in that order.
 
@@ -80,28 +90,31 @@ def narrowed(passages: Sequence[Passage], extracts: Sequence[Extract], most: int
     return tuple(passages[at] for at in order), [replace(one, passage=place[one.passage], document=passages[one.passage].source) for one in kept]
 
 
-def settled(route: Route, look: Callable[[str], Evidence]) -> tuple[Route, Evidence, dict[str, float]]:
-    """``route`` as the evidence leaves it, the evidence of its domain, and the odds of each domain looked into.
+def settled(route: Route, look: Callable[[str], Evidence], nearest: Callable[[], Sequence[str]]) -> tuple[Route, Evidence, dict[str, float]]:
+    """``route`` as the evidence leaves it, the evidence of its domain, and the odds of each domain looked into. ``nearest`` tells the domains whose
+    documents are nearest to the question.
 
-    A domain that was chosen keeps the question unless its documents do not answer and those of the next likeliest surely do. Where none was chosen,
-    one whose documents surely answer is. The confidence of such a route is that of the answer.
+    A domain that was chosen keeps the question where its documents surely answer, or those of no other do by :data:`AHEAD`. Where none was
+    chosen, one whose documents surely answer is. The confidence of such a route is that of the answer.
     """
     found: dict[str, Evidence] = {}
+    kept, needed = Evidence(), -math.inf
 
     def odds() -> dict[str, float]:
         return {name: round(one.doubt.odds, 2) for name, one in found.items() if one.doubt}
 
     if route.domain is not None:
-        found[route.domain] = look(route.domain)
-        against = found[route.domain].doubt
-        if against is None or not against.declines:
-            return route, found[route.domain], odds()
-    for name in sorted(route.scores, key=lambda name: -route.scores[name])[:2]:
-        if name in found or route.scores[name] < LEAST_LIKELY:
+        kept = found[route.domain] = look(route.domain)
+        if kept.doubt is None or kept.doubt.judged is None or kept.doubt.sure:
+            return route, kept, odds()
+        needed = kept.doubt.odds + AHEAD
+    likely = [name for name in sorted(route.scores, key=lambda name: -route.scores[name])[:2] if route.scores[name] >= LEAST_LIKELY]
+    for name in dict.fromkeys([*nearest(), *likely]):
+        if name in found:
             continue
         found[name] = look(name)
         against = found[name].doubt
-        if against is not None and against.sure:
+        if against is not None and against.sure and against.odds >= needed:
             why = f"{route.reason}; the documents of {name} answer"
             return replace(route, domain=name, confidence=max(route.scores[name], against.probability), reason=why), found[name], odds()
-    return route, found[route.domain] if route.domain is not None else Evidence(), odds()
+    return route, kept, odds()

@@ -351,7 +351,7 @@ class TinyBERTOrchestrator:
             self.settings.top_k,
             lambda name: self.executor.quotes(self.registry.get(name)),
         )
-        route, evidence, odds = settled(route, searcher.look)
+        route, evidence, odds = settled(route, searcher.look, lambda: searcher.nearest([name for name in route.scores if name != route.domain]))
         trace.append(Stage("retrieve", (time.perf_counter() - began) * 1000, {"odds": odds} if judge else {}))
         return route, evidence
 

@@ -9,7 +9,7 @@ import pytest
 
 from mdsa_local.domains.quoting import Extract
 from mdsa_local.errors import ModelFileError
-from mdsa_local.evidence import LEAST_LIKELY, Evidence, narrowed, settled
+from mdsa_local.evidence import AHEAD, LEAST_LIKELY, Evidence, narrowed, settled
 from mdsa_local.orchestrator import TinyBERTOrchestrator
 from mdsa_local.settings import shipped
 from mdsa_local.types import Passage, Route
@@ -23,22 +23,38 @@ def found(odds: float) -> Evidence:
     return Evidence((), (Extract(0, "It does."),), Doubt(0.5, 0.0, (), odds, WEIGHING))
 
 
-def asked(domain: str | None, odds: dict[str, float], **scores: float) -> tuple[Route, list[str]]:
+def asked(domain: str | None, odds: dict[str, float], nearest: tuple[str, ...] = (), **scores: float) -> tuple[Route, list[str]]:
     looked: list[str] = []
 
     def look(name: str) -> Evidence:
         looked.append(name)
         return found(odds[name])
 
-    route, evidence, told = settled(Route(domain, max(scores.values()), scores, "why"), look)
+    route, evidence, told = settled(Route(domain, max(scores.values()), scores, "why"), look, lambda: nearest)
     assert list(told) == looked
     assert (evidence.doubt is None) == (route.domain is None)
+    assert route.domain is None or evidence == found(odds[route.domain])
     return route, looked
 
 
-def test_a_domain_whose_documents_may_answer_keeps_the_question() -> None:
-    route, looked = asked("money", {"money": -0.4}, money=0.6, health=0.3)
+def test_a_domain_whose_documents_surely_answer_keeps_the_question() -> None:
+    route, looked = asked("money", {"money": 0.5}, ("health",), money=0.6, health=0.3)
     assert (route.domain, route.confidence, route.reason, looked) == ("money", 0.6, "why", ["money"])
+
+
+def test_one_whose_documents_may_keeps_it_unless_those_of_another_do_far_more_surely() -> None:
+    route, looked = asked("money", {"money": 0.2, "health": 0.2 + AHEAD - 0.01}, money=0.6, health=0.3)
+    assert (route.domain, route.confidence, looked) == ("money", 0.6, ["money", "health"])
+    assert asked("money", {"money": 0.2, "health": 0.2 + AHEAD}, money=0.6, health=0.3)[0].domain == "health"
+
+
+def test_domains_with_the_nearest_documents_are_asked_before_the_likeliest() -> None:
+    scores = {"money": 0.2, "health": 0.1, "bikes": 0.001}
+    route, looked = asked(None, {"bikes": 1.0}, ("bikes",), **scores)
+    assert (route.domain, looked) == ("bikes", ["bikes"])
+    odds = {"bikes": 0.4, "money": 0.4, "health": 0.4}
+    assert asked(None, odds, ("bikes", "money"), **scores)[1] == ["bikes", "money", "health"]
+    assert asked("money", {**odds, "money": -2}, ("bikes",), **scores)[1] == ["money", "bikes", "health"]
 
 
 def test_one_whose_documents_do_not_gives_it_to_the_next_only_if_that_surely_answers() -> None:
@@ -97,6 +113,20 @@ def test_a_question_like_no_example_is_answered_where_the_documents_surely_do(pr
     retrieve = next(stage for stage in answer.trace if stage.stage == "retrieve")
     assert "finance" in retrieve.detail["odds"]
     assert {citation.passage.knowledge_base for citation in answer.citations} <= {"finance", "global"}
+
+
+def test_what_only_a_document_of_the_users_answers_is_found_where_no_example_resembles_it(product: TinyBERTOrchestrator) -> None:
+    question = "how many bikes are in the company bike pool?"
+    assert product.router.route(question).domain is None
+    assert product.ask(question).domain is None
+    [document] = product.knowledge.add_local_documents("support", [{"content": "The company bike pool has 14 bikes at the north entrance."}])
+    try:
+        answer = product.ask(question)
+    finally:
+        product.knowledge.remove(document, "support")
+    assert (answer.domain, answer.status) == ("support", "success")
+    assert "14 bikes" in answer.response
+    assert [citation.passage.knowledge_base for citation in answer.citations] == ["support"]
 
 
 def test_who_chooses_the_domain_gets_that_one(product: TinyBERTOrchestrator) -> None:

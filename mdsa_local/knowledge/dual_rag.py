@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdsa_local.errors import InputError, UnknownNameError
+from mdsa_local.errors import ConfigError, InputError, StorageError, UnknownNameError
 from mdsa_local.knowledge import Embedder
 from mdsa_local.knowledge import filters as filtering
 from mdsa_local.knowledge.chunking import chunk
@@ -18,7 +19,7 @@ from mdsa_local.knowledge.ingest import Progress, Report, ingest
 from mdsa_local.knowledge.lance import connect
 from mdsa_local.knowledge.mentions import unknown
 from mdsa_local.knowledge.place import forget
-from mdsa_local.knowledge.reading import Document, rank_all
+from mdsa_local.knowledge.reading import Document, nearness, rank_all
 from mdsa_local.knowledge.rerank import Reranker, load, reordered, wide
 from mdsa_local.knowledge.store import Entry, KnowledgeBase
 from mdsa_local.settings import Settings
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from mdsa_local.knowledge.transfer import Heard, Transferred
     from mdsa_local.knowledge.why import Why
     from mdsa_local.types import Passage
+
+logger = logging.getLogger(__name__)
 
 GLOBAL = "global"
 
@@ -111,6 +114,20 @@ class DualRAG:
         ``vector`` is that of ``text``, ``(width,) float32, unit length``; None to search by words alone, with whatever encoder the tables were made.
         """
         return tuple(hit.passage for hit in self._hits(text, vector, Scope(self._shared, domain).tables, top_k, floor=floor))
+
+    def nearest(self, text: str, vector: NDArray[np.float32], domains: Iterable[str], most: int) -> tuple[str, ...]:
+        """The ``most`` of ``domains`` whose own knowledge bases have something nearest to ``text`` and its ``vector``, nearest first; without
+        those that have none, or one that cannot be searched. Each is searched by itself."""
+        found: dict[str, float] = {}
+        for name in domains:
+            if not self._database.has(Scope(self._shared, name).tables[-1]):
+                continue
+            try:
+                found[name] = nearness(self._named(name), vector, text)
+            except (ConfigError, StorageError) as error:
+                # It is not the one that was asked for.
+                logger.warning("knowledge base %s is left out: %s", name, error)
+        return tuple(sorted(found, key=lambda name: -found[name])[:most])
 
     def holds(self, domain: str | None) -> bool:
         """Whether there is a knowledge base in the scope of ``domain``."""

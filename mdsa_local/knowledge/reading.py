@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mdsa_local.errors import ConfigError, StorageError
 from mdsa_local.knowledge import Embedder, index, searching
@@ -305,11 +305,46 @@ def rank_all(
     ``vector`` is ``(width,) float32, unit length``, or None to search by words alone. ``where``: see :meth:`Readable.find`. ``floor``: the
     least cosine of a candidate.
     """
-    opened = [(base, table) for base in knowledge_bases if (table := base.opened()) is not None]
-    near = [base.at_hand(table) for base, table in opened] if where is None else []
-    if opened and len(known := [one for one in near if one is not None]) == len(opened):
-        searched = [_Searched(base, *one, base.find_at_hand(*one, vector, text, k)) for (base, _), one in zip(opened, known, strict=True)]
+    opened = _opened(knowledge_bases)
+    if where is None and (searched := _at_hand(opened, vector, text, k)) is not None:
         return _ranked(searched, k, floor, every)
+    if not opened:
+        return []
+    # What was found is still there when it is fetched.
+    with opened[0].base.database.reading():
+        return _ranked(_asked(opened, vector, text, k, where), k, floor, every)
+
+
+def nearness(knowledge_base: Readable, vector: NDArray[np.float32], text: str) -> float:
+    """The cosine of ``vector`` with what is nearest to it there, -1 where nothing is."""
+    opened = _opened([knowledge_base])
+    if not opened:
+        return -1.0
+    (searched,) = _at_hand(opened, vector, text, 1) or _asked(opened, vector, text, 1, None)
+    return max((one.cosine for one in searched.found), default=-1.0)
+
+
+class _Opened(NamedTuple):
+    """A knowledge base that has a table."""
+
+    base: Readable
+    table: Any
+
+
+def _opened(knowledge_bases: Iterable[Readable]) -> list[_Opened]:
+    return [_Opened(base, table) for base in knowledge_bases if (table := base.opened()) is not None]
+
+
+def _at_hand(opened: Sequence[_Opened], vector: NDArray[np.float32] | None, text: str, k: int) -> list[_Searched] | None:
+    """What is found in what this process has of all of them; None where LanceDB has to be asked."""
+    known = [near for base, table in opened if (near := base.at_hand(table)) is not None]
+    if not opened or len(known) < len(opened):
+        return None
+    return [_Searched(base, *one, base.find_at_hand(*one, vector, text, k)) for (base, _), one in zip(opened, known, strict=True)]
+
+
+def _asked(opened: Sequence[_Opened], vector: NDArray[np.float32] | None, text: str, k: int, where: str | None) -> list[_Searched]:
+    """What LanceDB finds in them."""
 
     async def search(base: Readable, table: Any) -> _Searched:
         at, found = await base.search_now(table, vector, text, k, where)
@@ -318,12 +353,7 @@ def rank_all(
     async def search_every() -> list[_Searched]:
         return await asyncio.gather(*(search(*one) for one in opened))
 
-    if not opened:
-        return []
-    database = opened[0][0].database
-    # What was found is still there when it is fetched.
-    with database.reading():
-        return _ranked(database.run(search_every()), k, floor, every)
+    return opened[0].base.database.run(search_every())
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,23 @@ def test_no_search_crosses_domains(tmp_path: Path) -> None:
             assert not any(f"canary{other}" in passage.text for passage in passages)
 
 
+def test_the_nearest_knowledge_bases_are_told_and_one_that_cannot_be_searched_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rag, question = DualRAG(tmp_path, ToyEmbedder()), "where is the bike pool"
+    vector = ToyEmbedder().encode([question])[0]
+    rag.add_global_documents([{"content": question}])
+    assert rag.nearest(question, vector, DOMAINS, 2) == ()
+    for domain, text in zip(DOMAINS, ("money in the bank", "where is the pool", "where is the bike pool"), strict=True):
+        rag.add_local_documents(domain, [{"content": text}])
+    for _ in range(3):
+        # Asked of LanceDB at first, then found in memory.
+        assert rag.nearest(question, vector, [*DOMAINS, "nothing"], 2) == ("support", "medical")
+        rag.settle()
+    assert rag.nearest(question, vector, ["finance"], 2) == ("finance",)
+    DualRAG(tmp_path, ToyEmbedder("another")).add_local_documents("law", [{"content": question}])
+    assert rag.nearest(question, vector, ["law", "medical"], 2) == ("medical",)
+    assert "law" in caplog.text
+
+
 def test_a_scope_has_two_names_at_most() -> None:
     assert Scope("global").tables == ("global",)
     assert Scope("global", "finance").tables == ("global", "finance")
