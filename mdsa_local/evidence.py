@@ -29,6 +29,8 @@ AHEAD = 1.0
 NEAREST = 2
 # The judge chooses among so many times the passages that are wanted.
 WIDER = 2
+# And among so many more for each part of a question that asks several things.
+FOR_PART = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +71,7 @@ class Searcher:
 
         Without a judge sentences are looked for only where the domain's model ``quotes`` them.
         """
-        wanted = self.top_k if self.judge is None else WIDER * self.top_k
-        passages = self.knowledge.search(self.question, self.vector, domain, wanted)
+        passages = self._passages(domain)
         if not passages or (self.judge is None and not self.quotes(domain)):
             return Evidence(passages)
         extracts = quoting.shortlist(self.question, [(passage.title, passage.text) for passage in passages], self.embed, judge=self.judge)
@@ -81,10 +82,24 @@ class Searcher:
         against = doubt(self.question, passages, lambda words: self.knowledge.unknown(words, domain), self.embed, extracts, self.judge)
         return Evidence(passages, tuple(extracts), against)
 
+    def _passages(self, domain: str) -> tuple[Passage, ...]:
+        """What is found for the question, then what is found for its parts only."""
+        if self.judge is None or self.vector is None:
+            return self.knowledge.search(self.question, self.vector, domain, self.top_k if self.judge is None else WIDER * self.top_k)
+        found = {passage.id: passage for passage in self.knowledge.search(self.question, self.vector, domain, WIDER * self.top_k)}
+        if parts := quoting.parts(self.question):
+            for part, vector in zip(parts, self.embed(parts), strict=True):
+                for passage in self.knowledge.search(part, vector, domain, FOR_PART):
+                    found.setdefault(passage.id, passage)
+        return tuple(found.values())
+
 
 def narrowed(passages: Sequence[Passage], extracts: Sequence[Extract], most: int) -> tuple[tuple[Passage, ...], list[Extract]]:
     """The ``most`` passages with the best extracts, these first, and the extracts in them, numbered anew and with the document they stand in."""
-    order = list(dict.fromkeys([*(extract.passage for extract in extracts), *range(len(passages))]))[:most]
+    leading = [extract.passage for extract in extracts if extract.leads]
+    best = list(dict.fromkeys([*(extract.passage for extract in extracts), *range(len(passages))]))
+    chosen = list(dict.fromkeys([*best[:1], *leading, *best]))[:most]
+    order = sorted(chosen, key=best.index)
     place = {old: new for new, old in enumerate(order)}
     kept = [one for one in extracts if one.passage in place]
     return tuple(passages[at] for at in order), [replace(one, passage=place[one.passage], document=passages[one.passage].source) for one in kept]

@@ -97,6 +97,20 @@ def test_passages_with_the_best_sentences_are_kept_and_numbered_anew() -> None:
     assert [passage.id for passage in narrowed(passages, [Extract(2, "c")], 3)[0]] == ["p#2", "p#0", "p#1"]
 
 
+def test_a_passage_with_what_answers_a_part_is_kept() -> None:
+    passages = [Passage(f"p#{n}", f"{n}.md", "money", "P", f"Text {n}.", 0, 7, 0.5) for n in range(4)]
+    extracts = [Extract(0, "a"), Extract(1, "b"), Extract(2, "c"), Extract(3, "d", leads=True)]
+    kept, _ = narrowed(passages, extracts, 2)
+    assert [passage.id for passage in kept] == ["p#0", "p#3"]
+
+
+def test_each_part_of_a_question_is_looked_up_too(product: TinyBERTOrchestrator) -> None:
+    # By the whole question no passage with the price is among the eight nearest.
+    answer = product.ask("what does the Glow Patch cost and what units is glucose shown in", domain="medical")
+    assert "$49" in answer.response
+    assert "mg/dL" in answer.response
+
+
 @pytest.fixture
 def other(product: TinyBERTOrchestrator, request: pytest.FixtureRequest) -> Iterator[TinyBERTOrchestrator]:
     with TinyBERTOrchestrator(settings=product.settings.changed(**request.param), knowledge=product.knowledge) as orchestrator:

@@ -92,17 +92,25 @@ class Told:
 
 
 @pytest.mark.parametrize(
-    ("odds", "whole", "leads", "judged"),
-    [(3.0, -1.0, True, -1.0), (2.9, -1.0, False, -1.0), (3.9, -9.0, False, -9.0), (4.0, -9.0, True, 4.0), (4.0, 4.5, True, 4.5)],
+    ("other", "odds", "whole", "leads", "judged"),
+    [
+        (2.4, 3.0, -1.0, True, -1.0),
+        (2.4, 2.9, -1.0, False, -1.0),
+        (2.4, 3.9, -9.0, False, -9.0),
+        (2.4, 4.0, -9.0, True, 4.0),
+        (2.4, 4.0, 4.5, True, 4.5),
+        (2.5, 2.5, -9.0, True, 2.5),
+        (2.5, 2.4, -9.0, False, -9.0),
+    ],
 )
-def test_a_unit_leads_for_a_part_if_it_surely_answers_it_or_nearly_the_whole(
-    encoder: Encoder, odds: float, whole: float, leads: bool, judged: float
+def test_a_unit_leads_for_a_part_if_it_surely_answers_it_or_nearly_the_whole_or_others_the_rest(
+    encoder: Encoder, other: float, odds: float, whole: float, leads: bool, judged: float
 ) -> None:
     first, second = "How do I freeze my card", "what does a replacement card cost"
     asked, freeze, costs = f"{first}, and {second}?", "Open the app and choose Freeze.", "A replacement card costs $5."
     parts = [asked[piece.start : piece.end] for piece in pieces(asked)]
     assert len(parts) == 2
-    judge = Told({(asked, freeze): 5.0, (asked, costs): whole, (parts[0], freeze): 5.0, (parts[1], costs): odds})
+    judge = Told({(asked, freeze): 5.0, (asked, costs): whole, (parts[0], freeze): other, (parts[1], costs): odds})
     found = quoting.shortlist(asked, [("", freeze), ("", costs)], encoder.encode, judge=judge)
     assert [(one.text, one.leads, one.judged) for one in found] == [(freeze, True, 5.0), (costs, leads, judged)]
     assert quoting.company(found, 0) == ([1] if leads or whole > 4 else [])

@@ -48,6 +48,19 @@ def test_numbers_and_addresses_stay_whole() -> None:
         assert all(piece.start == 0 or text[piece.start - 1] == " " for piece in pieces(text))
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("how much is plus per month and what does it cover", ["how much is plus per month", "what does it cover"]),
+        ("how long is the warranty, how long with Plus?", ["how long is the warranty", "how long with Plus"]),
+        ("does plus cover the nurse, plus how do I get it", ["does plus cover the nurse", "how do I get it"]),
+        ("the hub is offline plus my card was stolen", ["the hub is offline", "my card was stolen"]),
+    ],
+)
+def test_plus_as_a_name_joins_nothing(text: str, found: list[str]) -> None:
+    assert [text[piece.start : piece.end] for piece in pieces(text)] == found
+
+
 def test_a_run_of_blanks_takes_no_time() -> None:
     began = time.perf_counter()
     pieces("a b" + " " * 7900 + "c d")
