@@ -335,7 +335,7 @@ class TinyBERTOrchestrator:
     def _looked_up(self, read: _Read, embed: Embed, trace: list[Stage]) -> tuple[Route, Evidence]:
         """The route as the documents leave it, and what they say."""
         route, judge = read.route, None if self._degraded else self.judge
-        if route.domain is None and (judge is None or route.parts or not route.scores):
+        if route.domain is None and (judge is None or route.parts or not any(route.scores.values())):
             return route, Evidence()
         began = time.perf_counter()
         self.prepare()

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mdsa_local.domains.config import DomainConfig
 from mdsa_local.errors import ConfigError, InputError, UnknownNameError
-from mdsa_local.routing import conversation, fitting, splitting
+from mdsa_local.routing import conversation, fitting, small_talk, splitting
 from mdsa_local.routing.anchors import Anchors, Floats, Index, TextEncoder, anchor_texts
 from mdsa_local.routing.calibration import Calibration
 from mdsa_local.routing.classifier import Classifier
@@ -64,6 +64,7 @@ class Scored:
 
 
 Score = Callable[[list[str]], Scored]
+Encode = Callable[[list[str]], Floats]
 
 
 class IntentRouter:
@@ -241,8 +242,8 @@ class IntentRouter:
         """
         began = time.perf_counter()
         now = self._now
-        score = self._reading(now)[0]
-        route = self._routed(now, text, history, score)[0]
+        score, encode = self._reading(now)
+        route = self._routed(now, text, history, score, encode)[0]
         if split:
             route = self._parted(text, route, score)
         return replace(route, ms=(time.perf_counter() - began) * 1000)
@@ -251,10 +252,10 @@ class IntentRouter:
         """The route of a question, as :meth:`route` gives it but untimed, and the vector ``(d,)`` it was found by."""
         now = self._now
         score, encode = self._reading(now)
-        route, read = self._routed(now, text, history, score)
+        route, read = self._routed(now, text, history, score, encode)
         return self._parted(text, route, score), encode([read])[0]
 
-    def _reading(self, now: Snapshot) -> tuple[Score, Callable[[list[str]], Floats]]:
+    def _reading(self, now: Snapshot) -> tuple[Score, Encode]:
         """What scores the texts of one question, and what encodes them; none is encoded twice."""
         known: dict[str, Floats] = {}
 
@@ -265,7 +266,7 @@ class IntentRouter:
 
         return partial(self._score, now, encode), encode
 
-    def _routed(self, now: Snapshot, text: str, history: Sequence[str], score: Score) -> tuple[Route, str]:
+    def _routed(self, now: Snapshot, text: str, history: Sequence[str], score: Score, encode: Encode) -> tuple[Route, str]:
         """The route of a question, and the text that it was found by."""
         if isinstance(history, str):
             raise InputError("the history is no list of texts", "Pass the user's earlier messages as a list, oldest first.")
@@ -275,7 +276,26 @@ class IntentRouter:
             return [self._judged(now, scored, at) for at in range(len(texts))]
 
         route = routes([text])[0]
+        if said := self._small_talk(now, encode([text])[0], route):
+            return replace(route, domain=None, confidence=0.0, scores=dict.fromkeys(route.scores, 0.0), reason=f"small talk, like {said!r}"), text
         return conversation.route(text, history[-1], route, routes, self._thresholds(now)) if history else (route, text)
+
+    @cached_property
+    def _phrases(self) -> Anchors | None:
+        """What small talk is known by; None where it is not told apart: by a trained classifier's labels, or by words alone."""
+        if self._classifier is not None or getattr(self._encoder, "reason", None):
+            return None
+        return Anchors.made([(text, "small talk") for text in small_talk.PHRASES], self._encoder, self._cache)
+
+    def _small_talk(self, now: Snapshot, vector: Floats, route: Route) -> str:
+        """The phrase that a message with this ``vector`` and ``route`` is small talk like; empty when it is none, or its domain is for that."""
+        if self._phrases is None or not (said := small_talk.resembled(vector, self._phrases, now.index)):
+            return ""
+        if route.domain is not None:
+            scored = self._by_examples(now, list(self._phrases.texts), self._phrases.vectors)
+            if small_talk.claims(scored.scores, scored.names.index(route.domain), self._thresholds(now).of(route.domain)):
+                return ""
+        return said
 
     def _thresholds(self, now: Snapshot) -> Thresholds:
         fitted = now.fit.thresholds
@@ -306,7 +326,7 @@ class IntentRouter:
 
     def _parted(self, text: str, route: Route, score: Score) -> Route:
         """``route`` with its parts. Of a message that is surely one domain's none are looked for, since each piece costs a forward pass."""
-        if route.context != "message" or route.confidence >= CERTAIN:
+        if route.context != "message" or route.confidence >= CERTAIN or not any(route.scores.values()):
             return route
         return replace(route, parts=splitting.parts(text, score))
 
@@ -315,7 +335,7 @@ class IntentRouter:
         now = self._now
         began = time.perf_counter()
         score, encode = self._reading(now)
-        route, read = self._routed(now, text, history, score)
+        route, read = self._routed(now, text, history, score, encode)
         route = replace(self._parted(text, route, score), ms=(time.perf_counter() - began) * 1000)
         vector = encode([read])[0]
         names = now.index.names

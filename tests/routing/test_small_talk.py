@@ -1,0 +1,82 @@
+"""Small talk belongs to no domain, unless one is for it, and is not looked up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mdsa_local.domains.config import DomainConfig
+from mdsa_local.orchestrator import TinyBERTOrchestrator
+from mdsa_local.routing.encoder import Encoder
+from mdsa_local.routing.router import IntentRouter
+
+DATA = Path(__file__).parents[1] / "data"
+SAID = (
+    "Good morning!", "goodnight", "hey, what's your name", "how's it going today", "thanks a lot!!", "lol", "you're a funny one", "r u a robot?",
+    "good night, sleep well",    "merry christmas everyone", "this is a test", "can you tell me a joke?", "i'm so bored", "who on earth are you",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", SAID)
+def test_small_talk_belongs_nowhere_and_is_not_looked_up(product: TinyBERTOrchestrator, text: str) -> None:
+    answer = product.ask(text)
+    assert (answer.domain, answer.status, answer.confidence) == (None, "abstained", 0.0)
+    assert "small talk" in answer.reason
+    assert [stage.stage for stage in answer.trace] == ["route"]
+
+
+def test_no_question_is_taken_for_it(product: TinyBERTOrchestrator) -> None:
+    asked = [json.loads(line)["question"] for path in (DATA / "answers").glob("*.jsonl") for line in path.read_text("utf-8").splitlines()]
+    asked += [example for domain in product.registry for example in domain.examples]
+    assert len(asked) > 900
+    assert [text for text in asked if "small talk" in product.router.route(text, split=False).reason] == []
+
+
+def test_a_greeting_before_a_question_is_no_small_talk(product: TinyBERTOrchestrator) -> None:
+    assert product.router.route("hello, my card was stolen").domain == "finance"
+    assert product.router.route("good morning, how do I reset the hub?").domain == "technical"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"examples": ("hello", "how are you", "what is your name", "tell me a joke", "goodbye", "thanks")},
+        {
+            "keywords": (
+                "greeting",
+                "thank you",
+                "goodbye",
+                "tell joke",
+                "what is your name",
+                "are you a bot",
+                "how old are you",
+                "fun fact",
+                "who made you",
+            )
+        },
+    ],
+)
+def test_a_domain_that_is_for_it_gets_it(encoder: Encoder, given: dict[str, tuple[str, ...]]) -> None:
+    router = IntentRouter(encoder)
+    router.register(DomainConfig(name="billing", keywords=("invoice", "payment", "refund")))
+    assert router.route("hello there!").reason.startswith("small talk")
+    router.register(DomainConfig(name="small_talk", **given))
+    route = router.route("hello there!")
+    assert "small talk, like" not in route.reason
+    assert max(route.scores, key=lambda name: route.scores[name]) == "small_talk"
+
+
+def test_without_an_encoder_it_is_not_told_apart(product: TinyBERTOrchestrator, tmp_path: Path) -> None:
+    settings = product.settings.changed(encoder=str(tmp_path / "nowhere"))
+    with TinyBERTOrchestrator(settings=settings) as orchestrator:
+        assert "small talk" not in orchestrator.router.route("hello").reason
+
+
+def test_its_phrases_are_kept_with_the_anchors(encoder: Encoder, tmp_path: Path) -> None:
+    for _ in range(2):
+        router = IntentRouter(encoder, cache=tmp_path)
+        router.register(DomainConfig(name="billing", keywords=("invoice",)))
+        assert router.route("thanks!").domain is None
+    assert len(list(tmp_path.glob("*.npy"))) == 2
