@@ -30,7 +30,7 @@ NEAREST = 2
 # The judge chooses among so many times the passages that are wanted.
 WIDER = 2
 # And among so many more for each part of a question that asks several things.
-FOR_PART = 2
+FOR_PART = 3
 
 
 @dataclass(frozen=True, slots=True)

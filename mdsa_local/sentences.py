@@ -88,8 +88,8 @@ def _ends(text: str, begin: int, match: re.Match[str], following: str, *, at_lin
     word = last[0]
     if word.lower() in _ABBREVIATIONS or (word.lower() in _BEFORE_A_NUMBER and following.isdigit()):
         return False
-    # "38 C." ends with a unit, "J. Smith" begins with an initial.
-    is_unit = re.search(r"[\d°]\s*$", text[begin : begin + last.start()])
+    # "38 C." and "mmol/L." end with a unit, "J. Smith" begins with an initial.
+    is_unit = re.search(r"(?:[\d°]\s*|/)$", text[begin : begin + last.start()])
     return not (_INITIALS.fullmatch(word) and word.isupper() and not is_unit)
 
 

@@ -17,6 +17,10 @@ from mdsa_local.sentences import sentences, spans, without_list_mark
         ("Bring a card, e.g. Visa, i.e. Plastic. It costs approx. 5.", ["Bring a card, e.g. Visa, i.e. Plastic.", "It costs approx. 5."]),
         ("Form No. 5 is free. No. You cannot.", ["Form No. 5 is free.", "No.", "You cannot."]),
         ("J. R. Smith wrote it. Call above 38 C. Then rest.", ["J. R. Smith wrote it.", "Call above 38 C.", "Then rest."]),
+        (
+            "Divide by 18 to get mmol/L. It is shown in mg/dL. Dr. M. L. Or asks.",
+            ["Divide by 18 to get mmol/L.", "It is shown in mg/dL.", "Dr. M. L. Or asks."],
+        ),
         ("Cuesta 5 euros. Él paga. ¿Quién? Ésta.", ["Cuesta 5 euros.", "Él paga.", "¿Quién?", "Ésta."]),
         ("費用は5ドルです。明日払います。", ["費用は5ドルです。", "明日払います。"]),
         ('Tap "Yes." Then wait. (It takes 5 s.) Go **now.** Stop.', ['Tap "Yes."', "Then wait.", "(It takes 5 s.)", "Go **now.**", "Stop."]),

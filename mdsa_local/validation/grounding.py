@@ -72,7 +72,7 @@ def claims(answer: str) -> list[Claim]:
     """The sentences of an answer, each with the citations in it or behind it."""
     found = citations.marks(answer)
     bare = citations.blanked(answer, found)
-    places = [span for span in spans(bare) if SAYS_SOMETHING.search(bare, *span)]
+    places = [part for span in spans(bare) for part in _parts(bare, span, found) if SAYS_SOMETHING.search(bare, *part)]
     said: list[Claim] = []
     until, cited = len(answer), tuple[int, ...]()
     for start, end in reversed(places):
@@ -81,6 +81,17 @@ def claims(answer: str) -> list[Claim]:
         said.append(Claim(citations.removed(answer, start, end, found), cited, start, end))
         until = start
     return said[::-1]
+
+
+def _parts(bare: str, span: tuple[int, int], found: Sequence[citations.Mark]) -> Iterator[tuple[int, int]]:
+    """A sentence, divided at marks behind a full stop: "take vitamin C. [1] Rest. [2]" is two, though "C. Rest" might be a name."""
+    start, end = span
+    for mark in found:
+        stop = len(bare[: mark.start].rstrip())
+        if start < stop <= end and mark.end < end and bare[stop - 1] in ".!?…":
+            yield start, stop
+            start = mark.end + len(bare[mark.end : end]) - len(bare[mark.end : end].lstrip())
+    yield start, end
 
 
 def check(answer: str, passages: Sequence[Passage], embed: Embed) -> list[Claim]:

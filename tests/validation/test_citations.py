@@ -72,6 +72,11 @@ def test_marks_are_found_and_code_and_links_have_none() -> None:
     assert [mark.numbers for mark in found] == [(1,), (2, 3), (6, 7)]
 
 
+def test_a_mark_behind_a_full_stop_ends_a_claim() -> None:
+    found = grounding.claims("Take vitamin C. [1] Rest a day. [2] See Dr. Ames [1] at home. [2]")
+    assert [(claim.text, claim.cited) for claim in found] == [("Take vitamin C.", (1,)), ("Rest a day.", (2,)), ("See Dr. Ames at home.", (1, 2))]
+
+
 def test_claims_carry_their_citations() -> None:
     found = grounding.claims("The fee is $5. [1] Delivery takes 4.5 days [2][3]. Done")
     assert [(claim.text, claim.cited) for claim in found] == [("The fee is $5.", (1,)), ("Delivery takes 4.5 days.", (2, 3)), ("Done", ())]
