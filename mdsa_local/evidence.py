@@ -1,4 +1,4 @@
-"""What the documents of a domain have to say to a question, and in which of the likeliest domains they say it.
+"""What the documents of a domain have to say to a question, and in which domain they say it.
 
 A question is looked up in the domain it was routed to. Where that is undecided, or its documents do not surely answer, other domains are looked into,
 those with the nearest documents before the next likeliest: what a user adds to a domain need not resemble its examples. Each is looked into by
@@ -52,7 +52,7 @@ class Evidence:
 @dataclass(frozen=True, slots=True)
 class Searcher:
     """Looks a question up. ``vector`` is that of ``question``, None to search by words alone; without ``judge`` nearness alone counts; ``quotes``
-    tells whether a domain's model does nothing but quote."""
+    tells whether a domain's model does nothing but quote; ``parts`` are what it asks, one by one, where that is several things."""
 
     knowledge: DualRAG
     question: str
@@ -61,6 +61,7 @@ class Searcher:
     judge: quoting.Judge | None
     top_k: int
     quotes: Callable[[str], bool]
+    parts: Sequence[str] = ()
 
     def nearest(self, domains: Iterable[str]) -> tuple[str, ...]:
         """Those of ``domains`` whose documents are nearest to the question, nearest first; none without a ``vector``."""
@@ -74,7 +75,9 @@ class Searcher:
         passages = self._passages(domain)
         if not passages or (self.judge is None and not self.quotes(domain)):
             return Evidence(passages)
-        extracts = quoting.shortlist(self.question, [(passage.title, passage.text) for passage in passages], self.embed, judge=self.judge)
+        extracts = quoting.shortlist(
+            self.question, [(passage.title, passage.text) for passage in passages], self.embed, judge=self.judge, parts=self.parts
+        )
         if self.judge is not None:
             passages, extracts = narrowed(passages, extracts, self.top_k)
         if self.vector is None:
@@ -86,12 +89,12 @@ class Searcher:
         """What is found for the question, then what is found for its parts only."""
         if self.judge is None or self.vector is None:
             return self.knowledge.search(self.question, self.vector, domain, self.top_k if self.judge is None else WIDER * self.top_k)
-        found = {passage.id: passage for passage in self.knowledge.search(self.question, self.vector, domain, WIDER * self.top_k)}
-        if parts := quoting.parts(self.question):
-            for part, vector in zip(parts, self.embed(parts), strict=True):
-                for passage in self.knowledge.search(part, vector, domain, FOR_PART):
-                    found.setdefault(passage.id, passage)
-        return tuple(found.values())
+        found = list(self.knowledge.search(self.question, self.vector, domain, WIDER * self.top_k))
+        for part, vector in zip(self.parts, self.embed(list(self.parts)) if self.parts else (), strict=True):
+            known = {(passage.knowledge_base, passage.id) for passage in found}
+            more = self.knowledge.search(part, vector, domain, FOR_PART)
+            found += [passage for passage in more if (passage.knowledge_base, passage.id) not in known]
+        return tuple(found)
 
 
 def narrowed(passages: Sequence[Passage], extracts: Sequence[Extract], most: int) -> tuple[tuple[Passage, ...], list[Extract]]:
@@ -120,9 +123,10 @@ def settled(route: Route, look: Callable[[str], Evidence], nearest: Callable[[],
 
     if route.domain is not None:
         kept = found[route.domain] = look(route.domain)
-        if kept.doubt is None or kept.doubt.judged is None or kept.doubt.sure:
-            return route, kept, odds()
-        needed = kept.doubt.odds + AHEAD
+        if kept.passages:
+            if kept.doubt is None or kept.doubt.judged is None or kept.doubt.sure:
+                return route, kept, odds()
+            needed = kept.doubt.odds + AHEAD
     likely = [name for name in sorted(route.scores, key=lambda name: -route.scores[name])[:2] if route.scores[name] >= LEAST_LIKELY]
     for name in dict.fromkeys([*nearest(), *likely]):
         if name in found:

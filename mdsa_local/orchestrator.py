@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from mdsa_local.domains import quoting
 from mdsa_local.domains.config import DomainConfig
 from mdsa_local.domains.executor import DomainExecutor
 from mdsa_local.domains.prompts import NOT_FOUND
@@ -350,6 +351,8 @@ class TinyBERTOrchestrator:
             judge.remembering() if judge else None,
             self.settings.top_k,
             lambda name: self.executor.quotes(self.registry.get(name)),
+            # What was asked before is no part of what is asked now.
+            quoting.divided(read.text) if route.context == "message" else (),
         )
         route, evidence, odds = settled(route, searcher.look, lambda: searcher.nearest([name for name in route.scores if name != route.domain]))
         trace.append(Stage("retrieve", (time.perf_counter() - began) * 1000, {"odds": odds} if judge else {}))

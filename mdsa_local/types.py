@@ -168,7 +168,7 @@ class Stage:
 class Answer:
     """The final answer. ``confidence`` is that of the routing.
 
-    ``elsewhere``: the parts of the question that belong to other domains, whose documents and models were not asked.
+    ``elsewhere``: the parts of the question that belong to other domains and were not asked there.
     """
 
     request_id: str

@@ -19,8 +19,11 @@ from mdsa_local.validation.judge import Weighing
 WEIGHING = Weighing((0.0, 1.0, 0.0, 0.0), 0.0, 3.0, 2.0, least=-0.5, sure=0.5)
 
 
+PASSAGE = Passage("a.md#0", "a.md", "money", "A", "It does.", 0, 8, 0.5)
+
+
 def found(odds: float) -> Evidence:
-    return Evidence((), (Extract(0, "It does."),), Doubt(0.5, 0.0, (), odds, WEIGHING))
+    return Evidence((PASSAGE,), (Extract(0, "It does."),), Doubt(0.5, 0.0, (), odds, WEIGHING))
 
 
 def asked(domain: str | None, odds: dict[str, float], nearest: tuple[str, ...] = (), **scores: float) -> tuple[Route, list[str]]:
@@ -46,6 +49,15 @@ def test_one_whose_documents_may_keeps_it_unless_those_of_another_do_far_more_su
     route, looked = asked("money", {"money": 0.2, "health": 0.2 + AHEAD - 0.01}, money=0.6, health=0.3)
     assert (route.domain, route.confidence, looked) == ("money", 0.6, ["money", "health"])
     assert asked("money", {"money": 0.2, "health": 0.2 + AHEAD}, money=0.6, health=0.3)[0].domain == "health"
+
+
+def test_a_domain_without_passages_gives_the_question_to_one_whose_documents_answer() -> None:
+    def look(name: str) -> Evidence:
+        return found(1.0) if name == "old" else Evidence()
+
+    route, evidence, _ = settled(Route("new", 0.6, {"new": 0.6, "old": 0.01}, "why"), look, lambda: ("old",))
+    assert (route.domain, evidence) == ("old", found(1.0))
+    assert settled(Route("new", 0.6, {"new": 0.6}, "why"), look, tuple)[:2] == (Route("new", 0.6, {"new": 0.6}, "why"), Evidence())
 
 
 def test_domains_with_the_nearest_documents_are_asked_before_the_likeliest() -> None:
@@ -102,6 +114,23 @@ def test_a_passage_with_what_answers_a_part_is_kept() -> None:
     extracts = [Extract(0, "a"), Extract(1, "b"), Extract(2, "c"), Extract(3, "d", leads=True)]
     kept, _ = narrowed(passages, extracts, 2)
     assert [passage.id for passage in kept] == ["p#0", "p#3"]
+
+
+def test_documents_of_one_name_in_both_knowledge_bases_are_two(product: TinyBERTOrchestrator) -> None:
+    bikes, canteen = "The bike pool of the support team has 14 bikes.", "The bike pool is beside the canteen, which opens at noon."
+    product.knowledge.add_local_documents("support", [{"content": bikes, "metadata": {"id": "pool.md"}}])
+    product.knowledge.add_global_documents([{"content": canteen, "metadata": {"id": "pool.md"}}])
+    try:
+        answer = product.ask("How many bikes are in the bike pool of the support team?", domain="support")
+    finally:
+        product.knowledge.remove("pool.md", "support")
+        product.knowledge.remove("pool.md")
+    assert "14 bikes" in answer.response
+
+
+def test_what_was_asked_before_is_no_part_of_what_is_asked_now(product: TinyBERTOrchestrator) -> None:
+    answer = product.ask("and is it made of chocolate?", domain="finance", history=["How do I freeze my card?"])
+    assert answer.status == "not_found"
 
 
 def test_each_part_of_a_question_is_looked_up_too(product: TinyBERTOrchestrator) -> None:

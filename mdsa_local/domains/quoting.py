@@ -98,18 +98,19 @@ def shortlist(
     embed: Callable[[list[str]], NDArray[np.float32]],
     most: int = MOST_CHOICES,
     judge: Judge | None = None,
+    parts: Sequence[str] | None = None,
 ) -> list[Extract]:
     """The ``most`` units of all passages ``(title, text)`` that answer the question best by ``judge``, or are nearest by ``embed`` (unit vectors).
 
     A unit is read under its title, which often holds what the sentence only refers to, and, without a judge, alone too. One that says the same as
     a better one is left out.
-    Of a question that asks several things the best for each part are always among them.
+    Of a question that asks several things, ``parts`` (None to find them), the best for each part are always among them.
     """
     found = [Extract(index, unit) for index, (_, text) in enumerate(passages) for unit in dict.fromkeys(units(text))]
     if not found:
         return []
     titled = [f"{title}: {unit.text}" if (title := passages[unit.passage][0]) else unit.text for unit in found]
-    asked = [question, *parts(question)]
+    asked = [question, *(divided(question) if parts is None else parts)]
     if judge is None:
         vectors = embed([*asked, *(unit.text for unit in found), *titled])
         alone, under_title = (vectors[: len(asked)] @ vectors[len(asked) :].T).reshape(len(asked), 2, len(found)).transpose(1, 0, 2)
@@ -124,7 +125,7 @@ def shortlist(
     return _chosen([replace(found[at], leads=at in leading) for at in order], most)
 
 
-def parts(question: str) -> list[str]:
+def divided(question: str) -> list[str]:
     """What a question asks, one by one, where that may be several things; none of one that asks a single thing, or tells a whole story."""
     found: list[tuple[int, int]] = []
     for piece in pieces(question):

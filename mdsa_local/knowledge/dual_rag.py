@@ -119,13 +119,16 @@ class DualRAG:
         """The ``most`` of ``domains`` whose own knowledge bases have something nearest to ``text`` and its ``vector``, nearest first; without
         those that have none, or one that cannot be searched. Each is searched by itself."""
         found: dict[str, float] = {}
+        held = {*self._database.names()}
         for name in domains:
-            if not self._database.has(Scope(self._shared, name).tables[-1]):
+            if (table := Scope(self._shared, name).tables[-1]) not in held:
                 continue
             try:
-                found[name] = nearness(self._named(name), vector, text)
+                found[name] = nearness(self._named(table), vector, text)
             except (ConfigError, StorageError) as error:
-                # It is not the one that was asked for.
+                # What is elsewhere fails for all of them. Else it is not the one that was asked for.
+                if isinstance(error, StorageError) and not self._database.local:
+                    raise
                 logger.warning("knowledge base %s is left out: %s", name, error)
         return tuple(sorted(found, key=lambda name: -found[name])[:most])
 

@@ -156,8 +156,8 @@ class Readable(Tidied):
     def _count(self, table: Any) -> int:
         return max(int(self._run(table.count_rows())), 1)
 
-    async def snapshot(self, table: Any) -> Snapshot:
-        """The table as it is now. Raises :class:`ConfigError` when its vectors are another encoder's."""
+    async def snapshot(self, table: Any, *, hold: bool = True) -> Snapshot:
+        """The table as it is now; from the second time on in memory, if it is to ``hold`` and small."""
         # Before the version: what is committed in between is seen next time.
         commits = self.database.commits(self.name)
         with storage_errors(self.database.folder, self.name):
@@ -165,8 +165,9 @@ class Readable(Tidied):
             last = self._snapshot
             if last is not None and last.live is table and last.version == version:
                 last.commits = commits
-                await self.database.memory.hold(self.name, last, COLUMNS)
-                self._copy_if_worth(last)
+                if hold:
+                    await self.database.memory.hold(self.name, last, COLUMNS)
+                    self._copy_if_worth(last)
                 return last
             self.database.memory.drop(self.name)
             pinned = await self.database.pinned(self.name, version)
@@ -217,17 +218,17 @@ class Readable(Tidied):
         return last, near
 
     async def search_now(
-        self, table: Any, vector: NDArray[np.float32] | None, text: str, k: int, where: str | None = None
+        self, table: Any, vector: NDArray[np.float32] | None, text: str, k: int, where: str | None = None, *, hold: bool = True
     ) -> tuple[Snapshot, list[Found]]:
-        """The table as it is now, and what :meth:`find` finds there."""
+        """The table as it is now, and what :meth:`find` finds there. ``hold``: see :meth:`snapshot`."""
         last = self._snapshot
         # What is held is searched in less time than the loop takes to do two things at once.
         if last is None or last.live is not table or last.held is not None:
-            at = await self.snapshot(table)
+            at = await self.snapshot(table, hold=hold)
             return at, await self.find(at, vector, text, k, where)
         # To ask for the latest version takes a third of a millisecond. Mostly it is the last one, and then the search is on its way already; else
         # nothing of it counts, not even an error: what it reads may be gone.
-        now, found = await asyncio.gather(self.snapshot(table), self.find(last, vector, text, k, where), return_exceptions=True)
+        now, found = await asyncio.gather(self.snapshot(table, hold=hold), self.find(last, vector, text, k, where), return_exceptions=True)
         if isinstance(now, BaseException):
             raise now
         if now is not last:
@@ -320,7 +321,8 @@ def nearness(knowledge_base: Readable, vector: NDArray[np.float32], text: str) -
     opened = _opened([knowledge_base])
     if not opened:
         return -1.0
-    (searched,) = _at_hand(opened, vector, text, 1) or _asked(opened, vector, text, 1, None)
+    # Many are looked at and few are searched: those would make room in memory for these.
+    (searched,) = _at_hand(opened, vector, text, 1) or _asked(opened, vector, text, 1, None, hold=False)
     return max((one.cosine for one in searched.found), default=-1.0)
 
 
@@ -343,11 +345,13 @@ def _at_hand(opened: Sequence[_Opened], vector: NDArray[np.float32] | None, text
     return [_Searched(base, *one, base.find_at_hand(*one, vector, text, k)) for (base, _), one in zip(opened, known, strict=True)]
 
 
-def _asked(opened: Sequence[_Opened], vector: NDArray[np.float32] | None, text: str, k: int, where: str | None) -> list[_Searched]:
-    """What LanceDB finds in them."""
+def _asked(
+    opened: Sequence[_Opened], vector: NDArray[np.float32] | None, text: str, k: int, where: str | None, *, hold: bool = True
+) -> list[_Searched]:
+    """What LanceDB finds in them. ``hold``: see :meth:`Readable.snapshot`."""
 
     async def search(base: Readable, table: Any) -> _Searched:
-        at, found = await base.search_now(table, vector, text, k, where)
+        at, found = await base.search_now(table, vector, text, k, where, hold=hold)
         return _Searched(base, at, None, found)
 
     async def search_every() -> list[_Searched]:

@@ -276,7 +276,9 @@ class IntentRouter:
             return [self._judged(now, scored, at) for at in range(len(texts))]
 
         route = routes([text])[0]
-        if said := self._small_talk(now, encode([text])[0], route):
+        # Of what was said before, "how do they work?" is a question.
+        leaning = conversation.leaning(text) if history else None
+        if (leaning is None or not (leaning.continues or leaning.points)) and (said := self._small_talk(now, encode([text])[0], route)):
             return replace(route, domain=None, confidence=0.0, scores=dict.fromkeys(route.scores, 0.0), reason=f"small talk, like {said!r}"), text
         return conversation.route(text, history[-1], route, routes, self._thresholds(now)) if history else (route, text)
 
@@ -340,13 +342,14 @@ class IntentRouter:
         vector = encode([read])[0]
         names = now.index.names
         evidence = now.index.evidence(vector[None, :])[0] if names else np.zeros(0)
-        likely = sorted(names, key=lambda name: -route.scores.get(name, 0.0))[:EXPLAINED]
+        by_evidence = dict(zip(names, evidence.tolist(), strict=True))
+        likely = sorted(names, key=lambda name: (-route.scores.get(name, 0.0), -by_evidence[name]))[:EXPLAINED]
         near = tuple(Near(name, *found) for name in likely for found in now.index.nearest(vector, name, EXPLAINED))
         thresholds = self._thresholds(now)
         return RouteExplanation(
             route=route,
             near=near,
-            evidence={name: float(value) for name, value in zip(names, evidence, strict=True)},
+            evidence=by_evidence,
             scope=float(score([read]).scope[0]) if names else 0.0,
             accept=thresholds.accept,
             ask=thresholds.ask,

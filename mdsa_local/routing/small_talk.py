@@ -10,23 +10,23 @@ from numpy.typing import NDArray
 from mdsa_local.routing.anchors import Anchors, Floats, Index, cosines
 
 # A message this near (cosine) to one of the phrases is small talk, if it is less near by NEARER to all that domains are recognised by. So are
-# 41 % of CLINC150's small talk; of 3,000 questions to invented organisations 3 are, and of the 560 held-out ones to the shipped domains none.
-ALIKE, NEARER = 0.7, 0.1
+# 20 % of CLINC150's small talk, of 3,000 questions to invented organisations none, and of 636 to the shipped domains none.
+ALIKE, NEARER = 0.75, 0.1
 # A domain that gets more of the phrases than this is there for small talk.
 CLAIMED = 0.5
 
-# What may also be a reply, "yes" or "why?", is not among them.
+# What may also be a reply ("yes", "why?") or be asked of those whose documents these are ("how old are you?") is not among them.
 PHRASES = (
-    "hi", "hello", "hey there", "hello, anyone there?", "are you there?", "good morning", "good afternoon", "good evening", "goodnight", "goodbye",
+    "hi", "hello", "hey there", "hello, anyone there?", "good morning", "good afternoon", "good evening", "goodnight", "goodbye",
     "bye, see you later", "have a nice day", "nice to meet you", "welcome back", "congratulations", "happy birthday", "merry christmas",
     "how are you?", "how are you doing today?", "how's it going?", "what's up?", "did you sleep well?",
     "thanks", "thx", "thank you very much", "thanks, that helped a lot", "you're welcome", "sorry", "sorry, my mistake", "no problem", "never mind",
-    "forget it", "cool", "great, perfect", "wow, amazing", "that's nice", "well done", "that was helpful", "haha", "lol", "hmm", "damn",
-    "that's not true", "that didn't help", "you don't understand me", "this is useless", "you are stupid", "shut up", "I hate you",
+    "forget it", "cool", "great, perfect", "wow, amazing", "that's nice", "well done", "that was helpful", "haha", "lol", "damn",
+    "this is useless", "you are stupid", "shut up", "I hate you",
     "I love you", "you're funny", "you are great, I like talking to you", "do you like me?", "do you have feelings?", "do you have a hobby?",
-    "who are you?", "what are you?", "what's your name?", "how old are you?", "where are you from?", "where do you live?", "who made you?",
+    "who are you?", "what are you?", "what's your name?",
     "are you a robot?", "are you a real person?", "am I talking to a human?", "are you real?", "what's your favourite colour?",
-    "what can you do?", "what can I ask you?", "what questions can you answer?", "how do you work?", "can I ask you something?", "I have a question",
+    "I have a question",
     "this is just a test", "test, test, one two three", "is this thing on?", "say something",
     "tell me a joke", "make me laugh", "sing me a song", "tell me a story", "tell me something interesting", "what is the meaning of life?",
     "I'm bored", "I'm busy right now", "I'm sad today", "I'm so happy", "let's talk",

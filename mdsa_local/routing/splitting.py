@@ -15,15 +15,16 @@ from mdsa_local.types import Part
 if TYPE_CHECKING:
     from mdsa_local.routing.router import Scored
 
-LINKS = r"(?:and|also|plus|then|while|but|as well as|by the way|btw|separately|another thing|oh|&)"
+BUT_PLUS = "and|also|then|while|but|as well as|by the way|btw|separately|another thing|oh|&"
+LINKS = rf"(?:{BUT_PLUS}|plus)"
 # Behind these "plus" is what they speak of, "how much is Plus a month", and at the end of a question it joins nothing.
 BEFORE_NAMES = "a the my is are do does have has get got of on in to for by from with without".split()
 BEHIND_ONE = "|".join(rf"(?<=\b{word})" for word in BEFORE_NAMES)
 NAMED_PLUS = rf"(?:(?:{BEHIND_ONE})\s(?=plus(?!\w))|\s(?=plus\W*$))"
 # Where one matter may end and another begin, and the words between that belong to neither.
 JOINT = re.compile(
-    rf"(?:[.?!;:]+(?=\s|$)\s*|\n\s*|,\s+|\s-+\s+|(?!{NAMED_PLUS})\s(?={LINKS}(?!\w)))"
-    rf"(?:(?:{LINKS}|first(?:ly)?|second(?:ly)?|two things)(?!\w)[\s,:.]*)*",
+    rf"(?:(?<![.?!;:])[.?!;:]+(?=\s|$)\s*|\n\s*|,\s+|\s-+\s+|(?!{NAMED_PLUS})\s(?={LINKS}(?!\w)))"
+    rf"(?:plus(?!\w)[\s,:.]*)?(?:(?:{BUT_PLUS}|first(?:ly)?|second(?:ly)?|two things)(?!\w)[\s,:.]*)*",
     re.IGNORECASE,
 )
 # A new sentence or a word that opens another matter; a comma, "and" or "while" join within one matter more often than not.

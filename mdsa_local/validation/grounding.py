@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     Embed = Callable[[list[str]], NDArray[np.float32]]
 
 SAYS_SOMETHING = re.compile(r"[^\W_]")
+LETTER = re.compile(r"(?<!\w)[^\W\d_a-z]\.$")
 REFERS_BACK = re.compile(r"(?:it|its|they|their|this|that|these|those|he|she)\b", re.IGNORECASE)
 # A passage with hard line breaks has its sentences in several lines.
 QUOTE_LINES = 4
@@ -84,13 +85,15 @@ def claims(answer: str) -> list[Claim]:
 
 
 def _parts(bare: str, span: tuple[int, int], found: Sequence[citations.Mark]) -> Iterator[tuple[int, int]]:
-    """A sentence, divided at marks behind a full stop: "take vitamin C. [1] Rest. [2]" is two, though "C. Rest" might be a name."""
+    """A sentence, divided at marks behind a letter by itself: "take vitamin C. [1] Rest. [2]" is two, though "C. Rest" might be a name."""
     start, end = span
     for mark in found:
-        stop = len(bare[: mark.start].rstrip())
-        if start < stop <= end and mark.end < end and bare[stop - 1] in ".!?…":
-            yield start, stop
-            start = mark.end + len(bare[mark.end : end]) - len(bare[mark.end : end].lstrip())
+        if not start < mark.start < mark.end < end:
+            continue
+        before, after = bare[start : mark.start].rstrip(), bare[mark.end : end]
+        if LETTER.search(before) and after.lstrip()[:1].isupper():
+            yield start, start + len(before)
+            start = end - len(after.lstrip())
     yield start, end
 
 

@@ -107,7 +107,7 @@ def test_a_unit_leads_for_a_part_if_it_surely_answers_it_or_nearly_the_whole_or_
 ) -> None:
     first, second = "How do I freeze my card", "what does a replacement card cost"
     asked, freeze, costs = f"{first}, and {second}?", "Open the app and choose Freeze.", "A replacement card costs $5."
-    parts = quoting.parts(asked)
+    parts = quoting.divided(asked)
     assert len(parts) == 2
     judge = Told({(asked, freeze): 5.0, (asked, costs): whole, (parts[0], freeze): other, (parts[1], costs): odds})
     found = quoting.shortlist(asked, [("", freeze), ("", costs)], encoder.encode, judge=judge)
@@ -129,7 +129,7 @@ def test_a_unit_leads_for_a_part_if_it_surely_answers_it_or_nearly_the_whole_or_
     ],
 )
 def test_parts_are_what_is_asked_not_what_happened_before(question: str, parts: list[str]) -> None:
-    assert quoting.parts(question) == parts
+    assert quoting.divided(question) == parts
 
 
 def test_more_is_quoted_of_the_document_that_answers() -> None:

@@ -54,6 +54,7 @@ def test_numbers_and_addresses_stay_whole() -> None:
         ("how much is plus per month and what does it cover", ["how much is plus per month", "what does it cover"]),
         ("how long is the warranty, how long with Plus?", ["how long is the warranty", "how long with Plus"]),
         ("does plus cover the nurse, plus how do I get it", ["does plus cover the nurse", "how do I get it"]),
+        ("what does basic cost and Plus per month?", ["what does basic cost", "Plus per month"]),
         ("the hub is offline plus my card was stolen", ["the hub is offline", "my card was stolen"]),
     ],
 )

@@ -72,9 +72,11 @@ def test_marks_are_found_and_code_and_links_have_none() -> None:
     assert [mark.numbers for mark in found] == [(1,), (2, 3), (6, 7)]
 
 
-def test_a_mark_behind_a_full_stop_ends_a_claim() -> None:
+def test_a_mark_behind_a_letter_by_itself_ends_a_claim() -> None:
     found = grounding.claims("Take vitamin C. [1] Rest a day. [2] See Dr. Ames [1] at home. [2]")
     assert [(claim.text, claim.cited) for claim in found] == [("Take vitamin C.", (1,)), ("Rest a day.", (2,)), ("See Dr. Ames at home.", (1, 2))]
+    for whole in ("It is open until 6 p.m. [1] on Sundays. [2]", "See Dr. [1] Ames. [2]", "1. [1] Open the app."):
+        assert len(grounding.claims(whole)) == 1
 
 
 def test_claims_carry_their_citations() -> None:
