@@ -15,7 +15,8 @@ from mdsa_local.routing.router import IntentRouter
 
 DATA = Path(__file__).parents[1] / "data"
 SAID = (
-    "Good morning!", "goodnight", "hey, what's your name", "how's it going today", "thanks a lot!!", "lol", "you're a funny one", "r u a robot?",    "merry christmas everyone", "this is a test", "can you tell me a joke?", "i'm so bored", "who on earth are you",
+    "Good morning!", "goodnight", "hey, what's your name", "how's it going today", "thanks a lot!!", "lol", "you're a funny one", "r u a robot?",
+    "merry christmas everyone", "this is a test", "can you tell me a joke?", "i'm so bored", "who on earth are you",
 )  # fmt: skip
 
 
