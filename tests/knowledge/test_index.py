@@ -211,7 +211,8 @@ def test_kill_minus_nine_while_it_is_built_leaves_a_table_that_works(tmp_path: P
     again = base(tmp_path)
     again.index_vectors()
     assert state(again) == State((f"vector_of_{ROWS}",), ROWS, 0)
-    assert recall(again, ["7.207", "8.100001"]) >= 0.98
+    # Of two questions a single neighbour that is missed would be more than allowed.
+    assert recall(again, [f"{n}.{100_000 + n}" for n in range(20)]) >= 0.98
 
 
 def test_a_search_never_waits_for_the_index(tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch) -> None:
