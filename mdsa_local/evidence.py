@@ -87,10 +87,9 @@ class Searcher:
 
     def _passages(self, domain: str) -> tuple[Passage, ...]:
         """What is found for the question, then what is found for its parts only."""
-        if self.judge is None or self.vector is None:
-            return self.knowledge.search(self.question, self.vector, domain, self.top_k if self.judge is None else WIDER * self.top_k)
-        found = list(self.knowledge.search(self.question, self.vector, domain, WIDER * self.top_k))
-        for part, vector in zip(self.parts, self.embed(list(self.parts)) if self.parts else (), strict=True):
+        found = list(self.knowledge.search(self.question, self.vector, domain, self.top_k if self.judge is None else WIDER * self.top_k))
+        parts = [] if self.judge is None or self.vector is None else list(self.parts)
+        for part, vector in zip(parts, self.embed(parts) if parts else (), strict=True):
             known = {(passage.knowledge_base, passage.id) for passage in found}
             more = self.knowledge.search(part, vector, domain, FOR_PART)
             found += [passage for passage in more if (passage.knowledge_base, passage.id) not in known]

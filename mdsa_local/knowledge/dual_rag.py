@@ -120,15 +120,14 @@ class DualRAG:
         those that have none, or one that cannot be searched. Each is searched by itself."""
         found: dict[str, float] = {}
         held = {*self._database.names()}
+        # None of them is the one that was asked for. But a store elsewhere that fails does so for all.
+        passed_over = (ConfigError, StorageError) if self._database.local else (ConfigError,)
         for name in domains:
             if (table := Scope(self._shared, name).tables[-1]) not in held:
                 continue
             try:
                 found[name] = nearness(self._named(table), vector, text)
-            except (ConfigError, StorageError) as error:
-                # What is elsewhere fails for all of them. Else it is not the one that was asked for.
-                if isinstance(error, StorageError) and not self._database.local:
-                    raise
+            except passed_over as error:
                 logger.warning("knowledge base %s is left out: %s", name, error)
         return tuple(sorted(found, key=lambda name: -found[name])[:most])
 

@@ -142,7 +142,7 @@ class Index:
 
     def best(self, vector: Floats) -> float:
         """The cosine of ``(d,)`` with the anchor nearest to it, of any domain; -1 without any."""
-        return float(cosines(vector[None, :], self._matrix).max(initial=-1.0)) if self.names else -1.0
+        return float(self._cosines(vector[None, :]).max(initial=-1.0)) if self.names else -1.0
 
     def nearest(self, vector: Floats, name: str, n: int) -> list[tuple[str, str, float]]:
         """The ``n`` anchors of domain ``name`` nearest to ``(d,)``: text, kind and cosine, nearest first."""

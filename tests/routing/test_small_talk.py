@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from importlib import resources
 from pathlib import Path
 
 import pytest
 
 from mdsa_local.domains.config import DomainConfig
+from mdsa_local.evaluation import questions
 from mdsa_local.orchestrator import TinyBERTOrchestrator
 from mdsa_local.routing.encoder import Encoder
 from mdsa_local.routing.router import IntentRouter
@@ -30,14 +30,10 @@ def test_small_talk_belongs_nowhere_and_is_not_looked_up(product: TinyBERTOrches
 
 def test_no_question_is_taken_for_it(product: TinyBERTOrchestrator) -> None:
     asked = [json.loads(line)["question"] for path in (DATA / "answers").glob("*.jsonl") for line in path.read_text("utf-8").splitlines()]
-    asked += [*answers(), "Where are you located?", "how old are you?", "who owns you?", "what can I ask for?", "what do you do?"]
+    asked += [case.question for case in questions.read()]
+    asked += ["Where are you located?", "how old are you?", "who owns you?", "what can I ask for?", "what do you do?"]
     assert len(asked) > 600
     assert [text for text in asked if "small talk" in product.router.route(text, split=False).reason] == []
-
-
-def answers() -> list[str]:
-    lines = (resources.files("mdsa_local") / "evaluation" / "answers.jsonl").read_text("utf-8").splitlines()
-    return [json.loads(line)["question"] for line in lines]
 
 
 @pytest.mark.parametrize(
