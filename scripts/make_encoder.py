@@ -35,6 +35,7 @@ width: 312
 max_tokens: 256
 files:
   model.onnx:
+  model.onnx_data:
   tokenizer.json:
 calibration:
 """

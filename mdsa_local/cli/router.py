@@ -126,7 +126,8 @@ def export(
     for key, value in done.card.items():
         if key not in ("made", "files", "architecture"):
             line(f"{key:<14} {value}")
-    line(f"{'size':<14} {done.card['files']['model.onnx']['size_bytes'] / 1e6:.1f} MB")
+    size = sum(entry["size_bytes"] for name, entry in done.card["files"].items() if name != "tokenizer.json")
+    line(f"{'size':<14} {size / 1e6:.1f} MB")
     line(f"written to {folder}; to use it, put into {settings.home / 'config.yaml'}:")
     line(line_of_config)
 

@@ -36,7 +36,7 @@ class OnnxReranker:
 
         self.path, self._np = model, np
         # By its path: the weights of large models lie in a file of their own beside it.
-        self._session = inference_session(model, None, 1, "Export or download it again.")
+        self._session = inference_session(model, 1, "Export or download it again.")
         self._errors = session_errors()
         inputs = {entry.name: entry.type for entry in self._session.get_inputs()}
         if "input_ids" not in inputs or set(inputs) - set(INPUTS) or set(inputs.values()) - {"tensor(int64)", "tensor(int32)"}:

@@ -1,6 +1,7 @@
 """An ONNX session over texts, on the CPU: what the encoder and a classifier have in common.
 
-A model is a folder with ``model.onnx``, ``tokenizer.json`` and ``model.yaml`` (files with their sha256, longest input).
+A model is a folder with ``model.onnx``, the file beside it that has its numbers where it does not hold them itself, ``tokenizer.json`` and
+``model.yaml`` (files with their sha256, longest input).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import hashlib
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+FILES = ("model.onnx", "tokenizer.json")
 # A pass costs what about eight tokens do, and padding is paid like text: so texts of like length go together, with at most this much padding.
 # Beyond this many tokens a pass gains nothing and leaves the cache.
 MOST_PADDING, MOST_TOKENS = 16, 288
@@ -80,9 +82,26 @@ def session_errors() -> tuple[type[Exception], ...]:
     return tuple(getattr(state, name) for name in names)
 
 
-def inference_session(model: Path, content: bytes | None, threads: int, hint: str, *, lean: bool = False) -> Any:
-    """onnxruntime's session of ``content``, read from ``model``; of None it reads the file itself, and weights that lie beside it. ``lean``: with
-    less memory, at the price of a little speed.
+def digests(folder: Path, card: Mapping[str, Any], hint: str) -> dict[str, str]:
+    """The SHA-256 of each file of the model in ``folder``. Raises :class:`ModelNotFoundError` for one that is missing and :class:`ModelFileError` for
+    one that is not what the ``card`` says, with ``hint``."""
+    entries = card.get("files") or {}
+    beside = sorted(path.name for path in folder.glob("model.onnx[._]data"))
+    found = {}
+    for name in dict.fromkeys([*FILES, *beside, *entries]):
+        path, entry = folder / name, entries.get(name) or {}
+        if not path.is_file():
+            raise ModelNotFoundError(f"model {folder}: no {name} in it", hint)
+        with path.open("rb") as file:
+            found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        if entry.get("sha256") not in (None, found[name]):
+            raise ModelFileError(f"{path} is damaged: its sha256 is not the one in model.yaml", hint)
+    return found
+
+
+def inference_session(model: Path, threads: int, hint: str, *, lean: bool = False) -> Any:
+    """onnxruntime's session of the file ``model``; numbers that lie in a file beside it are used where the system has them in its cache. ``lean``:
+    with less memory, at the price of a little speed.
 
     Raises :class:`ModelFileError` with ``hint`` when it is damaged.
     """
@@ -98,7 +117,7 @@ def inference_session(model: Path, content: bytes | None, threads: int, hint: st
         options.enable_cpu_mem_arena = options.enable_mem_pattern = False
         options.add_session_config_entry("session.disable_prepacking", "1")
     try:
-        return ort.InferenceSession(str(model) if content is None else content, options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     except session_errors() as error:
         raise ModelFileError(f"{model} is damaged: {error}", hint) from None
 
@@ -141,25 +160,16 @@ class TextSession:
 
         self.max_tokens = int(card.get("max_tokens", 256))
         self._pad = int(card.get("pad_id", 0))
-        model, vocabulary = folder / "model.onnx", folder / "tokenizer.json"
-        for path in (model, vocabulary):
-            if not path.is_file():
-                raise ModelNotFoundError(f"encoder file missing: {path}", "Reinstall mdsa-local, or name another encoder in the setting `encoder`.")
-        content = model.read_bytes()
-        digests = {model: hashlib.sha256(content).hexdigest(), vocabulary: hashlib.sha256(vocabulary.read_bytes()).hexdigest()}
-        for path, digest in digests.items():
-            if card.get("files", {}).get(path.name, {}).get("sha256", digest) != digest:
-                raise ModelFileError(
-                    f"{path} is damaged: its sha256 is not the one in model.yaml", "Reinstall mdsa-local, or export the model again."
-                )
-        self.fingerprint = hashlib.sha256("".join(digests.values()).encode()).hexdigest()
-        self._session = inference_session(model, content, threads, "Reinstall mdsa-local, or export the model again.")
+        model = folder / "model.onnx"
+        known = digests(folder, card, "Reinstall mdsa-local, export the model again, or name another one in the setting `encoder`.")
+        self.fingerprint = hashlib.sha256("".join(known.values()).encode()).hexdigest()
+        self._session = inference_session(model, threads, "Reinstall mdsa-local, or export the model again.")
         outputs = {entry.name for entry in self._session.get_outputs()}
         if output not in outputs:
             raise ModelFileError(f"{model} has no output {output!r}, only {', '.join(sorted(outputs))}", "Make it with `mdsa router export`.")
         self._output = output
         self._inputs = {entry.name for entry in self._session.get_inputs()}
-        self._tokenizer = tokenizer(vocabulary, digests[vocabulary])
+        self._tokenizer = tokenizer(folder / "tokenizer.json", known["tokenizer.json"])
         self._np = np
         # Encoding sets no state, but two short passes at once on few cores are slower than one after the other.
         self._lock = threading.Lock()

@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from mdsa_local.training import articles
+from mdsa_local.training.onnx_files import write_optimised
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,8 +49,6 @@ def examples(seed: int = 0) -> Iterator[tuple[str, list[str]]]:
 def quantised(model: Path, feeds: Iterable[Feed], out: Path) -> None:
     """Write the float32 ``model`` with eight bits to ``out``, its numbers to a file beside it with ``_data`` behind the name. ``feeds`` are inputs of
     the model by which outlier channels are found.
-
-    It has the form that onnxruntime's own passes leave, and the numbers are used where they lie in the system's cache: opening it is quick.
     """
     graph = onnx.load(str(model))
     kept = [*_apart(graph.graph, _largest(model, feeds)), *_by_rows(graph.graph)]
@@ -57,12 +56,7 @@ def quantised(model: Path, feeds: Iterable[Feed], out: Path) -> None:
         split, eight = Path(temporary) / "split.onnx", Path(temporary) / "eight.onnx"
         onnx.save(graph, str(split))
         quantize_dynamic(split, eight, per_channel=True, weight_type=QuantType.QUInt8, nodes_to_exclude=kept)
-        options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-        options.optimized_model_filepath = str(out)
-        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", f"{out.name}_data")
-        options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
-        onnxruntime.InferenceSession(str(eight), options, providers=["CPUExecutionProvider"])
+        write_optimised(eight, out)
 
 
 def _matrices(graph: Any) -> dict[str, list[Any]]:

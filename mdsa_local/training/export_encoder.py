@@ -13,31 +13,23 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from optimum.exporters.onnx import main_export
 
-
-def keep_only(path: Path, output: str) -> None:
-    """Drop every graph output but ``output`` (the token vectors are not needed)."""
-    model = onnx.load(str(path))
-    kept = [entry for entry in model.graph.output if entry.name == output]
-    del model.graph.output[:]
-    model.graph.output.extend(kept)
-    onnx.save(model, str(path))
+from mdsa_local.training.onnx_files import keep_only, write_optimised
 
 
 def export(student: Path, out: Path, *, reduce_range: bool = True) -> None:
-    """Write ``model.onnx`` and ``tokenizer.json`` into ``out``."""
+    """Write ``model.onnx``, its ``model.onnx_data`` and ``tokenizer.json`` into ``out``."""
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         main_export(str(student), output=folder, task="feature-extraction", library_name="sentence_transformers", device="cpu", do_validation=True)
         keep_only(folder / "model.onnx", "sentence_embedding")
         quantize_dynamic(folder / "model.onnx", folder / "int8.onnx", per_channel=True, weight_type=QuantType.QInt8, reduce_range=reduce_range)
-        shutil.copyfile(folder / "int8.onnx", out / "model.onnx")
+        write_optimised(folder / "int8.onnx", out / "model.onnx")
         shutil.copyfile(folder / "tokenizer.json", out / "tokenizer.json")
-    for name in ("model.onnx", "tokenizer.json"):
+    for name in ("model.onnx", "model.onnx_data", "tokenizer.json"):
         path = out / name
         print(f"{name}: {path.stat().st_size} bytes, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}")
 

@@ -7,7 +7,6 @@ own tokenizer and session, before and after quantisation.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -37,9 +36,10 @@ from mdsa_local.errors import ConfigError, InputError, ModelFileError, ModelNotF
 from mdsa_local.routing.calibration import fit_temperature
 from mdsa_local.routing.classifier import Classifier, spelled
 from mdsa_local.routing.encoder import Encoder, find
+from mdsa_local.routing.session import digests
 from mdsa_local.settings import Settings, read_yaml, shipped, storage_error
 from mdsa_local.training.calibrate import calibrate, written
-from mdsa_local.training.export_encoder import keep_only
+from mdsa_local.training.onnx_files import keep_only, write_optimised
 
 Quantize = Literal["int8", "none"]
 Kind = Literal["encoder", "classifier"]
@@ -150,7 +150,7 @@ def _kind(source: Path) -> Kind:
 
 
 def _encoder(source: Path, work: Path, quantize: Quantize, labels: Sequence[str], asked: Sequence[str]) -> dict[str, Any]:
-    """Put ``model.onnx`` and ``tokenizer.json`` into ``work/ready``; what to write of them into ``model.yaml``."""
+    """Put the files of the model into ``work/ready``; what to write of them into ``model.yaml``."""
     if labels:
         raise InputError(f"{source} is an encoder: it has no labels", "Leave out --labels.")
     # A folder without modules.json gets mean pooling. Unit length is what everything here expects.
@@ -231,12 +231,12 @@ def _stages(work: Path, quantize: Quantize, card: dict[str, Any]) -> Iterator[st
     ready.mkdir()
     _write_card(ready, card)
     shutil.copyfile(work / "tokenizer.json", ready / "tokenizer.json")
-    shutil.copyfile(work / "onnx/model.onnx", ready / "model.onnx")
+    write_optimised(work / "onnx/model.onnx", ready / "model.onnx")
     yield "float32"
     if quantize == "int8":
         # In seven bits: on x86 without VNNI the eight-bit kernel saturates.
         quantize_dynamic(work / "onnx/model.onnx", work / "int8.onnx", per_channel=True, weight_type=QuantType.QInt8, reduce_range=True)
-        shutil.copyfile(work / "int8.onnx", ready / "model.onnx")
+        write_optimised(work / "int8.onnx", ready / "model.onnx")
         yield "int8"
 
 
@@ -306,8 +306,8 @@ def _rounded(figures: dict[str, dict[str, float]]) -> dict[str, dict[str, float]
 
 def _files(folder: Path) -> dict[str, dict[str, Any]]:
     """Checksum and size of each file of the model."""
-    contents = {name: (folder / name).read_bytes() for name in ("model.onnx", "tokenizer.json")}
-    return {name: {"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)} for name, data in contents.items()}
+    known = digests(folder, {}, "Export it again.")
+    return {name: {"sha256": digest, "size_bytes": (folder / name).stat().st_size} for name, digest in known.items()}
 
 
 def _write_card(folder: Path, card: dict[str, Any]) -> None:

@@ -6,15 +6,14 @@ sentences that the encoder finds nearest. Made by :mod:`mdsa_local.training.judg
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdsa_local.errors import ConfigError, ModelFileError, ModelNotFoundError
-from mdsa_local.routing.session import inference_session, padded, passes, read_card, share, spread, tokenizer
+from mdsa_local.errors import ConfigError, ModelNotFoundError
+from mdsa_local.routing.session import digests, inference_session, padded, passes, read_card, share, spread, tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
     from mdsa_local.settings import Settings
 
-FILES = ("model.onnx", "tokenizer.json")
 # What is between the layers of a pass is kept by the memory allocator: of 225 tokens 25 MB on each core. Passes of so few are as quick.
 PASS_TOKENS = 128
 REINSTALL = "Reinstall mdsa-local, or set `judge` to the folder of another one, or to nothing."
@@ -66,17 +64,10 @@ class AnswerJudge:
         self.folder = folder
         self.weighing = Weighing.read(card, folder)
         self.max_tokens = int(card.get("max_tokens", 128))
-        digests, entries = {}, card.get("files") or {}
-        for name in dict.fromkeys([*FILES, *entries]):
-            path, entry = folder / name, entries.get(name) or {}
-            if not path.is_file():
-                raise ModelNotFoundError(f"judge {folder}: no {name} in it", REINSTALL)
-            digests[name] = _digest(path)
-            if entry.get("sha256") not in (None, digests[name]):
-                raise ModelFileError(f"{path} is damaged: its sha256 is not the one in model.yaml", REINSTALL)
+        known = digests(folder, card, REINSTALL)
         # A pass is short, and only a few texts are read for a question: what would be gained by packed weights is not worth their memory.
-        self._session = inference_session(folder / "model.onnx", None, 1, REINSTALL, lean=True)
-        self._tokenizer = tokenizer(folder / "tokenizer.json", digests["tokenizer.json"])
+        self._session = inference_session(folder / "model.onnx", 1, REINSTALL, lean=True)
+        self._tokenizer = tokenizer(folder / "tokenizer.json", known["tokenizer.json"])
         self._begin, self._end = self._tokenizer.encode("").ids
         self._lock = threading.Lock()
 
@@ -118,11 +109,6 @@ class AnswerJudge:
     def remembering(self) -> Remembering:
         """The same for one question's stages, which ask about the same texts: each pair is read once."""
         return Remembering(self)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Remembering:
