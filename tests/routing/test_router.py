@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from numpy.typing import NDArray
 
 from mdsa_local.domains.config import DomainConfig
 from mdsa_local.errors import ConfigError, UnknownNameError
 from mdsa_local.orchestrator import TinyBERTOrchestrator
 from mdsa_local.routing import fitting
-from mdsa_local.routing.anchors import ENOUGH, FEW, SOFTNESS, Anchors, Index
+from mdsa_local.routing.anchors import FEW, SOFTNESS, USUAL_FEW, WHOLE, Anchors, Index
 from mdsa_local.routing.calibration import USUAL
 from mdsa_local.routing.encoder import Encoder
 from mdsa_local.routing.evaluation import evaluate
@@ -209,5 +210,36 @@ def test_a_question_alone_has_the_evidence_it_has_among_many() -> None:
     together = index.evidence(vectors[32:])
     assert len(vectors[32:]) > FEW
     assert np.allclose(np.concatenate([index.evidence(vectors[i : i + 1]) for i in range(32, 40)]), together, atol=1e-5)
-    exact = np.log(np.exp(vectors[32:] @ vectors[:8].T / SOFTNESS).sum(axis=1) / ENOUGH) * SOFTNESS
+    nearest = np.log(np.exp(vectors[32:] @ vectors[:8].T / SOFTNESS).mean(axis=1)) * SOFTNESS
+    middle = vectors[:8].mean(axis=0)
+    share = WHOLE * USUAL_FEW / (USUAL_FEW + 8)
+    exact = (1 - share) * nearest + share * (vectors[32:] @ (middle / np.linalg.norm(middle)))
     assert np.allclose(together[:, 0], exact, atol=1e-5)
+
+
+def test_an_anchor_asked_about_is_left_out_of_its_domain() -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((20, 24)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    def index(first: NDArray[np.float32]) -> Index:
+        return Index({name: Anchors(("",) * len(own), ("example",) * len(own), own) for name, own in (("a", first), ("b", vectors[10:]))})
+
+    left_out = index(vectors[:10]).evidence(vectors[:10], np.arange(10))
+    for row in range(10):
+        others = np.delete(vectors[:10], row, axis=0)
+        assert np.allclose(left_out[row], index(others).evidence(vectors[row : row + 1])[0], atol=1e-5)
+
+
+def test_a_domain_of_few_examples_stands_up_to_large_ones(product: TinyBERTOrchestrator, encoder: Encoder) -> None:
+    found, taken = [], []
+    for name in NAMES:
+        # Five of its examples in place of some 190.
+        few = next(domain for domain in product.registry if domain.name == name)
+        few = few.model_copy(update={"examples": few.examples[::40][:5], "keywords": (), "description": ""})
+        router = IntentRouter(encoder, encoder.calibration)
+        router.register_all([few, *(domain for domain in product.registry if domain.name != name)])
+        for text, domain in held_out():
+            (found if domain == name else taken).append(router.route(text).domain == name)
+    assert np.mean(found) >= 0.45
+    assert np.mean(taken) <= 0.04
