@@ -236,7 +236,7 @@ class TinyBERTOrchestrator:
             route, evidence = self._looked_up(read, embed, trace)
             yield Routed(route)
             if route.domain is None:
-                verdict, draft = Verdict("abstained", SEVERAL_DOMAINS if route.parts else NO_DOMAIN, (), (), route.reason), None
+                verdict, draft = Verdict("abstained", self._unclaimed(route), (), (), route.reason), None
                 yield Token(verdict.text)
             else:
                 passages = evidence.passages
@@ -357,6 +357,12 @@ class TinyBERTOrchestrator:
         route, evidence, odds = settled(route, searcher.look, lambda: searcher.nearest([name for name in route.scores if name != route.domain]))
         trace.append(Stage("retrieve", (time.perf_counter() - began) * 1000, {"odds": odds} if judge else {}))
         return route, evidence
+
+    def _unclaimed(self, route: Route) -> str:
+        """What to say where no domain is chosen."""
+        if not len(self.registry):
+            return f"There is no domain yet: put a folder with a domain.yaml into {self.settings.home / 'domains'}, or set shipped_domains to true."
+        return SEVERAL_DOMAINS if route.parts else NO_DOMAIN
 
     def _route(self, query: Query) -> _Read:
         chosen = self.registry.get(query.domain) if query.domain is not None else None

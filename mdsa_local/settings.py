@@ -51,6 +51,7 @@ class Settings(BaseModel):
     home: Path = Field(description="folder of the user's data")
     default_model: str = Field("nano", min_length=1, description="model reference of domains that name none")
     encoder: str = Field("tinybert", description="name in models/ or folder of the routing and retrieval encoder")
+    shipped_domains: bool = Field(True, description="whether the shipped domains and their documents are there beside the user's")
     strict: bool = Field(False, description="an error, not a degraded answer by words alone, when the encoder cannot be loaded")
     confidence_threshold: Probability = Field(0.5, description="a route at or above this confidence is accepted")
     use_reasoning_threshold: Probability = Field(0.35, description="below this confidence no domain is chosen; between the two the answer is flagged")
@@ -148,8 +149,9 @@ class Settings(BaseModel):
 
     @property
     def domain_dirs(self) -> tuple[Path, ...]:
-        """Folders of domains: the shipped ones, then the user's."""
-        return shipped("domains"), self.home / "domains"
+        """Folders of domains: the shipped ones unless the user wants none of them, then the user's."""
+        own = self.home / "domains"
+        return (shipped("domains"), own) if self.shipped_domains else (own,)
 
     @property
     def model_dirs(self) -> tuple[Path, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -133,19 +133,21 @@ def _embed_again(rag: DualRAG) -> None:
 
 def _orphans(rag: DualRAG, settings: Settings) -> Iterator[tuple[str | None, list[str]]]:
     """``(domain, documents)`` that came from a domain's folder of documents and are in none any more."""
-    parents = [parent.resolve() for parent in settings.domain_dirs]
-    seen = {source for _, source, _ in files(settings)}
+    parents = {parent.resolve() for parent in (shipped("domains"), *settings.domain_dirs)}
+    seen, used = {source for _, source, _ in files(settings)}, {folder.resolve() for _, folder in folders(settings)}
     for domain in (None, *rag.domains()):
-        gone = [known.document for known in rag.list_documents(domain) if known.source not in seen and _dropped(known.source, parents)]
+        gone = [known.document for known in rag.list_documents(domain) if known.source not in seen and _dropped(known.source, parents, used)]
         if gone:
             yield domain, gone
 
 
-def _dropped(source: str, parents: Iterable[Path]) -> bool:
-    """Whether a file that no folder of documents shows belonged to one; False as well when its folder cannot be read."""
+def _dropped(source: str, parents: Iterable[Path], used: Container[Path]) -> bool:
+    """Whether a file that no folder of documents shows belonged to one, which may be there but not in use: the shipped one of a domain that the user
+    has a folder of, or does not want. False as well when its folder cannot be read."""
     # An absolute source stays as it is.
     path = shipped("domains").resolve().parent / source
-    if not any(path.is_relative_to(parent) and path.relative_to(parent).parts[1:2] == ("knowledge",) for parent in parents):
+    parent = next((parent for parent in parents if path.is_relative_to(parent)), None)
+    if parent is None or path.relative_to(parent).parts[1:2] != ("knowledge",):
         return False
     try:
         path.lstat()
@@ -153,7 +155,7 @@ def _dropped(source: str, parents: Iterable[Path]) -> bool:
         return True
     except OSError:
         return False
-    return True
+    return parent / path.relative_to(parent).parts[0] / "knowledge" not in used
 
 
 def _by_domain(found: Iterable[tuple[str | None, Path]]) -> list[tuple[str | None, list[Path]]]:

@@ -11,6 +11,7 @@ import pytest
 
 from mdsa_local.knowledge import sync
 from mdsa_local.knowledge.dual_rag import DualRAG
+from mdsa_local.orchestrator import TinyBERTOrchestrator
 from mdsa_local.routing.encoder import Encoder
 from mdsa_local.settings import Settings
 
@@ -179,3 +180,39 @@ def test_what_is_no_document_is_told_once(garden: Path, encoder: Encoder, tmp_pa
     ((_, report),) = sync.sync(DualRAG(settings.knowledge_dir, encoder), settings, encoder.fingerprint)
     assert [Path(path).name for path, _ in report.failed] == ["image.png", "later.md"]
     assert not sync.pending(settings, encoder.fingerprint)
+
+
+def test_the_shipped_domains_can_be_left_out_with_all_their_documents(encoder: Encoder, tmp_path: Path) -> None:
+    garden = tmp_path / "domains" / "garden"
+    (garden / "knowledge").mkdir(parents=True)
+    (garden / "domain.yaml").write_text("description: Plants\nkeywords: [roses, pruning]\n")
+    (garden / "knowledge" / "roses.md").write_text("# Roses\n\nRoses are pruned in March.\n")
+    both = Settings.load({}, home=tmp_path)
+    rag = DualRAG(both.knowledge_dir, encoder)
+    sync.sync(rag, both, encoder.fingerprint)
+    rag.add_global_documents([{"content": "The gate is locked at ten.", "metadata": {"id": "note"}}])
+    rag.add_local_documents("finance", [{"content": "My broker is called Ada.", "metadata": {"id": "mine"}}])
+    shipped_ones = len(rag.list_documents("finance"))
+    assert shipped_ones > 25
+    alone = Settings.load({"MDSA_SHIPPED_DOMAINS": "false"}, home=tmp_path)
+    assert sync.pending(alone, encoder.fingerprint)
+    sync.sync(rag, alone, encoder.fingerprint)
+    assert not sync.pending(alone, encoder.fingerprint)
+    # What the user added stays, wherever it is.
+    documents = {domain: [entry.document for entry in rag.list_documents(domain)] for domain in (None, "garden", "finance", "medical")}
+    assert documents == {None: ["note"], "garden": ["roses.md"], "finance": ["mine"], "medical": []}
+    with TinyBERTOrchestrator(settings=alone, knowledge=rag) as front:
+        assert [domain.name for domain in front.registry] == ["garden"]
+        assert front.ask("when are roses pruned").citations[0].passage.source.endswith("roses.md")
+        assert front.ask("how much does a replacement debit card cost").status in ("abstained", "not_found")
+    sync.sync(rag, both, encoder.fingerprint)
+    assert len(rag.list_documents("finance")) == shipped_ones
+
+
+def test_without_any_domain_the_answer_says_how_to_come_by_one(tmp_path: Path, encoder: Encoder) -> None:
+    settings = Settings.load({"MDSA_SHIPPED_DOMAINS": "false"}, home=tmp_path)
+    with TinyBERTOrchestrator(settings=settings, knowledge=DualRAG(settings.knowledge_dir, encoder)) as front:
+        answer = front.ask("when are roses pruned")
+    assert answer.status == "abstained"
+    assert str(tmp_path / "domains") in answer.response
+    assert "shipped_domains" in answer.response
