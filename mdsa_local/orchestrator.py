@@ -336,7 +336,7 @@ class TinyBERTOrchestrator:
     def _looked_up(self, read: _Read, embed: Embed, trace: list[Stage]) -> tuple[Route, Evidence]:
         """The route as the documents leave it, and what they say."""
         route, judge = read.route, None if self._degraded else self.judge
-        if route.domain is None and (judge is None or route.parts or not any(route.scores.values())):
+        if route.domain is None and (judge is None or route.parts or route.small_talk or not route.scores):
             return route, Evidence()
         began = time.perf_counter()
         self.prepare()
@@ -362,6 +362,8 @@ class TinyBERTOrchestrator:
         """What to say where no domain is chosen."""
         if not len(self.registry):
             return f"There is no domain yet: put a folder with a domain.yaml into {self.settings.home / 'domains'}, or set shipped_domains to true."
+        if route.small_talk:
+            return f"I answer questions from documents. Ask me about: {'; '.join(domain.title or domain.name for domain in self.registry)}."
         return SEVERAL_DOMAINS if route.parts else NO_DOMAIN
 
     def _route(self, query: Query) -> _Read:

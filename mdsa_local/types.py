@@ -40,7 +40,7 @@ class Route:
 
     ``parts``: the pieces of a question that belongs to several domains, else empty. ``context`` says whether the message decided alone or
     together with the user's previous turn; ``switched``: it changed the topic of that turn. ``degraded``: why the route was found by words
-    alone; empty when it was found by the encoder.
+    alone; empty when it was found by the encoder. ``small_talk``: a greeting or the like, which no domain is for and no document answers.
     """
 
     domain: str | None
@@ -52,6 +52,7 @@ class Route:
     context: Literal["message", "with_previous"] = "message"
     switched: bool = False
     degraded: str = ""
+    small_talk: bool = False
 
     @property
     def abstained(self) -> bool:

@@ -56,6 +56,7 @@ def described(found: Route) -> dict[str, Any]:
         "scores": {name: round(score, 4) for name, score in sorted(found.scores.items(), key=lambda item: -item[1])},
         "abstained": found.abstained,
         "reason": found.reason,
+        "small_talk": found.small_talk,
         "parts": [{"domain": p.domain, "text": p.text, "confidence": round(p.confidence, 4), "start": p.start, "end": p.end} for p in found.parts],
         "context": found.context,
         "switched": found.switched,

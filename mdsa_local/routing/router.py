@@ -279,7 +279,8 @@ class IntentRouter:
         # Of what was said before, "how do they work?" is a question.
         leaning = conversation.leaning(text) if history else None
         if (leaning is None or not (leaning.continues or leaning.points)) and (said := self._small_talk(now, encode([text])[0], route)):
-            return replace(route, domain=None, confidence=0.0, scores=dict.fromkeys(route.scores, 0.0), reason=f"small talk, like {said!r}"), text
+            none = dict.fromkeys(route.scores, 0.0)
+            return replace(route, domain=None, confidence=0.0, scores=none, reason=f"small talk, like {said!r}", small_talk=True), text
         return conversation.route(text, history[-1], route, routes, self._thresholds(now)) if history else (route, text)
 
     @cached_property
@@ -328,7 +329,7 @@ class IntentRouter:
 
     def _parted(self, text: str, route: Route, score: Score) -> Route:
         """``route`` with its parts. Of a message that is surely one domain's none are looked for, since each piece costs a forward pass."""
-        if route.context != "message" or route.confidence >= CERTAIN or not any(route.scores.values()):
+        if route.context != "message" or route.confidence >= CERTAIN or route.small_talk or not route.scores:
             return route
         return replace(route, parts=splitting.parts(text, score))
 

@@ -69,7 +69,7 @@ def test_route_abstains_on_the_weather_on_mars(product: TinyBERTOrchestrator, ca
     assert code == 0
     assert found["domain"] is None
     assert found["abstained"]
-    assert set(found) == {"domain", "confidence", "scores", "abstained", "reason", "parts", "context", "switched", "degraded", "ms"}
+    assert set(found) == {"domain", "confidence", "scores", "abstained", "reason", "small_talk", "parts", "context", "switched", "degraded", "ms"}
 
 
 @pytest.mark.parametrize(
