@@ -50,9 +50,9 @@ def test_ask_for_people_shows_where_the_answer_comes_from(product: TinyBERTOrche
 
 
 def test_ask_names_the_domain_of_what_it_left_and_how_to_ask_there(product: TinyBERTOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = inside(capsys, "ask", "My card was stolen and it's the app that shows error 401")
+    code, out, _ = inside(capsys, "ask", "My card's been stolen and the API answers with error 401")
     assert code == 0
-    parts = {"finance": "My card was stolen", "technical": "it's the app that shows error 401"}
+    parts = {"finance": "My card's been stolen", "technical": "the API answers with error 401"}
     (line,) = (line for line in out.splitlines() if line.startswith("not asked: "))
     other = line.removeprefix("not asked: ").partition(",")[0]
     command = shlex.split(line.partition("ask it there: ")[2])

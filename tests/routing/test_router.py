@@ -232,7 +232,8 @@ def test_an_anchor_asked_about_is_left_out_of_its_domain() -> None:
 
 
 def test_a_domain_of_few_examples_stands_up_to_large_ones(product: TinyBERTOrchestrator, encoder: Encoder) -> None:
-    found, taken = [], []
+    found: list[bool] = []
+    taken: list[bool] = []
     for name in NAMES:
         # Five of its examples in place of some 190.
         few = next(domain for domain in product.registry if domain.name == name)
