@@ -110,9 +110,11 @@ class Index:
         self.counts = np.array([len(a.texts) for a in self.anchors.values()], dtype=np.int64)
         self.starts = np.concatenate([[0], np.cumsum(self.counts)[:-1]]) if self.names else np.zeros(0, np.int64)
         self._matrix = np.concatenate([a.vectors for a in self.anchors.values()]) if self.names else np.zeros((0, 0), np.float32)
-        # Of each domain's anchors, ``(domains, d)``, and the squared length of that.
-        self._sums = np.stack([a.vectors.sum(axis=0) for a in self.anchors.values()]) if self.names else self._matrix
-        self._squares = (self._sums**2).sum(axis=1)
+        self._many = self.counts.astype(np.float32)
+        # The direction of the sum of each domain's anchors, ``(domains, d)``, and its length.
+        sums = np.stack([a.vectors.sum(axis=0) for a in self.anchors.values()]) if self.names else self._matrix
+        self._lengths = np.sqrt((sums**2).sum(axis=1))
+        self._middles = sums / np.maximum(self._lengths, 1e-9)[:, None]
 
     def evidence(self, vectors: Floats, own: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
         """``(n, d)`` to ``(n, domains)``: the soft mean of cosines to each domain's nearest anchors, and, where these are few, to their middle.
@@ -125,26 +127,29 @@ class Index:
         weights = self._cosines(vectors) if own is None else cosines(vectors, self._matrix)
         weights *= np.float32(1 / SOFTNESS)
         np.exp(weights, out=weights)
-        counts = np.broadcast_to(self.counts, (len(vectors), len(self.names))).astype(np.float32)
-        towards = cosines(vectors, self._sums)
-        squares = np.broadcast_to(self._squares, towards.shape)
+        counts, middle = self._many, cosines(vectors, self._middles)
         if own is not None:
             rows = np.flatnonzero(own >= 0)
-            places = rows, np.searchsorted(self.starts, own[rows], side="right") - 1
             weights[rows, own[rows]] = 0.0
-            # The sum of the others: itself is of length 1.
-            counts, squares = counts.copy(), squares.copy()
-            counts[places] -= 1
-            squares[places] += 1 - 2 * towards[places]
-            towards[places] -= 1
+            counts, middle = self._without(rows, np.searchsorted(self.starts, own[rows], side="right") - 1, middle)
         # A kernel density, so that neither a domain of many anchors nor one of few draws questions away, and the level at which a question is
         # in scope depends little on how many there are.
         sums = np.add.reduceat(weights, self.starts, axis=1)
         nearest = np.float32(SOFTNESS) * np.log(np.maximum(sums, 1e-9) / np.maximum(counts, 1))
-        middle = towards / np.sqrt(np.maximum(squares, 1e-9))
-        share = np.float32(WHOLE * USUAL_FEW) / (USUAL_FEW + counts)
-        found: NDArray[np.float32] = (1 - share) * nearest + share * middle
+        found: NDArray[np.float32] = nearest + np.float32(WHOLE * USUAL_FEW) / (USUAL_FEW + counts) * (middle - nearest)
         return found
+
+    def _without(self, rows: NDArray[np.int64], owners: NDArray[np.int64], middle: Floats) -> tuple[Floats, Floats]:
+        """How many anchors domains have, and the cosines with their middles, ``(n, domains)`` both, where each of ``rows`` is itself an anchor of its
+        one of ``owners`` and left out there."""
+        counts = np.broadcast_to(self._many, middle.shape).copy()
+        counts[rows, owners] -= 1
+        # Of the sum of all, and of the sum of the others: itself is of length 1.
+        lengths = self._lengths[owners]
+        along = middle[rows, owners] * lengths
+        middle = middle.copy()
+        middle[rows, owners] = (along - 1) / np.sqrt(np.maximum(lengths**2 - 2 * along + 1, 1e-9))
+        return counts, middle
 
     def _cosines(self, vectors: Floats) -> Floats:
         """With all anchors, ``(n, d)`` to ``(n, anchors)``; see :mod:`mdsa_local.routing.coarse` for single questions among many anchors."""
