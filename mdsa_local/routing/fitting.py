@@ -135,9 +135,9 @@ def fit(index: Index, calibration: Calibration, outside: Anchors | None = None, 
         table = index.evidence(outside.vectors)
         away = mixed(table, opinion(judge, outside.texts, outside.vectors, names) if judge else None, weight, calibration)
         if len(held) >= LEAST_INSIDE and len(outside.texts) >= LEAST_OUTSIDE:
-            calibration = _scoped(calibration, (evidence.max(1), shares.max(1)), (table.max(1), away.max(1)))
-        beyond = _Confidence.of(table, away, calibration)
-    inside = _Confidence.of(evidence, shares, calibration)
+            calibration = _scoped(calibration, (index.level(evidence), shares.max(1)), (index.level(table), away.max(1)))
+        beyond = _Confidence.of(index.level(table), away, calibration)
+    inside = _Confidence.of(index.level(evidence), shares, calibration)
     # Nothing out of scope was shown, so nothing speaks for letting more in than before.
     thresholds = _thresholds(inside.values, inside.best, names, per_domain, Thresholds().ask if beyond is None else LOWEST)
     report = {
@@ -163,9 +163,9 @@ class _Confidence:
     values: NDArray[np.floating]
 
     @classmethod
-    def of(cls, evidence: NDArray[np.floating], shares: NDArray[np.floating], calibration: Calibration) -> _Confidence:
+    def of(cls, level: NDArray[np.floating], shares: NDArray[np.floating], calibration: Calibration) -> _Confidence:
         sure = shares.max(axis=1)
-        return cls(shares.argmax(axis=1), sure * calibration.in_scope(evidence.max(axis=1), sure))
+        return cls(shares.argmax(axis=1), sure * calibration.in_scope(level, sure))
 
     def refused(self, thresholds: Thresholds, names: Sequence[str]) -> float:
         """The share of them that ``thresholds`` turn away."""

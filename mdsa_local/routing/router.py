@@ -294,11 +294,8 @@ class IntentRouter:
         """The phrase that a message with this ``vector`` and ``route`` is small talk like; empty when it is none, or its domain is for that."""
         if self._phrases is None or not (said := small_talk.resembled(vector, self._phrases, now.index)):
             return ""
-        if route.domain is not None:
-            scored = self._by_examples(now, list(self._phrases.texts), self._phrases.vectors)
-            if small_talk.claims(scored.scores, scored.names.index(route.domain), self._thresholds(now).of(route.domain)):
-                return ""
-        return said
+        claimed = route.domain is not None and small_talk.claimed(self._phrases, now.index.anchors[route.domain])
+        return "" if claimed else said
 
     def _thresholds(self, now: Snapshot) -> Thresholds:
         fitted = now.fit.thresholds
@@ -404,7 +401,7 @@ class IntentRouter:
         evidence = now.index.evidence(vectors)
         judged = fitting.opinion(fit.judge, texts, vectors, names) if fit.judge is not None else None
         shares = fitting.mixed(evidence, judged, fit.weight, calibration)
-        scope = calibration.in_scope(evidence.max(axis=1), shares.max(axis=1))
+        scope = calibration.in_scope(now.index.level(evidence), shares.max(axis=1))
         return Scored(names, shares * scope[:, None], scope)
 
 

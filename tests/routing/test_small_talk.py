@@ -90,6 +90,19 @@ def test_a_domain_that_is_for_it_gets_it(encoder: Encoder, given: dict[str, tupl
     assert route.domain == "small_talk"
 
 
+@pytest.mark.parametrize(("name", "description"), [("garden", "Plants, soil and pruning"), ("notes", "My notes"), ("recipes", "")])
+def test_a_domain_of_hardly_any_words_does_not_take_it(product: TinyBERTOrchestrator, encoder: Encoder, name: str, description: str) -> None:
+    router = IntentRouter(encoder, encoder.calibration)
+    router.register_all([*product.registry, DomainConfig(name=name, description=description)])
+    assert [text for text in SAID if not router.route(text).small_talk] == []
+
+
+def test_a_domain_of_greetings_alone_is_for_it(encoder: Encoder) -> None:
+    router = IntentRouter(encoder, encoder.calibration)
+    router.register_all([DomainConfig(name="billing", keywords=("invoice", "payment")), DomainConfig(name="small_talk", description="greetings")])
+    assert router.route("hello there!").domain == "small_talk"
+
+
 def test_without_an_encoder_it_is_not_told_apart(product: TinyBERTOrchestrator, tmp_path: Path) -> None:
     settings = product.settings.changed(encoder=str(tmp_path / "nowhere"))
     with TinyBERTOrchestrator(settings=settings) as orchestrator:
