@@ -7,7 +7,7 @@ A sentence is supported by a sentence of a passage, or two that stand together, 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -69,11 +69,11 @@ class _Source:
     pairs: tuple[_Pair, ...]
 
 
-def claims(answer: str) -> list[Claim]:
-    """The sentences of an answer, each with the citations in it or behind it."""
+def claims(answer: str, quotes: Container[str] = ()) -> list[Claim]:
+    """The sentences of an answer, each with the citations in it or behind it. ``quotes``: what stands whole in a passage, as :func:`plain` has it."""
     found = citations.marks(answer)
     bare = citations.blanked(answer, found)
-    places = [part for span in spans(bare) for part in _parts(bare, span, found) if SAYS_SOMETHING.search(bare, *part)]
+    places = [part for span in spans(bare) for part in _parts(bare, span, found, quotes) if SAYS_SOMETHING.search(bare, *part)]
     said: list[Claim] = []
     until, cited = len(answer), tuple[int, ...]()
     for start, end in reversed(places):
@@ -84,14 +84,15 @@ def claims(answer: str) -> list[Claim]:
     return said[::-1]
 
 
-def _parts(bare: str, span: tuple[int, int], found: Sequence[citations.Mark]) -> Iterator[tuple[int, int]]:
-    """A sentence, divided at marks behind a letter by itself: "take vitamin C. [1] Rest. [2]" is two, though "C. Rest" might be a name."""
+def _parts(bare: str, span: tuple[int, int], found: Sequence[citations.Mark], quotes: Container[str]) -> Iterator[tuple[int, int]]:
+    """A sentence, divided at marks behind a letter by itself: "take vitamin C. [1] Rest. [2]" is two, though "C. Rest" might be a name; and behind a
+    quotation, which may be a row or a line without a full stop."""
     start, end = span
     for mark in found:
         if not start < mark.start < mark.end < end:
             continue
         before, after = bare[start : mark.start].rstrip(), bare[mark.end : end]
-        if LETTER.search(before) and after.lstrip()[:1].isupper():
+        if (LETTER.search(before) and after.lstrip()[:1].isupper()) or plain(before) in quotes:
             yield start, start + len(before)
             start = end - len(after.lstrip())
     yield start, end
@@ -100,7 +101,8 @@ def _parts(bare: str, span: tuple[int, int], found: Sequence[citations.Mark]) ->
 def check(answer: str, passages: Sequence[Passage], embed: Embed) -> list[Claim]:
     """Every claim of ``answer`` with the passage that supports it best; ``by`` is None where none does."""
     sources = [_read(passage) for passage in passages]
-    return [_settled(claim, sources, embed) for claim in claims(answer)]
+    quotes = frozenset[str]().union(*(source.quotes for source in sources))
+    return [_settled(claim, sources, embed) for claim in claims(answer, quotes)]
 
 
 def plain(sentence: str) -> str:

@@ -25,10 +25,11 @@ FLOOR = 0.37
 OFF_CONTEXT = 0.12
 
 
-def judge(question: str, draft: Draft, passages: Sequence[Passage], embed: Embed, answering: Collection[str] = ()) -> Verdict:
+def judge(question: str, draft: Draft, passages: Sequence[Passage], embed: Embed, answering: Sequence[str] = ()) -> Verdict:
     """The verdict on ``draft``: kept with its citations set right, replaced by the best passage, or "not in your documents".
 
-    ``answering`` are texts of the passages that are known to answer: what quotes one of them is about what was asked, however far it is from it.
+    ``answering`` are texts of the passages that are known to answer, the best first: what quotes one of them is about what was asked, however far it
+    is from it.
     """
     if says_not_found(draft.text):
         found = Check("answerable", False, draft.doubt or "the model found no answer in the passages")
@@ -37,7 +38,7 @@ def judge(question: str, draft: Draft, passages: Sequence[Passage], embed: Embed
     for check in plain_checks(draft):
         checks.append(check)
         if not check.passed:
-            return fallback(question, passages, embed, checks, f"{check.name}: {check.detail}")
+            return fallback(question, passages, embed, checks, answering, f"{check.name}: {check.detail}")
     answer = draft.text.strip()
     settled = grounding.check(answer, passages, embed)
     unsupported = [claim for claim in settled if claim.by is None]
@@ -45,11 +46,11 @@ def judge(question: str, draft: Draft, passages: Sequence[Passage], embed: Embed
         Check("grounding", bool(settled) and not unsupported, f"{len(settled) - len(unsupported)} of {len(settled)} sentences are in the passages")
     )
     if unsupported or not settled:
-        return fallback(question, passages, embed, checks, "the model's answer is not in the passages")
+        return fallback(question, passages, embed, checks, answering, "the model's answer is not in the passages")
     relevance = quotes_one(answer, answering) or on_context(question, settled, passages, embed)
     checks.append(relevance)
     if not relevance.passed:
-        return fallback(question, passages, embed, checks, "the model's answer is about something else")
+        return fallback(question, passages, embed, checks, answering, "the model's answer is about something else")
     text = citations.set_right(answer, settled)
     numbers = sorted({number for mark in citations.marks(text) for number in mark.numbers})
     cited = tuple(Citation(number, passages[number - 1]) for number in numbers)
@@ -104,9 +105,11 @@ def pieces(passages: Sequence[Passage]) -> Iterator[tuple[int, str]]:
             yield index, sentence
 
 
-def fallback(question: str, passages: Sequence[Passage], embed: Embed, checks: Sequence[Check], reason: str) -> Verdict:
-    """The passage with the sentence nearest to the question, quoted and marked degraded; or "not in your documents"."""
-    closeness, at = nearest(question, passages, embed)
+def fallback(question: str, passages: Sequence[Passage], embed: Embed, checks: Sequence[Check], answering: Sequence[str], reason: str) -> Verdict:
+    """The passage that is known to answer, else the one with the sentence nearest to the question, quoted and marked degraded; or "not in your
+    documents"."""
+    holding = (at for text in answering for at, passage in enumerate(passages) if text in passage.text)
+    closeness, at = next(((1.0, at) for at in holding), None) or nearest(question, passages, embed)
     if closeness >= FLOOR:
         quoted = Citation(at + 1, passages[at])
         return Verdict("degraded", f'"{quoted.passage.text}" [{quoted.number}]', (quoted,), tuple(checks), reason, support=1.0)

@@ -165,3 +165,20 @@ def test_every_article_is_its_own_source(encoder: Encoder) -> None:
         said = grounding.check(text, [passage], encoder.encode)
         assert [claim.text for claim in said if not claim.quoted] == []
         assert len(said) == len(sentences(text))
+
+
+ROWS = "\n\n".join(f"name: {name}; trade: {trade}" for name, trade in (("Bert Olm", "plumber"), ("Ida Bern", "painter"), ("Finn Roth", "plumber")))
+FIELDS = "teacher: Marek Dolan"
+
+
+def test_rows_without_a_full_stop_are_claims_of_their_own(encoder: Encoder) -> None:
+    passages = [Passage(name, name, "x", "", text, 0, len(text), 0.5) for name, text in (("rows.csv", ROWS), ("courses.json", FIELDS))]
+    first, last = ROWS.split("\n\n")[2], ROWS.split("\n\n")[0]
+    found = grounding.check(f"{first} [1] teacher: Marek Dolan [2] {last} [1]", passages, encoder.encode)
+    assert [(claim.text, claim.cited, claim.by, claim.quoted) for claim in found] == [
+        (first, (1,), 0, True),
+        ("teacher: Marek Dolan", (2,), 1, True),
+        (last, (1,), 0, True),
+    ]
+    # What is no quotation stays one claim.
+    assert len(grounding.check("Marek Dolan [2] paints on Tuesday [1]", passages, encoder.encode)) == 1

@@ -61,6 +61,13 @@ def test_an_answer_to_something_else_is_replaced(encoder: Encoder) -> None:
     assert "relevance" in {check.name for check in verdict.checks if not check.passed}
 
 
+def test_it_is_replaced_by_what_is_known_to_answer(encoder: Encoder) -> None:
+    draft = Draft("The moon is made of cheese. [1]", "nano", "stop", 10, 10)
+    verdict = ladder.judge(QUESTION, draft, (FEES, ATM), encoder.encode, ("The ATM limit is $400 a day.", "A replacement card costs $5."))
+    assert verdict.status == "degraded"
+    assert [citation.passage for citation in verdict.cited] == [ATM]
+
+
 def test_repeating_and_cut_off_answers_are_replaced(encoder: Encoder) -> None:
     assert judge(encoder, "A replacement card costs $5. " * 9).status == "degraded"
     assert judge(encoder, "A replacement card costs $5. A repl", finish="length").status == "degraded"
