@@ -30,6 +30,8 @@ LEANING = re.compile(
 POINTING = frozenset(
     "it its it's that that's this these those they them their there one ones same he him his she her such both either neither".split()
 )
+# At this confidence a message with a topic of its own, of another domain than the one before it, does not go on with that, however short it is.
+CLEAR = 0.9
 
 
 class Leaning(NamedTuple):
@@ -44,6 +46,11 @@ class Leaning(NamedTuple):
         """Whether the message can be understood by itself."""
         weight = 2 * self.continues + self.points
         return self.content >= 2 + weight
+
+    @property
+    def apart(self) -> bool:
+        """Whether nothing in the message speaks of what came before, and something of a topic."""
+        return self.content > 0 and not self.continues and not self.points
 
 
 def leaning(text: str) -> Leaning:
@@ -65,4 +72,6 @@ def route(text: str, previous: str, alone: Route, routes: Callable[[list[str]], 
         (earlier,) = routes([previous])
         return replace(alone, switched=alone.domain != earlier.domain), text
     earlier, together = routes([previous, joined])
+    if judged.apart and alone.domain not in (None, earlier.domain) and alone.confidence >= CLEAR:
+        return replace(alone, switched=True), text
     return replace(together, context="with_previous", switched=together.domain != earlier.domain), joined

@@ -278,7 +278,8 @@ class IntentRouter:
         route = routes([text])[0]
         # Of what was said before, "how do they work?" is a question.
         leaning = conversation.leaning(text) if history else None
-        if (leaning is None or not (leaning.continues or leaning.points)) and (said := self._small_talk(now, encode([text])[0], route)):
+        leans = leaning is not None and (leaning.continues or leaning.points > 0)
+        if said := self._small_talk(now, encode([text])[0], route, leans):
             none = dict.fromkeys(route.scores, 0.0)
             return replace(route, domain=None, confidence=0.0, scores=none, reason=f"small talk, like {said!r}", small_talk=True), text
         return conversation.route(text, history[-1], route, routes, self._thresholds(now)) if history else (route, text)
@@ -290,9 +291,9 @@ class IntentRouter:
             return None
         return Anchors.made([(text, "small talk") for text in small_talk.PHRASES], self._encoder, self._cache)
 
-    def _small_talk(self, now: Snapshot, vector: Floats, route: Route) -> str:
+    def _small_talk(self, now: Snapshot, vector: Floats, route: Route, leans: bool) -> str:
         """The phrase that a message with this ``vector`` and ``route`` is small talk like; empty when it is none, or its domain is for that."""
-        if self._phrases is None or not (said := small_talk.resembled(vector, self._phrases, now.index)):
+        if self._phrases is None or not (said := small_talk.resembled(vector, self._phrases, now.index, leans)):
             return ""
         claimed = route.domain is not None and small_talk.claimed(self._phrases, now.index.anchors[route.domain])
         return "" if claimed else said

@@ -9,6 +9,8 @@ from mdsa_local.routing.anchors import Anchors, Floats, Index, cosines
 # A message this near (cosine) to one of the phrases is small talk, if it is less near by NEARER to all that domains are recognised by. So are
 # 20 % of CLINC150's small talk, of 3,000 questions to invented organisations none, and of 636 to the shipped domains none.
 ALIKE, NEARER = 0.75, 0.1
+# "that" may point to what was said before, not in "thanks, that helped a lot".
+SAME = 0.9
 # A domain that knows something this near (cosine) to so large a share of the phrases is there for small talk: of those that are, from CLINC150 and
 # written, 0.11 to 0.64 of them, of all others at most 0.08.
 NEAR, CLAIMED = 0.5, 0.1
@@ -19,7 +21,8 @@ PHRASES = (
     "bye, see you later", "have a nice day", "nice to meet you", "welcome back", "congratulations", "happy birthday", "merry christmas",
     "how are you?", "how are you doing today?", "how's it going?", "what's up?", "did you sleep well?",
     "thanks", "thx", "thank you very much", "thanks, that helped a lot", "you're welcome", "sorry", "sorry, my mistake", "no problem", "never mind",
-    "forget it", "cool", "great, perfect", "wow, amazing", "that's nice", "well done", "that was helpful", "haha", "lol", "damn",
+    "forget it", "ok", "ok thanks", "alright", "got it", "I see",
+    "cool", "great, perfect", "wow, amazing", "that's nice", "well done", "that was helpful", "haha", "lol", "damn",
     "this is useless", "you are stupid", "shut up", "I hate you",
     "I love you", "you're funny", "you are great, I like talking to you", "do you like me?", "do you have feelings?", "do you have a hobby?",
     "who are you?", "what are you?", "what's your name?",
@@ -31,11 +34,12 @@ PHRASES = (
 )  # fmt: skip
 
 
-def resembled(vector: Floats, phrases: Anchors, index: Index) -> str:
-    """The phrase that a message with this vector ``(d,)`` is small talk like; empty for none."""
+def resembled(vector: Floats, phrases: Anchors, index: Index, leans: bool) -> str:
+    """The phrase that a message with this vector ``(d,)`` is small talk like; empty for none. ``leans``: it may be about what was said before."""
     found = cosines(vector[None, :], phrases.vectors)[0]
     best = int(found.argmax())
-    return phrases.texts[best] if found[best] >= ALIKE and found[best] - index.best(vector) >= NEARER else ""
+    alike = SAME if leans else ALIKE
+    return phrases.texts[best] if found[best] >= alike and found[best] - index.best(vector) >= NEARER else ""
 
 
 def claimed(phrases: Anchors, domain: Anchors) -> bool:

@@ -57,6 +57,13 @@ def test_a_change_of_topic_is_noticed(product: TinyBERTOrchestrator) -> None:
     assert (same.domain, same.context, same.switched) == ("medical", "with_previous", False)
 
 
+def test_a_short_question_that_is_surely_of_another_domain_stands_alone(product: TinyBERTOrchestrator) -> None:
+    route = product.router.route("where is my parcel", ["how much paracetamol can i take in a day"])
+    assert (route.domain, route.context, route.switched) == ("support", "message", True)
+    # Of the same domain it may go on.
+    assert product.router.route("for how many days", ["how much paracetamol can i take in a day"]).context == "with_previous"
+
+
 @pytest.mark.parametrize(
     ("text", "alone"),
     [

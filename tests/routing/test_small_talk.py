@@ -47,7 +47,8 @@ def test_what_is_said_of_what_was_said_before_is_no_small_talk(product: TinyBERT
 
 
 def test_thanks_behind_an_answer_are(product: TinyBERTOrchestrator) -> None:
-    assert product.router.route("thank you!", ["What does the Glow Patch measure?"]).small_talk
+    for text in ("thank you!", "thanks, that helped a lot", "ok", "got it"):
+        assert product.router.route(text, ["What does the Glow Patch measure?"]).small_talk
 
 
 def test_it_is_explained_by_what_it_is_nearest_to(product: TinyBERTOrchestrator) -> None:
