@@ -196,7 +196,7 @@ class TinyBERTOrchestrator:
         domain = (
             name
             if isinstance(name, DomainConfig)
-            else DomainConfig(name=name, description=description, keywords=tuple(keywords), model=model_name, **settings)
+            else DomainConfig(name=name, description=description, keywords=keywords, model=model_name, **settings)
         )
         with self._lock:
             self.registry.register(domain)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mdsa_local.cli.output import Domain, Json, Question, bold, dim, document, joined, line, note, piece, progress
+from mdsa_local.errors import InputError
 
 if TYPE_CHECKING:
     from mdsa_local.orchestrator import TinyBERTOrchestrator
@@ -75,7 +76,10 @@ def tour(as_json: Json = False) -> None:
     """Ask one question for each domain, one that fits none, one the documents do not answer, one that two knowledge bases answer together."""
     from mdsa_local.settings import Settings
 
-    with opened(Settings.load()) as orchestrator:
+    settings = Settings.load()
+    if not settings.shipped_domains:
+        raise InputError("the tour asks the shipped domains, which are left out", "Set shipped_domains to true, or ask your own: mdsa ask QUESTION.")
+    with opened(settings) as orchestrator:
         if as_json:
             document([orchestrator.ask(text).to_dict() for _, text in TOUR])
             return

@@ -32,7 +32,7 @@ app = typer.Typer(no_args_is_help=True, help="Add, list, search and remove docum
 Domains = Annotated[
     list[str] | None, typer.Option("--domain", "-d", help="A domain, or global for the shared one; again for more.", show_default="all")
 ]
-EMPTY = "no documents; add some with: mdsa kb add PATH, or the shipped ones with: mdsa kb sync"
+EMPTY = "no documents; add some with: mdsa kb add PATH, or those in the domains' folders with: mdsa kb sync"
 
 
 def line(text: str = "") -> None:
@@ -44,8 +44,8 @@ def _plain(text: str) -> str:
     return "".join(char if char in "\n\t" or category(char) != "Cc" else "\ufffd" for char in text)
 
 
-def _parts(domain: str | None) -> TinyBERTOrchestrator:
-    """An orchestrator for its knowledge bases; raises when ``domain`` is not a known one."""
+def _parts(domain: str | None, *, stored: bool = False) -> TinyBERTOrchestrator:
+    """An orchestrator for its knowledge bases; raises when ``domain`` is not a known one. ``stored``: one of which documents are left will do."""
     from mdsa_local.knowledge.lance import import_lancedb
     from mdsa_local.knowledge.place import located
     from mdsa_local.orchestrator import TinyBERTOrchestrator
@@ -54,7 +54,7 @@ def _parts(domain: str | None) -> TinyBERTOrchestrator:
     settings = Settings.load()
     import_lancedb(trim=isinstance(located(settings.knowledge_place), Path))
     orchestrator = TinyBERTOrchestrator(settings=settings)
-    if domain is not None:
+    if domain is not None and not (stored and domain in orchestrator.knowledge.domains()):
         orchestrator.registry.get(domain)
     return orchestrator
 
@@ -93,7 +93,7 @@ def add(
 @app.command("list")
 def list_(domain: Domain = None, as_json: Json = False) -> None:
     """List the documents of a domain, or of all knowledge bases."""
-    parts = _parts(domain)
+    parts = _parts(domain, stored=True)
     bases: list[str | None] = [domain] if domain else [None, *parts.knowledge.domains()]
     found = [(base or "global", entry) for base in bases for entry in parts.knowledge.list_documents(base)]
     if as_json:
@@ -102,6 +102,8 @@ def list_(domain: Domain = None, as_json: Json = False) -> None:
         table([(base, _plain(e.document), str(e.n_chunks), _plain(e.source)) for base, e in found], ("base", "document", "chunks", "source"))
     if not found:
         note(EMPTY)
+    for base in dict.fromkeys(base for base, _ in found if base != "global" and base not in parts.registry):
+        note(f"no domain is called {base}: nobody is answered from its documents; add one, or `mdsa kb remove -d {base}` them")
 
 
 @app.command()
@@ -278,7 +280,7 @@ def remove(
     """Remove documents from a knowledge base; all or, when one cannot be removed, none."""
     from mdsa_local.knowledge import sync as syncing
 
-    parts = _parts(domain)
+    parts = _parts(domain, stored=True)
     sources = {known.document: known.source for known in parts.knowledge.list_documents(domain)}
     followed = {source: path for base, source, path in syncing.files(parts.settings) if base == domain}
     names = list(dict.fromkeys(documents))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from mdsa_local.errors import ConfigError
 from mdsa_local.settings import YamlLoader, explain, read_yaml
@@ -75,7 +77,7 @@ class DomainConfig(BaseModel):
     folder: Path | None = Field(None, exclude=True)
 
     def __init__(self, domain_id: str | None = None, model_name: str | None = None, keywords: Any = (), /, **values: Any) -> None:
-        given = {"domain_id": domain_id, "model_name": model_name, "keywords": tuple(keywords) or None}
+        given = {"domain_id": domain_id, "model_name": model_name, "keywords": keywords or None}
         try:
             super().__init__(**{key: value for key, value in given.items() if value is not None}, **values)
         except ValidationError as error:
@@ -97,6 +99,14 @@ class DomainConfig(BaseModel):
             own = values.get("generation") or {}
             values["generation"] = {**(own.model_dump() if isinstance(own, Generation) else own), **short}
         return values
+
+    @field_validator("keywords", "examples", mode="before")
+    @classmethod
+    def _list(cls, value: Any) -> Any:
+        # A string would be taken apart into its letters.
+        if isinstance(value, str) or not isinstance(value, Iterable | None):
+            raise PydanticCustomError("list", "expected a list of texts, such as [pruning roses, compost]")
+        return () if value is None else tuple(value)
 
     @field_validator("name")
     @classmethod
@@ -146,6 +156,10 @@ def read_examples(path: Path) -> tuple[str, ...]:
         loaded = yaml.load(path.read_text(encoding="utf-8"), YamlLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}", "Fix the line named above.") from None
-    if not isinstance(loaded, list) or not all(isinstance(line, str) and line.strip() for line in loaded):
-        raise ConfigError(f"{path}: expected a list of questions", "Write one question a line: `- How do I ...?`")
+    hint = "Write one question a line: `- How do I ...?`, in quotes where it holds a colon or is a number."
+    if not isinstance(loaded, list):
+        raise ConfigError(f"{path}: expected a list of questions", hint)
+    for number, line in enumerate(loaded, 1):
+        if not isinstance(line, str) or not line.strip():
+            raise ConfigError(f"{path}: entry {number} is no text: {line!r}", hint)
     return tuple(loaded)

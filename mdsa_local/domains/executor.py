@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mdsa_local.domains import asking, quoting
 from mdsa_local.domains.asking import Embed, Fitted, Shown
 from mdsa_local.domains.config import DomainConfig
+from mdsa_local.errors import InputError
 from mdsa_local.runtime.backend import Finished
 from mdsa_local.stoppable import Leash
 from mdsa_local.types import Draft, Passage
@@ -69,6 +70,8 @@ class DomainExecutor:
         """
         from mdsa_local.orchestrator import TinyBERTOrchestrator
 
+        if not isinstance(domain, DomainConfig):
+            raise InputError(f"{domain!r} is no DomainConfig", "Pass one, such as create_finance_domain() or DomainConfig.read(folder).")
         with self._lock:
             # Kept, because it holds the encoder and the open tables.
             if self._front is None:

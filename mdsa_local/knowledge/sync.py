@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Container, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from mdsa_local.errors import UnknownNameError
 from mdsa_local.knowledge import place
 from mdsa_local.knowledge.ingest import Report, Step, source_of
+from mdsa_local.knowledge.locks import acquire
 from mdsa_local.settings import Settings, shipped, storage_error
 
 if TYPE_CHECKING:
@@ -69,6 +70,24 @@ def sync(rag: DualRAG, settings: Settings, fingerprint: str, progress: Callable[
     Documents that were added from elsewhere stay, and so do all in a place that other machines
     may use: what is gone here may be there. Files that could not be read are in the reports, and leave the work pending.
     """
+    with _alone(settings):
+        return _synced(rag, settings, fingerprint, progress)
+
+
+@contextmanager
+def _alone(settings: Settings) -> Iterator[None]:
+    """Let no other process of this machine bring the same place in step meanwhile: with other settings it would undo what the stamp will say."""
+    try:
+        settings.writable(stamp(settings).parent)
+        file = stamp(settings).with_name("syncing.lock").open("ab")
+    except OSError as error:
+        raise storage_error(error, stamp(settings).parent) from None
+    with file:
+        acquire(file)
+        yield
+
+
+def _synced(rag: DualRAG, settings: Settings, fingerprint: str, progress: Callable[[str, int, int], None] | None) -> list[tuple[str, Report]]:
     before = state(settings, fingerprint)
     if _stamped(settings)[0] != fingerprint:
         _embed_again(rag)

@@ -278,3 +278,25 @@ def test_knowledge_bases_on_an_s3_server(home: Path) -> None:
         assert json.loads(said("add", str(home / "notes.md")))["added"] == 1
         assert json.loads(said("search", "where is the shed key"))[0]["source"].endswith("notes.md")
     assert not (home / "knowledge").exists()
+
+
+def test_what_is_left_of_a_domain_that_is_gone_can_be_seen_and_removed(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    note = home / "note.md"
+    note.write_text("# Note\n\nThe shed is locked at nine.\n")
+    assert inside(capsys, "kb", "add", str(note), "-d", "garden")[0] == 0
+    (home / "domains" / "garden").rename(home / "domains" / "yard")
+    code, out, err = inside(capsys, "kb", "list", "-d", "garden")
+    assert (code, "note.md" in out) == (0, True)
+    assert "no domain is called garden" in err
+    assert inside(capsys, "kb", "remove", "note.md", "-d", "garden")[0] == 0
+    assert "note.md" not in inside(capsys, "kb", "list")[1]
+    # Nothing is asked or added there.
+    for command in (("search", "shed", "-d", "garden"), ("add", str(note), "-d", "garden")):
+        assert inside(capsys, "kb", *command)[0] == 4
+
+
+def test_there_is_no_tour_without_the_shipped_domains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("MDSA_HOME", str(tmp_path))
+    monkeypatch.setenv("MDSA_SHIPPED_DOMAINS", "false")
+    code, _, err = inside(capsys, "tour")
+    assert (code, "shipped_domains" in err) == (2, True)

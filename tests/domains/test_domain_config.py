@@ -37,6 +37,7 @@ def test_a_folder_is_a_domain(tmp_path: Path) -> None:
         ("description: [\n", "not valid YAML"),
         ("examples: [a]\n", "examples"),
         ("keywords: 3\n", "keywords"),
+        ("keywords: soil, seeds\n", "'keywords': expected a list of texts"),
         ("domain_id: finance\n", "domain_id"),
         ("1: x\n", "unknown key 1"),
     ],
@@ -78,3 +79,19 @@ def test_an_unknown_domain_lists_the_known_ones() -> None:
     registry.unregister("finance")
     with pytest.raises(UnknownNameError):
         registry.unregister("finance")
+
+
+@pytest.mark.parametrize(
+    ("examples", "said"), [("- what: is this\n", "entry 1"), ("- a\n- 5\n", "entry 2 is no text: 5"), ("a: b\n", "expected a list")]
+)
+def test_an_example_that_is_no_text_is_named(tmp_path: Path, examples: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        DomainConfig.read(folder(tmp_path, "description: Plants.\n", examples))
+
+
+def test_keywords_are_no_single_text() -> None:
+    for given in ("soil, seeds", 5):
+        with pytest.raises(ConfigError, match="expected a list of texts"):
+            DomainConfig(name="garden", keywords=given)
+    assert DomainConfig(name="garden", keywords=None).keywords == ()
+    assert DomainConfig(name="garden", keywords=(word for word in ("soil", "seeds"))).keywords == ("soil", "seeds")

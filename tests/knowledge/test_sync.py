@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -216,3 +217,29 @@ def test_without_any_domain_the_answer_says_how_to_come_by_one(tmp_path: Path, e
     assert answer.status == "abstained"
     assert str(tmp_path / "domains") in answer.response
     assert "shipped_domains" in answer.response
+
+
+def test_two_programs_with_other_settings_leave_no_half(encoder: Encoder, tmp_path: Path) -> None:
+    for name in ("_global", "garden"):
+        (tmp_path / "domains" / name / "knowledge").mkdir(parents=True)
+        (tmp_path / "domains" / name / "knowledge" / "own.md").write_text(f"# Own\n\nThis is about {name}.\n")
+    (tmp_path / "domains" / "garden" / "domain.yaml").write_text("description: Plants\n")
+    both, alone = (Settings.load({"MDSA_SHIPPED_DOMAINS": wanted}, home=tmp_path) for wanted in ("true", "false"))
+
+    def run(settings: Settings) -> None:
+        rag = DualRAG(settings.knowledge_dir, encoder)
+        sync.sync(rag, settings, encoder.fingerprint)
+        rag.close()
+
+    programs = [threading.Thread(target=run, args=(settings,)) for settings in (both, alone)]
+    for program in programs:
+        program.start()
+    for program in programs:
+        program.join()
+    # Whoever came last has all of its own, or there is work to do.
+    rag = DualRAG(both.knowledge_dir, encoder)
+    for settings, least in ((both, 20), (alone, 1)):
+        if sync.pending(settings, encoder.fingerprint):
+            sync.sync(rag, settings, encoder.fingerprint)
+        assert len(rag.list_documents()) >= least
+    assert [entry.document for entry in rag.list_documents()] == ["own.md"]
