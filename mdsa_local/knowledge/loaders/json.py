@@ -33,13 +33,18 @@ def parsed(data: bytes, where: str) -> Any:
 
 
 def record(value: Any, stem: str, name: str) -> Section:
-    """An object as text: its content first, then every other field as ``key: value``; its title, or else ``name``, below the file's."""
+    """An object as text: its content first, then every other field as ``key: value``; its title, or else ``name``, below the file's.
+
+    Where there are other fields the title stands before them, too: quoted by themselves they would not say what they are of.
+    """
     if not isinstance(value, dict):
         return Section(_clean("\n".join(_fields("", value))) + "\n\n", f"{stem} > {name}")
     fields = dict(value)
-    title = next((fields.pop(key) for key in TITLES if isinstance(fields.get(key), str) and fields[key].strip()), name)
+    titled = next((key for key in TITLES if isinstance(fields.get(key), str) and fields[key].strip()), "")
+    title = fields.pop(titled) if titled else name
     body = next((fields.pop(key) for key in BODIES if isinstance(fields.get(key), str)), "")
-    parts = [body.strip(), "\n".join(_fields("", fields))]
+    named = {titled: title} if titled and fields else {}
+    parts = [body.strip(), "\n".join(_fields("", named | fields))]
     return Section(_clean("\n\n".join(part for part in parts if part)) + "\n\n", f"{stem} > {_clean(' '.join(title.split()))}")
 
 

@@ -128,7 +128,7 @@ def test_rows_name_their_columns(tmp_path: Path) -> None:
 
 
 RECORD = {"title": "Cards", "content": "Freeze it.", "tags": ["a", "b"], "author": {"name": "Eve", "born": 1970}, "none": None}
-SHOWN = "Freeze it.\n\ntags: a, b\nauthor.name: Eve\nauthor.born: 1970"
+SHOWN = "Freeze it.\n\ntitle: Cards\ntags: a, b\nauthor.name: Eve\nauthor.born: 1970"
 
 
 def test_json_records(tmp_path: Path) -> None:
@@ -260,3 +260,8 @@ def test_every_suffix_has_a_loader() -> None:
     assert {family(Path(f"x{suffix.upper()}")) for suffix in LOADERS} == {"text", "html", "pdf", "docx", "rows", "json", "jsonl"}
     with pytest.raises(UnreadableError, match=r"not a supported type: \.exe .*\.pdf"):
         family(Path("x.exe"))
+
+
+def test_the_fields_of_a_record_say_what_they_are_of(tmp_path: Path) -> None:
+    records = [{"name": "printer", "ip": "192.168.7.20"}, {"title": "Cards", "text": "Freeze it."}]
+    assert texts(read(tmp_path, "a.json", json.dumps(records))) == [("a > printer", "name: printer\nip: 192.168.7.20"), ("a > Cards", "Freeze it.")]
