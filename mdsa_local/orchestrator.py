@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 NO_DOMAIN = "This does not belong to any domain I know."
+# So many domains are named to whom makes small talk.
+NAMED = 8
 SEVERAL_DOMAINS = "This asks for things of several domains, none of which it mainly belongs to. Please ask for each by itself."
 
 
@@ -361,9 +363,12 @@ class TinyBERTOrchestrator:
     def _unclaimed(self, route: Route) -> str:
         """What to say where no domain is chosen."""
         if not len(self.registry):
-            return f"There is no domain yet: put a folder with a domain.yaml into {self.settings.home / 'domains'}, or set shipped_domains to true."
+            or_those = "" if self.settings.shipped_domains else ", or set shipped_domains to true"
+            return f"There is no domain: put a folder with a domain.yaml into {self.settings.home / 'domains'}{or_those}."
         if route.small_talk:
-            return f"I answer questions from documents. Ask me about: {'; '.join(domain.title or domain.name for domain in self.registry)}."
+            topics = [domain.title or domain.name for domain in self.registry]
+            more = f"; and {len(topics) - NAMED} more" if len(topics) > NAMED else ""
+            return f"I answer questions from documents. Ask me about: {'; '.join(topics[:NAMED])}{more}."
         return SEVERAL_DOMAINS if route.parts else NO_DOMAIN
 
     def _route(self, query: Query) -> _Read:
@@ -373,7 +378,7 @@ class TinyBERTOrchestrator:
             return _Read(route, query.text, self.encoder.encode([query.text])[0], {"truncated": self.encoder.cuts(query.text)})
         with self._lock:
             router = self.router
-        route, vector = router.routed(query.text, query.history)
+        route, vector = router.routed(query.text, query.history, with_small_talk=chosen is None)
         if chosen is not None:
             route = replace(route, domain=chosen.name, confidence=1.0, scores={chosen.name: 1.0}, reason="chosen by the caller", parts=())
         if self._degraded:

@@ -54,7 +54,7 @@ def _parts(domain: str | None, *, stored: bool = False) -> TinyBERTOrchestrator:
     settings = Settings.load()
     import_lancedb(trim=isinstance(located(settings.knowledge_place), Path))
     orchestrator = TinyBERTOrchestrator(settings=settings)
-    if domain is not None and not (stored and domain in orchestrator.knowledge.domains()):
+    if domain is not None and not (stored and domain in orchestrator.knowledge.domains() and orchestrator.knowledge.list_documents(domain)):
         orchestrator.registry.get(domain)
     return orchestrator
 
@@ -103,7 +103,7 @@ def list_(domain: Domain = None, as_json: Json = False) -> None:
     if not found:
         note(EMPTY)
     for base in dict.fromkeys(base for base, _ in found if base != "global" and base not in parts.registry):
-        note(f"no domain is called {base}: nobody is answered from its documents; add one, or `mdsa kb remove -d {base}` them")
+        note(f"no domain is called {base}: nobody is answered from its documents; add one, or remove them: mdsa kb remove NAME -d {base}")
 
 
 @app.command()

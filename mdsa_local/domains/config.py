@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -76,8 +76,8 @@ class DomainConfig(BaseModel):
     examples: tuple[str, ...] = ()
     folder: Path | None = Field(None, exclude=True)
 
-    def __init__(self, domain_id: str | None = None, model_name: str | None = None, keywords: Any = (), /, **values: Any) -> None:
-        given = {"domain_id": domain_id, "model_name": model_name, "keywords": keywords or None}
+    def __init__(self, domain_id: str | None = None, model_name: str | None = None, keywords: Any = None, /, **values: Any) -> None:
+        given = {"domain_id": domain_id, "model_name": model_name, "keywords": keywords}
         try:
             super().__init__(**{key: value for key, value in given.items() if value is not None}, **values)
         except ValidationError as error:
@@ -104,7 +104,7 @@ class DomainConfig(BaseModel):
     @classmethod
     def _list(cls, value: Any) -> Any:
         # A string would be taken apart into its letters.
-        if isinstance(value, str) or not isinstance(value, Iterable | None):
+        if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable | None):
             raise PydanticCustomError("list", "expected a list of texts, such as [pruning roses, compost]")
         return () if value is None else tuple(value)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Container, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mdsa_local.errors import UnknownNameError
+from mdsa_local.errors import StorageError, UnknownNameError
 from mdsa_local.knowledge import place
 from mdsa_local.knowledge.ingest import Report, Step, source_of
 from mdsa_local.knowledge.locks import acquire
@@ -70,20 +70,18 @@ def sync(rag: DualRAG, settings: Settings, fingerprint: str, progress: Callable[
     Documents that were added from elsewhere stay, and so do all in a place that other machines
     may use: what is gone here may be there. Files that could not be read are in the reports, and leave the work pending.
     """
-    with _alone(settings):
+    with _one_at_a_time(settings):
         return _synced(rag, settings, fingerprint, progress)
 
 
 @contextmanager
-def _alone(settings: Settings) -> Iterator[None]:
-    """Let no other process of this machine bring the same place in step meanwhile: with other settings it would undo what the stamp will say."""
-    try:
-        settings.writable(stamp(settings).parent)
-        file = stamp(settings).with_name("syncing.lock").open("ab")
-    except OSError as error:
-        raise storage_error(error, stamp(settings).parent) from None
-    with file:
-        acquire(file)
+def _one_at_a_time(settings: Settings) -> Iterator[None]:
+    """Let no other program with the same home bring the place in step meanwhile: with other settings it would undo what the stamp will say. Where
+    nothing can be locked, as in a home that cannot be written, it goes without."""
+    with ExitStack() as held:
+        with suppress(OSError, StorageError):
+            file = held.enter_context(settings.writable(stamp(settings).parent).joinpath("syncing.lock").open("ab"))
+            acquire(file)
         yield
 
 

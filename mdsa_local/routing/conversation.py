@@ -23,7 +23,7 @@ EMPTY = frozenset(
     things think this those though through till time times to too try trying two under until up us use used usually very want was wasn't way we
     well were what what's when where which while who whole whom why will with within without won't work works would yes yet you your yours""".split()
 )
-OPENING = re.compile(r"(?:(?:ok|okay|oh|hm+|right|well|sure|thanks|thank you|great|fine|yes|no|yeah)[,.! ]+)*(.*)", re.IGNORECASE | re.DOTALL)
+OPENING = re.compile(r"(?:(?:ok|okay|alright|oh|hm+|right|well|sure|thanks|thank you|great|fine|yes|no|yeah)[,.! ]+)*(.*)", re.IGNORECASE | re.DOTALL)
 LEANING = re.compile(
     r"(and|but|or|so|then|also|because|what about|how about|what if|even if|only if|same|either way|in that case|else)\b", re.IGNORECASE
 )
@@ -35,11 +35,14 @@ CLEAR = 0.9
 
 
 class Leaning(NamedTuple):
-    """How much a message leans on what came before: it opens like a continuation; words that point elsewhere; words of its own."""
+    """How much a message leans on what came before: it opens like a continuation; words that point elsewhere; words of its own; whether something
+    stands behind an opening like "ok"; whether it has words that make a sentence."""
 
     continues: bool
     points: int
     content: int
+    opened: bool
+    sentence: bool
 
     @property
     def alone(self) -> bool:
@@ -49,8 +52,13 @@ class Leaning(NamedTuple):
 
     @property
     def apart(self) -> bool:
-        """Whether nothing in the message speaks of what came before, and something of a topic."""
-        return self.content > 0 and not self.continues and not self.points
+        """Whether nothing in the message speaks of what came before, and something of a topic; "delivery time" may do both."""
+        return self.content > 0 and self.sentence and not self.continues and not self.points
+
+    @property
+    def leans(self) -> bool:
+        """Whether the message may be about what came before."""
+        return self.continues or self.points > 0 or self.opened
 
 
 def leaning(text: str) -> Leaning:
@@ -59,7 +67,13 @@ def leaning(text: str) -> Leaning:
     body = opened.group(1) if opened else text
     words = [word.lower() for word in WORD.findall(body)]
     content = {word for word in words if word not in EMPTY and len(word) > 1}
-    return Leaning(bool(LEANING.match(body)), sum(word in POINTING for word in words), len(content))
+    return Leaning(
+        continues=bool(LEANING.match(body)),
+        points=sum(word in POINTING for word in words),
+        content=len(content),
+        opened=len(body) < len(text.strip()) and bool(words),
+        sentence=sum(word in EMPTY for word in words) >= 2,
+    )
 
 
 def route(text: str, previous: str, alone: Route, routes: Callable[[list[str]], list[Route]], thresholds: Thresholds) -> tuple[Route, str]:

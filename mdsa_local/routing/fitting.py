@@ -42,7 +42,7 @@ LEARNABLE = 4
 LEAST_INSIDE, LEAST_OUTSIDE = 20, 5
 # A flatter scope tells nothing of what is in it.
 LEAST_SLOPE = 2.0
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True, slots=True)

@@ -248,11 +248,12 @@ class IntentRouter:
             route = self._parted(text, route, score)
         return replace(route, ms=(time.perf_counter() - began) * 1000)
 
-    def routed(self, text: str, history: Sequence[str] = ()) -> tuple[Route, Floats]:
-        """The route of a question, as :meth:`route` gives it but untimed, and the vector ``(d,)`` it was found by."""
+    def routed(self, text: str, history: Sequence[str] = (), *, with_small_talk: bool = True) -> tuple[Route, Floats]:
+        """The route of a question, as :meth:`route` gives it but untimed, and the vector ``(d,)`` it was found by. ``with_small_talk``: tell that
+        apart."""
         now = self._now
         score, encode = self._reading(now)
-        route, read = self._routed(now, text, history, score, encode)
+        route, read = self._routed(now, text, history, score, encode, with_small_talk)
         return self._parted(text, route, score), encode([read])[0]
 
     def _reading(self, now: Snapshot) -> tuple[Score, Encode]:
@@ -266,7 +267,9 @@ class IntentRouter:
 
         return partial(self._score, now, encode), encode
 
-    def _routed(self, now: Snapshot, text: str, history: Sequence[str], score: Score, encode: Encode) -> tuple[Route, str]:
+    def _routed(
+        self, now: Snapshot, text: str, history: Sequence[str], score: Score, encode: Encode, with_small_talk: bool = True
+    ) -> tuple[Route, str]:
         """The route of a question, and the text that it was found by."""
         if isinstance(history, str):
             raise InputError("the history is no list of texts", "Pass the user's earlier messages as a list, oldest first.")
@@ -278,8 +281,7 @@ class IntentRouter:
         route = routes([text])[0]
         # Of what was said before, "how do they work?" is a question.
         leaning = conversation.leaning(text) if history else None
-        leans = leaning is not None and (leaning.continues or leaning.points > 0)
-        if said := self._small_talk(now, encode([text])[0], route, leans):
+        if with_small_talk and (said := self._small_talk(now, encode([text])[0], route, leaning is not None and leaning.leans)):
             none = dict.fromkeys(route.scores, 0.0)
             return replace(route, domain=None, confidence=0.0, scores=none, reason=f"small talk, like {said!r}", small_talk=True), text
         return conversation.route(text, history[-1], route, routes, self._thresholds(now)) if history else (route, text)
@@ -293,10 +295,10 @@ class IntentRouter:
 
     def _small_talk(self, now: Snapshot, vector: Floats, route: Route, leans: bool) -> str:
         """The phrase that a message with this ``vector`` and ``route`` is small talk like; empty when it is none, or its domain is for that."""
-        if self._phrases is None or not (said := small_talk.resembled(vector, self._phrases, now.index, leans)):
+        if self._phrases is None or (said := small_talk.resembled(vector, self._phrases, now.index, leans)) is None:
             return ""
-        claimed = route.domain is not None and small_talk.claimed(self._phrases, now.index.anchors[route.domain])
-        return "" if claimed else said
+        claimed = route.domain is not None and small_talk.claimed(self._phrases, now.index.anchors[route.domain], said)
+        return "" if claimed else self._phrases.texts[said]
 
     def _thresholds(self, now: Snapshot) -> Thresholds:
         fitted = now.fit.thresholds

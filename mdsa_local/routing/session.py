@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdsa_local.errors import ModelFileError, ModelNotFoundError
+from mdsa_local.errors import ConfigError, ModelFileError, ModelNotFoundError
 from mdsa_local.settings import read_yaml
 
 if TYPE_CHECKING:
@@ -84,8 +84,10 @@ def session_errors() -> tuple[type[Exception], ...]:
 
 def digests(folder: Path, card: Mapping[str, Any], hint: str) -> dict[str, str]:
     """The SHA-256 of each file of the model in ``folder``. Raises :class:`ModelNotFoundError` for one that is missing and :class:`ModelFileError` for
-    one that is not what the ``card`` says, with ``hint``."""
+    one that is not what the ``card`` says, :class:`ConfigError` for a card of another form, with ``hint``."""
     entries = card.get("files") or {}
+    if not isinstance(entries, Mapping) or not all(isinstance(entry, Mapping | None) for entry in entries.values()):
+        raise ConfigError(f"{folder / 'model.yaml'}: key 'files': expected name: {{sha256: ..., size_bytes: ...}} for each file", hint)
     beside = sorted(path.name for path in folder.glob("model.onnx[._]data"))
     found = {}
     for name in dict.fromkeys([*FILES, *beside, *entries]):

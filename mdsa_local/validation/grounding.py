@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import TYPE_CHECKING
 
 from mdsa_local.sentences import sentences, spans, without_list_mark
@@ -85,14 +85,15 @@ def claims(answer: str, quotes: Container[str] = ()) -> list[Claim]:
 
 
 def _parts(bare: str, span: tuple[int, int], found: Sequence[citations.Mark], quotes: Container[str]) -> Iterator[tuple[int, int]]:
-    """A sentence, divided at marks behind a letter by itself: "take vitamin C. [1] Rest. [2]" is two, though "C. Rest" might be a name; and behind a
-    quotation, which may be a row or a line without a full stop."""
+    """A sentence, divided at marks behind a letter by itself: "take vitamin C. [1] Rest. [2]" is two, though "C. Rest" might be a name; and between
+    quotations, which may be rows or lines without a full stop. A heading that goes on in other words is no quotation."""
     start, end = span
-    for mark in found:
-        if not start < mark.start < mark.end < end:
-            continue
+    inside = [mark for mark in found if start < mark.start < mark.end < end]
+    for mark, following in zip_longest(inside, inside[1:]):
         before, after = bare[start : mark.start].rstrip(), bare[mark.end : end]
-        if (LETTER.search(before) and after.lstrip()[:1].isupper()) or plain(before) in quotes:
+        until = following.start if following else end
+        quoted = plain(before) in quotes and plain(bare[mark.end : until].strip()) in quotes
+        if quoted or (LETTER.search(before) and after.lstrip()[:1].isupper()):
             yield start, start + len(before)
             start = end - len(after.lstrip())
     yield start, end

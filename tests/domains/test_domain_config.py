@@ -90,7 +90,7 @@ def test_an_example_that_is_no_text_is_named(tmp_path: Path, examples: str, said
 
 
 def test_keywords_are_no_single_text() -> None:
-    for given in ("soil, seeds", 5):
+    for given in ("soil, seeds", 5, {"soil": "clay"}):
         with pytest.raises(ConfigError, match="expected a list of texts"):
             DomainConfig(name="garden", keywords=given)
     assert DomainConfig(name="garden", keywords=None).keywords == ()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -226,16 +229,24 @@ def test_two_programs_with_other_settings_leave_no_half(encoder: Encoder, tmp_pa
     (tmp_path / "domains" / "garden" / "domain.yaml").write_text("description: Plants\n")
     both, alone = (Settings.load({"MDSA_SHIPPED_DOMAINS": wanted}, home=tmp_path) for wanted in ("true", "false"))
 
-    def run(settings: Settings) -> None:
+    begun, other = threading.Event(), ThreadPoolExecutor(1)
+
+    def run(settings: Settings, progress: Callable[[str, int, int], None] | None = None) -> None:
         rag = DualRAG(settings.knowledge_dir, encoder)
-        sync.sync(rag, settings, encoder.fingerprint)
+        sync.sync(rag, settings, encoder.fingerprint, progress)
         rag.close()
 
-    programs = [threading.Thread(target=run, args=(settings,)) for settings in (both, alone)]
-    for program in programs:
-        program.start()
-    for program in programs:
-        program.join()
+    def told(*_: object) -> None:
+        # In the middle of the first the second begins, and has time to remove what the first has added.
+        if not begun.is_set():
+            begun.set()
+            second.append(other.submit(run, alone))
+            time.sleep(2)
+
+    second: list[Future[None]] = []
+    run(both, told)
+    second[0].result()
+    other.shutdown()
     # Whoever came last has all of its own, or there is work to do.
     rag = DualRAG(both.knowledge_dir, encoder)
     for settings, least in ((both, 20), (alone, 1)):
@@ -243,3 +254,13 @@ def test_two_programs_with_other_settings_leave_no_half(encoder: Encoder, tmp_pa
             sync.sync(rag, settings, encoder.fingerprint)
         assert len(rag.list_documents()) >= least
     assert [entry.document for entry in rag.list_documents()] == ["own.md"]
+
+
+def test_where_nothing_can_be_locked_it_goes_on(garden: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(sync, "acquire", refused)
+    settings = Settings.load({}, home=tmp_path)
+    ((_, report),) = sync.sync(DualRAG(settings.knowledge_dir, encoder), settings, encoder.fingerprint)
+    assert report.added == ("roses.md",)

@@ -60,7 +60,9 @@ def test_a_change_of_topic_is_noticed(product: TinyBERTOrchestrator) -> None:
 def test_a_short_question_that_is_surely_of_another_domain_stands_alone(product: TinyBERTOrchestrator) -> None:
     route = product.router.route("where is my parcel", ["how much paracetamol can i take in a day"])
     assert (route.domain, route.context, route.switched) == ("support", "message", True)
-    # Of the same domain it may go on.
+    # What is no sentence may go on, and so may what is of the same domain.
+    for text in ("delivery time", "tracking", "damaged"):
+        assert product.router.route(text, ["what does a replacement debit card cost?"]).context == "with_previous"
     assert product.router.route("for how many days", ["how much paracetamol can i take in a day"]).context == "with_previous"
 
 

@@ -91,6 +91,23 @@ def test_a_domain_that_is_for_it_gets_it(encoder: Encoder, given: dict[str, tupl
     assert route.domain == "small_talk"
 
 
+@pytest.mark.parametrize("text", ["ok why", "alright how", "oh I see, why", "ok tell me", "ok go on", "thanks, and the next one?", "ok no"])
+def test_what_goes_on_behind_an_opening_is_no_small_talk(product: TinyBERTOrchestrator, text: str) -> None:
+    before = ["how much does a replacement debit card cost?"]
+    assert not product.router.route(text, before).small_talk
+    # Nor is anything that is asked of a domain.
+    answer = product.ask(text, domain="finance", history=before)
+    assert answer.domain == "finance"
+    assert "replacement" in answer.response
+
+
+def test_a_domain_that_knows_some_of_it_does_not_take_the_rest(product: TinyBERTOrchestrator, encoder: Encoder) -> None:
+    events = DomainConfig(name="events", description="Weddings, birthdays and parties", keywords=("wedding", "birthday"))
+    router = IntentRouter(encoder, encoder.calibration)
+    router.register_all([*product.registry, events])
+    assert [text for text in ("hello there!", "thanks", "how are you?", "tell me a joke", "bye") if not router.route(text).small_talk] == []
+
+
 @pytest.mark.parametrize(("name", "description"), [("garden", "Plants, soil and pruning"), ("notes", "My notes"), ("recipes", "")])
 def test_a_domain_of_hardly_any_words_does_not_take_it(product: TinyBERTOrchestrator, encoder: Encoder, name: str, description: str) -> None:
     router = IntentRouter(encoder, encoder.calibration)

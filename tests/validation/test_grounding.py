@@ -180,5 +180,9 @@ def test_rows_without_a_full_stop_are_claims_of_their_own(encoder: Encoder) -> N
         ("teacher: Marek Dolan", (2,), 1, True),
         (last, (1,), 0, True),
     ]
-    # What is no quotation stays one claim.
-    assert len(grounding.check("Marek Dolan [2] paints on Tuesday [1]", passages, encoder.encode)) == 1
+
+
+def test_a_heading_cut_off_by_a_mark_does_not_hide_what_is_said_of_it(encoder: Encoder) -> None:
+    passage = "Platinum Travel Rewards\n\nNo fee abroad.\n\nBasic card\n\nIt costs $5 a month."
+    assert not supported(encoder, "Platinum Travel Rewards [1] costs $5 a month [1].", passage)
+    assert supported(encoder, "Basic card [1] It costs $5 a month. [1]", passage)
