@@ -27,7 +27,7 @@ class LexicalEncoder:
     width = 2048
     fingerprint = "words-1"
     # By eye, on the shipped domains' examples: one shared word of a few is enough to lean to a domain, none is not.
-    calibration = Calibration(scope=0.0, slope=12.0, temperature=0.05)
+    calibration = Calibration(scope=0.0, slope=12.0, temperature=0.04)
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
