@@ -5,10 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import threading
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -228,20 +226,18 @@ def test_two_programs_with_other_settings_leave_no_half(encoder: Encoder, tmp_pa
         (tmp_path / "domains" / name / "knowledge" / "own.md").write_text(f"# Own\n\nThis is about {name}.\n")
     (tmp_path / "domains" / "garden" / "domain.yaml").write_text("description: Plants\n")
     both, alone = (Settings.load({"MDSA_SHIPPED_DOMAINS": wanted}, home=tmp_path) for wanted in ("true", "false"))
-
-    begun, other = threading.Event(), ThreadPoolExecutor(1)
+    other = ThreadPoolExecutor(1)
 
     def run(settings: Settings, progress: Callable[[str, int, int], None] | None = None) -> None:
         rag = DualRAG(settings.knowledge_dir, encoder)
         sync.sync(rag, settings, encoder.fingerprint, progress)
         rag.close()
 
-    def told(*_: object) -> None:
-        # In the middle of the first the second begins, and has time to remove what the first has added.
-        if not begun.is_set():
-            begun.set()
+    def told(source: str, *_: int) -> None:
+        # The shared documents are in by now. The second begins, and has time to remove them.
+        if source.startswith("domains/finance/") and not second:
             second.append(other.submit(run, alone))
-            time.sleep(2)
+            wait(second, timeout=3)
 
     second: list[Future[None]] = []
     run(both, told)
