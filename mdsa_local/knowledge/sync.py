@@ -164,7 +164,8 @@ def _dropped(source: str, parents: Iterable[Path], used: Container[Path]) -> boo
     # An absolute source stays as it is.
     path = shipped("domains").resolve().parent / source
     parent = next((parent for parent in parents if path.is_relative_to(parent)), None)
-    if parent is None or path.relative_to(parent).parts[1:2] != ("knowledge",):
+    inside = path.relative_to(parent).parts if parent else ()
+    if parent is None or inside[1:2] != ("knowledge",):
         return False
     try:
         path.lstat()
@@ -172,7 +173,7 @@ def _dropped(source: str, parents: Iterable[Path], used: Container[Path]) -> boo
         return True
     except OSError:
         return False
-    return parent / path.relative_to(parent).parts[0] / "knowledge" not in used
+    return parent.joinpath(*inside[:2]) not in used
 
 
 def _by_domain(found: Iterable[tuple[str | None, Path]]) -> list[tuple[str | None, list[Path]]]:

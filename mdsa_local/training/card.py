@@ -15,6 +15,7 @@ import yaml
 
 from mdsa_local.durable import write_whole
 from mdsa_local.errors import ConfigError
+from mdsa_local.routing.session import digests
 from mdsa_local.settings import read_yaml, storage_error
 from mdsa_local.training.workshop import Workshop
 
@@ -47,19 +48,23 @@ def _entry(file: Path) -> dict[str, Any]:
     return {"file": file.name, "sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
 
 
+def exported_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """``sha256`` and ``size_bytes`` of each file of an exported model. Raises :class:`ModelNotFoundError`."""
+    known = digests(folder, {}, "Export it again.")
+    return {name: {"sha256": digest, "size_bytes": (folder / name).stat().st_size} for name, digest in known.items()}
+
+
 def refresh(folder: Path, new: str, **lines: str) -> None:
     """Bring sha256 and size of an exported model up to date in the folder's ``model.yaml``, or in ``new`` where there is none, and set the values of
     some keys that stand on a line each. All else in the card, comments too, stays. Raises :class:`ConfigError` for a card without such a line."""
     path = folder / "model.yaml"
     text = path.read_text(encoding="utf-8") if path.is_file() else new
     values = dict(lines)
-    beside = [path.name for path in folder.glob("*_data")]
-    for name in ("model.onnx", *beside, "tokenizer.json"):
-        content = (folder / name).read_bytes()
-        values[f"  {name}"] = f"{{sha256: {hashlib.sha256(content).hexdigest()}, size_bytes: {len(content)}}}"
+    for name, entry in exported_files(folder).items():
+        values[f"  {name}"] = f"{{sha256: {entry['sha256']}, size_bytes: {entry['size_bytes']}}}"
     for key, value in values.items():
-        entry = f"{key}: {value}".replace("\\", r"\\")
-        text, found = re.subn(rf"^{re.escape(key)}:.*$", entry, text, flags=re.MULTILINE)
+        line = f"{key}: {value}".replace("\\", r"\\")
+        text, found = re.subn(rf"^{re.escape(key)}:.*$", line, text, flags=re.MULTILINE)
         if not found:
             raise ConfigError(
                 f"{path}: no line '{key}:' to bring up to date", "Write it on a line of its own, or delete the file to have a new one made."

@@ -8,7 +8,6 @@ Weights are INT8 per channel in seven bits (``reduce_range``): on x86 without VN
 from __future__ import annotations
 
 import argparse
-import hashlib
 import shutil
 import tempfile
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from optimum.exporters.onnx import main_export
 
+from mdsa_local.training.card import exported_files
 from mdsa_local.training.onnx_files import keep_only, write_optimised
 
 
@@ -29,9 +29,8 @@ def export(student: Path, out: Path, *, reduce_range: bool = True) -> None:
         quantize_dynamic(folder / "model.onnx", folder / "int8.onnx", per_channel=True, weight_type=QuantType.QInt8, reduce_range=reduce_range)
         write_optimised(folder / "int8.onnx", out / "model.onnx")
         shutil.copyfile(folder / "tokenizer.json", out / "tokenizer.json")
-    for name in ("model.onnx", "model.onnx_data", "tokenizer.json"):
-        path = out / name
-        print(f"{name}: {path.stat().st_size} bytes, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}")
+    for name, entry in exported_files(out).items():
+        print(f"{name}: {entry['size_bytes']} bytes, sha256 {entry['sha256']}")
 
 
 def main() -> None:

@@ -36,9 +36,9 @@ from mdsa_local.errors import ConfigError, InputError, ModelFileError, ModelNotF
 from mdsa_local.routing.calibration import fit_temperature
 from mdsa_local.routing.classifier import Classifier, spelled
 from mdsa_local.routing.encoder import Encoder, find
-from mdsa_local.routing.session import digests
 from mdsa_local.settings import Settings, read_yaml, shipped, storage_error
 from mdsa_local.training.calibrate import calibrate, written
+from mdsa_local.training.card import exported_files
 from mdsa_local.training.onnx_files import keep_only, write_optimised
 
 Quantize = Literal["int8", "none"]
@@ -101,7 +101,7 @@ def export(
         else:
             card["encoder"] = encoder
             card |= _temperature(Classifier(ready), calibration)
-        card["files"] = _files(ready)
+        card["files"] = exported_files(ready)
         _write_card(ready, card)
         try:
             shutil.copytree(ready, out, dirs_exist_ok=True)
@@ -302,12 +302,6 @@ def _disagreement(name: str, how: str) -> ModelFileError:
 
 def _rounded(figures: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
     return {name: {key: round(value, 6) for key, value in row.items()} for name, row in figures.items()}
-
-
-def _files(folder: Path) -> dict[str, dict[str, Any]]:
-    """Checksum and size of each file of the model."""
-    known = digests(folder, {}, "Export it again.")
-    return {name: {"sha256": digest, "size_bytes": (folder / name).stat().st_size} for name, digest in known.items()}
 
 
 def _write_card(folder: Path, card: dict[str, Any]) -> None:
