@@ -27,6 +27,8 @@ FILES = ("model.onnx", "tokenizer.json")
 # A pass costs what about eight tokens do, and padding is paid like text: so texts of like length go together, with at most this much padding.
 # Beyond this many tokens a pass gains nothing and leaves the cache.
 MOST_PADDING, MOST_TOKENS = 16, 288
+# onnxruntime's node for sum and normalisation takes longer than the two that it stands for.
+NOT_FUSED = ["SkipLayerNormFusion"]
 # From this many texts on, passes go on at once on several threads.
 SHARED, WORKERS = 16, 2
 
@@ -119,7 +121,7 @@ def inference_session(model: Path, threads: int, hint: str, *, lean: bool = Fals
         options.enable_cpu_mem_arena = options.enable_mem_pattern = False
         options.add_session_config_entry("session.disable_prepacking", "1")
     try:
-        return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"], disabled_optimizers=NOT_FUSED)
     except session_errors() as error:
         raise ModelFileError(f"{model} is damaged: {error}", hint) from None
 

@@ -17,10 +17,10 @@ import numpy as np
 import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
-from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnxruntime.quantization import QuantType
 
 from mdsa_local.training import articles
-from mdsa_local.training.onnx_files import write_optimised
+from mdsa_local.training.onnx_files import quantise, write_optimised
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,7 +55,7 @@ def quantised(model: Path, feeds: Iterable[Feed], out: Path) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         split, eight = Path(temporary) / "split.onnx", Path(temporary) / "eight.onnx"
         onnx.save(graph, str(split))
-        quantize_dynamic(split, eight, per_channel=True, weight_type=QuantType.QUInt8, nodes_to_exclude=kept)
+        quantise(split, eight, weights=QuantType.QUInt8, reduce_range=False, but=kept)
         write_optimised(eight, out)
 
 

@@ -12,11 +12,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from onnxruntime.quantization import QuantType, quantize_dynamic
 from optimum.exporters.onnx import main_export
 
+from mdsa_local.training.attention import fuse
 from mdsa_local.training.card import exported_files
-from mdsa_local.training.onnx_files import keep_only, write_optimised
+from mdsa_local.training.onnx_files import keep_only, quantise, write_optimised
 
 
 def export(student: Path, out: Path, *, reduce_range: bool = True) -> None:
@@ -26,7 +26,8 @@ def export(student: Path, out: Path, *, reduce_range: bool = True) -> None:
         folder = Path(temporary)
         main_export(str(student), output=folder, task="feature-extraction", library_name="sentence_transformers", device="cpu", do_validation=True)
         keep_only(folder / "model.onnx", "sentence_embedding")
-        quantize_dynamic(folder / "model.onnx", folder / "int8.onnx", per_channel=True, weight_type=QuantType.QInt8, reduce_range=reduce_range)
+        fuse(folder / "model.onnx")
+        quantise(folder / "model.onnx", folder / "int8.onnx", reduce_range=reduce_range)
         write_optimised(folder / "int8.onnx", out / "model.onnx")
         shutil.copyfile(folder / "tokenizer.json", out / "tokenizer.json")
     for name, entry in exported_files(out).items():

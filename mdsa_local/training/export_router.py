@@ -24,7 +24,6 @@ import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
-from onnxruntime.quantization import QuantType, quantize_dynamic
 from optimum.exporters.onnx import main_export
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import Normalize, Pooling
@@ -37,9 +36,10 @@ from mdsa_local.routing.calibration import fit_temperature
 from mdsa_local.routing.classifier import Classifier, spelled
 from mdsa_local.routing.encoder import Encoder, find
 from mdsa_local.settings import Settings, read_yaml, shipped, storage_error
+from mdsa_local.training.attention import fuse
 from mdsa_local.training.calibrate import calibrate, written
 from mdsa_local.training.card import exported_files
-from mdsa_local.training.onnx_files import keep_only, write_optimised
+from mdsa_local.training.onnx_files import keep_only, quantise, write_optimised
 
 Quantize = Literal["int8", "none"]
 Kind = Literal["encoder", "classifier"]
@@ -231,11 +231,11 @@ def _stages(work: Path, quantize: Quantize, card: dict[str, Any]) -> Iterator[st
     ready.mkdir()
     _write_card(ready, card)
     shutil.copyfile(work / "tokenizer.json", ready / "tokenizer.json")
+    fuse(work / "onnx/model.onnx")
     write_optimised(work / "onnx/model.onnx", ready / "model.onnx")
     yield "float32"
     if quantize == "int8":
-        # In seven bits: on x86 without VNNI the eight-bit kernel saturates.
-        quantize_dynamic(work / "onnx/model.onnx", work / "int8.onnx", per_channel=True, weight_type=QuantType.QInt8, reduce_range=True)
+        quantise(work / "onnx/model.onnx", work / "int8.onnx")
         write_optimised(work / "int8.onnx", ready / "model.onnx")
         yield "int8"
 
