@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mdsa_local.domains.config import DomainConfig
 from mdsa_local.errors import UnknownNameError
+
+logger = logging.getLogger(__name__)
+# What the shared knowledge base's folder and hidden ones begin with.
+NO_DOMAIN = ("_", ".")
 
 
 class DomainRegistry:
@@ -19,8 +24,14 @@ class DomainRegistry:
 
     @classmethod
     def from_folders(cls, folders: Iterable[Path]) -> DomainRegistry:
-        """Read every sub-folder that holds a ``domain.yaml``; those of later folders replace equal names of earlier ones."""
-        found = [path.parent for folder in folders if folder.is_dir() for path in sorted(folder.glob("*/domain.yaml"))]
+        """Read every sub-folder that holds a ``domain.yaml``; those of later folders replace equal names of earlier ones. One that holds other files
+        alone is told as a warning."""
+        found = []
+        for place in (path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir()) if path.is_dir()):
+            if (place / "domain.yaml").is_file():
+                found.append(place)
+            elif not place.name.startswith(NO_DOMAIN) and any(place.iterdir()):
+                logger.warning("%s holds no domain.yaml, so it is no domain. Write one, or move the folder away.", place)
         return cls(DomainConfig.read(folder) for folder in found)
 
     def register(self, domain: DomainConfig) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from mdsa_local.__main__ import main
 from mdsa_local.cli.main import COMMANDS, run
 from mdsa_local.orchestrator import TinyBERTOrchestrator
 
@@ -240,3 +241,17 @@ def test_the_tour_answers_cites_and_declines(product: TinyBERTOrchestrator, caps
     assert (nowhere["domain"], nowhere["status"]) == (None, "abstained")
     assert (unanswered["domain"], unanswered["status"]) == ("finance", "not_found")
     assert {citation["knowledge_base"] for citation in both["citations"]} == {"global", both["domain"]}
+
+
+def test_interrupted_while_it_is_still_read(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    class Interrupting:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "mdsa_local.cli.main":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "mdsa_local.cli.main", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+    assert capsys.readouterr() == ("", "")

@@ -95,3 +95,14 @@ def test_keywords_are_no_single_text() -> None:
             DomainConfig(name="garden", keywords=given)
     assert DomainConfig(name="garden", keywords=None).keywords == ()
     assert DomainConfig(name="garden", keywords=(word for word in ("soil", "seeds"))).keywords == ("soil", "seeds")
+
+
+def test_a_folder_that_is_no_domain_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder(tmp_path, "description: Plants.\n")
+    for name in ("attic", "_global", ".trash", "empty"):
+        (tmp_path / name).mkdir()
+        if name != "empty":
+            (tmp_path / name / "domain.yml").write_text("description: Old things.\n")
+    assert [domain.name for domain in DomainRegistry.from_folders([tmp_path])] == ["garden"]
+    (told,) = caplog.messages
+    assert "attic holds no domain.yaml" in told
