@@ -52,7 +52,8 @@ class Evidence:
 @dataclass(frozen=True, slots=True)
 class Searcher:
     """Looks a question up. ``vector`` is that of ``question``, None to search by words alone; without ``judge`` nearness alone counts; ``quotes``
-    tells whether a domain's model does nothing but quote; ``parts`` are what it asks, one by one, where that is several things."""
+    tells whether a domain's model does nothing but quote; ``parts`` are what it asks, one by one, where that is several things; ``turn`` what it was
+    made of, where it goes on from another."""
 
     knowledge: DualRAG
     question: str
@@ -62,6 +63,7 @@ class Searcher:
     top_k: int
     quotes: Callable[[str], bool]
     parts: Sequence[str] = ()
+    turn: quoting.Turn | None = None
 
     def nearest(self, domains: Iterable[str]) -> tuple[str, ...]:
         """Those of ``domains`` whose documents are nearest to the question, nearest first; none without a ``vector``."""
@@ -76,7 +78,7 @@ class Searcher:
         if not passages or (self.judge is None and not self.quotes(domain)):
             return Evidence(passages)
         extracts = quoting.shortlist(
-            self.question, [(passage.title, passage.text) for passage in passages], self.embed, judge=self.judge, parts=self.parts
+            self.question, [(passage.title, passage.text) for passage in passages], self.embed, judge=self.judge, parts=self.parts, turn=self.turn
         )
         if self.judge is not None:
             passages, extracts = narrowed(passages, extracts, self.top_k)
@@ -86,9 +88,10 @@ class Searcher:
         return Evidence(passages, tuple(extracts), against)
 
     def _passages(self, domain: str) -> tuple[Passage, ...]:
-        """What is found for the question, then what is found for its parts only."""
+        """What is found for the question, then what is found for its parts, or for the message alone, only."""
         found = list(self.knowledge.search(self.question, self.vector, domain, self.top_k if self.judge is None else WIDER * self.top_k))
-        parts = [] if self.judge is None or self.vector is None else list(self.parts)
+        also = [self.turn.message] if self.turn else list(self.parts)
+        parts = [] if self.judge is None or self.vector is None else also
         for part, vector in zip(parts, self.embed(parts) if parts else (), strict=True):
             known = {(passage.knowledge_base, passage.id) for passage in found}
             more = self.knowledge.search(part, vector, domain, FOR_PART)

@@ -21,6 +21,7 @@ from mdsa_local.domains.prompts import NOT_FOUND
 from mdsa_local.domains.registry import DomainRegistry
 from mdsa_local.errors import ConfigError, InputError, MDSAError, StorageError
 from mdsa_local.evidence import Evidence, Searcher, settled
+from mdsa_local.knowledge.following import Following
 from mdsa_local.onnx_models import OnnxModels
 from mdsa_local.runtime.manager import ModelManager
 from mdsa_local.settings import Settings
@@ -48,12 +49,13 @@ SEVERAL_DOMAINS = "This asks for things of several domains, none of which it mai
 @dataclass(frozen=True, slots=True)
 class _Read:
     """How a question was understood: its route, the text that is searched and answered (with the previous turn where it leans on it),
-    the vector of that text, and what the trace tells of it."""
+    the vector of that text, what the trace tells of it, and the turn it is read as, where it is."""
 
     route: Route
     text: str
     vector: Any
     detail: Mapping[str, Any]
+    turn: quoting.Turn | None = None
 
 
 class TinyBERTOrchestrator:
@@ -94,7 +96,7 @@ class TinyBERTOrchestrator:
         self.registry = DomainRegistry.from_folders(self.settings.domain_dirs) if domains is None else DomainRegistry(domains)
         self._knowledge = knowledge
         self._lock = threading.RLock()
-        self._prepared = knowledge is not None
+        self._following = Following(self.settings, lambda: self.knowledge, lambda: self.encoder.fingerprint)
         self._counts: Counter[str] = Counter()
         self._by_domain: Counter[str] = Counter()
         self._total_ms = 0.0
@@ -132,6 +134,14 @@ class TinyBERTOrchestrator:
             return f"found by words alone: {self._degraded}"
         return f"chosen by nearness alone: {self._onnx.unjudged}" if self._onnx.unjudged else ""
 
+    def _marked(self, verdict: Verdict) -> Verdict:
+        """``verdict`` with the reason why it is less than it could be; a success is degraded by it, a refusal stays one."""
+        if not (lesser := self._lesser):
+            return verdict
+        if verdict.status == "success":
+            return replace(verdict, status="degraded", reason=lesser, lesser=True)
+        return replace(verdict, reason="; ".join(filter(None, (verdict.reason, lesser))), lesser=True)
+
     @cached_property
     def router(self) -> IntentRouter:
         """The router, with every registered domain."""
@@ -166,30 +176,18 @@ class TinyBERTOrchestrator:
         )
 
     def prepare(self, progress: Callable[[str, int, int], None] | None = None) -> list[tuple[str, Report]]:
-        """Bring the knowledge bases in step with the domains' folders; the first question does it otherwise. Nothing to do costs milliseconds.
+        """Bring the knowledge bases in step with the domains' folders; what was done. Questions do it by themselves, the first one and those after
+        an edit. Nothing to do costs some milliseconds.
 
         On a disk that cannot be written it warns and goes on with what was ingested before; with nothing ingested it raises
         :class:`StorageError`. Knowledge given to the constructor is left alone.
         """
-        from mdsa_local.knowledge import sync
+        return self._following.prepare(progress) if self._keeps_in_step else []
 
-        with self._lock:
-            if self._prepared:
-                return []
-            done = []
-            if self._degraded:
-                # Without the encoder nothing can be embedded; what is there is searched by words.
-                self._prepared = True
-                return []
-            try:
-                if sync.pending(self.settings, self.encoder.fingerprint):
-                    done = sync.sync(self.knowledge, self.settings, self.encoder.fingerprint, progress)
-            except StorageError as error:
-                if not self.knowledge.domains():
-                    raise
-                logger.warning("knowledge bases could not be brought up to date: %s", error)
-            self._prepared = True
-            return done
+    @property
+    def _keeps_in_step(self) -> bool:
+        """Whether the knowledge bases are ours to change. Without the encoder nothing can be embedded; what is there is searched by words."""
+        return self._knowledge is None and not self._degraded
 
     def register_domain(
         self, name: str | DomainConfig, description: str = "", keywords: Iterable[str] = (), model_name: str | None = None, **settings: Any
@@ -238,7 +236,7 @@ class TinyBERTOrchestrator:
             route, evidence = self._looked_up(read, embed, trace)
             yield Routed(route)
             if route.domain is None:
-                verdict, draft = Verdict("abstained", self._unclaimed(route), (), (), route.reason), None
+                verdict, draft = self._marked(Verdict("abstained", self._unclaimed(route), (), (), route.reason)), None
                 yield Token(verdict.text)
             else:
                 passages = evidence.passages
@@ -246,8 +244,7 @@ class TinyBERTOrchestrator:
                 draft = yield from self._generate(self.registry.get(route.domain), read.text, evidence, embed, trace, leash)
                 verdict = self._timed("validate", trace, lambda: ladder.judge(read.text, draft, passages, embed, evidence.answering))
                 kind: Literal["citations", "replaced"] = "citations" if verdict.status == "success" else "replaced"
-                if (lesser := self._lesser) and verdict.status == "success":
-                    verdict = replace(verdict, status="degraded", reason=lesser)
+                verdict = self._marked(verdict)
                 if verdict.text != draft.text:
                     yield Revised(verdict.text, verdict.reason, kind)
             answer = self._answer(request_id, query, route, draft, verdict, trace, (time.perf_counter() - began) * 1000)
@@ -341,7 +338,8 @@ class TinyBERTOrchestrator:
         if route.domain is None and (judge is None or route.parts or route.small_talk or not route.scores):
             return route, Evidence()
         began = time.perf_counter()
-        self.prepare()
+        if self._keeps_in_step:
+            self._following.follow()
         if route.domain is not None and self.knowledge.holds(route.domain):
             # While passages are looked up; where there are none to be had, the model will not be asked.
             self.executor.load_ahead(self.registry.get(route.domain))
@@ -354,7 +352,8 @@ class TinyBERTOrchestrator:
             self.settings.top_k,
             lambda name: self.executor.quotes(self.registry.get(name)),
             # What was asked before is no part of what is asked now.
-            quoting.divided(read.text) if route.context == "message" else (),
+            () if read.turn else quoting.divided(read.text),
+            read.turn,
         )
         route, evidence, odds = settled(route, searcher.look, lambda: searcher.nearest([name for name in route.scores if name != route.domain]))
         trace.append(Stage("retrieve", (time.perf_counter() - began) * 1000, {"odds": odds} if judge else {}))
@@ -383,11 +382,12 @@ class TinyBERTOrchestrator:
             route = replace(route, domain=chosen.name, confidence=1.0, scores={chosen.name: 1.0}, reason="chosen by the caller", parts=())
         if self._degraded:
             route = replace(route, degraded=self._degraded)
-        text = query.text if route.context == "message" else f"{query.history[-1].rstrip()} {query.text}"
+        turn = None if route.context == "message" else quoting.Turn(query.history[-1], query.text)
+        text = turn.together if turn else query.text
         detail: dict[str, Any] = {"context": route.context, "truncated": self.encoder.cuts(text)}
         if route.parts:
             detail["parts"] = [[part.domain, part.text] for part in route.parts]
-        return _Read(route, text, vector, detail)
+        return _Read(route, text, vector, detail, turn)
 
     def _generate(
         self, domain: DomainConfig, question: str, evidence: Evidence, embed: Embed, trace: list[Stage], leash: Leash

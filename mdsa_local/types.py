@@ -145,7 +145,7 @@ class Check:
 class Verdict:
     """What validation made of a draft: the text to show, the passages it cites, and why.
 
-    ``support`` is the mean share (0..1) of each sentence's content that its passage holds.
+    ``support`` is the mean share (0..1) of each sentence's content that its passage holds; ``lesser``: encoder or judge were missing.
     """
 
     status: Status
@@ -154,6 +154,7 @@ class Verdict:
     checks: tuple[Check, ...]
     reason: str = ""
     support: float = 0.0
+    lesser: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +192,8 @@ class Answer:
 
     @property
     def degraded(self) -> bool:
-        """Whether this is a lesser answer than the model was asked for."""
-        return self.status == "degraded"
+        """Whether this is a lesser answer than the model was asked for, or was found without the encoder or the judge, refusals too."""
+        return self.status == "degraded" or self.verdict.lesser
 
     def to_dict(self) -> dict[str, Any]:
         """A flat dict of plain values, the ``--json`` form; the list of keys is part of the interface."""

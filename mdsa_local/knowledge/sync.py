@@ -54,6 +54,18 @@ def state(settings: Settings, fingerprint: str) -> str:
     return digest.hexdigest()
 
 
+def glance(settings: Settings) -> tuple[tuple[str, int, int], ...]:
+    """Source, size and time of every document: tells a program that goes on whether to look closer, for two milliseconds."""
+
+    def seen(path: Path) -> tuple[int, int]:
+        with suppress(OSError):
+            status = path.stat()
+            return status.st_size, status.st_mtime_ns
+        return -1, -1
+
+    return tuple((source, *seen(path)) for _, source, path in files(settings))
+
+
 def stamp(settings: Settings) -> Path:
     """The file that holds the encoder and the :func:`state` last ingested; no state when files have to be tried again."""
     return place.stamp(place.located(settings.knowledge_place), settings.home)

@@ -186,3 +186,16 @@ def test_the_odds_of_a_choice_count_beside_the_models_opinion(product: TinyBERTO
         assert said.startswith(wanted.quoted)
         short = product.manager.generate("nano", messages, Generation(grammar=grammar, choices=choices, max_tokens=3))
         assert wanted.quoted.startswith(short)
+
+
+def test_a_turn_is_not_answered_with_what_was_said_before(encoder: Encoder) -> None:
+    turn = quoting.Turn("What does standard delivery cost?", "and express?")
+    before, wanted, other = "Standard delivery costs $4.", "Express delivery costs $9.", "Parcels are blue."
+    together = turn.together
+    told = {(together, before): 3.0, (together, wanted): 2.0, (turn.message, wanted): 0.5, (turn.message, before): -1.0, (turn.previous, before): 5.0}
+    judge, passages = Told({**told, (turn.previous, wanted): -2.0}), [("", f"{before} {wanted} {other}")]
+    plain = quoting.shortlist(together, passages, encoder.encode, judge=judge)
+    assert plain[0].text == before
+    found = quoting.shortlist(together, passages, encoder.encode, judge=judge, turn=turn)
+    assert [unit.text for unit in found[:2]] == [wanted, before]
+    assert [unit.judged for unit in found[:2]] == [2.0, 3.0]

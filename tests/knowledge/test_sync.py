@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
 
-from mdsa_local.knowledge import sync
+from mdsa_local.knowledge import following, sync
 from mdsa_local.knowledge.dual_rag import DualRAG
 from mdsa_local.orchestrator import TinyBERTOrchestrator
 from mdsa_local.routing.encoder import Encoder
@@ -260,3 +261,38 @@ def test_where_nothing_can_be_locked_it_goes_on(garden: Path, encoder: Encoder, 
     settings = Settings.load({}, home=tmp_path)
     ((_, report),) = sync.sync(DualRAG(settings.knowledge_dir, encoder), settings, encoder.fingerprint)
     assert report.added == ("roses.md",)
+
+
+def test_a_program_that_goes_on_follows_too(garden: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "AGAIN_S", 0.0)
+    settings, article = Settings.load({}, home=tmp_path), garden / "knowledge" / "roses.md"
+    with TinyBERTOrchestrator(settings=settings) as front:
+        assert "March" in front.ask("When are roses pruned?", domain="garden").response
+        article.write_text("# Roses\n\nRoses are pruned in late February.\n")
+        assert "February" in front.ask("When are roses pruned?", domain="garden").response
+        article.write_text("# Roses\n\nRoses are pruned in the first week of April.\n")
+        ((name, report),) = front.prepare()
+        assert (name, report.changed) == ("garden", ("roses.md",))
+        assert front.prepare() == []
+        assert "April" in front.ask("When are roses pruned?", domain="garden").response
+
+
+def test_questions_do_not_wait_for_what_another_follows(garden: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "AGAIN_S", 0.0)
+    begun, done = threading.Event(), threading.Event()
+    original = sync.sync
+
+    def slow(*arguments: object) -> object:
+        begun.set()
+        assert done.wait(30)
+        return original(*arguments)  # type: ignore[arg-type]
+
+    with TinyBERTOrchestrator(settings=Settings.load({}, home=tmp_path)) as front, ThreadPoolExecutor(1) as pool:
+        front.ask("When are roses pruned?", domain="garden")
+        (garden / "knowledge" / "roses.md").write_text("# Roses\n\nRoses are pruned in late February.\n")
+        monkeypatch.setattr(sync, "sync", slow)
+        first = pool.submit(front.ask, "When are roses pruned?", domain="garden")
+        assert begun.wait(30)
+        assert "March" in front.ask("When are roses pruned?", domain="garden").response
+        done.set()
+        assert "February" in first.result(60).response

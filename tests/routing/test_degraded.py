@@ -32,7 +32,12 @@ def test_routes_and_answers_by_words_and_says_so(product: TinyBERTOrchestrator, 
         assert answer.domain == "finance"
         assert answer.status in ("degraded", "not_found")
         assert "sha256" in front.router.route("where is my parcel").reason or front._degraded
-        assert front.ask("qwertz asdfgh").status == "abstained"
+        refused = front.ask("qwertz asdfgh")
+        assert (refused.status, refused.degraded) == ("abstained", True)
+        assert "by words alone" in refused.reason
+        unanswered = front.ask("who plays the trombone", domain="finance")
+        assert (unanswered.status, unanswered.degraded) == ("not_found", True)
+        assert "by words alone" in unanswered.reason
         if answer.status == "degraded":
             assert answer.citations
     assert "by words alone" in caplog.text
