@@ -69,7 +69,7 @@ class TinyBERTOrchestrator:
         use_reasoning_threshold: routing confidence below which no domain is chosen; None for the setting.
         settings: None to read them from ``$MDSA_HOME/config.yaml`` and the environment.
         manager, knowledge, onnx: shared parts; made from the settings when None.
-        domains: the domains to start with.
+        domains: the domains to start with, each of its own name; else :class:`ConfigError`.
         watch: follow edits of the domains' folders: a new model is loaded and tried before it answers, and where it fails the domain goes on as
             it was; see :attr:`changes`.
     """
@@ -93,7 +93,7 @@ class TinyBERTOrchestrator:
         self._own_manager = manager is None
         self.manager = manager or ModelManager(self.settings)
         self.executor = DomainExecutor(self.manager)
-        self.registry = DomainRegistry.from_folders(self.settings.domain_dirs) if domains is None else DomainRegistry(domains)
+        self.registry = DomainRegistry.from_folders(self.settings.domain_dirs) if domains is None else DomainRegistry.given(domains)
         self._knowledge = knowledge
         self._lock = threading.RLock()
         self._following = Following(self.settings, lambda: self.knowledge, lambda: self.encoder.fingerprint)
@@ -190,13 +190,25 @@ class TinyBERTOrchestrator:
         return self._knowledge is None and not self._degraded
 
     def register_domain(
-        self, name: str | DomainConfig, description: str = "", keywords: Iterable[str] = (), model_name: str | None = None, **settings: Any
+        self,
+        name: str | DomainConfig,
+        description: str = "",
+        keywords: Iterable[str] = (),
+        model_name: str | None = None,
+        *,
+        model: str | None = None,
+        **settings: Any,
     ) -> None:
-        """Add or replace a domain, given as a :class:`DomainConfig` or by its parts. Takes effect with the next question."""
+        """Add or replace a domain, given as a :class:`DomainConfig` or by its parts. Takes effect with the next question.
+
+        ``model`` is another name of ``model_name``. Raises :class:`ConfigError`.
+        """
+        if model is not None and model_name is not None:
+            raise ConfigError(f"model_name is {model_name!r} and model is {model!r}", "They mean the same: give one of them.")
         domain = (
             name
             if isinstance(name, DomainConfig)
-            else DomainConfig(name=name, description=description, keywords=keywords, model=model_name, **settings)
+            else DomainConfig(name=name, description=description, keywords=keywords, model=model or model_name, **settings)
         )
         with self._lock:
             self.registry.register(domain)
@@ -212,7 +224,7 @@ class TinyBERTOrchestrator:
                 self.router.unregister(name)
 
     def stream(
-        self, text: str, *, domain: str | None = None, history: Sequence[str] = (), context: Mapping[str, Any] | None = None
+        self, text: str, *, domain: str | None = None, history: Sequence[str] | None = (), context: Mapping[str, Any] | None = None
     ) -> Stoppable[Event]:
         """The events of one question: :class:`Routed`, :class:`Retrieved`, :class:`Token` …, perhaps :class:`Revised`, :class:`Completed`.
 
@@ -223,7 +235,7 @@ class TinyBERTOrchestrator:
         return Stoppable(lambda leash: self._events(text, domain, history, context, leash))
 
     def _events(
-        self, text: str, domain: str | None, history: Sequence[str], context: Mapping[str, Any] | None, leash: Leash
+        self, text: str, domain: str | None, history: Sequence[str] | None, context: Mapping[str, Any] | None, leash: Leash
     ) -> Generator[Event, None, None]:
         began, request_id = time.perf_counter(), uuid.uuid4().hex
         trace: list[Stage] = []
@@ -257,29 +269,43 @@ class TinyBERTOrchestrator:
             self._count("cancelled", None, began)
             raise
 
-    def ask(self, text: str, *, domain: str | None = None, history: Sequence[str] = (), context: Mapping[str, Any] | None = None) -> Answer:
+    def ask(self, text: str, *, domain: str | None = None, history: Sequence[str] | None = (), context: Mapping[str, Any] | None = None) -> Answer:
         """The whole answer: the last event of :meth:`stream`."""
         *_, last = self.stream(text, domain=domain, history=history, context=context)
         return _completed(last)
 
-    def process_request(self, message: str = "", context: Mapping[str, Any] | None = None, *, query: str = "") -> dict[str, Any]:
-        """As :meth:`ask`, but a flat dict and never an exception of ours: errors come as ``domain: "error"`` with ``error`` filled."""
+    def process_request(
+        self,
+        message: str = "",
+        context: Mapping[str, Any] | None = None,
+        *,
+        query: str = "",
+        domain: str | None = None,
+        history: Sequence[str] | None = (),
+    ) -> dict[str, Any]:
+        """As :meth:`ask`, but a flat dict and never an exception of ours: errors come as ``domain: "error"`` with ``error`` filled. ``query`` is
+        another name of ``message``."""
         try:
-            return self.ask(message or query, context=context).to_dict()
+            if message and query and message != query:
+                raise InputError("message and query are both given, and differ", "They mean the same: give one of them.")
+            return self.ask(message or query, domain=domain, history=history, context=context).to_dict()
         except MDSAError as error:
-            said = f"{error} {error.hint}".strip()
+            happened = str(error)
+            said = f"{happened if happened.endswith(('.', '!', '?')) else f'{happened}.'} {error.hint}".strip()
             failed = Answer(uuid.uuid4().hex, "error", said, "error", 0.0, {}, "", 0, 0.0, (), Verdict("error", said, (), ()), ())
-            return {**failed.to_dict(), **error.envelope(), "metadata": dict(context or {})}
+            return {**failed.to_dict(), **error.envelope(), "metadata": dict(context) if isinstance(context, Mapping) else {}}
 
     process = process_request
 
-    async def aask(self, text: str, *, domain: str | None = None, history: Sequence[str] = (), context: Mapping[str, Any] | None = None) -> Answer:
+    async def aask(
+        self, text: str, *, domain: str | None = None, history: Sequence[str] | None = (), context: Mapping[str, Any] | None = None
+    ) -> Answer:
         """:meth:`ask` without blocking the event loop; cancelling the task stops the model."""
         events = [event async for event in self.astream(text, domain=domain, history=history, context=context)]
         return _completed(events[-1])
 
     async def astream(
-        self, text: str, *, domain: str | None = None, history: Sequence[str] = (), context: Mapping[str, Any] | None = None
+        self, text: str, *, domain: str | None = None, history: Sequence[str] | None = (), context: Mapping[str, Any] | None = None
     ) -> AsyncIterator[Event]:
         """:meth:`stream` without blocking the event loop; leaving the loop early or cancelling the task stops the model, whatever it does."""
         events = self.stream(text, domain=domain, history=history, context=context)
@@ -326,9 +352,17 @@ class TinyBERTOrchestrator:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _query(self, text: str, domain: str | None, history: Sequence[str], context: Mapping[str, Any] | None) -> Query:
+    async def __aenter__(self) -> TinyBERTOrchestrator:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.to_thread(self.close)
+
+    def _query(self, text: str, domain: str | None, history: Sequence[str] | None, context: Mapping[str, Any] | None) -> Query:
         if not isinstance(text, str):
             raise InputError(f"the question is a {type(text).__name__}, not a string", "Pass the question as text.")
+        if not isinstance(context, Mapping | None):
+            raise InputError(f"the context is a {type(context).__name__}, no mapping", 'Pass a dict, such as {"user_id": "u1"}, or None.')
         limit = self.settings.max_question_chars
         return Query(rules.question(text, limit), domain, dict(context or {}), rules.previous(history, limit))
 

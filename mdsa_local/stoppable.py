@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Iterator
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from typing import Generic, Protocol, Self, TypeVar, runtime_checkable
 
 T = TypeVar("T")
 
@@ -49,7 +49,8 @@ class Leash:
 
 
 class Stoppable(Iterator[T], Generic[T]):
-    """Iterates the generator that ``make`` returns for a leash. :meth:`close` works from any thread; the others then see the end."""
+    """Iterates the generator that ``make`` returns for a leash. :meth:`close` works from any thread; the others then see the end,
+    and ``with`` closes it."""
 
     def __init__(self, make: Callable[[Leash], Generator[T, None, None]]) -> None:
         self._leash = Leash()
@@ -75,6 +76,12 @@ class Stoppable(Iterator[T], Generic[T]):
         if closed:
             raise StopIteration
         return step
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Stop the work. Safe twice."""

@@ -404,6 +404,67 @@ def test_wrong_arguments_are_our_errors(product: TinyBERTOrchestrator) -> None:
         product.register_domain("My Domain")
     with pytest.raises(ConfigError, match="use_reasoning_threshold"):
         TinyBERTOrchestrator(use_reasoning_threshold=85)
+    with pytest.raises(ConfigError, match="DomainConfig"):
+        TinyBERTOrchestrator(domains=["hr"])  # type: ignore[list-item]
+    with pytest.raises(InputError, match="history"):
+        product.ask("How do I freeze my card?", history="and then?")
+    for context in ("abc", 5, ["a"]):
+        with pytest.raises(InputError, match="context"):
+            product.ask("How do I freeze my card?", context=context)  # type: ignore[arg-type]
+        assert product.process_request("How do I freeze my card?", context)["metadata"] == {}  # type: ignore[arg-type]
+
+
+def test_no_history_may_be_written_as_none(says: TinyBERTOrchestrator) -> None:
+    scripted.SAYS["finance"] = NOT_FOUND
+    assert says.ask("What does an overdraft cost?", history=None).status == "not_found"
+
+
+def test_a_domains_model_has_two_names(product: TinyBERTOrchestrator) -> None:
+    with TinyBERTOrchestrator(settings=product.settings, domains=[]) as orchestrator:
+        orchestrator.register_domain("a", "b", ["c"], model="nano-int4")
+        orchestrator.register_domain("d", "e", ["f"], "nano-int8")
+        assert [domain.model for domain in orchestrator.registry] == ["nano-int4", "nano-int8"]
+        with pytest.raises(ConfigError, match="model_name is 'nano' and model is 'nano-int4'"):
+            orchestrator.register_domain("a", "b", ["c"], "nano", model="nano-int4")
+
+
+def test_the_flat_result_takes_domain_and_history(says: TinyBERTOrchestrator) -> None:
+    scripted.SAYS["finance"] = NOT_FOUND
+    assert says.process_request("how deep is the mariana trench?", domain="finance")["domain"] == "finance"
+    assert says.process_request("hello there", domain="nope")["error"]["code"] == "unknown_name"
+    says.process_request("and how long does it take?", history=["What does an overdraft cost?"], domain="finance")
+    assert scripted.HEARD[-1][1].endswith("What does an overdraft cost? and how long does it take?")
+    both = says.process_request("What does an overdraft cost?", query="How do I freeze my card?")
+    assert both["error"]["code"] == "input"
+    assert says.process_request("What does an overdraft cost?", query="What does an overdraft cost?")["status"] == "not_found"
+
+
+def test_an_errors_message_and_hint_are_two_sentences(product: TinyBERTOrchestrator) -> None:
+    assert product.process_request("")["response"].startswith("the question is empty. Ask something")
+
+
+def test_after_close_a_new_one_is_asked_for(product: TinyBERTOrchestrator) -> None:
+    orchestrator = TinyBERTOrchestrator(settings=product.settings, knowledge=product.knowledge, domains=[create_finance_domain()])
+    orchestrator.__dict__["encoder"] = product.encoder
+    orchestrator.close()
+    with pytest.raises(BackendError, match="closed") as caught:
+        orchestrator.ask("How much does a replacement debit card cost?")
+    assert "a new TinyBERTOrchestrator" in caught.value.hint
+
+
+def test_with_closes_the_stream_and_async_with_the_orchestrator(says: TinyBERTOrchestrator) -> None:
+    scripted.SAYS["finance"] = "one two three four five"
+    with says.stream("What does an overdraft cost?") as events:
+        assert isinstance(next(events), Routed)
+    assert list(events) == []
+    assert says.get_stats()["by_status"] == {"cancelled": 1}
+
+    async def whole() -> TinyBERTOrchestrator:
+        async with TinyBERTOrchestrator(settings=says.settings, domains=[]) as orchestrator:
+            return orchestrator
+
+    with pytest.raises(BackendError, match="closed"):
+        asyncio.run(whole()).manager.ensure_ready("nano")
 
 
 def test_a_users_folder_adds_a_domain(tmp_path: Path) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mdsa_local.domains.config import DomainConfig
-from mdsa_local.errors import UnknownNameError
+from mdsa_local.errors import ConfigError, UnknownNameError
 
 logger = logging.getLogger(__name__)
 # What the shared knowledge base's folder and hidden ones begin with.
@@ -21,6 +22,21 @@ class DomainRegistry:
     def __init__(self, domains: Iterable[DomainConfig] = ()) -> None:
         self._lock = threading.Lock()
         self._domains = {domain.name: domain for domain in domains}
+
+    @classmethod
+    def given(cls, domains: Iterable[DomainConfig]) -> DomainRegistry:
+        """What a caller lists. Raises :class:`ConfigError` for what is no :class:`DomainConfig`, and for two of one name."""
+        hint = 'Pass a list of them, such as [DomainConfig(name="hr", description="Leave and pay")], or register_domain("hr", "Leave and pay").'
+        if not isinstance(domains, Iterable) or isinstance(domains, DomainConfig | str):
+            raise ConfigError(f"domains: expected DomainConfigs, found one {type(domains).__name__}", hint)
+        listed = list(domains)
+        for domain in listed:
+            if not isinstance(domain, DomainConfig):
+                raise ConfigError(f"domains: expected a DomainConfig, found {domain!r}", hint)
+        for name, times in Counter(domain.name for domain in listed).items():
+            if times > 1:
+                raise ConfigError(f"domains: {times} of them are called {name!r}", "Give each a name of its own.")
+        return cls(listed)
 
     @classmethod
     def from_folders(cls, folders: Iterable[Path]) -> DomainRegistry:

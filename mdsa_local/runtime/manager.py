@@ -21,6 +21,7 @@ from mdsa_local.runtime.slots import Failing, Held, LoadedModel, Measured, Model
 from mdsa_local.settings import Settings
 
 DEFAULT_GENERATION = Generation()
+CLOSED = "Make a new ModelManager, or a new TinyBERTOrchestrator where that was closed."
 
 
 class ModelManager:
@@ -253,7 +254,7 @@ class ModelManager:
         unknown."""
         while True:
             if self._closed:
-                raise BackendError("the model manager was closed")
+                raise BackendError("the model manager was closed", CLOSED)
             slot = self._slot(target)
             if slot.state == "ready":
                 self._touch(slot)
@@ -366,7 +367,7 @@ class ModelManager:
                 slot.uses = 0
                 self._move(slot, "absent")
             if closed:
-                raise BackendError("the model manager was closed")
+                raise BackendError("the model manager was closed", CLOSED)
             self._check_size(target, slot.size_bytes)
         return fits
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 
 from mdsa_local.errors import InputError
@@ -45,14 +45,17 @@ def question(text: str, max_chars: int) -> str:
     return stripped
 
 
-def previous(history: Sequence[str], max_chars: int) -> tuple[str, ...]:
+def previous(history: Sequence[str] | None, max_chars: int) -> tuple[str, ...]:
     """The beginning of the last of the user's earlier messages, as a tuple of one; empty when there is none, or none with words in it.
 
-    Raises :class:`InputError` when ``history`` is no list of texts. What is wrong with an earlier message does not stop the present one.
+    None is no history. Raises :class:`InputError` when ``history`` is no list of texts. What is wrong with an earlier message does not stop the
+    present one.
     """
-    if isinstance(history, str) or not all(isinstance(turn, str) for turn in history):
-        raise InputError("the history is no list of texts", "Pass the user's earlier messages as a list, oldest first.")
-    for turn in reversed(list(history)[-1:]):
+    single = isinstance(history, str | bytes | Mapping) or not isinstance(history, Iterable | None)
+    turns = [] if single or history is None else list(history)
+    if single or not all(isinstance(turn, str) for turn in turns):
+        raise InputError("the history is no list of texts", "Pass a list of the user's earlier turns, each a string, oldest first.")
+    for turn in turns[-1:]:
         try:
             return (question(turn[:PREVIOUS_CHARS], max_chars),)
         except InputError:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,6 +70,17 @@ def test_the_promised_ways_to_write_a_domain() -> None:
 def test_a_name_cannot_leave_its_folder(name: str) -> None:
     with pytest.raises(ConfigError):
         DomainConfig(name=name)
+
+
+def test_what_a_caller_lists_is_domains_each_of_its_own_name() -> None:
+    hr: Any = DomainConfig(name="hr")
+    assert [domain.name for domain in DomainRegistry.given(iter([hr, DomainConfig(name="it")]))] == ["hr", "it"]
+    for wrong in (["hr"], "hr", hr, 5, {"hr": hr}):
+        with pytest.raises(ConfigError, match="DomainConfig") as caught:
+            DomainRegistry.given(wrong)
+        assert "Pass a list" in caught.value.hint
+    with pytest.raises(ConfigError, match="2 of them are called 'hr'"):
+        DomainRegistry.given([hr, DomainConfig(name="it"), DomainConfig(name="hr", description="again")])
 
 
 def test_an_unknown_domain_lists_the_known_ones() -> None:

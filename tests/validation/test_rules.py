@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from mdsa_local.errors import InputError
@@ -41,6 +43,16 @@ def test_bad_questions_get_one_clear_error(text: str, said: str) -> None:
 )
 def test_real_questions_pass_unchanged(text: str) -> None:
     assert rules.question(f"  {text} ", 8000) == text
+
+
+def test_history_is_a_list_of_texts_or_none() -> None:
+    assert rules.previous(None, 100) == rules.previous([], 100) == ()
+    assert rules.previous(("one", "two"), 100) == rules.previous((turn for turn in ("one", "two")), 100) == ("two",)
+    wrong: tuple[Any, ...] = ("how much?", b"how much?", 5, [None], ["a", 5], [{"role": "user", "content": "a"}], {"role": "user"})
+    for history in wrong:
+        with pytest.raises(InputError, match="history") as caught:
+            rules.previous(history, 100)
+        assert "a list of the user's earlier turns" in caught.value.hint
 
 
 def test_a_byte_order_mark_is_no_part_of_the_question() -> None:
