@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,8 @@ from mdsa_local.domains.config import Generation
 from mdsa_local.errors import InputError, UnknownNameError
 from mdsa_local.settings import Settings
 
+PORT = re.compile(r":\d+$")
+PORTS = {"http": 80, "https": 443}
 Reason = Literal["stop", "length", "cancelled"]
 
 
@@ -139,6 +142,13 @@ def refuse_unsupported(generation: Generation, supported: Collection[str], runti
         )
 
 
+def in_our_words(url: str) -> str:
+    """The reference ``openai://host:port/NAME`` for the address of a server."""
+    scheme, _, rest = url.partition("://")
+    host = rest.partition("/")[0]
+    return f"openai://{host if PORT.search(host) else f'{host}:{PORTS[scheme.lower()]}'}/NAME"
+
+
 def parse_reference(ref: str) -> Reference:
     """Parse a model reference: ``nano``, ``nano-int4``, ``~/models/x.gguf``, ``ollama://llama3.2:1b`` or the bare ``llama3.2:1b``.
 
@@ -146,10 +156,16 @@ def parse_reference(ref: str) -> Reference:
     """
     ref = ref.strip()
     scheme, separator, target = ref.partition("://")
+    if scheme.lower() in PORTS and target:
+        server = f"For a server that speaks OpenAI's API write {in_our_words(ref)}, NAME being the model's name there."
+        file = "Fetch the file first (mdsa models pull), and give its path or name."
+        raise UnknownNameError(f"{ref!r} is an address, no model reference", file if ref.lower().endswith(".gguf") else server)
     if separator and scheme not in BACKENDS:
         raise UnknownNameError.among("model scheme", scheme, BACKENDS)
     if not ref or "\0" in ref or (separator and not target):
-        raise InputError(f"{ref!r} is no model reference", "Give a name like nano, a path to a .gguf file, or ollama://name:tag.")
+        raise InputError(
+            f"{ref!r} is no model reference", "Give a name like nano, a path to a .gguf file, ollama://name:tag or openai://host:port/name."
+        )
     if scheme == "gguf" or (not separator and ref.lower().endswith(".gguf")):
         return Reference("gguf", str(Path(target if separator else ref).expanduser().absolute()))
     if separator:

@@ -71,8 +71,19 @@ def find(name: str, folders: Sequence[Path]) -> ModelFile:
     models = known(folders)
     if name not in models:
         unknown = UnknownNameError.among("model", name, models)
-        raise ModelNotFoundError(str(unknown), f"{unknown.hint} A file is given by a path that ends in .gguf, an Ollama model as ollama://name:tag.")
+        elsewhere = "A file is given by a path that ends in .gguf, an Ollama model as ollama://name:tag, a server's as openai://host:port/name."
+        raise ModelNotFoundError(str(unknown), f"{unknown.hint} {elsewhere}")
     return models[name]
+
+
+def perhaps_meant(target: str, folders: Sequence[Path]) -> str:
+    """A sentence for who writes ``nano:int4`` for ``nano-int4``, which is taken for a model of Ollama; empty where no model here is called so."""
+    name, colon, _ = target.partition(":")
+    with suppress(ConfigError):
+        models = known(folders)
+        if near := next((model for model in (target.replace(":", "-"), name) if colon and model in models), ""):
+            return f"A name with a colon is a model of Ollama; the one in this program is called {near}."
+    return ""
 
 
 def at(path: Path) -> ModelFile | None:

@@ -43,6 +43,22 @@ def test_unknown_scheme_lists_the_known_ones() -> None:
     assert all(scheme in caught.value.hint for scheme in BACKENDS)
 
 
+@pytest.mark.parametrize(
+    ("ref", "written"),
+    [
+        ("http://127.0.0.1:8099/v1", "openai://127.0.0.1:8099/NAME"),
+        ("HTTP://localhost", "openai://localhost:80/NAME"),
+        ("https://api.example.com/v1/", "openai://api.example.com:443/NAME"),
+        ("http://[::1]/v1", "openai://[::1]:80/NAME"),
+        ("https://host/x.gguf", "mdsa models pull"),
+    ],
+)
+def test_an_address_is_told_how_it_is_written(ref: str, written: str) -> None:
+    with pytest.raises(UnknownNameError, match="is an address") as caught:
+        parse_reference(ref)
+    assert written in caught.value.hint
+
+
 @pytest.mark.parametrize("ref", ["", "  ", "ollama://", "a\0b.gguf"])
 def test_no_reference(ref: str) -> None:
     with pytest.raises(InputError):

@@ -11,7 +11,7 @@ import yaml
 
 from mdsa_local.errors import ConfigError, ModelFileError, ModelNotFoundError
 from mdsa_local.runtime import catalog
-from mdsa_local.runtime.catalog import ModelFile, find, known, verify
+from mdsa_local.runtime.catalog import ModelFile, find, known, perhaps_meant, verify
 
 
 def install(folder: Path, name: str = "nano", **changes: Any) -> Path:
@@ -53,6 +53,17 @@ def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
         with pytest.raises(ModelNotFoundError, match="unknown model") as caught:
             find(name, [tmp_path])
         assert "nano, nano-int4, nano-int8" in caught.value.hint
+        assert "openai://" in caught.value.hint
+
+
+def test_a_colon_for_a_dash_is_guessed(tmp_path: Path) -> None:
+    path = install(tmp_path)
+    meant = {"nano:int4": "nano-int4", "nano:latest": "nano", "ollama:int4": "", "nano": "", "llama3.2:1b": ""}
+    for target, name in meant.items():
+        assert perhaps_meant(target, [tmp_path]).endswith(f"is called {name}." if name else ""), target
+        assert bool(perhaps_meant(target, [tmp_path])) == bool(name), target
+    (path / "model.yaml").write_text("files: {int8: {file: x.gguf}}")
+    assert perhaps_meant("nano:int4", [tmp_path]) == ""
 
 
 def test_models_that_write_no_text_are_no_names(tmp_path: Path) -> None:
