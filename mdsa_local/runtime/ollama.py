@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, cast
 from mdsa_local.domains.config import Generation
 from mdsa_local.errors import (
     BackendError,
-    BackendTimeoutError,
     BackendUnavailableError,
     ConfigError,
     ContextOverflowError,
@@ -23,7 +22,8 @@ from mdsa_local.errors import (
     ModelNotFoundError,
 )
 from mdsa_local.runtime.backend import Finished, Message, Reason, ToolCall, refuse_unsupported
-from mdsa_local.runtime.wire import Wire, Wires, as_json, estimated_tokens, is_loopback, limits, timeout
+from mdsa_local.runtime.catalog import perhaps_meant
+from mdsa_local.runtime.wire import Wire, Wires, as_json, estimated_tokens, is_loopback, limits, reason_of, silent, timeout
 from mdsa_local.settings import Settings
 from mdsa_local.stoppable import Leash, Stoppable
 
@@ -67,7 +67,7 @@ class OllamaBackend:
         self._options: Mapping[str, Any] = {"num_ctx": n_context_tokens} if n_context_tokens else {}
         self._client: Client | None = None
         self._connecting = threading.Lock()
-        self._wires = Wires(model)
+        self._wires = Wires(model, f"Ollama at {base_url}")
 
     def load(self) -> None:
         """Ask what the model can do, have the daemon load it, and read back how large its context is.
@@ -114,7 +114,7 @@ class OllamaBackend:
                 waits = timeout(min(deadline_s, self._timeout_s))
                 parts = client._request(ChatResponse, "POST", "/api/chat", stream=True, json=request, timeout=waits, extensions={"trace": wire.trace})
                 with closing(cast("Generator[ChatResponse, None, None]", parts)):
-                    yield from answer(self.name, parts)
+                    yield from answer(self.name, wire.hearing(parts))
 
         yield from self._wires.stream(deadline_s, said, leash)
 
@@ -188,7 +188,7 @@ class OllamaBackend:
         except httpx.ConnectTimeout:
             raise BackendUnavailableError(f"{where} cannot be reached", "Start it: ollama serve") from None
         except httpx.TimeoutException:
-            raise BackendTimeoutError(f"{where} did not answer in time", "Raise request_timeout_s, or choose a smaller model.") from None
+            raise silent(where, self._timeout_s, "sent nothing for") from None
         except (httpx.ConnectError, ConnectionError):
             raise BackendUnavailableError(f"{where} is not running", "Start it: ollama serve") from None
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
@@ -196,11 +196,14 @@ class OllamaBackend:
         except (httpx.HTTPError, httpx.StreamError) as error:
             raise BackendError(f"the stream from {where} broke off: {error}", "Ask again; see the log of `ollama serve` when it repeats.") from None
         except (ValueError, TypeError, AttributeError) as error:
-            raise BackendError(f"{where} sent what is no answer: {error}", "Check that ollama_base_url leads to Ollama, and its version.") from None
+            raise BackendError(
+                f"{where} sent what is no answer: {reason_of(str(error))}", "Check that ollama_base_url leads to Ollama, and its version."
+            ) from None
 
     def _refused(self, error: ResponseError) -> Exception:
         """What an error that the daemon reported means."""
-        reason, lower, status = str(error.error), str(error.error).lower(), error.status_code
+        status, lower = error.status_code, str(error.error).lower()
+        reason = reason_of(str(error.error), status)
         if status == 404:
             return ModelNotFoundError(f"Ollama has no model {self.name}: {reason}", f"Fetch it: ollama pull {self.name}")
         if status == 503:
@@ -329,8 +332,10 @@ def open_backend(target: str, name: str, settings: Settings) -> OllamaBackend:
     )
     try:
         backend.load()
-    except MDSAError:
+    except MDSAError as error:
         backend.close()
+        if isinstance(error, BackendUnavailableError | ModelNotFoundError) and (meant := perhaps_meant(target, settings.model_dirs)):
+            error.hint = f"{error.hint.rstrip('.')}. {meant}"
         raise
     return backend
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from mdsa_local.domains.config import Generation
 from mdsa_local.errors import (
     BackendError,
-    BackendTimeoutError,
     BackendUnavailableError,
     ConfigError,
     ContextOverflowError,
@@ -22,7 +21,7 @@ from mdsa_local.errors import (
     ModelNotFoundError,
 )
 from mdsa_local.runtime.backend import Finished, Message, Reason, ToolCall, refuse_unsupported
-from mdsa_local.runtime.wire import Wire, Wires, as_json, estimated_tokens, is_loopback, limits, timeout
+from mdsa_local.runtime.wire import Wire, Wires, as_json, estimated_tokens, is_loopback, limits, reason_of, silent, timeout
 from mdsa_local.settings import Settings
 from mdsa_local.stoppable import Leash, Stoppable
 
@@ -47,7 +46,7 @@ class OpenAIBackend:
         self._refuses = False
         self._client: httpx.Client | None = None
         self._connecting = threading.Lock()
-        self._wires = Wires(model)
+        self._wires = Wires(model, f"the server at {base_url}")
 
     def load(self) -> None:
         """Look the model up, and how large its context is.
@@ -88,7 +87,7 @@ class OpenAIBackend:
                 if response.status_code != 200:
                     response.read()
                     raise self._refused(response)
-                yield from self._answer(response.iter_lines())
+                yield from self._answer(wire.hearing(_values(response.iter_lines())))
 
         yield from self._wires.stream(deadline_s, said, leash)
 
@@ -100,13 +99,9 @@ class OpenAIBackend:
                 self._client.close()
             self._client = None
 
-    def _answer(self, lines: Iterator[str]) -> Iterator[str | Finished]:
+    def _answer(self, values: Iterator[tuple[str, str]]) -> Iterator[str | Finished]:
         said = _Said()
-        for line in lines:
-            field_name, _, value = line.partition(":")
-            value = value.strip()
-            if field_name not in ("data", "error") or not value:
-                continue
+        for field_name, value in values:
             if value == "[DONE]":
                 break
             event = json.loads(value)
@@ -155,17 +150,19 @@ class OpenAIBackend:
         except (httpx.ConnectTimeout, httpx.ConnectError, ConnectionError):
             raise BackendUnavailableError(f"{where} cannot be reached", start) from None
         except httpx.TimeoutException:
-            raise BackendTimeoutError(f"{where} did not answer in time", "Raise request_timeout_s, or choose a smaller model.") from None
+            raise silent(where, self._timeout_s, "sent nothing for") from None
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             raise ConfigError(f"{self._base_url!r} is no address: {error}", "Write openai://host:port/model.") from None
         except (httpx.HTTPError, httpx.StreamError) as error:
             raise BackendError(f"the stream from {where} broke off: {error}", AGAIN) from None
         except (ValueError, TypeError, AttributeError, LookupError) as error:
-            raise BackendError(f"{where} sent what is no answer: {error}", "Check that it speaks OpenAI's chat API under /v1.") from None
+            raise BackendError(
+                f"{where} sent what is no answer: {reason_of(str(error))}", "Check that it speaks OpenAI's chat API under /v1."
+            ) from None
 
     def _refused(self, response: httpx.Response) -> MDSAError:
         """What a status other than 200 means."""
-        reason, status = reason_of(response.text), response.status_code
+        reason, status = reason_of(response.text, response.status_code), response.status_code
         if 300 <= status < 400:
             target = response.headers.get("location", "nowhere")
             return BackendError(f"{self._base_url} redirects to {target}, which is not followed", "Name the host it leads to, if you trust it.")
@@ -185,6 +182,14 @@ class OpenAIBackend:
 
     def _broken(self, error: Any) -> MDSAError:
         return BackendError(f"the answer of {self.name} broke off: {reason_of(json.dumps({'error': error}))}", AGAIN)
+
+
+def _values(lines: Iterator[str]) -> Iterator[tuple[str, str]]:
+    """Fields of server-sent events that say something; a comment only keeps the connection alive."""
+    for line in lines:
+        field_name, _, value = line.partition(":")
+        if field_name in ("data", "error") and value.strip():
+            yield field_name, value.strip()
 
 
 @dataclass(slots=True)
@@ -259,17 +264,6 @@ def parameters(generation: Generation) -> dict[str, Any]:
     return found
 
 
-def reason_of(text: str) -> str:
-    """The message in an error's body, whatever its shape, in at most 300 characters."""
-    try:
-        error = json.loads(text)
-        error = error.get("error") or error.get("detail") or error.get("message") or error if isinstance(error, dict) else error
-        text = str(error.get("message") or error) if isinstance(error, dict) else str(error)
-    except ValueError:
-        pass
-    return " ".join(text.split())[:300]
-
-
 def context_of(entry: Mapping[str, Any]) -> int:
     """Tokens of context by what vLLM, llama-server or LM Studio say of a model, 0 when they say nothing."""
     places = [entry, entry.get("meta"), entry.get("default_generation_settings")]
@@ -283,10 +277,13 @@ def split_target(target: str) -> tuple[str, str]:
 
     The URL is http for this machine, for an IP address and for any port but 443, else https. Raises :class:`ConfigError`.
     """
+    form = "Write openai://host:port/model, for example openai://127.0.0.1:8080/qwen"
+    if "://" in target:
+        raise ConfigError(f"openai://{target} is no model reference", f"{form}: without a second scheme, and without /v1.")
     host, _, model = target.partition("/")
     name, _, port = host.rpartition(":") if host.rpartition(":")[2].isdigit() else (host, "", "")
     if not name or not model:
-        raise ConfigError(f"openai://{target} is no model reference", "Write openai://host:port/model, for example openai://127.0.0.1:8080/qwen.")
+        raise ConfigError(f"openai://{target} is no model reference", f"{form}.")
     try:
         ipaddress.ip_address(name.strip("[]"))
         plain = port != "443"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import html
 import ipaddress
+import json
 import math
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Literal
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from mdsa_local.errors import BackendError, BackendTimeoutError, MDSAError
@@ -22,16 +26,21 @@ CONNECT_TIMEOUT_S = 5.0
 # Common tokenizers average four bytes a token on English and not much below three on other text; chat markers add a few tokens a message.
 BYTES_PER_TOKEN = 3
 TOKENS_PER_MESSAGE = 8
+REASON_CHARS = 300
+PAGE = re.compile(r"[\s\ufeff]*<(?:!doctype html|html|head|body|title|center|h1|\?xml)\b", re.IGNORECASE)
+TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
+T = TypeVar("T")
 
 
 class Wire:
     """The connection of one request. Another thread can cut it, which wakes the one that reads: closing a socket would not, shutting it down does.
 
-    ``cut_by`` says who did: the ``deadline`` or ``close``.
+    ``cut_by`` says who did: the ``deadline`` or ``close``. ``heard``: whether the server has begun to answer.
     """
 
     def __init__(self) -> None:
         self.cut_by: Literal["", "deadline", "close"] = ""
+        self.heard = False
         self._socket: socket.socket | None = None
         self._lock = threading.Lock()
 
@@ -42,6 +51,12 @@ class Wire:
                 self._socket = info["return_value"].get_extra_info("socket")
                 if self.cut_by:
                     self._shut()
+
+    def hearing(self, parts: Iterator[T]) -> Iterator[T]:
+        """``parts``, noting that they come."""
+        for part in parts:
+            self.heard = True
+            yield part
 
     def cut(self, by: Literal["deadline", "close"]) -> None:
         """End the request from any thread. The first reason stands."""
@@ -63,8 +78,9 @@ class Wire:
 class Wires:
     """The requests of one backend that are under way."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, name: str, where: str) -> None:
+        """``name`` of the model, and ``where`` it is, for messages."""
+        self._name, self._where = name, where
         self._open: set[Wire] = set()
         self._lock = threading.Lock()
         self.closed = False
@@ -77,7 +93,8 @@ class Wires:
 
     @contextmanager
     def request(self, deadline_s: float) -> Iterator[Wire]:
-        """A wire for one request, cut after ``deadline_s``. Raises :class:`BackendError` when closed."""
+        """A wire for one request, cut after ``deadline_s``: what is raised then becomes :class:`BackendTimeoutError`. Raises :class:`BackendError`
+        when closed."""
         wire = Wire()
         with self._lock:
             if self.closed:
@@ -88,6 +105,14 @@ class Wires:
         timer.start()
         try:
             yield wire
+        except MDSAError:
+            if wire.cut_by != "deadline":
+                raise
+            if wire.heard:
+                raise BackendTimeoutError(
+                    f"{self._name} was not done at the deadline", "Ask for fewer tokens, or raise the time-out (request_timeout_s)."
+                ) from None
+            raise silent(self._where, deadline_s) from None
         finally:
             timer.cancel()
             with self._lock:
@@ -101,12 +126,9 @@ class Wires:
             try:
                 yield from answer(wire)
             except MDSAError:
-                if wire.cut_by == "close":
-                    yield Finished("cancelled", 0, 0)
-                elif wire.cut_by == "deadline":
-                    raise BackendTimeoutError(f"{self._name} was not done at the deadline", "Ask for fewer tokens, or raise the time-out.") from None
-                else:
+                if wire.cut_by != "close":
                     raise
+                yield Finished("cancelled", 0, 0)
 
     def close(self) -> None:
         """Cut all of them and allow no more; safe twice."""
@@ -114,6 +136,28 @@ class Wires:
             self.closed = True
             for wire in self._open:
                 wire.cut("close")
+
+
+def silent(where: str, waited_s: float, what: str = "did not answer in") -> BackendTimeoutError:
+    """The error for a server that sent nothing for so many seconds."""
+    return BackendTimeoutError(f"{where} {what} {waited_s:.3g} s", "Look whether it is busy or hung, or raise request_timeout_s.")
+
+
+def reason_of(text: str, status: int = 0) -> str:
+    """The message in an error's body, whatever its shape, in at most :data:`REASON_CHARS` characters; of a web page its title, or else the name of
+    ``status``."""
+    try:
+        error = json.loads(text)
+        error = error.get("error") or error.get("detail") or error.get("message") or error if isinstance(error, dict) else error
+        text = str(error.get("message") or error) if isinstance(error, dict) else str(error)
+    except ValueError:
+        pass
+    if PAGE.match(text):
+        title = TITLE.search(text)
+        phrase = next((known.phrase for known in HTTPStatus if known == status), "")
+        text = (html.unescape(title[1]) if title else "").strip() or phrase or "a web page"
+    text = " ".join(text.split())
+    return text if len(text) <= REASON_CHARS else f"{text[:REASON_CHARS]} …"
 
 
 def limits() -> httpx.Limits:

@@ -25,6 +25,7 @@ REFUSALS = {
     "huge": (500, "model requires more system memory (40.0 GiB) than is available (8.0 GiB)"),
 }
 CAPABILITIES = {"embedder": ["embedding"], "thinker": ["completion", "thinking"], "tooler": ["completion", "tools"], "ancient": None}
+PAGE = "<!DOCTYPE html>\n<html><head><title>502 Bad Gateway</title></head><body>" + "<p>nginx</p>" * 500 + "</body></html>"
 PIECES = ("Grüße", ", ", "world")
 OPTIONS = {"num_predict": "max_tokens", **{name: name for name in ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "stop", "seed")}}
 
@@ -75,6 +76,14 @@ class JsonHandler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(raw)
 
+    def page(self, status: int, text: str) -> None:
+        """A web page, as a proxy sends in place of a server's answer."""
+        self.send_response(status)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
     def begin(self, kind: str) -> None:
         """The head of a chunked answer."""
         self.send_response(200)
@@ -111,7 +120,9 @@ class OllamaHandler(JsonHandler):
         """``/api/show`` and ``/api/chat``."""
         body = self.body()
         kind = body["model"].partition(":")[0]
-        if kind in REFUSALS:
+        if kind == "page":
+            self.page(502, PAGE)
+        elif kind in REFUSALS:
             status, message = REFUSALS[kind]
             self.json(status, {"error": message})
         elif kind == "elsewhere":

@@ -9,7 +9,7 @@ import json
 from contextlib import closing
 from typing import Any, cast
 
-from .ollama_server import PIECES, Daemon, JsonHandler, generate
+from .ollama_server import PAGE, PIECES, Daemon, JsonHandler, generate
 
 REFUSALS = {
     "missing": (404, {"error": {"message": "The model `missing` does not exist."}}),
@@ -47,6 +47,8 @@ class OpenAIHandler(JsonHandler):
             self.json(401, {"error": {"message": "Invalid API Key"}})
         elif kind in REFUSALS:
             self.json(*REFUSALS[kind])
+        elif kind == "page":
+            self.page(502, PAGE)
         elif kind == "elsewhere":
             self.json(307, {}, {"Location": "http://192.0.2.1/v1/chat/completions"})
         elif kind == "hanging":

@@ -124,6 +124,27 @@ def test_not_running(connect: Connect) -> None:
         assert "ollama serve" in caught.value.hint
 
 
+def test_a_model_of_this_program_written_with_a_colon_is_hinted_at(settings: Settings) -> None:
+    for ref, hinted in (("nano:int4", True), ("llama3.2:1b", False)):
+        with pytest.raises(BackendUnavailableError) as caught:
+            open_backend(ref, ref, settings.changed(ollama_base_url="http://127.0.0.1:9"))
+        assert caught.value.hint.startswith("Start it: ollama serve. A name with" if hinted else "Start it: ollama serve")
+        assert caught.value.hint.endswith("is called nano-int4.") == hinted
+
+
+def test_a_page_is_no_reason(connect: Connect) -> None:
+    with pytest.raises(BackendError, match=r"status 502: 502 Bad Gateway$"):
+        ask(connect("page"))
+
+
+@pytest.mark.parametrize(("model", "said", "hint"), [("hanging", "Ollama at .* did not answer in 0.3 s", "hung"), ("slow", "deadline", "fewer")])
+def test_a_daemon_that_says_nothing_is_told_from_one_that_is_slow(connect: Connect, model: str, said: str, hint: str) -> None:
+    with pytest.raises(BackendTimeoutError, match=said) as caught:
+        ask(connect(model), deadline_s=0.3)
+    assert hint in caught.value.hint
+    assert "request_timeout_s" in caught.value.hint
+
+
 def test_no_client_installed(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ollama", None)
     with pytest.raises(BackendUnavailableError) as caught:

@@ -22,10 +22,11 @@ from mdsa_local.errors import (
     ModelNotFoundError,
 )
 from mdsa_local.runtime.backend import Finished, Message, ToolCall
-from mdsa_local.runtime.openai import OpenAIBackend, context_of, open_backend, reason_of, split_target
+from mdsa_local.runtime.openai import OpenAIBackend, context_of, open_backend, split_target
+from mdsa_local.runtime.wire import reason_of
 from mdsa_local.settings import Settings
 
-from .ollama_server import Daemon
+from .ollama_server import PAGE, Daemon
 from .openai_server import KEY, openai_daemon
 
 QUESTION = [Message("system", "Be brief."), Message("user", "Hello?")]
@@ -133,6 +134,36 @@ def test_failures(connect: Connect, model: str, kind: type[MDSAError], message: 
     assert hint in caught.value.hint.replace("Ask again", "again")
 
 
+def test_a_page_is_no_reason(connect: Connect) -> None:
+    with pytest.raises(BackendError, match=r"status 502: 502 Bad Gateway$"):
+        ask(connect("page"))
+    assert reason_of(PAGE.replace("title", "b"), 502) == "Bad Gateway"
+    assert reason_of("<html><title>Down &amp;\n out</title>", 503) == "Down & out"
+    assert reason_of("<html>") == "a web page"
+    assert reason_of("<unk> is no token") == "<unk> is no token"
+    assert len(reason_of("word " * 1000)) < 310
+
+
+@pytest.mark.parametrize(
+    ("model", "said", "hint"),
+    [("hanging", "the server at .* did not answer in 0.3 s", "hung"), ("silent", "did not answer in 0.3 s", "hung"), ("slow", "deadline", "fewer")],
+)
+def test_a_server_that_says_nothing_is_told_from_one_that_is_slow(connect: Connect, model: str, said: str, hint: str) -> None:
+    with pytest.raises(BackendTimeoutError, match=said) as caught:
+        ask(connect(model), deadline_s=0.3)
+    assert hint in caught.value.hint
+    assert "request_timeout_s" in caught.value.hint
+
+
+def test_a_server_that_accepts_and_never_answers() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        where = f"http://127.0.0.1:{mute.getsockname()[1]}"
+        backend = OpenAIBackend(where, "m", 0.2)
+        with pytest.raises(BackendTimeoutError, match=f"{where} did not answer in 0.2 s"):
+            backend.load()
+        backend.close()
+
+
 def test_the_key_opens_and_is_only_taken_from_our_settings(server: Daemon, settings: Settings) -> None:
     loaded = Settings.load({"OPENAI_API_KEY": "foreign", "MDSA_OPENAI_API_KEY": KEY, "MDSA_HOME": str(settings.home)})
     assert KEY not in repr(loaded)
@@ -214,10 +245,11 @@ def test_targets(target: str, expected: tuple[str, str]) -> None:
     assert split_target(target) == expected
 
 
-@pytest.mark.parametrize("target", ["127.0.0.1:8080", "127.0.0.1:8080/", "/model", "qwen"])
+@pytest.mark.parametrize("target", ["127.0.0.1:8080", "127.0.0.1:8080/", "/model", "qwen", "http://host/v1/qwen"])
 def test_a_target_without_host_or_model_is_a_configuration_error(target: str) -> None:
-    with pytest.raises(ConfigError, match="no model reference"):
+    with pytest.raises(ConfigError, match="no model reference") as caught:
         split_target(target)
+    assert "openai://host:port/model" in caught.value.hint
 
 
 def test_open_backend(server: Daemon, settings: Settings) -> None:
