@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.resources import files
 
 import mdsa_local
 
@@ -32,6 +33,10 @@ def test_every_public_name_is_there() -> None:
     for name in mdsa_local.__all__:
         assert getattr(mdsa_local, name) is not None
     assert mdsa_local.MDSA is mdsa_local.TinyBERTOrchestrator
+
+
+def test_type_checkers_of_users_are_told_that_it_is_typed() -> None:
+    assert (files("mdsa_local") / "py.typed").is_file()
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
