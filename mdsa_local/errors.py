@@ -26,6 +26,16 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The known name that ``name`` is most like, empty where none is near."""
+    return next(iter(get_close_matches(name, sorted(known), 1)), "")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The beginning of a hint that asks for the nearest known name, empty where none is near."""
+    return f"Did you mean {close!r}? " if (close := nearest(name, known)) else ""
+
+
 class MDSAError(Exception):
     """Base of all. ``str(error)`` says what happened; ``hint`` says what to do about it."""
 
@@ -75,9 +85,7 @@ class UnknownNameError(MDSAError):
     def among(cls, kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
         """The error for ``name``, listing what is known and the nearest match."""
         names = sorted(known)
-        close = get_close_matches(name, names, 1)
-        hint = f"Did you mean {close[0]!r}? " if close else ""
-        return cls(f"unknown {kind} {name!r}", f"{hint}Known: {', '.join(names) or 'none'}.")
+        return cls(f"unknown {kind} {name!r}", f"{did_you_mean(name, names)}Known: {', '.join(names) or 'none'}.")
 
 
 class ModelError(MDSAError):

@@ -7,9 +7,10 @@ What ships with the product (``models/`` and ``domains/``) is found by :func:`sh
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,9 +18,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
-from mdsa_local.errors import ConfigError, StorageError
+from mdsa_local.errors import ConfigError, StorageError, did_you_mean, nearest
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+logger = logging.getLogger(__name__)
+# Variables that are read elsewhere, without MDSA_; those of the tests begin with TEST_.
+OTHER_VARIABLES = ("HOME", "DEBUG")
+_told: set[str] = set()
 # libyaml where PyYAML was built with it: a tenth of the time, and the shipped domains alone are 500 lines.
 YamlLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -159,8 +164,14 @@ class Settings(BaseModel):
         return self.home / "models", shipped("models")
 
     @classmethod
+    def names(cls) -> list[str]:
+        """What can be set: all but the home."""
+        return [name for name in cls.model_fields if name != "home"]
+
+    @classmethod
     def load(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
-        """Read the settings. Raises :class:`ConfigError` that names the file or variable, the key and what was expected."""
+        """Read the settings. Raises :class:`ConfigError` that names the file or variable, the key and what was expected. A variable that is no
+        setting is told once, as a warning."""
         environ = os.environ if environ is None else environ
         home = Path(overrides.pop("home", None) or default_home(environ))
         values = read_yaml(home / "config.yaml") if (home / "config.yaml").is_file() else {}
@@ -172,23 +183,24 @@ class Settings(BaseModel):
             origin["ollama_base_url"] = "the environment"
         if environ.get("OLLAMA_API_KEY"):
             values["ollama_api_key"], origin["ollama_api_key"] = environ["OLLAMA_API_KEY"], "environment variable OLLAMA_API_KEY"
-        for key in cls.model_fields:
-            if (name := f"MDSA_{key.upper()}") in environ and key != "home":
+        for key in cls.names():
+            if (name := f"MDSA_{key.upper()}") in environ:
                 values[key], origin[key] = environ[name], f"environment variable {name}"
+        tell_unknown(environ, cls.names())
         values.update(overrides)
         try:
             return cls(home=home, **values)
         except ValidationError as error:
-            raise ConfigError(
-                f"settings: {explain(error)}", f"Fix it in {origin.get(str(error.errors()[0]['loc'][0]), home / 'config.yaml')}."
-            ) from None
+            place = origin.get(str(error.errors()[0]["loc"][0]), home / "config.yaml")
+            raise ConfigError(f"settings: {explain(error)}", f"{near_key(error, cls.names())}Fix it in {place}.") from None
 
     def changed(self, **values: Any) -> Settings:
         """A copy with other values. Raises :class:`ConfigError`."""
         try:
             return type(self)(**{**self.model_dump(exclude_unset=True), **values})
         except ValidationError as error:
-            raise ConfigError(f"settings: {explain(error)}", "Pass a value of the kind described in the README.") from None
+            hint = f"{near_key(error, self.names())}Pass a value of the kind described in the README."
+            raise ConfigError(f"settings: {explain(error)}", hint) from None
 
     def writable(self, path: Path) -> Path:
         """Make folder ``path``, or raise :class:`StorageError` when the disk does not let us."""
@@ -222,6 +234,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
         if not isinstance(key, str):
             raise ConfigError(f"{path}: unknown key {key!r}", "Keys are words.")
     return loaded or {}
+
+
+def near_key(error: ValidationError, known: Iterable[str]) -> str:
+    """Where the first problem of a pydantic error is an unknown key, the beginning of a hint that asks for the nearest known one; else empty."""
+    first = error.errors()[0]
+    return did_you_mean(str(first["loc"][-1]), known) if first["type"] == "extra_forbidden" else ""
+
+
+def tell_unknown(environ: Mapping[str, str], known: Iterable[str]) -> None:
+    """Warn of each variable that begins like ours and is none, once in this process: it may be left over from another release, so it is no error."""
+    names = {*OTHER_VARIABLES, *(name.upper() for name in known)}
+    for name in sorted(name.removeprefix("MDSA_") for name in environ if name.startswith("MDSA_")):
+        if name not in names and name not in _told and not name.startswith("TEST_"):
+            _told.add(name)
+            close = nearest(name, names)
+            logger.warning("MDSA_%s is no setting and has no effect.%s", name, f" Did you mean MDSA_{close}?" if close else "")
 
 
 def explain(error: ValidationError) -> str:

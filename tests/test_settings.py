@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from mdsa_local import settings
 from mdsa_local.errors import ConfigError
 from mdsa_local.settings import Settings
 
@@ -36,6 +37,24 @@ def test_a_wrong_variable_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         Settings.load({"MDSA_HOME": str(tmp_path), "MDSA_CONFIDENCE_THRESHOLD": "2"})
     assert "MDSA_CONFIDENCE_THRESHOLD" in caught.value.hint
+
+
+def test_a_misspelt_key_is_told_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("topk: 3\n")
+    with pytest.raises(ConfigError, match="unknown key 'topk'") as caught:
+        Settings.load(home=tmp_path)
+    assert caught.value.hint == f"Did you mean 'top_k'? Fix it in {tmp_path / 'config.yaml'}."
+    with pytest.raises(ConfigError) as caught:
+        Settings.load({}, home=tmp_path / "none").changed(thread=1)
+    assert caught.value.hint.startswith("Did you mean 'threads'?")
+
+
+def test_a_variable_that_is_no_setting_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "_told", set())
+    ours = {"MDSA_HOME": str(tmp_path), "MDSA_DEBUG": "1", "MDSA_TOP_K": "5", "MDSA_TEST_KILLS": "3", "OTHER": "x"}
+    for _ in range(2):
+        assert Settings.load({**ours, "MDSA_TOPK": "3", "MDSA_QUUX": "1"}).top_k == 5
+    assert caplog.messages == ["MDSA_QUUX is no setting and has no effect.", "MDSA_TOPK is no setting and has no effect. Did you mean MDSA_TOP_K?"]
 
 
 def test_ollama_address_comes_from_its_own_variables(tmp_path: Path) -> None:

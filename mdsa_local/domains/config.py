@@ -12,8 +12,9 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from mdsa_local.errors import ConfigError
-from mdsa_local.settings import YamlLoader, explain, read_yaml
+from mdsa_local.settings import YamlLoader, explain, near_key, read_yaml
 
+SHORTHANDS = ("max_tokens", "temperature")
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
@@ -81,8 +82,7 @@ class DomainConfig(BaseModel):
         try:
             super().__init__(**{key: value for key, value in given.items() if value is not None}, **values)
         except ValidationError as error:
-            known = ", ".join(sorted(set(type(self).model_fields) - {"folder"}))
-            raise ConfigError(f"domain: {explain(error)}", f"Known keys: {known}; under generation: {', '.join(Generation.model_fields)}.") from None
+            raise ConfigError(f"domain: {explain(error)}", advice(error)) from None
 
     @model_validator(mode="before")
     @classmethod
@@ -94,7 +94,7 @@ class DomainConfig(BaseModel):
             # A display name beside an identifier: the identifier names the domain.
             values.setdefault("title", values.pop("name"))
             values["name"] = values.pop("domain_id")
-        short = {key: values.pop(key) for key in ("max_tokens", "temperature") if values.get(key) is not None}
+        short = {key: values.pop(key) for key in SHORTHANDS if values.get(key) is not None}
         if short:
             own = values.get("generation") or {}
             values["generation"] = {**(own.model_dump() if isinstance(own, Generation) else own), **short}
@@ -146,6 +146,23 @@ class DomainConfig(BaseModel):
             return cls(**values, examples=read_examples(folder / "examples.yaml"), folder=folder)
         except ConfigError as error:
             raise ConfigError(f"{path}: {str(error).removeprefix('domain: ')}", error.hint) from None
+
+
+def advice(error: ValidationError) -> str:
+    """What to do about the first problem of a domain's values."""
+    first = error.errors()[0]
+    key, given = first["loc"], first["input"]
+    if first["type"] == "extra_forbidden":
+        if len(key) == 1 and key[0] in Generation.model_fields:
+            return f"It belongs under generation: write generation: {{{key[0]}: ...}}."
+        known = Generation.model_fields if len(key) > 1 else {*DomainConfig.model_fields, *SHORTHANDS} - {"folder"}
+        return near_key(error, known).strip() or f"Known keys: {', '.join(sorted(known))}."
+    if first["type"] == "missing":
+        return 'Give the domain a name: DomainConfig(name="hr").'
+    if key == ("name",) and isinstance(given, str):
+        better = re.sub(r"[^a-z0-9_-]+", "_", given.lower()).strip("_-")[:64]
+        return f"Call it {better!r}, for example; what people read is its title." if NAME.fullmatch(better) and better != given else "Choose another."
+    return "Give it such a value, or leave it out for the default."
 
 
 def read_examples(path: Path) -> tuple[str, ...]:

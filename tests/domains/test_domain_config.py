@@ -50,6 +50,37 @@ def test_a_wrong_file_is_named_with_its_key(tmp_path: Path, text: str, said: str
     assert "domain.yaml" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("keyword: [soil]\n", "Did you mean 'keywords'?"),
+        ("generation: {temprature: 1}\n", "Did you mean 'temperature'?"),
+        ("temprature: 1\n", "Did you mean 'temperature'?"),
+        ("top_k: 1\n", "It belongs under generation: write generation: {top_k: ...}."),
+        (
+            "colour: green\n",
+            "Known keys: adapter, description, examples, generation, keywords, max_tokens, model, name, system_prompt, temperature, title.",
+        ),
+        ("keywords: 3\n", "Give it such a value, or leave it out for the default."),
+    ],
+)
+def test_a_wrong_key_is_told_its_nearest(tmp_path: Path, text: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        DomainConfig.read(folder(tmp_path, text))
+    assert caught.value.hint == hint
+
+
+@pytest.mark.parametrize(("name", "better"), [("My Domain!", "'my_domain'"), ("../etc", "'etc'"), ("", "another"), ("global", "another")])
+def test_a_wrong_name_is_told_what_a_name_may_be_and_no_keys(name: str, better: str) -> None:
+    with pytest.raises(ConfigError, match="name") as caught:
+        DomainConfig(name=name)
+    assert better in caught.value.hint
+    assert "keys" not in caught.value.hint
+    with pytest.raises(ConfigError) as caught:
+        DomainConfig()
+    assert "Give the domain a name" in caught.value.hint
+
+
 def test_examples_must_be_a_list_of_questions(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"examples\.yaml"):
         DomainConfig.read(folder(tmp_path, "description: x\n", "question: 3\n"))
@@ -73,9 +104,10 @@ def test_a_name_cannot_leave_its_folder(name: str) -> None:
 
 
 def test_what_a_caller_lists_is_domains_each_of_its_own_name() -> None:
-    hr: Any = DomainConfig(name="hr")
+    hr = DomainConfig(name="hr")
     assert [domain.name for domain in DomainRegistry.given(iter([hr, DomainConfig(name="it")]))] == ["hr", "it"]
-    for wrong in (["hr"], "hr", hr, 5, {"hr": hr}):
+    lists: tuple[Any, ...] = (["hr"], "hr", hr, 5, {"hr": hr})
+    for wrong in lists:
         with pytest.raises(ConfigError, match="DomainConfig") as caught:
             DomainRegistry.given(wrong)
         assert "Pass a list" in caught.value.hint

@@ -47,7 +47,8 @@ def test_real_questions_pass_unchanged(text: str) -> None:
 
 def test_history_is_a_list_of_texts_or_none() -> None:
     assert rules.previous(None, 100) == rules.previous([], 100) == ()
-    assert rules.previous(("one", "two"), 100) == rules.previous((turn for turn in ("one", "two")), 100) == ("two",)
+    once: Any = (turn for turn in ("one", "two"))
+    assert rules.previous(("one", "two"), 100) == rules.previous(once, 100) == ("two",)
     wrong: tuple[Any, ...] = ("how much?", b"how much?", 5, [None], ["a", 5], [{"role": "user", "content": "a"}], {"role": "user"})
     for history in wrong:
         with pytest.raises(InputError, match="history") as caught:
