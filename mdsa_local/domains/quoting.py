@@ -48,6 +48,9 @@ MOST_QUOTED = 3
 SAME_PASSAGE, OTHER_PASSAGE = 0.15, 0.08
 # So many units, the nearest, are read by the judge; of those nearest to a part of a question fewer.
 READ, READ_FOR_PART = 10, 4
+# Where none of these reaches such odds, so many more are read. Of 2,062 questions to held-out organisations of the written articles, all sentences at
+# hand, the best unit answers 79.3 % without, 83.8 % with this (28 % of them read more) and 84.2 % if all read so many.
+UNSURE, READ_MORE = 0.0, 6
 # A unit leads for a part of a question from these log odds on, of which so much is taken for each unit by which its score for the whole question is
 # less than the best's: what is told apart from the rest ("urgent ticket, answer in how long?") is often no question of its own. Of the shipped answer
 # questions, domain given, the citations are 2 points more precise by it.
@@ -178,6 +181,10 @@ def _judged(
     of_parts = list(zip(asked[1:], nearest[1:], strict=True))
     wanted = [(text, place) for text, places in ((asked[0], read), *of_parts) for place in places]
     told = dict(zip(wanted, judge.scores([(text, titled[place]) for text, place in wanted]), strict=True))
+    if max(told[asked[0], place] for place in read) < UNSURE:
+        more = [place for place in (-near[0]).argsort(kind="stable")[: READ + READ_MORE].tolist() if place not in read]
+        told |= dict(zip(((asked[0], place) for place in more), judge.scores([(asked[0], titled[place]) for place in more]), strict=True))
+        read += more
     for place in read:
         odds, cosine = told[asked[0], place], float(near[0, place])
         score = odds + weighing.nearness * cosine
