@@ -315,13 +315,15 @@ class IntentRouter:
         best = max(scores, key=lambda name: scores[name])
         confidence, inside, needed = scores[best], float(scored.scope[at]), thresholds.of(best)
         if confidence < needed:
-            nothing = "the question resembles no domain's examples" if self._classifier is None else "none of the classifier's labels fits"
+            nothing = (
+                "the question resembles nothing that a domain is known by" if self._classifier is None else "none of the classifier's labels fits"
+            )
             others = max((score for name, score in scores.items() if name != best), default=0.0)
             why = nothing if inside < 0.5 else "several domains fit about equally well" if others > confidence / 2 else "no domain is sure enough"
             return Route(None, confidence, scores, f"{why} (best: {best} at {confidence:.2f}, needed {needed:.2f})")
         flag = "" if confidence >= thresholds.accept else f"; unsure, below {thresholds.accept:.2f}"
         by_label = self._classifier is not None and bool(self._classifier.knows((best,))[0])
-        found = f"the classifier says {best}" if by_label else f"nearest examples of {best}"
+        found = f"the classifier says {best}" if by_label else f"nearest to what {best} is known by"
         return Route(best, confidence, scores, f"{found}{flag}")
 
     def parts(self, text: str) -> tuple[Part, ...]:

@@ -8,6 +8,7 @@ nothing ever mentions bitcoin tells. Without a judge the other two decide.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,6 +28,9 @@ WEIGHTS = (-2.602, 5.713, -3.07)
 LEAST_ODDS = -0.5
 # A word this near (cosine) to the nearest word of the sentences that the model is shown is another name for it, and is not told as missing.
 ALIKE = 0.7
+# "What's" asks no more than "what" does, and "how many" no more than "how".
+CONTRACTED = re.compile(r"'(?:s|m|re|ve|ll|d)$")
+ASKING = facts.FUNCTION | {"many", "much"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,4 +124,4 @@ def _unsaid(
 def content(text: str) -> list[str]:
     """The different content words of a text as they stand in it, in lower case."""
     words = (match["word"] for match in facts.PIECE.finditer(facts.fold(text)) if match["word"])
-    return [word for word in dict.fromkeys(words) if word not in facts.FUNCTION]
+    return [word for word in dict.fromkeys(words) if not word.endswith("n't") and CONTRACTED.sub("", word) not in ASKING]

@@ -160,7 +160,7 @@ def test_its_labels_route_and_the_encoder_does_the_rest(home: Path, classifier: 
         # A domain that it was not trained on is live at once, by its examples.
         front.router.register(front.registry.get("technical"))
         routed = front.router.route("webhook signature fails")
-        assert (routed.domain, routed.reason) == ("technical", "nearest examples of technical")
+        assert (routed.domain, routed.reason) == ("technical", "nearest to what technical is known by")
         assert sum(routed.scores.values()) <= 1 + 1e-6
         assert front.router.route(text).domain == "finance"
         # What goes to a label without a domain goes to none.
