@@ -22,6 +22,7 @@ from mdsa_local.domains.registry import DomainRegistry
 from mdsa_local.errors import ConfigError, InputError, MDSAError, StorageError
 from mdsa_local.evidence import Evidence, Searcher, settled
 from mdsa_local.knowledge.following import Following
+from mdsa_local.knowledge.forked import refuse_forked
 from mdsa_local.onnx_models import OnnxModels
 from mdsa_local.runtime.manager import ModelManager
 from mdsa_local.settings import Settings
@@ -182,6 +183,7 @@ class TinyBERTOrchestrator:
         On a disk that cannot be written it warns and goes on with what was ingested before; with nothing ingested it raises
         :class:`StorageError`. Knowledge given to the constructor is left alone.
         """
+        refuse_forked()
         return self._following.prepare(progress) if self._keeps_in_step else []
 
     @property
@@ -359,6 +361,8 @@ class TinyBERTOrchestrator:
         await asyncio.to_thread(self.close)
 
     def _query(self, text: str, domain: str | None, history: Sequence[str] | None, context: Mapping[str, Any] | None) -> Query:
+        # Before the encoder's turn, which is lost in such a process too.
+        refuse_forked()
         if not isinstance(text, str):
             raise InputError(f"the question is a {type(text).__name__}, not a string", "Pass the question as text.")
         if not isinstance(context, Mapping | None):

@@ -14,6 +14,7 @@ from mdsa_local.errors import ConfigError, InputError, StorageError, UnknownName
 from mdsa_local.knowledge import Embedder
 from mdsa_local.knowledge import filters as filtering
 from mdsa_local.knowledge.chunking import chunk
+from mdsa_local.knowledge.forked import refuse_forked
 from mdsa_local.knowledge.fusion import Hit, Ranked
 from mdsa_local.knowledge.ingest import Progress, Report, ingest
 from mdsa_local.knowledge.lance import connect
@@ -65,8 +66,8 @@ class DualRAG:
     on ``threads`` of the CPU where it is a GGUF, 0 for one per core. None is none, or the configured one at the configured place. ``domain`` None is
     the shared knowledge base throughout.
 
-    Methods raise :class:`StorageError` when the disk fails, :class:`ConfigError` when a table holds another encoder's vectors, :class:`InputError`
-    for a domain that is no name; searches :class:`ModelError` when the reranker cannot be used.
+    Methods raise :class:`StorageError` when the disk fails, and in a process forked after LanceDB had been used; :class:`ConfigError` when a table
+    holds another encoder's vectors, :class:`InputError` for a domain that is no name; searches :class:`ModelError` when the reranker cannot be used.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class DualRAG:
 
     @property
     def _embedder(self) -> Embedder:
+        refuse_forked()
         with self._lock:
             if self._given_embedder is None:
                 from mdsa_local.routing.encoder import Encoder

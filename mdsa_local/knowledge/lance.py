@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from mdsa_local.errors import StorageError
+from mdsa_local.knowledge.forked import refuse_forked, used
 from mdsa_local.knowledge.locks import Readers, acquire
 from mdsa_local.knowledge.place import located, own_folder
 from mdsa_local.knowledge.searching import Memory
@@ -91,7 +92,8 @@ class OvertakenError(StorageError):
 
 
 class Database:
-    """LanceDB tables in a folder or at a URI. Nothing is imported, made or opened before it is needed; methods raise :class:`StorageError`.
+    """LanceDB tables in a folder or at a URI. Nothing is imported, made or opened before it is needed; methods raise :class:`StorageError`, and all
+    of them in a process forked after LanceDB had been used, see :mod:`forked`.
 
     ``folder`` is a path, or the URI of a place elsewhere. Tables are lancedb's ``AsyncTable``: its synchronous one needs twice the time for a
     search, and one search after the other.
@@ -125,6 +127,7 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[None]:
         """Keep the latest versions of all tables until the end of the block, for what reads with more than one :meth:`run`; see :mod:`locks`."""
+        refuse_forked()
         with self._readers.reading() if self._readers else nullcontext():
             yield
 
@@ -142,6 +145,7 @@ class Database:
 
     def names(self) -> tuple[str, ...]:
         """The tables there are, sorted."""
+        refuse_forked()
         if isinstance(self.folder, Path):
             with storage_errors(self.folder):
                 return tuple(sorted(path.stem for path in self.folder.glob("*.lance")))
@@ -159,6 +163,7 @@ class Database:
 
     def has(self, name: str) -> bool:
         """Whether table ``name`` has a folder. Elsewhere always True: to ask costs as much as to open it, and nothing here drops a table."""
+        refuse_forked()
         if not isinstance(self.folder, Path):
             return True
         with storage_errors(self.folder):
@@ -220,6 +225,7 @@ class Database:
     @contextmanager
     def writing(self, name: str) -> Iterator[None]:
         """Be the only writer of table ``name``, among the threads and processes of this machine."""
+        refuse_forked()
         folder = own_folder(self.folder)
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -239,6 +245,7 @@ class Database:
         return work()
 
     def _connect(self) -> Any:
+        used()
         with self._lock:
             if self._connection is None:
                 use_few_cores(_cores())

@@ -11,6 +11,7 @@ from typing import Any
 from mdsa_local.domains.config import NAME
 from mdsa_local.errors import InputError, StorageError
 from mdsa_local.knowledge import sound
+from mdsa_local.knowledge.forked import refuse_forked
 from mdsa_local.knowledge.lance import Database, storage_errors, unfinished
 
 
@@ -26,6 +27,7 @@ class Table:
 
     def opened(self) -> Any:
         """The table, or None as long as there is none."""
+        refuse_forked()
         with self._lock:
             if not self.database.has(self.name):
                 self._table = None

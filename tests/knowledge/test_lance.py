@@ -142,3 +142,56 @@ def test_a_program_that_ends_while_lancedb_is_imported_says_nothing() -> None:
     code = "from mdsa_local.knowledge.lance import import_ahead\nimport_ahead()"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert ended.stderr == ""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+@pytest.mark.parametrize("used", [True, False])
+def test_a_process_forked_after_lancedb_was_used_is_told_so_at_once(tmp_path: Path, used: bool) -> None:
+    script = """
+    import faulthandler, multiprocessing, os, sys, warnings
+    # LanceDB warns of the fork itself.
+    warnings.simplefilter("ignore")
+    from mdsa_local import MDSA, StorageError
+    from mdsa_local.knowledge.dual_rag import DualRAG
+    from mdsa_local.settings import Settings
+    from toy_embedder import ToyEmbedder
+    place, used = sys.argv[1], sys.argv[2] == "True"
+    rag = DualRAG(place, ToyEmbedder())
+    if used:
+        rag.add_global_documents([{"content": "A card is frozen in the app."}])
+        for _ in range(3):
+            assert rag.query("card")
+    else:
+        import lancedb
+
+    def tried(work):
+        try:
+            work()
+        except StorageError as error:
+            assert "was forked after" in str(error) and "spawn" in error.hint, error
+            return "refused"
+        return "done"
+
+    def child(told):
+        faulthandler.dump_traceback_later(20, exit=True)
+        made = DualRAG(place, ToyEmbedder())
+        asked = MDSA(settings=Settings(home=place + "/home"))
+        works = [lambda: rag.add_global_documents([{"content": "A loan is repaid early."}])]
+        works += [lambda one=one: one.query("card") for one in (rag, made)]
+        works += [made.list_documents, made.domains, lambda: made.add_local_documents("finance", [{"content": "Support."}])]
+        works += [lambda: asked.ask("How do I freeze my card?"), asked.prepare] if used else []
+        told.send([tried(work) for work in works])
+        for one in (rag, made, asked):
+            one.close()
+
+    for _ in range(2):
+        ours, theirs = multiprocessing.Pipe()
+        process = multiprocessing.get_context("fork").Process(target=child, args=(theirs,))
+        process.start()
+        process.join(40)
+        print(process.exitcode, *(ours.recv() if ours.poll() else ()))
+    assert not used or rag.query("card")
+    """
+    refused = "0 " + " ".join(["refused"] * 8)
+    done = "0 " + " ".join(["done"] * 6)
+    assert run(script, str(tmp_path), str(used)).splitlines() == [refused if used else done] * 2
