@@ -340,7 +340,7 @@ class TinyBERTOrchestrator:
             }
 
     def close(self) -> None:
-        """Free the models this orchestrator loaded. Safe to call twice."""
+        """Free the models this orchestrator loaded and the knowledge bases it opened. Safe to call twice."""
         if self._watcher:
             self._watcher.close()
         if self._knowledge is None and "knowledge" in self.__dict__:

@@ -83,6 +83,7 @@ class DualRAG:
             settings = Settings.load()
             reranker, threads = reranker or settings.reranker_place, threads or settings.threads
             persist_directory, storage_options = settings.knowledge_place, {**settings.storage_options, **(storage_options or {})}
+        self._storage_options = storage_options
         self._database = connect(persist_directory, storage_options)
         self._given_embedder = embedder
         self._shared = global_collection_name
@@ -320,11 +321,24 @@ class DualRAG:
             knowledge_base.settle()
 
     def close(self) -> None:
-        """Free what the reranker takes. Safe to call twice; a later search opens it again."""
+        """Free what tables and reranker take, and the connection; what was to be tidied later is left to whoever opens the table next. Safe to call
+        twice, and beside searches, additions and what is done in the background, which go on; a later use opens everything again. What is only in
+        memory, at ``memory://``, is gone."""
         with self._lock:
             opened, self._opened_reranker = self._opened_reranker, None
+            knowledge_bases, self._knowledge_bases = list(self._knowledge_bases.values()), {}
+            # Whoever is at work has the one before.
+            self._database = connect(self._database.folder, self._storage_options)
         if opened is not None:
             opened.close()
+        for knowledge_base in knowledge_bases:
+            knowledge_base.let_go()
+
+    def __enter__(self) -> DualRAG:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _add(self, domain: str | None, documents: Iterable[Mapping[str, Any]]) -> list[str]:
         knowledge_base = self._knowledge_base(domain)

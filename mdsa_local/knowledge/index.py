@@ -13,6 +13,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
@@ -105,6 +106,8 @@ class Background:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._called_off = False
         self._thread: threading.Thread | None = None
         self._due: float | None = None
 
@@ -122,26 +125,31 @@ class Background:
         """Begin ``task`` when ``delay_s`` have gone by in which this was not called again. A program that ends before does so at once, without it."""
 
         def run() -> None:
-            while (left := self._left()) is not None:
-                # Unlike an event, this returns when the main thread ends, and only then does the program wait for this one.
-                threading.main_thread().join(max(left, LEAST_WAIT_S))
-                if not threading.main_thread().is_alive():
-                    return
-            _logged(name, task)
+            # Python waits for a thread that works, and not for one that waits. Once the program is ending it may refuse to start one.
+            if self._is_due() and threading.main_thread().is_alive():
+                with suppress(RuntimeError):
+                    threading.Thread(target=_logged, args=(name, task), name=f"mdsa-tidy-{name}").start()
 
         with self._lock:
+            if self._called_off:
+                return
             waiting, self._due = self._due is not None, time.monotonic() + delay_s
             if not waiting:
-                threading.Thread(target=run, name=f"mdsa-later-{name}").start()
+                threading.Thread(target=run, name=f"mdsa-later-{name}", daemon=True).start()
 
-    def _left(self) -> float | None:
-        """Seconds until what is to be done later is due; None, and nothing is due any more, once it is."""
+    def _is_due(self) -> bool:
+        """Return once what is to be done later is due: True, and nothing is due any more. False at once when it is called off."""
         with self._lock:
-            left = 0.0 if self._due is None else self._due - time.monotonic()
-            if left > 0:
-                return left
-            self._due = None
-            return None
+            while self._due is not None and (left := self._due - time.monotonic()) > 0:
+                self._changed.wait(max(left, LEAST_WAIT_S))
+            due, self._due = self._due is not None, None
+            return due
+
+    def call_off(self) -> None:
+        """Do nothing later, neither what is to be done nor what :meth:`later` is yet told; what is under way goes on."""
+        with self._lock:
+            self._called_off, self._due = True, None
+            self._changed.notify_all()
 
     def wait(self) -> None:
         """Return when nothing is under way."""

@@ -207,6 +207,11 @@ class Readable(Tidied):
         if self._snapshot is not None:
             self.database.run(self.database.memory.read())
 
+    def let_go(self) -> None:
+        super().let_go()
+        # A copy in the making is for nobody.
+        self._snapshot = None
+
     def at_hand(self, table: Any) -> tuple[Snapshot, AtHand] | None:
         """The table as it is now and all of it, where this process has that; None where LanceDB has to be asked."""
         last = self._snapshot

@@ -191,6 +191,10 @@ class Tidied(Table):
         """Wait until nothing is being done in the background."""
         self._background.wait()
 
+    def let_go(self) -> None:
+        """Do nothing later: nobody uses this any more. What is under way in the background, and whoever is still searching, goes on."""
+        self._background.call_off()
+
 
 def grown(rows: int, in_largest_file: int, merged: int) -> bool:
     """Whether of ``rows`` enough came since the last merge; ``merged`` is how many there were then, 0 where another process did it. The largest file

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import random
 import threading
+import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -190,3 +193,50 @@ def test_threads_may_share_it(tmp_path: Path) -> None:
         thread.join()
     assert errors == []
     assert [len(rag.list_documents(domain)) for domain in DOMAINS] == [6, 6, 6]
+
+
+def test_closing_lets_go_of_everything_and_a_later_use_opens_it_again(tmp_path: Path) -> None:
+    with DualRAG(tmp_path, ToyEmbedder()) as rag:
+        rag.add_global_documents([{"content": "Support is open all day."}])
+        rag.add_local_documents("closing", [{"content": "A card can be frozen."}])
+        for _ in range(3):
+            assert len(search(rag, "card", "closing")) == 2
+        rag.settle()
+        knowledge_base = rag._knowledge_base("closing")
+        assert knowledge_base._snapshot is not None and knowledge_base._snapshot.held is not None
+        lost = [weakref.ref(one) for one in (rag._database, rag._database.memory, knowledge_base, knowledge_base._snapshot.held)]
+        del knowledge_base
+    deadline = time.monotonic() + 10
+    while (held := [one() for one in lost if gc.collect() is not None and one() is not None]) and time.monotonic() < deadline:
+        del held
+        time.sleep(0.05)
+    assert not held
+    assert not [thread.name for thread in threading.enumerate() if thread.name == "mdsa-later-closing"]
+    rag.close()
+    assert len(search(rag, "card", "closing")) == 2
+    rag.add_local_documents("closing", [{"content": "A loan is repaid early."}])
+    rag.close()
+    rag.close()
+    assert rag.query("loan", "closing")[0]["content"] == "A loan is repaid early."
+
+
+def test_closing_leaves_what_is_under_way(tmp_path: Path) -> None:
+    rag, went = DualRAG(tmp_path, ToyEmbedder()), threading.Event()
+    rag.add_global_documents([{"content": "Support is open all day."}])
+    knowledge_base = rag._knowledge_base(None)
+    done: list[object] = []
+
+    def index() -> None:
+        went.wait(20)
+        done.append(knowledge_base.index_vectors())
+
+    knowledge_base._background.start("global", index)
+    rag.close()
+    went.set()
+    knowledge_base.add([])
+    knowledge_base.settle()
+    assert done == ["nothing"]
+    # An addition that began before goes on, too.
+    knowledge_base.delete("none")
+    knowledge_base.tidy()
+    assert search(rag, "support")

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -244,6 +245,18 @@ def test_later_is_once_and_after_the_last_call() -> None:
     while len(done) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert len(done) == 2
+
+
+def test_what_was_called_off_is_never_done_and_holds_nothing() -> None:
+    background, done = index.Background(), list[str]()
+    background.later("gone", lambda: done.append("due"), 0.3)
+    [waiting] = [thread for thread in threading.enumerate() if thread.name == "mdsa-later-gone"]
+    background.call_off()
+    waiting.join(10)
+    assert not waiting.is_alive()
+    background.later("gone", lambda: done.append("after"), 0.0)
+    time.sleep(0.5)
+    assert done == []
 
 
 def test_what_is_due_later_does_not_hold_up_the_end_of_the_program(tmp_path: Path) -> None:
