@@ -170,10 +170,16 @@ class DualRAG:
         return self._add(domain, documents)
 
     def add_paths(
-        self, paths: Iterable[Path | str], domain: str | None = None, progress: Progress | None = None, *, follow_deletes: bool = False
+        self,
+        paths: Path | str | Iterable[Path | str],
+        domain: str | None = None,
+        progress: Progress | None = None,
+        *,
+        follow_deletes: bool = False,
     ) -> Report:
-        """Ingest files and folders; see :func:`mdsa_local.knowledge.ingest.ingest`."""
-        return ingest(self._knowledge_base(domain), paths, progress, follow_deletes=follow_deletes)
+        """Ingest files and folders, or a single one; see :func:`mdsa_local.knowledge.ingest.ingest`."""
+        several = [paths] if isinstance(paths, Path | str) else paths
+        return ingest(self._knowledge_base(domain), several, progress, follow_deletes=follow_deletes)
 
     def ranked(
         self,

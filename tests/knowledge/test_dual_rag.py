@@ -240,3 +240,13 @@ def test_closing_leaves_what_is_under_way(tmp_path: Path) -> None:
     knowledge_base.delete("none")
     knowledge_base.tidy()
     assert search(rag, "support")
+
+
+def test_a_single_path_is_one_path(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.md").write_text("A card can be frozen.")
+    rag = DualRAG(tmp_path / "kb", ToyEmbedder())
+    single: list[Any] = [tmp_path / "docs", str(tmp_path / "docs"), [tmp_path / "docs"]]
+    for number, given in enumerate(single):
+        report = rag.add_paths(given, f"domain{number}")
+        assert (report.added, report.failed) == (("a.md",), ())
