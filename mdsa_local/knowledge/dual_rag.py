@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 GLOBAL = "global"
+DOCUMENT = '{"content": "...", "metadata": {...}}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +150,17 @@ class DualRAG:
         floor: float | None = None,
     ) -> list[dict[str, Any]]:
         """Like :meth:`search`, as ``{content, score, metadata}``: the cosine with the question, the metadata given with the document, and where
-        the passage is.
+        the passage is: ``passage``, ``start``, ``end`` and ``knowledge_base``, which nothing given replaces.
 
+        Raises :class:`InputError` for a question that :meth:`~mdsa_local.orchestrator.TinyBERTOrchestrator.ask` would not take, whatever its length.
         ``filters`` restricts what is searched, ``{"source": "docs/*", "kind": "pdf"}``; see :func:`mdsa_local.knowledge.filters.sql`.
         """
+        from mdsa_local.validation import rules
+
+        refuse_forked()
+        if not isinstance(query, str):
+            raise InputError(f"the question is a {type(query).__name__}, not a string", "Pass the question as text.")
+        query = rules.question(query, len(query))
         scope = Scope(self._shared, domain)
         tables = [name for name in scope.tables if (use_global if name == self._shared else use_local)]
         hits = self._hits(query, self._embedder.encode([query])[0], tables, top_k, filtering.sql(filters or {}), floor) if tables else []
@@ -161,7 +169,8 @@ class DualRAG:
     def add_global_documents(self, documents: Iterable[Mapping[str, Any]]) -> list[str]:
         """Add texts for all domains, each ``{content, metadata}``; their document ids, which are ``metadata["id"]`` or made of the content.
 
-        A document with a known id replaces it. ``metadata["source"]`` and ``["title"]`` are shown with its passages.
+        A document with a known id replaces it. ``metadata["source"]`` and ``["title"]`` are shown with its passages. Raises :class:`InputError` for
+        what is no list of such documents.
         """
         return self._add(None, documents)
 
@@ -347,6 +356,8 @@ class DualRAG:
         self.close()
 
     def _add(self, domain: str | None, documents: Iterable[Mapping[str, Any]]) -> list[str]:
+        if isinstance(documents, str | Mapping) or not isinstance(documents, Iterable):
+            raise InputError(f"the documents are a {type(documents).__name__}, not a list of documents", f"Write [{DOCUMENT}, ...].")
         knowledge_base = self._knowledge_base(domain)
         entries = [_entry(number, document, knowledge_base.embedder) for number, document in enumerate(documents)]
         knowledge_base.add(entries)
@@ -355,9 +366,11 @@ class DualRAG:
 
 
 def _entry(number: int, document: Mapping[str, Any], embedder: Embedder) -> Entry:
+    if not isinstance(document, Mapping):
+        raise InputError(f"document {number} is a {type(document).__name__}, not a mapping", f"Write {DOCUMENT}.")
     content, metadata = document.get("content"), document.get("metadata") or {}
     if not isinstance(content, str) or not isinstance(metadata, Mapping):
-        raise InputError(f"document {number}: expected content, a string, and metadata, a mapping", 'Write {"content": "...", "metadata": {...}}.')
+        raise InputError(f"document {number}: expected content, a string, and metadata, a mapping", f"Write {DOCUMENT}.")
     chunks = chunk(content, embedder.count_tokens, title=str(metadata.get("title", "")))
     if not chunks:
         raise InputError(f"document {number}: its content has no text", "Leave it out.")
@@ -368,5 +381,5 @@ def _entry(number: int, document: Mapping[str, Any], embedder: Embedder) -> Entr
 
 def _metadata(hit: Hit) -> dict[str, Any]:
     passage = hit.passage
-    place = {"source": passage.source, "title": passage.title, "knowledge_base": passage.knowledge_base}
-    return place | {"passage": passage.id, "start": passage.start, "end": passage.end} | dict(hit.metadata)
+    own = {"knowledge_base": passage.knowledge_base, "passage": passage.id, "start": passage.start, "end": passage.end}
+    return {"source": passage.source, "title": passage.title} | dict(hit.metadata) | own

@@ -7,6 +7,7 @@ import threading
 import time
 import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -103,10 +104,33 @@ def test_a_domain_that_is_no_name_is_refused(tmp_path: Path, domain: str) -> Non
         rag.add_local_documents(domain, [{"content": "x"}])
 
 
-@pytest.mark.parametrize("document", [{}, {"content": 3}, {"content": " "}, {"content": "x", "metadata": "y"}])
-def test_a_document_that_cannot_be_used_is_refused(tmp_path: Path, document: dict[str, object]) -> None:
+@pytest.mark.parametrize("document", [{}, {"content": 3}, {"content": " "}, {"content": "x", "metadata": "y"}, "text", None])
+def test_a_document_that_cannot_be_used_is_refused(tmp_path: Path, document: Any) -> None:
     with pytest.raises(InputError, match="document 1"):
         DualRAG(tmp_path, ToyEmbedder()).add_global_documents([{"content": "fine"}, document])
+
+
+@pytest.mark.parametrize("documents", ["text", {"content": "x"}, None, 5])
+def test_what_is_no_list_of_documents_is_refused(tmp_path: Path, documents: Any) -> None:
+    with pytest.raises(InputError, match="not a list of documents") as caught:
+        DualRAG(tmp_path, ToyEmbedder()).add_local_documents("hr", documents)
+    assert '[{"content": ' in caught.value.hint
+
+
+@pytest.mark.parametrize("question", [5, None, "", " \n", "?!", "a\x00b", "\ud800"])
+def test_what_is_no_question_is_refused(tmp_path: Path, question: Any) -> None:
+    rag = DualRAG(tmp_path, ToyEmbedder())
+    rag.add_global_documents([{"content": "fine"}])
+    with pytest.raises(InputError, match="the question"):
+        rag.query(question)
+
+
+def test_the_place_of_a_passage_is_not_replaced_by_what_was_given(tmp_path: Path) -> None:
+    rag = DualRAG(tmp_path, ToyEmbedder())
+    given = {"id": "a", "passage": "x", "start": 7, "end": 8, "knowledge_base": "hr", "source": "shelf", "title": "Fine", "owner": "Dana"}
+    rag.add_global_documents([{"content": "fine", "metadata": given}])
+    [found] = rag.query("fine")
+    assert found["metadata"] == given | {"passage": "a#0", "start": 0, "end": 4, "knowledge_base": "global"}
 
 
 def test_top_k_is_at_least_one(tmp_path: Path) -> None:
