@@ -112,7 +112,7 @@ def search(
     domain: Domain = None,
     k: Annotated[int, typer.Option("-k", min=1, max=100, help="How many passages.")] = 5,
     where: Annotated[
-        list[str] | None, typer.Option("--where", help="field=value: document, source, title or kind (pdf, md); * at the ends.", show_default=False)
+        list[str] | None, typer.Option("--where", help="field=value: document, source, title, kind (pdf, md) or metadata.NAME; * at the ends.", show_default=False)
     ] = None,
     floor: Annotated[float | None, typer.Option(min=-1, max=1, help="Least cosine of a passage with the question.", show_default=False)] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Tell what decided the order.")] = False,

@@ -146,14 +146,14 @@ class DualRAG:
         top_k: int = 5,
         use_local: bool = True,
         use_global: bool = True,
-        filters: Mapping[str, str] | None = None,
+        filters: Mapping[str, str | float] | None = None,
         floor: float | None = None,
     ) -> list[dict[str, Any]]:
         """Like :meth:`search`, as ``{content, score, metadata}``: the cosine with the question, the metadata given with the document, and where
         the passage is: ``passage``, ``start``, ``end`` and ``knowledge_base``, which nothing given replaces.
 
         Raises :class:`InputError` for a question that :meth:`~mdsa_local.orchestrator.TinyBERTOrchestrator.ask` would not take, whatever its length.
-        ``filters`` restricts what is searched, ``{"source": "docs/*", "kind": "pdf"}``; see :func:`mdsa_local.knowledge.filters.sql`.
+        ``filters`` restricts what is searched, ``{"source": "docs/*", "metadata.owner": "Dana"}``; see :func:`mdsa_local.knowledge.filters.sql`.
         """
         from mdsa_local.validation import rules
 
@@ -196,7 +196,7 @@ class DualRAG:
         vector: NDArray[np.float32],
         domain: str | None,
         top_k: int,
-        filters: Mapping[str, str] | None = None,
+        filters: Mapping[str, str | float] | None = None,
         floor: float | None = None,
     ) -> list[Ranked]:
         """All candidates :meth:`search` chooses from, best first, with what decided it; passages whose text a better one has are still there.

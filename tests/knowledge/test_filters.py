@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import json
+import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,6 +48,9 @@ def found(rag: DualRAG, filters: dict[str, str]) -> list[str]:
         ({"source": "x' OR '1'='1"}, []),
         ({"source": "x'; DROP TABLE global; --"}, []),
         ({"source": "x\\' OR 1=1 --"}, []),
+        ({"source": "a.md"}, ["d0#0"]),
+        ({"source": ".md"}, []),
+        ({"source": "/a.md"}, []),
     ],
 )
 def test_only_what_meets_all_conditions_is_found(rag: DualRAG, filters: dict[str, str], expected: list[str]) -> None:
@@ -69,3 +75,126 @@ def test_conditions_are_met_before_the_best_are_chosen(tmp_path: Path) -> None:
     texts = [{"content": f"apples apples {n}", "metadata": {"id": f"near{n}", "source": "near.md"}} for n in range(200)]
     rag.add_global_documents([*texts, {"content": "something about pears", "metadata": {"id": "far", "source": "far.md"}}])
     assert [hit["metadata"]["passage"] for hit in rag.query("apples", filters={"source": "far.md"})] == ["far#0"]
+
+
+def test_a_path_may_stand_below_any_folder(tmp_path: Path) -> None:
+    rag = DualRAG(tmp_path / "kb", ToyEmbedder())
+    for name in ("docs/a.md", "other/docs/b.md", "mydocs/c.md"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(f"apples {name}")
+    rag.add_paths(tmp_path)
+    every = ["docs/a.md#0", "mydocs/c.md#0", "other/docs/b.md#0"]
+    for filters, expected in (
+        ({"source": "docs/*"}, [every[0], every[2]]),
+        ({"source": "a.md"}, every[:1]),
+        ({"source": f"{tmp_path}/docs/*"}, every[:1]),
+        ({"source": "/docs/*"}, []),
+        ({"document": "b.md"}, every[2:]),
+        ({"document": "docs/*"}, [every[0], every[2]]),
+        ({"document": "docs/*", "source": "b.*"}, every[2:]),
+        ({"source": "*docs/*"}, every),
+    ):
+        assert found(rag, filters) == expected, filters
+
+
+METADATA: list[dict[str, Any]] = [
+    {"owner": "Dana"},
+    {"owner": "Dana Scully", "n": 5},
+    {"n": "5", "owner": 'O\'Hara "the \\ one", 50%_'},
+    {"a": [1, {"owner": "Dana"}], "owner": "Fox"},
+    {"nested": {"owner": "Dana", "n": 5}},
+    {"text": '"owner": "Dana"', "x": ', "owner": "Dana"}', ", ": ": "},
+    {"owner": ["Dana"], "n": 2.5},
+    {"owner": True, "n": False},
+    {"owner": None, "n": 2024},
+    {"owner": "Jürgen\n\u2028\x01Ω", "the [key]": "a.b*c"},
+    {"owner": "JXrgen", "the [key]": "axb*c"},
+    {},
+]
+
+
+@pytest.fixture(scope="module")
+def described(tmp_path_factory: pytest.TempPathFactory) -> DualRAG:
+    made = DualRAG(tmp_path_factory.mktemp("kb"), ToyEmbedder())
+    made.add_global_documents({"content": f"apples number {n}", "metadata": {**given, "id": f"{n}"}} for n, given in enumerate(METADATA))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("owner", "Dana", [0]),
+        ("owner", "Dana*", [0, 1]),
+        ("owner", "*Scully", [1]),
+        ("owner", "*an*", [0, 1]),
+        ("owner", 'O\'Hara "the \\ one", 50%_', [2]),
+        ("owner", "O'Hara*", [2]),
+        ("owner", "*50%*", [2]),
+        ("owner", "*, 50__", []),
+        ("owner", "dana", []),
+        ("owner", "Jürgen\n\u2028\x01Ω", [9]),
+        ("owner", "J.rgen", []),
+        ("owner", "*01Ω", []),
+        ("owner", "Jürgen\n*", [9]),
+        ("owner", "Jürgenn*", []),
+        ("owner", "true", [7]),
+        ("owner", "null", []),
+        ("owner", "x' OR '1'='1", []),
+        ("owner", '"Dana"', []),
+        ("n", "5", [1, 2]),
+        ("n", "false", [7]),
+        ("n", "f*", [7]),
+        ("n", "2*", [6, 8]),
+        ("n", "*5", [1, 2, 6]),
+        ("n", "2.5", [6]),
+        ("n", 5, [1, 2]),
+        ("n", 2.5, [6]),
+        ("n", False, [7]),
+        ("text", '"owner"*', [5]),
+        (", ", ": ", [5]),
+        ("the [key]", "a.b*c", [9]),
+        ("the [key]", "*b*", [9, 10]),
+        ("own", "Dana", []),
+        ("id", "3", [3]),
+    ],
+)
+def test_metadata_is_compared_as_text_at_its_top_level(described: DualRAG, name: str, value: str | float, expected: list[int]) -> None:
+    hits = described.query("apples", top_k=20, filters={f"metadata.{name}": value})
+    assert sorted(int(hit["metadata"]["id"]) for hit in hits) == expected
+
+
+def test_any_metadata_is_found_by_what_it_says_and_nothing_else(tmp_path: Path) -> None:
+    """Against a reading of the same metadata in Python."""
+    rng = random.Random(7)
+    letters = ['"', "\\", ",", ":", " ", "{", "}", "[", "]", "'", "a", "u", "0", "1", "é", "%", "\n", "\x02", ", ", '": "', "\\u0001", "😀"]
+
+    def text() -> str:
+        return "".join(rng.choices(letters, k=rng.randrange(5)))
+
+    def value(depth: int) -> Any:
+        kind = rng.randrange(8 if depth else 5)
+        if kind < 5:
+            return (text(), text(), rng.choice([True, False, None]), rng.randrange(-20, 20), rng.random() * 10 ** rng.randrange(-9, 20))[kind]
+        if kind == 5:
+            return [value(depth - 1) for _ in range(rng.randrange(3))]
+        return {text(): value(depth - 1) for _ in range(rng.randrange(4))}
+
+    given = [{text(): value(12) for _ in range(rng.randrange(1, 5))} for _ in range(150)]
+    rag = DualRAG(tmp_path, ToyEmbedder())
+    rag.add_global_documents({"content": f"apples number {n}", "metadata": {**one, "id": f"{n}"}} for n, one in enumerate(given))
+    searched = 0
+    for name, wanted in [
+        (name, wanted) for one in rng.sample(given, 40) for name, wanted in one.items() if name and not isinstance(wanted, list | dict)
+    ]:
+        as_text = wanted if isinstance(wanted, str) else json.dumps(wanted)
+        if not as_text or wanted is None:
+            continue
+        expected = {
+            f"{n}"
+            for n, one in enumerate(given)
+            if isinstance(has := one.get(name), str | int | float) and (has if isinstance(has, str) else json.dumps(has)) == as_text
+        }
+        hits = rag.query("apples", top_k=200, filters={f"metadata.{name}": as_text})
+        assert {hit["metadata"]["id"] for hit in hits} == expected, (name, as_text)
+        searched += 1
+    assert searched > 20
