@@ -70,7 +70,8 @@ def add(
     domain: Domain = None,
     as_json: Json = False,
 ) -> None:
-    """Add documents to a domain's knowledge base, or to the shared one."""
+    """Add documents to a domain's knowledge base, or to the shared one; exit code 2 when a file was refused, whatever else was added. Files of other
+    types in a folder are passed over."""
     parts = _parts(domain)
     missing = [str(path) for path in paths if not path.exists()]
     if missing:
@@ -88,6 +89,8 @@ def add(
         line(f"{domain or 'global'}: " + ", ".join(f"{counts[name]} {name}" for name in ("added", "changed", "unchanged")))
         for path, reason in report.failed:
             note(_plain(f"not added: {path}: {reason}"))
+    if len(report.failed) > len(report.passed_over):
+        raise typer.Exit(InputError.exit_code)
 
 
 @app.command("list")
@@ -112,7 +115,8 @@ def search(
     domain: Domain = None,
     k: Annotated[int, typer.Option("-k", min=1, max=100, help="How many passages.")] = 5,
     where: Annotated[
-        list[str] | None, typer.Option("--where", help="field=value: document, source, title, kind (pdf, md) or metadata.NAME; * at the ends.", show_default=False)
+        list[str] | None,
+        typer.Option("--where", help="field=value: document, source, title, kind (pdf, md) or metadata.NAME; * at the ends.", show_default=False),
     ] = None,
     floor: Annotated[float | None, typer.Option(min=-1, max=1, help="Least cosine of a passage with the question.", show_default=False)] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Tell what decided the order.")] = False,

@@ -91,8 +91,8 @@ def run(arguments: list[str] | None = None) -> None:
         only = arguments[0] if arguments and arguments[0] in COMMANDS else None
         code = tree(only)(arguments, prog_name="mdsa", standalone_mode=True)
     except SystemExit as ended:
-        # The usage message went to stderr; whoever asked for JSON gets the envelope as well.
-        if ended.code == InputError.exit_code and "--json" in arguments:
+        # The usage message went to stderr; whoever asked for JSON gets the envelope as well, unless the command itself chose the code and told all.
+        if ended.code == InputError.exit_code and "--json" in arguments and not isinstance(ended.__context__, typer.Exit):
             document(InputError("the arguments do not fit this command", "The message on stderr says why; see --help.").envelope())
         raise
     except MDSAError as error:

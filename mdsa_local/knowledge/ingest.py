@@ -13,7 +13,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from mdsa_local.knowledge.chunking import chunk_all
-from mdsa_local.knowledge.loaders import CONTAINED, UnreadableError, family
+from mdsa_local.knowledge.loaders import CONTAINED, UNSUPPORTED, UnreadableError, family
 from mdsa_local.knowledge.loaders.contained import Reader
 from mdsa_local.knowledge.reading import Document
 from mdsa_local.knowledge.store import Entry, KnowledgeBase
@@ -46,13 +46,15 @@ Progress = Callable[[Step], None]
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What an ingestion did, as document ids; ``failed`` holds ``(path, reason)``."""
+    """What an ingestion did, as document ids; ``failed`` holds ``(path, reason)``, and ``passed_over`` the paths among them that were only met in a
+    folder and are of no supported type."""
 
     added: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     unchanged: tuple[str, ...] = ()
     failed: tuple[tuple[str, str], ...] = ()
+    passed_over: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,11 @@ def ingest(knowledge_base: KnowledgeBase, paths: Iterable[Path | str], progress:
     if run.groups["added"] or run.groups["changed"] or gone:
         knowledge_base.tidy()
     run.tell("")
-    return Report(removed=tuple(gone), failed=tuple(failed), **{name: tuple(documents) for name, documents in run.groups.items()})
+    named = {str(root) for root in roots}
+    passed_over = tuple(path for path, reason in failed if reason.startswith(UNSUPPORTED) and path not in named)
+    return Report(
+        removed=tuple(gone), failed=tuple(failed), passed_over=passed_over, **{name: tuple(documents) for name, documents in run.groups.items()}
+    )
 
 
 class _Run:

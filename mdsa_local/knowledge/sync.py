@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from mdsa_local.errors import StorageError, UnknownNameError
 from mdsa_local.knowledge import place
 from mdsa_local.knowledge.ingest import Report, Step, source_of
+from mdsa_local.knowledge.loaders import UNSUPPORTED
 from mdsa_local.knowledge.locks import acquire
 from mdsa_local.settings import Settings, shipped, storage_error
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 GLOBAL_FOLDER = "_global"
 # Starts of ingest's reasons that stay true until the file changes. The user hears of them once; any other failure is tried again.
-SETTLED = ("not a supported type", "has no text", "its name is not UTF-8")
+SETTLED = (UNSUPPORTED, "has no text", "its name is not UTF-8")
 
 
 def folders(settings: Settings) -> Iterator[tuple[str | None, Path]]:

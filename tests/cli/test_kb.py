@@ -48,6 +48,25 @@ def test_when_nothing_could_be_added_json_is_the_error(home: Path, capsys: pytes
     assert (code, out, "a.png" in err) == (2, "", True)
 
 
+def test_a_refused_file_is_told_by_the_exit_code_after_the_others_were_added(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    docs = home / "docs"
+    docs.mkdir()
+    (docs / "notes.md").write_text("The shed key hangs behind the door.\n")
+    (docs / "photo.png").write_bytes(b"PNG")
+    code, out, err = inside(capsys, "kb", "add", str(docs))
+    assert (code, out) == (0, "global: 1 added, 0 changed, 0 unchanged\n") and "photo.png: not a supported type" in err
+    (docs / "broken.md").write_bytes(b"\xff\xfe\xff")
+    (docs / "more.md").write_text("The rake is in the shed.\n")
+    code, out, err = inside(capsys, "kb", "add", str(docs))
+    assert (code, out) == (2, "global: 1 added, 0 changed, 1 unchanged\n") and "broken.md" in err and "photo.png" in err
+    code, out, _ = inside(capsys, "kb", "add", str(docs), "--json")
+    assert (code, json.loads(out)["unchanged"], len(json.loads(out)["failed"])) == (2, 2, 2)
+    # Who names a file wants it.
+    (docs / "broken.md").unlink()
+    assert inside(capsys, "kb", "add", str(docs), str(docs / "photo.png"))[0] == 2
+    assert inside(capsys, "kb", "add", str(docs))[0] == 0
+
+
 def test_empty_knowledge_bases_point_at_sync(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for command in (["list"], ["list", "-d", "garden"], ["search", "roses"]):
         code, out, err = inside(capsys, "kb", *command)

@@ -23,6 +23,8 @@ LOADERS = {
     ".csv": "rows", ".tsv": "rows",
     ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl",
 }  # fmt: skip
+# How the reason begins for a type that is none of these.
+UNSUPPORTED = "not a supported type"
 CONTAINED = {"html", "pdf", "docx", "json"}
 # Family to the module it needs, and the extra that brings it.
 NEEDS = {"pdf": ("pypdf", "docs"), "docx": ("docx", "docs")}
@@ -54,7 +56,7 @@ def family(path: Path) -> str:
     """The module that reads ``path``. Raises :class:`UnreadableError` for an unknown type and for one whose parser is not installed."""
     suffix = path.suffix.lower()
     if suffix not in LOADERS:
-        raise UnreadableError(f"not a supported type: {suffix or path.name} (supported: {', '.join(LOADERS)})")
+        raise UnreadableError(f"{UNSUPPORTED}: {suffix or path.name} (supported: {', '.join(LOADERS)})")
     name = LOADERS[suffix]
     module, extra = NEEDS.get(name, ("", ""))
     if module and find_spec(module) is None:
