@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mdsa_local.domains import quoting
 from mdsa_local.domains.quoting import Extract
-from mdsa_local.types import Passage, Route
+from mdsa_local.types import Passage, Route, Turn
 from mdsa_local.validation.answerable import Doubt, doubt
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Searcher:
     top_k: int
     quotes: Callable[[str], bool]
     parts: Sequence[str] = ()
-    turn: quoting.Turn | None = None
+    turn: Turn | None = None
 
     def nearest(self, domains: Iterable[str]) -> tuple[str, ...]:
         """Those of ``domains`` whose documents are nearest to the question, nearest first; none without a ``vector``."""
@@ -84,7 +84,7 @@ class Searcher:
             passages, extracts = narrowed(passages, extracts, self.top_k)
         if self.vector is None:
             return Evidence(passages, tuple(extracts))
-        against = doubt(self.question, passages, lambda words: self.knowledge.unknown(words, domain), self.embed, extracts, self.judge)
+        against = doubt(self.question, passages, lambda words: self.knowledge.unknown(words, domain), self.embed, extracts, self.judge, self.turn)
         return Evidence(passages, tuple(extracts), against)
 
     def _passages(self, domain: str) -> tuple[Passage, ...]:

@@ -27,7 +27,7 @@ from mdsa_local.onnx_models import OnnxModels
 from mdsa_local.runtime.manager import ModelManager
 from mdsa_local.settings import Settings
 from mdsa_local.stoppable import Leash, Stoppable
-from mdsa_local.types import Answer, Completed, Draft, Event, Query, Retrieved, Revised, Route, Routed, Stage, Token, Verdict
+from mdsa_local.types import Answer, Completed, Draft, Event, Query, Retrieved, Revised, Route, Routed, Stage, Token, Turn, Verdict
 from mdsa_local.validation import ladder, rules
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class _Read:
     text: str
     vector: Any
     detail: Mapping[str, Any]
-    turn: quoting.Turn | None = None
+    turn: Turn | None = None
 
 
 class TinyBERTOrchestrator:
@@ -205,6 +205,8 @@ class TinyBERTOrchestrator:
 
         ``model`` is another name of ``model_name``. Raises :class:`ConfigError`.
         """
+        if isinstance(name, DomainConfig) and (description or keywords or model or model_name or settings):
+            raise ConfigError("a DomainConfig and parts of one were given", "Put the parts into the DomainConfig, or give its name in its place.")
         if model is not None and model_name is not None:
             raise ConfigError(f"model_name is {model_name!r} and model is {model!r}", "They mean the same: give one of them.")
         domain = (
@@ -250,7 +252,9 @@ class TinyBERTOrchestrator:
             route, evidence = self._looked_up(read, embed, trace)
             yield Routed(route)
             if route.domain is None:
-                verdict, draft = self._marked(Verdict("abstained", self._unclaimed(route), (), (), route.reason)), None
+                verdict, draft = Verdict("abstained", self._unclaimed(route), (), (), route.reason), None
+                # Small talk needs neither encoder nor judge to be answered.
+                verdict = verdict if route.small_talk else self._marked(verdict)
                 yield Token(verdict.text)
             else:
                 passages = evidence.passages
@@ -420,7 +424,7 @@ class TinyBERTOrchestrator:
             route = replace(route, domain=chosen.name, confidence=1.0, scores={chosen.name: 1.0}, reason="chosen by the caller", parts=())
         if self._degraded:
             route = replace(route, degraded=self._degraded)
-        turn = None if route.context == "message" else quoting.Turn(query.history[-1], query.text)
+        turn = None if route.context == "message" else Turn(query.history[-1], query.text)
         text = turn.together if turn else query.text
         detail: dict[str, Any] = {"context": route.context, "truncated": self.encoder.cuts(text)}
         if route.parts:

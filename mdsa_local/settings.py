@@ -248,7 +248,7 @@ def tell_unknown(environ: Mapping[str, str], known: Iterable[str]) -> None:
     for name in sorted(name.removeprefix("MDSA_") for name in environ if name.startswith("MDSA_")):
         if name not in names and name not in _told and not name.startswith("TEST_"):
             _told.add(name)
-            close = nearest(name, names)
+            close = nearest(name.upper(), names)
             logger.warning("MDSA_%s is no setting and has no effect.%s", name, f" Did you mean MDSA_{close}?" if close else "")
 
 

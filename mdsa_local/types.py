@@ -7,9 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Status = Literal["success", "degraded", "not_found", "abstained", "error"]
+
+
+class Turn(NamedTuple):
+    """A message that does not stand alone, and the one before it."""
+
+    previous: str
+    message: str
+
+    @property
+    def together(self) -> str:
+        """The two as one text, which is routed, looked up and answered."""
+        return f"{self.previous.rstrip()} {self.message}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mdsa_local.cli.output import Domain, Json, Question, bold, dim, document, joined, line, note, piece, progress
+from mdsa_local.cli.output import Domain, Json, Question, bold, dim, document, interrupted_at_once, joined, line, note, piece, progress
 from mdsa_local.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,8 +28,11 @@ TOUR = (
 )
 
 
-def opened(settings: Settings) -> TinyBERTOrchestrator:
-    """An orchestrator whose knowledge bases are in step with the domains' folders; tells its progress."""
+Model = Annotated[str | None, typer.Option("--model", "-m", help="Model reference instead of the domain's own.")]
+
+
+def opened(settings: Settings, model: str | None = None) -> TinyBERTOrchestrator:
+    """An orchestrator whose knowledge bases are in step with the domains' folders; tells its progress. ``model`` takes the place of each domain's."""
     from mdsa_local.onnx_models import OnnxModels
 
     onnx = OnnxModels(settings)
@@ -47,13 +50,17 @@ def opened(settings: Settings) -> TinyBERTOrchestrator:
     for name, report in orchestrator.prepare(progress("knowledge bases")):
         for path, reason in report.failed:
             note(f"warning: {name}: {path}: {reason}")
+    if model:
+        for known in orchestrator.registry:
+            orchestrator.registry.register(known.model_copy(update={"model": model}))
     return orchestrator
 
 
 def ask(
     question: Question,
     domain: Domain = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Model reference instead of the domain's own.")] = None,
+    model: Model = None,
+    after: Annotated[list[str] | None, typer.Option("--after", help="What was asked before; repeated, oldest first.")] = None,
     as_json: Json = False,
 ) -> None:
     """Answer a question from the right domain's documents, with citations."""
@@ -61,15 +68,12 @@ def ask(
     from mdsa_local.validation import rules
 
     settings = Settings.load()
-    text = rules.question(joined(question), settings.max_question_chars)
-    with opened(settings) as orchestrator:
-        if model:
-            for known in orchestrator.registry:
-                orchestrator.registry.register(known.model_copy(update={"model": model}))
+    text, history = rules.question(joined(question), settings.max_question_chars), after or []
+    with interrupted_at_once(), opened(settings, model) as orchestrator:
         if as_json:
-            document(orchestrator.ask(text, domain=domain).to_dict())
+            document(orchestrator.ask(text, domain=domain, history=history).to_dict())
         else:
-            show(orchestrator, text, domain)
+            show(orchestrator, text, domain, history)
 
 
 def tour(as_json: Json = False) -> None:
@@ -79,7 +83,7 @@ def tour(as_json: Json = False) -> None:
     settings = Settings.load()
     if not settings.shipped_domains:
         raise InputError("the tour asks the shipped domains, which are left out", "Set shipped_domains to true, or ask your own: mdsa ask QUESTION.")
-    with opened(settings) as orchestrator:
+    with interrupted_at_once(), opened(settings) as orchestrator:
         if as_json:
             document([orchestrator.ask(text).to_dict() for _, text in TOUR])
             return
@@ -89,20 +93,21 @@ def tour(as_json: Json = False) -> None:
             line()
 
 
-def show(orchestrator: TinyBERTOrchestrator, text: str, domain: str | None) -> None:
+def show(orchestrator: TinyBERTOrchestrator, text: str, domain: str | None, history: Sequence[str] = ()) -> None:
     """Print an answer as it streams, then where it comes from."""
     from mdsa_local.types import Completed, Revised, Token
 
     answer: Answer | None = None
-    for event in orchestrator.stream(text, domain=domain):
-        if isinstance(event, Token):
-            piece(event.text)
-        elif isinstance(event, Revised):
-            line()
-            line(dim("-- with its citations set right:" if event.kind == "citations" else f"-- withdrawn: {event.reason}. Instead:"))
-            piece(event.text)
-        elif isinstance(event, Completed):
-            answer = event.answer
+    with orchestrator.stream(text, domain=domain, history=history) as events:
+        for event in events:
+            if isinstance(event, Token):
+                piece(event.text)
+            elif isinstance(event, Revised):
+                line()
+                line(dim("-- with its citations set right:" if event.kind == "citations" else f"-- withdrawn: {event.reason}. Instead:"))
+                piece(event.text)
+            elif isinstance(event, Completed):
+                answer = event.answer
     assert answer is not None
     line()
     line(dim("\n".join(details(answer))))

@@ -18,6 +18,7 @@ from mdsa_local.errors import InputError, MDSAError
 # The module of each command and what it is there: a function, or an app with commands of its own.
 COMMANDS = {
     "ask": ("ask", "ask"),
+    "chat": ("chat", "chat"),
     "tour": ("ask", "tour"),
     "route": ("route", "route"),
     "bench": ("bench", "bench"),
@@ -31,6 +32,7 @@ M_ARENA_MAX = -8
 WELCOME = """mdsa_local {version}: several small language models on your own machine behind one front door.
 
   mdsa ask "My card was charged twice, how do I get my money back?"
+  mdsa chat                    question after question
   mdsa tour                    a question for each domain
   mdsa route "..."             which domain, how sure, and why
   mdsa kb add PATH -d DOMAIN   add your own documents

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import json
+import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any
 
 import typer
 
+from mdsa_local.__main__ import INTERRUPTED
 from mdsa_local.errors import InputError
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")]
@@ -64,6 +69,28 @@ def joined(words: Sequence[str]) -> str:
         except UnicodeDecodeError:
             raise InputError("standard input is not valid UTF-8 text", "Convert it first, for example with iconv.") from None
     return " ".join(words)
+
+
+@contextlib.contextmanager
+def interrupted_at_once() -> Iterator[None]:
+    """While this lasts Ctrl-C ends the program at once: broken off like an exception, an import may leave its lock taken, and a thread that loads a
+    model would wait for it for ever. Nothing is lost by it: what is on disk is whole at any time."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: object) -> None:
+        # What was being written when it came cannot be flushed.
+        with contextlib.suppress(OSError, RuntimeError, ValueError):
+            sys.stdout.flush()
+            note("\nAborted!")
+        os._exit(INTERRUPTED)
+
+    before = signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> None:

@@ -43,11 +43,16 @@ class DomainRegistry:
         """Read every sub-folder that holds a ``domain.yaml``; those of later folders replace equal names of earlier ones. One that holds other files
         alone is told as a warning."""
         found = []
-        for place in (path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir()) if path.is_dir()):
-            if (place / "domain.yaml").is_file():
-                found.append(place)
-            elif not place.name.startswith(NO_DOMAIN) and any(place.iterdir()):
-                logger.warning("%s holds no domain.yaml, so it is no domain. Write one, or move the folder away.", place)
+        for place in (path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())):
+            try:
+                if not place.is_dir():
+                    continue
+                if (place / "domain.yaml").is_file():
+                    found.append(place)
+                elif not place.name.startswith(NO_DOMAIN) and any(place.iterdir()):
+                    logger.warning("%s holds no domain.yaml, so it is no domain. Write one, or move the folder away.", place)
+            except OSError as error:
+                logger.warning("%s cannot be read and is left out: %s", place, error.strerror or error)
         return cls(DomainConfig.read(folder) for folder in found)
 
     def register(self, domain: DomainConfig) -> None:

@@ -16,6 +16,8 @@ METADATA = "metadata."
 # Metadata is the JSON text that json.dumps writes, and SQL knows only its letters, so a regular expression reads it: the top level alone, past values
 # nested so deep.
 DEEPEST = 16
+# A field and its value have at most so many characters: a regular expression is made of them.
+LONGEST = 2_000
 _CHARS = r'(?:[^"\\]|\\[^u]|\\u[0-9a-f]{4})*'
 _STRING = f'"{_CHARS}"'
 _NUMERIC, _WORDS = "[-+.0-9eE]", ("true", "false", "NaN", "Infinity", "-Infinity")
@@ -42,23 +44,35 @@ def sql(filters: Mapping[str, str | float]) -> str | None:
     """
     parts = []
     for field, value in filters.items():
-        name = field.removeprefix(METADATA) if field.startswith(METADATA) else ""
+        name = field.removeprefix(METADATA) if isinstance(field, str) and field.startswith(METADATA) else ""
         if name and isinstance(value, int | float):
             value = json.dumps(value)
         if not name and field not in FIELDS:
-            raise UnknownNameError.among("field", field, FIELDS)
+            raise UnknownNameError.among("field", str(field), FIELDS)
         if not isinstance(value, str) or not value.strip("*"):
             raise InputError(f"filter {field}: expected a text, not {value!r}", "Write the value to look for; * at its ends stands for anything.")
+        if len(field) + len(value) > LONGEST or not _encodable(field + value):
+            raise InputError(f"filter {field[:40]!a}: too long, or not valid Unicode", f"Give at most {LONGEST:,} characters of clean text.")
         if name:
             parts.append(_in_metadata(name, value))
             continue
         if field == "kind":
+            if "*" in value:
+                raise InputError(f"filter kind: {value!r} is no ending of a file's name", "Give it whole, such as pdf; for patterns use source.")
             parts.append(f"ends_with(lower(source), {_quoted('.' + value.lower().lstrip('.'))})")
             continue
         parts.append(_like(field, value))
         if field in PATHS and not value.startswith(("/", "*")):
             parts[-1] = f"({parts[-1]} OR {_like(field, f'*/{value}')})"
     return " AND ".join(parts) or None
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _like(field: str, value: str) -> str:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from mdsa_local.errors import StorageError
+from mdsa_local.errors import MDSAError, StorageError
 from mdsa_local.settings import Settings
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 # Between two questions documents are looked at again after so long.
 AGAIN_S = 1.0
+# Or after so many times what looking took; and after so long where it could not be done.
+SHARE, AFTER_FAILURE_S = 50, 30.0
 
 
 class Following:
@@ -39,17 +41,35 @@ class Following:
             return self._prepare(progress)
 
     def follow(self) -> None:
-        """Before a question: do it where documents have changed. The first time all wait for it, later others go on with what is there."""
-        if (self._glance is not None and time.monotonic() < self._look_at) or not self._lock.acquire(blocking=self._glance is None):
+        """Before a question: do it where documents have changed. The first time all wait for it; later others go on with what is there, and what
+        cannot be done is told and tried again."""
+        if not self._due() or not self._lock.acquire(blocking=self._glance is None):
             return
         try:
-            from mdsa_local.knowledge import sync
-
-            if self._glance is None or self._glance != sync.glance(self._settings):
-                self._prepare()
-            self._look_at = time.monotonic() + AGAIN_S
+            # Another may have done it meanwhile.
+            if self._due():
+                self._looked(first=self._glance is None)
         finally:
             self._lock.release()
+
+    def _due(self) -> bool:
+        return self._glance is None or time.monotonic() >= self._look_at
+
+    def _looked(self, *, first: bool) -> None:
+        from mdsa_local.knowledge import sync
+
+        if first:
+            self._prepare()
+            return
+        began = time.monotonic()
+        if self._glance == sync.glance(self._settings):
+            # Of many documents, or of slow ones, this is no small part of a question.
+            self._look_at = time.monotonic() + max(AGAIN_S, SHARE * (time.monotonic() - began))
+            return
+        try:
+            self._prepare()
+        except MDSAError as error:
+            self._told(error)
 
     def _prepare(self, progress: Callable[[str, int, int], None] | None = None) -> list[tuple[str, Report]]:
         from mdsa_local.knowledge import sync
@@ -63,6 +83,12 @@ class Following:
         except StorageError as error:
             if not self._knowledge().domains():
                 raise
-            logger.warning("knowledge bases could not be brought up to date: %s", error)
-        self._glance = glance
+            self._told(error)
+            return done
+        self._glance, self._look_at = glance, time.monotonic() + AGAIN_S
         return done
+
+    def _told(self, error: MDSAError) -> None:
+        """Go on with what was ingested before, for a while."""
+        logger.warning("knowledge bases could not be brought up to date: %s. %s", error, error.hint)
+        self._glance, self._look_at = self._glance or (), time.monotonic() + AFTER_FAILURE_S

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 from mdsa_local.routing.fitting import Thresholds
-from mdsa_local.types import Route
+from mdsa_local.types import Route, Turn
 
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
 # Words that say nothing of a topic: closed classes, courtesies, and what questions are made with.
@@ -60,6 +60,11 @@ class Leaning(NamedTuple):
         """Whether the message may be about what came before."""
         return self.continues or self.points > 0 or self.opened
 
+    @property
+    def stands(self) -> bool:
+        """Whether the message names its topic."""
+        return self.alone or (self.content > 0 and not self.leans)
+
 
 def leaning(text: str) -> Leaning:
     """Judge ``text`` by its words."""
@@ -76,9 +81,15 @@ def leaning(text: str) -> Leaning:
     )
 
 
+def topic(turns: Sequence[str]) -> str:
+    """The last of a user's ``turns``, at least one, that names its topic; the last where none does: after "how long is the warranty?" and "and on
+    batteries?", "and on straps?" goes on from the first."""
+    return next((turn for turn in reversed(turns) if leaning(turn).stands), turns[-1])
+
+
 def route(text: str, previous: str, alone: Route, routes: Callable[[list[str]], list[Route]], thresholds: Thresholds) -> tuple[Route, str]:
     """The route of ``text`` after ``previous``, and the text it was found by; ``alone`` is that of ``text`` by itself."""
-    joined = f"{previous.rstrip()} {text}"
+    joined = Turn(previous, text).together
     judged = leaning(text)
     ranked = sorted(alone.scores.values(), reverse=True)
     thin = alone.confidence < thresholds.accept or (len(ranked) > 1 and ranked[0] - ranked[1] < 0.2)

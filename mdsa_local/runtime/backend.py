@@ -145,7 +145,8 @@ def refuse_unsupported(generation: Generation, supported: Collection[str], runti
 def in_our_words(url: str) -> str:
     """The reference ``openai://host:port/NAME`` for the address of a server."""
     scheme, _, rest = url.partition("://")
-    host = rest.partition("/")[0]
+    # What stands before an @ may be a password.
+    host = rest.partition("/")[0].rpartition("@")[2]
     return f"openai://{host if PORT.search(host) else f'{host}:{PORTS[scheme.lower()]}'}/NAME"
 
 

@@ -27,7 +27,7 @@ CONNECT_TIMEOUT_S = 5.0
 BYTES_PER_TOKEN = 3
 TOKENS_PER_MESSAGE = 8
 REASON_CHARS = 300
-PAGE = re.compile(r"[\s\ufeff]*<(?:!doctype html|html|head|body|title|center|h1|\?xml)\b", re.IGNORECASE)
+PAGE = re.compile(r"[\s\ufeff]*(?:<!--.*?-->\s*)*<(?:!doctype html|html|head|body|title|center|h1|\?xml)\b", re.IGNORECASE | re.DOTALL)
 TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 T = TypeVar("T")
 
@@ -150,7 +150,7 @@ def reason_of(text: str, status: int = 0) -> str:
         error = json.loads(text)
         error = error.get("error") or error.get("detail") or error.get("message") or error if isinstance(error, dict) else error
         text = str(error.get("message") or error) if isinstance(error, dict) else str(error)
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
     if PAGE.match(text):
         title = TITLE.search(text)

@@ -23,6 +23,8 @@ MASK = "attention_mask"
 BETWEEN = frozenset({"Reshape", "Transpose", "Mul", "Div"})
 # Outputs of both forms may differ by so much.
 TOLERANCE = 1e-4
+# Tokens of a long text, if the model takes so many: what lies far apart may be treated in another way.
+LONG = 200
 
 
 def fuse(path: Path) -> bool:
@@ -116,9 +118,9 @@ def _drop_unused(graph: Any) -> None:
 
 
 def _feeds(session: Any) -> Iterator[dict[str, Any]]:
-    """Rows of tokens of one length, and of several with padding."""
+    """Rows of tokens of one length, of several with padding, and a long one."""
     rng = np.random.default_rng(0)
-    for lengths in ((16,), (24, 9, 3)):
+    for lengths in ((16,), (24, 9, 3), (LONG,)):
         mask = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)
         # Low numbers are words of every vocabulary; the lowest are marks, of which 1 and 0 are what usually pads.
         feed = {"input_ids": rng.integers(5, 30, mask.shape) * mask, MASK: mask, "token_type_ids": np.zeros_like(mask)}
@@ -133,10 +135,16 @@ def _agree(path: Path, model: Any) -> bool:
         before, after = (
             onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"]) for source in (str(path), model.SerializeToString())
         )
-        return all(
-            np.allclose(one, other, rtol=TOLERANCE, atol=TOLERANCE)
-            for feed in _feeds(before)
-            for one, other in zip(before.run(None, feed), after.run(None, feed), strict=True)
-        )
+        compared = 0
+        for feed in _feeds(before):
+            try:
+                wanted = before.run(None, feed)
+            except unusable:
+                # Longer than the model takes.
+                continue
+            if not all(np.allclose(one, other, rtol=TOLERANCE, atol=TOLERANCE) for one, other in zip(wanted, after.run(None, feed), strict=True)):
+                return False
+            compared += 1
+        return compared > 1
     except unusable:
         return False

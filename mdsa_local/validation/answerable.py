@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mdsa_local.domains import quoting
-from mdsa_local.types import Passage
+from mdsa_local.types import Passage, Turn
 from mdsa_local.validation import facts
 
 if TYPE_CHECKING:
@@ -86,16 +86,19 @@ def doubt(
     embed: Embed,
     nearest: Sequence[quoting.Extract] | None = None,
     judge: quoting.Judge | None = None,
+    turn: Turn | None = None,
 ) -> Doubt:
     """How far ``passages`` speak of what is asked. ``unknown`` gives those of some words that no document in scope contains; ``nearest`` is the
-    shortlist of the passages, made here when None, by ``judge`` if there is one."""
+    shortlist of the passages, made here when None, by ``judge`` if there is one. Of a ``turn`` only the message asks, and only the best unit may
+    answer: others may be what the one before it asked for."""
     if nearest is None:
         nearest = quoting.shortlist(question, [(passage.title, passage.text) for passage in passages], embed, judge=judge)
     if not nearest:
         return Doubt(0.0, 0.0, ())
-    unsaid, missing = _unsaid(question, passages, unknown, embed, nearest)
-    judged = max((extract.judged for extract in nearest if extract.judged is not None), default=None)
-    return Doubt(max(extract.nearness for extract in nearest), unsaid, missing, judged, judge.weighing if judge else None)
+    unsaid, missing = _unsaid(turn.message if turn else question, passages, unknown, embed, nearest)
+    vouching = nearest[:1] if turn else nearest
+    judged = max((extract.judged for extract in vouching if extract.judged is not None), default=None)
+    return Doubt(max(extract.nearness for extract in vouching), unsaid, missing, judged, judge.weighing if judge else None)
 
 
 def _unsaid(

@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import groupby
 
 from mdsa_local.errors import InputError
@@ -17,6 +18,8 @@ WORD = re.compile(r"\w+(?:[.,:'/-]\w+)*", re.UNICODE)
 LONGEST_ANSWER_WORDS = 600
 # Of an earlier message this much is read: what a later one leans on is said at once, and it must not push the passages out.
 PREVIOUS_CHARS = 300
+# And of so many.
+PREVIOUS_TURNS = 6
 # Runs of four words count from this length on; below it, single words do.
 SHORT_WORDS, RUN_WORDS = 16, 4
 # A list whose lines end alike repeats an eighth of its runs, a loop nearly all.
@@ -46,7 +49,7 @@ def question(text: str, max_chars: int) -> str:
 
 
 def previous(history: Sequence[str] | None, max_chars: int) -> tuple[str, ...]:
-    """The beginning of the last of the user's earlier messages, as a tuple of one; empty when there is none, or none with words in it.
+    """The beginning of the user's last earlier message that names its topic, as a tuple of one; empty when there is none, or none with words in it.
 
     None is no history. Raises :class:`InputError` when ``history`` is no list of texts. What is wrong with an earlier message does not stop the
     present one.
@@ -55,12 +58,16 @@ def previous(history: Sequence[str] | None, max_chars: int) -> tuple[str, ...]:
     turns = [] if single or history is None else list(history)
     if single or not all(isinstance(turn, str) for turn in turns):
         raise InputError("the history is no list of texts", "Pass a list of the user's earlier turns, each a string, oldest first.")
-    for turn in turns[-1:]:
-        try:
-            return (question(turn[:PREVIOUS_CHARS], max_chars),)
-        except InputError:
-            return ()
-    return ()
+    heard = []
+    for turn in turns[-PREVIOUS_TURNS:]:
+        with suppress(InputError):
+            heard.append(question(turn[:PREVIOUS_CHARS], max_chars))
+    if len(heard) > 1:
+        # Routing is slow to import, and most questions are the first.
+        from mdsa_local.routing.conversation import topic
+
+        return (topic(heard),)
+    return tuple(heard)
 
 
 def not_empty(draft: str) -> Check:

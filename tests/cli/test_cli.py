@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -255,3 +257,46 @@ def test_interrupted_while_it_is_still_read(monkeypatch: pytest.MonkeyPatch, cap
         main()
     assert ended.value.code == 130
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are sent otherwise")
+@pytest.mark.parametrize("after_s", [0.2, 0.5, 0.8, 1.1])
+def test_an_interrupted_question_ends_at_once(product: TinyBERTOrchestrator, after_s: float) -> None:
+    started = subprocess.Popen(
+        [sys.executable, "-m", "mdsa_local", "ask", "how much can I withdraw per day"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    time.sleep(after_s)
+    started.send_signal(signal.SIGINT)
+    _, said = started.communicate(timeout=30)
+    # On a quick machine it may have been through.
+    assert started.returncode in (0, 1, 130)
+    assert b"Traceback" not in said
+
+
+CONVERSATION = b"how long is the warranty on a device?\nand on batteries?\n\n/new\n/what\n\x01\nhi\n/bye\nnever read\n"
+
+
+def test_a_conversation_goes_on_from_what_was_asked(product: TinyBERTOrchestrator) -> None:
+    ran = mdsa("chat", stdin=CONVERSATION)
+    assert ran.returncode == 0, ran.stderr
+    said = ran.stdout.decode()
+    assert "24 months" in said
+    assert "Batteries are covered for 6 months. [1]" in said
+    assert "I answer questions from documents." in said
+    assert said.count("timings") == 3
+    assert b"unknown command /what" in ran.stderr
+    assert b"control character" in ran.stderr
+
+
+def test_a_conversation_in_json_is_a_line_an_answer(product: TinyBERTOrchestrator) -> None:
+    ran = mdsa("chat", "--json", "-d", "support", stdin=CONVERSATION)
+    assert ran.returncode == 0, ran.stderr
+    first, second, wrong, _ = (json.loads(row) for row in ran.stdout.splitlines())
+    assert "24 months" in first["response"] and "6 months" in second["response"]
+    assert "control character" in wrong["error"]["message"]
+
+
+def test_a_question_after_another(product: TinyBERTOrchestrator) -> None:
+    ran = mdsa("ask", "and on straps?", "--after", "how long is the warranty on a device?", "--after", "and on batteries?", "--json")
+    assert ran.returncode == 0, ran.stderr
+    assert "12 months" in json.loads(ran.stdout)["response"]
