@@ -490,3 +490,8 @@ def test_turns_are_answered_with_what_is_asked_now(product: TinyBERTOrchestrator
     declined = [product.ask(message, history=[previous]).status in ("not_found", "abstained") for _, previous, message in turns["unanswerable"]]
     # 23 of 24; 6 by the best odds of any sentence.
     assert sum(declined) >= 20
+
+
+def test_a_whole_domain_takes_no_parts() -> None:
+    with TinyBERTOrchestrator(domains=[]) as front, pytest.raises(ConfigError, match="parts"):
+        front.register_domain(DomainConfig(name="garden"), model="nano")

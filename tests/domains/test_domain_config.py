@@ -150,3 +150,18 @@ def test_a_folder_that_is_no_domain_is_told(tmp_path: Path, caplog: pytest.LogCa
     assert [domain.name for domain in DomainRegistry.from_folders([tmp_path])] == ["garden"]
     (told,) = caplog.messages
     assert "attic holds no domain.yaml" in told
+
+
+def test_a_folder_that_cannot_be_read_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder(tmp_path, "description: Plants.\n")
+    (tmp_path / "lost+found").mkdir()
+    looks = Path.is_file
+
+    def is_file(path: Path) -> bool:
+        if path.parent.name == "lost+found":
+            raise PermissionError(13, "Permission denied")
+        return looks(path)
+
+    monkeypatch.setattr(Path, "is_file", is_file)
+    assert [domain.name for domain in DomainRegistry.from_folders([tmp_path])] == ["garden"]
+    assert "lost+found cannot be read and is left out: Permission denied" in caplog.text

@@ -9,7 +9,7 @@ import pytest
 
 from mdsa_local.errors import InputError, UnknownNameError
 from mdsa_local.knowledge.dual_rag import DualRAG
-from mdsa_local.knowledge.filters import FIELDS, parsed
+from mdsa_local.knowledge.filters import FIELDS, parsed, sql
 
 from .toy_embedder import ToyEmbedder
 
@@ -198,3 +198,14 @@ def test_any_metadata_is_found_by_what_it_says_and_nothing_else(tmp_path: Path) 
         assert {hit["metadata"]["id"] for hit in hits} == expected, (name, as_text)
         searched += 1
     assert searched > 20
+
+
+@pytest.mark.parametrize("wrong", [{"metadata.a": "\ud800"}, {"source": "\ud800.md"}, {"metadata.a": "x" * 3000}, {"kind": "*df"}])
+def test_what_cannot_be_looked_for_is_an_input_error(wrong: dict[str, str]) -> None:
+    with pytest.raises(InputError):
+        sql(wrong)
+
+
+def test_a_field_that_is_no_text_is_unknown() -> None:
+    with pytest.raises(UnknownNameError):
+        sql({5: "x"})  # type: ignore[dict-item]

@@ -6,12 +6,14 @@ import errno
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
 
+from mdsa_local.errors import StorageError
 from mdsa_local.knowledge import following, sync
 from mdsa_local.knowledge.dual_rag import DualRAG
 from mdsa_local.orchestrator import TinyBERTOrchestrator
@@ -296,3 +298,54 @@ def test_questions_do_not_wait_for_what_another_follows(garden: Path, encoder: E
         assert "March" in front.ask("When are roses pruned?", domain="garden").response
         done.set()
         assert "February" in first.result(60).response
+
+
+def test_what_cannot_be_followed_is_told_and_tried_again(
+    garden: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(following, "AGAIN_S", 0.0)
+    monkeypatch.setattr(following, "AFTER_FAILURE_S", 0.0)
+    monkeypatch.setattr(following, "SHARE", 0)
+    with TinyBERTOrchestrator(settings=Settings.load({}, home=tmp_path)) as front:
+        assert "March" in front.ask("When are roses pruned?", domain="garden").response
+        article = garden / "knowledge" / "roses.md"
+        article.write_text("# Roses\n\nRoses are pruned in late February.\n")
+        # A folder that can be no domain: its name is none.
+        wrong = garden.parent / "My Domain"
+        (wrong / "knowledge").mkdir(parents=True)
+        (wrong / "domain.yaml").write_text("description: Wrong\n")
+        (wrong / "knowledge" / "a.md").write_text("# A\n\nAll is wrong here.\n")
+        assert front.ask("When are roses pruned?", domain="garden").status == "success"
+        assert "could not be brought up to date" in caplog.text and "My Domain" in caplog.text
+        shutil.rmtree(wrong)
+        assert "February" in front.ask("When are roses pruned?", domain="garden").response
+        with monkeypatch.context() as failing:
+            failing.setattr(sync, "sync", Raising(StorageError("the disk is full", "Free some space.")))
+            article.write_text("# Roses\n\nRoses are pruned in the first week of April.\n")
+            assert "February" in front.ask("When are roses pruned?", domain="garden").response
+        assert "April" in front.ask("When are roses pruned?", domain="garden").response
+
+
+class Raising:
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __call__(self, *_: object) -> None:
+        raise self.error
+
+
+def test_many_documents_are_looked_at_less_often(garden: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "AGAIN_S", 0.0)
+    looked = 0
+
+    def slow(settings: Settings) -> tuple[tuple[str, int, int], ...]:
+        nonlocal looked
+        looked += 1
+        time.sleep(0.1)
+        return ()
+
+    monkeypatch.setattr(sync, "glance", slow)
+    kept = following.Following(Settings.load({}, home=tmp_path), lambda: DualRAG(tmp_path / "knowledge", encoder), lambda: encoder.fingerprint)
+    for _ in range(5):
+        kept.follow()
+    assert looked == 2

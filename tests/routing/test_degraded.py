@@ -43,6 +43,13 @@ def test_routes_and_answers_by_words_and_says_so(product: TinyBERTOrchestrator, 
     assert "by words alone" in caplog.text
 
 
+def test_small_talk_needs_no_judge(product: TinyBERTOrchestrator, tmp_path: Path) -> None:
+    with TinyBERTOrchestrator(settings=Settings.load(judge=str(tmp_path / "nowhere"))) as front:
+        assert front.ask("how much does a replacement debit card cost").degraded
+        greeted = front.ask("hello!")
+        assert (greeted.status, greeted.degraded) == ("abstained", False)
+
+
 def test_strict_is_an_error(damaged: Path, tmp_path: Path) -> None:
     with TinyBERTOrchestrator(settings=Settings.load(encoder=str(damaged), strict=True)) as front, pytest.raises(ModelFileError, match="damaged"):
         front.ask("where is my parcel")

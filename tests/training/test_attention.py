@@ -29,6 +29,8 @@ KINDS: dict[str, Callable[[], Any]] = {
     # Positions are counted from the padding on.
     "roberta": lambda: RobertaConfig(**SHAPE, pad_token_id=1),
     "distilbert": lambda: DistilBertConfig(vocab_size=30522, dim=32, n_layers=LAYERS, n_heads=HEADS, hidden_dim=48),
+    # The long row is longer than it takes.
+    "short": lambda: BertConfig(**SHAPE, max_position_embeddings=64),
     # What two tokens' distance adds to their score is no matter of padding.
     "mpnet": lambda: MPNetConfig(**SHAPE),
 }
