@@ -28,6 +28,7 @@ from mdsa_local.runtime.manager import ModelManager
 from mdsa_local.settings import Settings
 from mdsa_local.stoppable import Leash, Stoppable
 from mdsa_local.types import Answer, Completed, Draft, Event, Query, Retrieved, Revised, Route, Routed, Stage, Token, Turn, Verdict
+from mdsa_local.unclaimed import unclaimed
 from mdsa_local.validation import ladder, rules
 
 if TYPE_CHECKING:
@@ -41,10 +42,6 @@ if TYPE_CHECKING:
     from mdsa_local.validation.judge import AnswerJudge
 
 logger = logging.getLogger(__name__)
-NO_DOMAIN = "This does not belong to any domain I know."
-# So many domains are named to whom makes small talk.
-NAMED = 8
-SEVERAL_DOMAINS = "This asks for things of several domains, none of which it mainly belongs to. Please ask for each by itself."
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +249,7 @@ class TinyBERTOrchestrator:
             route, evidence = self._looked_up(read, embed, trace)
             yield Routed(route)
             if route.domain is None:
-                verdict, draft = Verdict("abstained", self._unclaimed(route), (), (), route.reason), None
+                verdict, draft = Verdict("abstained", unclaimed(route, self.registry, self.settings), (), (), route.reason), None
                 # Small talk needs neither encoder nor judge to be answered.
                 verdict = verdict if route.small_talk else self._marked(verdict)
                 yield Token(verdict.text)
@@ -400,17 +397,6 @@ class TinyBERTOrchestrator:
         route, evidence, odds = settled(route, searcher.look, lambda: searcher.nearest([name for name in route.scores if name != route.domain]))
         trace.append(Stage("retrieve", (time.perf_counter() - began) * 1000, {"odds": odds} if judge else {}))
         return route, evidence
-
-    def _unclaimed(self, route: Route) -> str:
-        """What to say where no domain is chosen."""
-        if not len(self.registry):
-            or_those = "" if self.settings.shipped_domains else ", or set shipped_domains to true"
-            return f"There is no domain: put a folder with a domain.yaml into {self.settings.home / 'domains'}{or_those}."
-        if route.small_talk:
-            topics = [domain.title or domain.name for domain in self.registry]
-            more = f"; and {len(topics) - NAMED} more" if len(topics) > NAMED else ""
-            return f"I answer questions from documents. Ask me about: {'; '.join(topics[:NAMED])}{more}."
-        return SEVERAL_DOMAINS if route.parts else NO_DOMAIN
 
     def _route(self, query: Query) -> _Read:
         chosen = self.registry.get(query.domain) if query.domain is not None else None

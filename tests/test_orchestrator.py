@@ -28,11 +28,11 @@ from mdsa_local import (
 from mdsa_local.domains import quoting
 from mdsa_local.domains.prompts import NOT_FOUND
 from mdsa_local.knowledge import sync
-from mdsa_local.orchestrator import NO_DOMAIN, SEVERAL_DOMAINS
 from mdsa_local.runtime import backend
 from mdsa_local.runtime.llamacpp import LlamaCppBackend
 from mdsa_local.settings import Settings
 from mdsa_local.types import Completed, Retrieved, Revised, Routed, Token
+from mdsa_local.unclaimed import NO_DOMAIN, SEVERAL_DOMAINS
 from tests import scripted
 from tests.conftest import DATA
 from tests.runtime.gguf_writer import Shape, metadata, random_weights, write_gguf

@@ -1,0 +1,27 @@
+"""What is said to a message that gets no domain."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mdsa_local.domains.registry import DomainRegistry
+    from mdsa_local.settings import Settings
+    from mdsa_local.types import Route
+
+NO_DOMAIN = "This does not belong to any domain I know."
+SEVERAL_DOMAINS = "This asks for things of several domains, none of which it mainly belongs to. Please ask for each by itself."
+# So many domains are named to whom makes small talk.
+NAMED = 8
+
+
+def unclaimed(route: Route, registry: DomainRegistry, settings: Settings) -> str:
+    """The answer to a message whose ``route`` chose none of the domains in ``registry``."""
+    if not len(registry):
+        or_those = "" if settings.shipped_domains else ", or set shipped_domains to true"
+        return f"There is no domain: put a folder with a domain.yaml into {settings.home / 'domains'}{or_those}."
+    if route.small_talk:
+        topics = [domain.title or domain.name for domain in registry]
+        more = f"; and {len(topics) - NAMED} more" if len(topics) > NAMED else ""
+        return f"I answer questions from documents. Ask me about: {'; '.join(topics[:NAMED])}{more}."
+    return SEVERAL_DOMAINS if route.parts else NO_DOMAIN
