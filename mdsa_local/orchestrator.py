@@ -230,8 +230,8 @@ class TinyBERTOrchestrator:
         """The events of one question: :class:`Routed`, :class:`Retrieved`, :class:`Token` …, perhaps :class:`Revised`, :class:`Completed`.
 
         ``domain`` skips the routing. ``history`` holds the user's earlier turns, oldest first; where the question does not stand alone, the last
-        is read before it: to route, to search and to answer. Raises :class:`MDSAError`; closing the iterator early, from any thread, stops the
-        model, even while it reads the prompt.
+        that names its topic is read before it: to route, to search and to answer. Raises :class:`MDSAError`; closing the iterator early, from any
+        thread, stops the model, even while it reads the prompt.
         """
         return Stoppable(lambda leash: self._events(text, domain, history, context, leash))
 
@@ -369,7 +369,13 @@ class TinyBERTOrchestrator:
         if not isinstance(context, Mapping | None):
             raise InputError(f"the context is a {type(context).__name__}, no mapping", 'Pass a dict, such as {"user_id": "u1"}, or None.')
         limit = self.settings.max_question_chars
-        return Query(rules.question(text, limit), domain, dict(context or {}), rules.previous(history, limit))
+        asked, turns = rules.question(text, limit), rules.previous(history, limit)
+        if len(turns) > 1:
+            # Slow to import, and most questions are the first.
+            from mdsa_local.routing.conversation import topic
+
+            turns = (topic(turns),)
+        return Query(asked, domain, dict(context or {}), turns)
 
     def _looked_up(self, read: _Read, embed: Embed, trace: list[Stage]) -> tuple[Route, Evidence]:
         """The route as the documents leave it, and what they say."""

@@ -49,7 +49,7 @@ def question(text: str, max_chars: int) -> str:
 
 
 def previous(history: Sequence[str] | None, max_chars: int) -> tuple[str, ...]:
-    """The beginning of the user's last earlier message that names its topic, as a tuple of one; empty when there is none, or none with words in it.
+    """The beginnings of the user's last few earlier messages, oldest first, without those that have no words in them.
 
     None is no history. Raises :class:`InputError` when ``history`` is no list of texts. What is wrong with an earlier message does not stop the
     present one.
@@ -62,11 +62,6 @@ def previous(history: Sequence[str] | None, max_chars: int) -> tuple[str, ...]:
     for turn in turns[-PREVIOUS_TURNS:]:
         with suppress(InputError):
             heard.append(question(turn[:PREVIOUS_CHARS], max_chars))
-    if len(heard) > 1:
-        # Routing is slow to import, and most questions are the first.
-        from mdsa_local.routing.conversation import topic
-
-        return (topic(heard),)
     return tuple(heard)
 
 

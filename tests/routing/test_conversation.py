@@ -7,7 +7,7 @@ import yaml
 
 from mdsa_local.errors import InputError
 from mdsa_local.orchestrator import TinyBERTOrchestrator
-from mdsa_local.routing.conversation import leaning
+from mdsa_local.routing.conversation import leaning, topic
 from tests.conftest import DATA
 
 
@@ -80,3 +80,10 @@ def test_a_short_question_that_is_surely_of_another_domain_stands_alone(product:
 )
 def test_what_stands_alone(text: str, alone: bool) -> None:
     assert leaning(text).alone is alone
+
+
+def test_the_topic_is_what_was_last_named() -> None:
+    turns = ["how long is the warranty on a device?", "and on batteries?", "thanks"]
+    assert topic(turns) == topic([*turns, "and on straps?"]) == turns[0]
+    assert topic([*turns, "what does express delivery cost"]) == "what does express delivery cost"
+    assert topic(["and then?", "why?"]) == "why?"

@@ -48,10 +48,9 @@ def test_real_questions_pass_unchanged(text: str) -> None:
 def test_history_is_a_list_of_texts_or_none() -> None:
     assert rules.previous(None, 100) == rules.previous([], 100) == ()
     once: Any = (turn for turn in ("one", "two"))
-    assert rules.previous(("one", "two"), 100) == rules.previous(once, 100) == ("two",)
-    turns = ["how long is the warranty?", "and on batteries?", "thanks", "\0"]
-    assert rules.previous(turns, 100) == rules.previous([*turns, "and on straps?"], 100) == ("how long is the warranty?",)
-    assert rules.previous(["and then?", "why?"], 100) == ("why?",)
+    assert rules.previous(("one", "two"), 100) == rules.previous(once, 100) == ("one", "two")
+    assert rules.previous(["\0", "", "why?"], 100) == ("why?",)
+    assert rules.previous([str(n) for n in range(9)], 100) == ("3", "4", "5", "6", "7", "8")
     wrong: tuple[Any, ...] = ("how much?", b"how much?", 5, [None], ["a", 5], [{"role": "user", "content": "a"}], {"role": "user"})
     for history in wrong:
         with pytest.raises(InputError, match="history") as caught:
