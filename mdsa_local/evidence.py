@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mdsa_local.domains import quoting
 from mdsa_local.domains.quoting import Extract
 from mdsa_local.types import Passage, Route, Turn
+from mdsa_local.validation import citations
 from mdsa_local.validation.answerable import Doubt, doubt
 
 if TYPE_CHECKING:
@@ -96,7 +97,13 @@ class Searcher:
             known = {(passage.knowledge_base, passage.id) for passage in found}
             more = self.knowledge.search(part, vector, domain, FOR_PART)
             found += [passage for passage in more if (passage.knowledge_base, passage.id) not in known]
-        return tuple(found)
+        return tuple(unmarked(passage) for passage in found)
+
+
+def unmarked(passage: Passage) -> Passage:
+    """``passage`` with round brackets where its text has what would be read as the mark of a citation: "port [2]" is not from passage 2."""
+    text = citations.MARK.sub(lambda mark: f"({mark[0][1:-1]})", passage.text)
+    return passage if text == passage.text else replace(passage, text=text)
 
 
 def narrowed(passages: Sequence[Passage], extracts: Sequence[Extract], most: int) -> tuple[tuple[Passage, ...], list[Extract]]:

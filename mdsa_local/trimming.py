@@ -36,11 +36,12 @@ def trimmed(trim: Trim) -> Iterator[None]:
     """Serve placeholders for what ``trim`` drops. They leave ``sys.modules`` in the end, so that whoever imports one of these modules later gets
     the real one. For one thread at a time."""
     finder = _Finder(trim)
-    sys.meta_path.insert(0, finder)
+    # A new list each time: other threads, which import meanwhile, go on with the one they are looking through.
+    sys.meta_path = [finder, *sys.meta_path]
     try:
         yield
     finally:
-        sys.meta_path.remove(finder)
+        sys.meta_path = [other for other in sys.meta_path if other is not finder]
         for name in finder.served:
             sys.modules.pop(name, None)
 

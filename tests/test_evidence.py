@@ -9,7 +9,7 @@ import pytest
 
 from mdsa_local.domains.quoting import Extract
 from mdsa_local.errors import ModelFileError
-from mdsa_local.evidence import AHEAD, LEAST_LIKELY, Evidence, narrowed, settled
+from mdsa_local.evidence import AHEAD, LEAST_LIKELY, Evidence, narrowed, settled, unmarked
 from mdsa_local.orchestrator import TinyBERTOrchestrator
 from mdsa_local.settings import shipped
 from mdsa_local.types import Passage, Route
@@ -203,3 +203,10 @@ def test_a_damaged_judge_is_told_and_the_answer_marked(product: TinyBERTOrchestr
         strict.__dict__["encoder"] = product.encoder
         with pytest.raises(ModelFileError, match="sha256"):
             strict.ask("How much does a replacement debit card cost?")
+
+
+def test_numbers_in_brackets_are_no_marks_of_citations() -> None:
+    passage = Passage("a#0", "a.md", "global", "Switch", "The switch [3] has 8 ports [7, 8]; see [1](x.md) and a[12345].", 0, 60, 0.5)
+    assert unmarked(passage).text == "The switch (3) has 8 ports (7, 8); see [1](x.md) and a[12345]."
+    plain = Passage("a#0", "a.md", "global", "Switch", "The switch has 8 ports.", 0, 60, 0.5)
+    assert unmarked(plain) is plain

@@ -5,6 +5,7 @@ import sys
 from importlib.resources import files
 
 import mdsa_local
+from mdsa_local.trimming import Trim, trimmed
 
 HEAVY = ("onnxruntime", "llama_cpp", "lancedb", "pyarrow", "torch", "numpy", "pydantic", "tokenizers")
 
@@ -41,3 +42,11 @@ def test_type_checkers_of_users_are_told_that_it_is_typed() -> None:
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
     assert not hasattr(mdsa_local, "Nonsense")
+
+
+def test_trimming_does_not_touch_the_list_that_other_threads_look_through() -> None:
+    looked_through, before = sys.meta_path, list(sys.meta_path)
+    with trimmed(Trim()):
+        assert sys.meta_path is not looked_through
+        assert sys.meta_path[1:] == looked_through == before
+    assert sys.meta_path == looked_through == before

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 # Between two things that are asked.
 ANOTHER = re.compile(rf"\?|(?<!\w){LINKS}(?!\w)", re.IGNORECASE)
 STEP = re.compile(r"\d{1,2}[.)]\s")
+# The line of a Markdown table below the names of its columns.
+RULE = re.compile(r"\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|?")
 MOST_CHOICES = 5
 # Log odds for one unit of cosine: the model's own opinion decides between sentences about equally near. On 153 of the shipped answer questions
 # 60, 120, 240 and 300 are level (88, 89, 87, 88 right); at 60 a sentence that is farther by 0.1 may still win.
@@ -270,10 +272,19 @@ def company(extracts: Sequence[Extract], first: int) -> list[int]:
 
 
 def units(text: str) -> list[str]:
-    """What can be quoted of a passage: its sentences, and each list of steps as a whole; substrings of ``text``."""
+    """What can be quoted of a passage: its sentences, each list of steps as a whole, and each row of a table below the row that names its columns."""
     found: list[tuple[int, int]] = []
-    steps = False
+    headings: list[str] = []
+    heading, steps = "", False
     for start, end in spans(text):
+        line = text[start:end]
+        if RULE.fullmatch(line) and "|" in line:
+            # What stands above it names the columns, and says nothing by itself.
+            heading = text[slice(*found.pop())] if found else ""
+            del headings[len(found) :]
+            continue
+        if "|" not in line:
+            heading = ""
         is_step = bool(STEP.match(text, start))
         # A sentence after a step on its line belongs to the step.
         same_line = bool(found) and steps and "\n" not in text[found[-1][1] : start]
@@ -281,8 +292,9 @@ def units(text: str) -> list[str]:
             found[-1] = (found[-1][0], end)
         else:
             found.append((start, end))
+            headings.append(heading)
             steps = is_step
-    return [text[start:end] for start, end in found]
+    return [f"{heading}\n{text[start:end]}" if heading else text[start:end] for (start, end), heading in zip(found, headings, strict=True)]
 
 
 def literal(text: str) -> str:

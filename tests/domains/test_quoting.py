@@ -200,3 +200,16 @@ def test_a_turn_is_not_answered_with_what_was_said_before(encoder: Encoder) -> N
     found = quoting.shortlist(together, passages, encoder.encode, judge=judge, turn=turn)
     assert [unit.text for unit in found[:2]] == [wanted, before]
     assert [unit.judged for unit in found[:2]] == pytest.approx([0.4 * 2.0 + 0.6 * 0.5 + 1, 0.4 * 3.0 - 0.6 + 1])
+
+
+def test_a_row_is_quoted_below_the_names_of_its_columns() -> None:
+    table = "| Job | Nm |\n|---|:-:|\n| Wheel bolts | 120 |\n| Oil plug | 30 |"
+    assert quoting.units(f"Bolts.\n\n{table}\n\nDry. Clean.") == [
+        "Bolts.",
+        "| Job | Nm |\n| Wheel bolts | 120 |",
+        "| Job | Nm |\n| Oil plug | 30 |",
+        "Dry.",
+        "Clean.",
+    ]
+    assert quoting.units("Job | Nm\n--|--\nPlug | 30") == ["Job | Nm\nPlug | 30"]
+    assert quoting.units("|---|\n| a |") == ["| a |"]

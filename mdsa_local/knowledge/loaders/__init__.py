@@ -7,7 +7,7 @@ Importing this package loads no parser.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -67,6 +67,12 @@ def family(path: Path) -> str:
 def loader(name: str) -> Loader:
     """The module of a family."""
     return cast(Loader, import_module(f"{__name__}.{name}"))
+
+
+def named(columns: Sequence[str], cells: Sequence[str]) -> str:
+    """A row of a table as ``column: value; column: value``, so that it says by itself what its numbers are; empty cells are left out."""
+    told = [(columns[i] if i < len(columns) else f"column {i + 1}", " ".join(cell.split())) for i, cell in enumerate(cells)]
+    return "; ".join(f"{name}: {cell}" if name else cell for name, cell in told if cell)
 
 
 def headed(stem: str, path: dict[int, str]) -> str:

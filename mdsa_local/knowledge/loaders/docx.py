@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
-from mdsa_local.knowledge.loaders import Section, UnreadableError, below, headed
+from mdsa_local.knowledge.loaders import Section, UnreadableError, below, headed, named
 
 # Text and markup of a book of 2,000 pages are about 20 MB; more is a bomb or not a document.
 UNPACKED_LIMIT = 100 << 20
@@ -29,7 +29,7 @@ def read(path: Path) -> Iterator[Section]:
     blocks: list[str] = []
     for block in document.iter_inner_content():
         if isinstance(block, Table):
-            blocks.append("\n".join(" | ".join(dict.fromkeys(" ".join(cell.text.split()) for cell in row.cells)) for row in block.rows))
+            blocks.append("\n".join(_rows([[" ".join(cell.text.split()) for cell in row.cells] for row in block.rows])))
             continue
         name = (block.style.name if block.style is not None else "") or ""
         match = _HEADING.match(name)
@@ -39,6 +39,17 @@ def read(path: Path) -> Iterator[Section]:
         elif block.text.strip():
             blocks.append(("- " if name.startswith("List") else "") + block.text.strip())
     yield from _section(blocks, headed(path.stem, outline))
+
+
+def _rows(table: list[list[str]]) -> Iterator[str]:
+    """The lines of a table. Where its first row seems to name three or more columns, the others say what their cells are; of two, the first often
+    names the second. Merged cells are said once."""
+    header = table[0] if table else []
+    names = len(header) > 2 and len(set(header)) == len(header) and all(cell and not any(map(str.isdigit, cell)) for cell in header)
+    if len(table) > 1 and names:
+        yield from (named(header, row) for row in table[1:])
+    else:
+        yield from (" | ".join(dict.fromkeys(row)) for row in table)
 
 
 def _section(blocks: list[str], title: str) -> Iterator[Section]:

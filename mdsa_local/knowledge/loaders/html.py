@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
-from mdsa_local.knowledge.loaders import Section, UnreadableError, below, headed
+from mdsa_local.knowledge.loaders import Section, UnreadableError, below, headed, named
 
 SKIPPED = {"script", "style", "template", "noscript", "svg", "math", "iframe", "object", "head", "select", "button"}
 BLOCKS = set(
@@ -54,6 +54,9 @@ class _Page(HTMLParser):
         self._hidden: list[str] = []
         self._verbatim = 0
         self._sections: list[Section] = []
+        # Of the row that is read the kinds of its cells; of its table the names of the columns.
+        self._cells: list[str] = []
+        self._columns: list[str] = []
 
     def taken(self) -> list[Section]:
         """The sections that are complete, once."""
@@ -75,10 +78,12 @@ class _Page(HTMLParser):
             self.section()
         elif tag in ("td", "th"):
             self._words.append(" | " if self._words else "")
+            self._cells.append(tag)
         elif tag == "br":
             self._words.append("\n")
         elif tag in BLOCKS:
             self._block()
+            self._cells = []
             self._verbatim += tag == "pre"
             if tag == "li":
                 self._words.append("- ")
@@ -91,12 +96,27 @@ class _Page(HTMLParser):
             name, self._words = " ".join("".join(self._words).split()), []
             self._path = below(self._path, HEADINGS[tag], name)
         elif tag in BLOCKS:
+            if tag == "tr":
+                self._row()
+            elif tag == "table":
+                self._columns = []
             self._block()
             self._verbatim -= tag == "pre" and self._verbatim > 0
 
     def handle_data(self, data: str) -> None:
         if not self._hidden:
             self._words.append(data if self._verbatim else re.sub(r"\s+", " ", data))
+
+    def _row(self) -> None:
+        """A row below a row of headings says what its cells are."""
+        cells = [" ".join(cell.split()) for cell in "".join(self._words).split(" | ")]
+        if set(self._cells) == {"th"} and len(cells) > 1:
+            self._columns = cells
+        elif self._columns and len(cells) == len(self._columns) == len(self._cells):
+            self._words = [named(self._columns, cells)]
+            # The headings need not be said again.
+            if self._blocks and self._blocks[-1] == " | ".join(self._columns):
+                self._blocks.pop()
 
     def _block(self) -> None:
         text, self._words = "".join(self._words), []

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from mdsa_local.knowledge.loaders import Section, UnreadableError
+from mdsa_local.knowledge.loaders import Section, UnreadableError, named
 from mdsa_local.knowledge.loaders.text import decoded
 
 ROWS = 200
@@ -21,7 +21,7 @@ def read(path: Path) -> Iterator[Section]:
         header = [name.strip() for name in next(reader, [])]
         start = 1
         while rows := list(islice(reader, ROWS)):
-            text = "".join(f"{line}\n\n" for line in (_row(header, row) for row in rows) if line)
+            text = "".join(f"{line}\n\n" for line in (named(header, row) for row in rows) if line)
             if text:
                 yield Section(text, f"{path.stem} > rows {start} to {start + len(rows) - 1}")
             start += len(rows)
@@ -49,8 +49,3 @@ def _lines(path: Path) -> Iterator[str]:
         yield from (line + "\n" for line in lines)
     if rest:
         yield rest
-
-
-def _row(header: list[str], row: list[str]) -> str:
-    cells = [(header[i] if i < len(header) else f"column {i + 1}", " ".join(cell.split())) for i, cell in enumerate(row)]
-    return "; ".join(f"{name}: {cell}" if name else cell for name, cell in cells if cell)

@@ -76,7 +76,7 @@ def test_html_keeps_structure_and_drops_what_is_not_shown(tmp_path: Path) -> Non
     assert texts(read(tmp_path, "page.html", page)) == [
         ("page", "Home"),
         ("Cards & more", "Freeze a card in the\napp."),
-        ("Cards & more > Fees", "- None\n\n- Two euros\n\nKind | Fee\n\nGold | 5\n\na = 1\n    b = 2\n\nLast <script> as text"),
+        ("Cards & more > Fees", "- None\n\n- Two euros\n\nKind: Gold; Fee: 5\n\na = 1\n    b = 2\n\nLast <script> as text"),
     ]
 
 
@@ -265,3 +265,16 @@ def test_every_suffix_has_a_loader() -> None:
 def test_the_fields_of_a_record_say_what_they_are_of(tmp_path: Path) -> None:
     records = [{"name": "printer", "ip": "192.168.7.20"}, {"title": "Cards", "text": "Freeze it."}]
     assert texts(read(tmp_path, "a.json", json.dumps(records))) == [("a > printer", "name: printer\nip: 192.168.7.20"), ("a > Cards", "Freeze it.")]
+
+
+def test_rows_of_a_table_say_what_their_cells_are(tmp_path: Path) -> None:
+    page = """<h1>Lasagne</h1><table><thead><tr><th>Portion</th><th>kcal</th></tr></thead><tbody><tr><td>1 piece</td><td>620</td></tr>
+    <tr><td>whole</td><td>3,720</td></tr><tr><td colspan=2>estimated</td></tr></tbody></table><table><tr><td>a</td><td>b</td></tr></table>"""
+    (section,) = texts(read(tmp_path, "l.html", page))
+    assert section == ("Lasagne", "Portion: 1 piece; kcal: 620\n\nPortion: whole; kcal: 3,720\n\nestimated\n\na | b")
+    from mdsa_local.knowledge.loaders.docx import _rows
+
+    assert list(_rows([["Job", "Torque", "Tool"], ["Plug", "30 Nm", ""]])) == ["Job: Plug; Torque: 30 Nm"]
+    # The first row may be one of those that follow.
+    assert list(_rows([["Name", "Anna"], ["Age", "5"]])) == ["Name | Anna", "Age | 5"]
+    assert list(_rows([["Plug", "30 Nm", "19 mm"], ["Wheel", "120 Nm", "17 mm"]])) == ["Plug | 30 Nm | 19 mm", "Wheel | 120 Nm | 17 mm"]
