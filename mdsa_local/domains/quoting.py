@@ -255,8 +255,13 @@ def grammar(extracts: Sequence[Extract]) -> str:
     if not extracts:
         return ""
     rules = [f"q{i} ::= {literal(extract.quoted)}" for i, extract in enumerate(extracts)]
-    roots = (' " " '.join(f"q{j}" for j in (i, *company(extracts, i))) for i in range(len(extracts)))
+    # What has several lines begins on one of its own.
+    roots = (f"q{i}" + "".join(f' "{_gap(extracts[j])}" q{j}' for j in company(extracts, i)) for i in range(len(extracts)))
     return "\n".join([f"root ::= {' | '.join(roots)}", *rules])
+
+
+def _gap(extract: Extract) -> str:
+    return r"\n" if "\n" in extract.text else " "
 
 
 def company(extracts: Sequence[Extract], first: int) -> list[int]:

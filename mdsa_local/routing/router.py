@@ -30,8 +30,6 @@ logger = logging.getLogger(__name__)
 WORTH_FITTING = 8
 ATTEMPTS = 5
 EXPLAINED = 3
-# At this confidence a question is not looked through for parts of other domains. On questions of several domains it is not reached.
-CERTAIN = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,8 +329,8 @@ class IntentRouter:
         return splitting.parts(text, self._reading(self._now)[0])
 
     def _parted(self, text: str, route: Route, score: Score) -> Route:
-        """``route`` with its parts. Of a message that is surely one domain's none are looked for, since each piece costs a forward pass."""
-        if route.context != "message" or route.confidence >= CERTAIN or route.small_talk or not route.scores:
+        """``route`` with its parts. One that seems surely one domain's may have them: what is asked first may say it louder."""
+        if route.context != "message" or route.small_talk or not route.scores:
             return route
         return replace(route, parts=splitting.parts(text, score))
 
