@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mdsa_local.cli.output import Domain, Json, Question, bold, dim, document, interrupted_at_once, joined, line, note, piece, progress
-from mdsa_local.errors import InputError
+from mdsa_local.errors import InputError, MDSAError
 
 if TYPE_CHECKING:
     from mdsa_local.orchestrator import TinyBERTOrchestrator
@@ -111,8 +111,19 @@ def show(orchestrator: TinyBERTOrchestrator, text: str, domain: str | None, hist
     assert answer is not None
     line()
     line(dim("\n".join(details(answer))))
-    if orchestrator.settings.answer_log:
+    if orchestrator.settings.answer_log and _logged(orchestrator.settings, answer.request_id):
         line(dim(f"logged as {answer.request_id[:8]}: mdsa feedback right|wrong {answer.request_id[:8]}"))
+
+
+def _logged(settings: Settings, request_id: str) -> bool:
+    """Whether the answer is in the log, which a disk may not have taken."""
+    from mdsa_local.feedback.store import Feedback
+
+    try:
+        Feedback(settings).find(request_id)
+    except MDSAError:
+        return False
+    return True
 
 
 def details(answer: Answer) -> Sequence[str]:

@@ -44,6 +44,10 @@ def _plain(text: str) -> str:
     return "".join(char if char in "\n\t" or category(char) != "Cc" else "\ufffd" for char in text)
 
 
+# What the shared knowledge base is called where it is listed beside the others.
+SHARED = "global"
+
+
 def _parts(domain: str | None, *, stored: bool = False) -> TinyBERTOrchestrator:
     """An orchestrator for its knowledge bases; raises when ``domain`` is not a known one. ``stored``: one of which documents are left will do."""
     from mdsa_local.knowledge.lance import import_lancedb
@@ -68,16 +72,18 @@ def _counts(report: Report) -> dict[str, object]:
 def add(
     paths: Annotated[list[Path], typer.Argument(help="Files and folders: text, Markdown, HTML, PDF, DOCX, CSV, JSON, JSONL.", show_default=False)],
     domain: Domain = None,
+    follow_deletes: Annotated[bool, typer.Option("--follow-deletes", help="Also remove what a given folder had and has no more.")] = False,
     as_json: Json = False,
 ) -> None:
     """Add documents to a domain's knowledge base, or to the shared one; exit code 2 when a file was refused, whatever else was added. Files of other
     types in a folder are passed over."""
+    domain = None if domain == SHARED else domain
     parts = _parts(domain)
     missing = [str(path) for path in paths if not path.exists()]
     if missing:
         raise InputError(f"no such file or folder: {', '.join(missing)}", "Check the path.")
-    report = parts.knowledge.add_paths([path.absolute() for path in paths], domain, Meter("adding"))
-    if report.failed and not (report.added or report.changed or report.unchanged):
+    report = parts.knowledge.add_paths([path.absolute() for path in paths], domain, Meter("adding"), follow_deletes=follow_deletes)
+    if report.failed and not (report.added or report.changed or report.unchanged or report.removed):
         (path, reason), more = report.failed[0], len(report.failed) - 1
         raise InputError(
             f"nothing was added: {path}: {reason}" + (f"; {more} more failed" if more else ""), "Give files of these types that hold text."
@@ -86,7 +92,8 @@ def add(
     if as_json:
         document({"knowledge_base": domain or "global", **counts})
     else:
-        line(f"{domain or 'global'}: " + ", ".join(f"{counts[name]} {name}" for name in ("added", "changed", "unchanged")))
+        kinds = ("added", "changed", "unchanged", *(["removed"] if follow_deletes else []))
+        line(f"{domain or 'global'}: " + ", ".join(f"{counts[name]} {name}" for name in kinds))
         for path, reason in report.failed:
             note(_plain(f"not added: {path}: {reason}"))
     if len(report.failed) > len(report.passed_over):
@@ -95,9 +102,9 @@ def add(
 
 @app.command("list")
 def list_(domain: Domain = None, as_json: Json = False) -> None:
-    """List the documents of a domain, or of all knowledge bases."""
-    parts = _parts(domain, stored=True)
-    bases: list[str | None] = [domain] if domain else [None, *parts.knowledge.domains()]
+    """List the documents of a domain, of the shared knowledge base, which is called global, or of all."""
+    parts = _parts(None if domain == SHARED else domain, stored=True)
+    bases: list[str | None] = [None] if domain == SHARED else [domain] if domain else [None, *parts.knowledge.domains()]
     found = [(base or "global", entry) for base in bases for entry in parts.knowledge.list_documents(base)]
     if as_json:
         document([{"knowledge_base": base, "document": e.document, "source": e.source, "chunks": e.n_chunks} for base, e in found])
@@ -353,6 +360,8 @@ def check(
             line(f"{base}: {problem.document or 'table'}: {problem.what}" + (f"; repaired: {problem.repaired}" if problem.repaired else ""))
         if not found:
             line("nothing is wrong")
+        elif not repair:
+            note(f"To put it right: mdsa kb check --repair{f' -d {domain}' if domain else ''}; what is gone is removed then.")
     if any(not problem.repaired for _, problem in found):
         raise typer.Exit(1)
 

@@ -65,6 +65,11 @@ def test_a_refused_file_is_told_by_the_exit_code_after_the_others_were_added(hom
     (docs / "broken.md").unlink()
     assert inside(capsys, "kb", "add", str(docs), str(docs / "photo.png"))[0] == 2
     assert inside(capsys, "kb", "add", str(docs))[0] == 0
+    listed = inside(capsys, "kb", "list", "-d", "global", "--json")[1]
+    assert [entry["document"] for entry in json.loads(listed)] == ["more.md", "notes.md"]
+    (docs / "more.md").unlink()
+    assert inside(capsys, "kb", "add", str(docs))[1] == "global: 0 added, 0 changed, 1 unchanged\n"
+    assert inside(capsys, "kb", "add", str(docs), "--follow-deletes")[1] == "global: 0 added, 0 changed, 1 unchanged, 1 removed\n"
 
 
 def test_empty_knowledge_bases_point_at_sync(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -231,6 +236,7 @@ def test_check_tells_and_repairs(home: Path, capsys: pytest.CaptureFixture[str])
     code, out, _ = inside(capsys, "kb", "check", "--json")
     [problem] = json.loads(out)
     assert (code, problem["knowledge_base"], problem["kind"], problem["document"]) == (1, "garden", "missing", "notes.md")
+    assert "mdsa kb check --repair" in inside(capsys, "kb", "check")[2]
     code, out, _ = inside(capsys, "kb", "check", "--repair")
     assert (code, "notes.md" in out and "repaired: removed" in out) == (0, True)
     assert json.loads(inside(capsys, "kb", "check", "--json")[1]) == []
