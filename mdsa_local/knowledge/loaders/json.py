@@ -1,4 +1,4 @@
-"""JSON: a section for each object of a list, or one for the whole."""
+"""JSON: a section for each object of a list, be it the whole or in a field of the whole, or one for the whole."""
 
 from __future__ import annotations
 
@@ -14,10 +14,21 @@ BODIES = ("content", "text", "body", "answer")
 
 
 def read(path: Path) -> Iterator[Section]:
-    """The records in order; see :func:`record`."""
+    """The records in order; see :func:`record`. Of an object the fields that are lists of objects are read as such lists, as an export has them:
+    ``{"version": 2, "recipes": [{...}, ...]}``."""
     value = parsed(path.read_bytes(), "")
-    for number, item in enumerate(value if isinstance(value, list) else [value], 1):
-        yield record(item, path.stem, f"record {number}")
+    lists = {key: part for key, part in value.items() if _records(part)} if isinstance(value, dict) else {}
+    rest = {key: part for key, part in value.items() if key not in lists} if lists else value
+    if rest or not lists:
+        for number, item in enumerate(rest if isinstance(rest, list) else [rest], 1):
+            yield record(item, path.stem, f"record {number}")
+    for key, items in lists.items():
+        for number, item in enumerate(items, 1):
+            yield record(item, path.stem, f"{key} {number}")
+
+
+def _records(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 1 and all(isinstance(item, dict) for item in value)
 
 
 def parsed(data: bytes, where: str) -> Any:

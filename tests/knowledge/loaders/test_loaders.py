@@ -138,6 +138,12 @@ def test_json_records(tmp_path: Path) -> None:
         ("a > record 3", "x[1].y: 1"),
     ]
     assert texts(read(tmp_path, "b.json", json.dumps(RECORD))) == [("b > Cards", SHOWN)]
+    export = {"version": 2, "recipes": [{"title": "Soup", "servings": 4}, {"title": "Tiramisu", "servings": 8}], "tags": [{"one": 1}]}
+    assert texts(read(tmp_path, "r.json", json.dumps(export))) == [
+        ("r > record 1", "version: 2\ntags[1].one: 1"),
+        ("r > Soup", "title: Soup\nservings: 4"),
+        ("r > Tiramisu", "title: Tiramisu\nservings: 8"),
+    ]
     lines = "\ufeff" + json.dumps(RECORD) + "\r\n\n" + '{"text": "half \\ud800 pair"}\n'
     assert texts(read(tmp_path, "c.jsonl", lines)) == [("c > Cards", SHOWN), ("c > line 3", "half ? pair")]
 
