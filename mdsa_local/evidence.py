@@ -102,7 +102,10 @@ class Searcher:
 
 def unmarked(passage: Passage) -> Passage:
     """``passage`` with round brackets where its text has what would be read as the mark of a citation: "port [2]" is not from passage 2."""
-    text = citations.MARK.sub(lambda mark: f"({mark[0][1:-1]})", passage.text)
+    text = passage.text
+    # An index in code is none, and stays.
+    for mark in citations.marks(text):
+        text = f"{text[: mark.start]}({text[mark.start + 1 : mark.end - 1]}){text[mark.end :]}"
     return passage if text == passage.text else replace(passage, text=text)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -75,9 +76,12 @@ class _Finder(MetaPathFinder, Loader):
     def __init__(self, trim: Trim) -> None:
         self.trim = trim
         self.served: list[str] = []
+        # Another thread wants the real ones.
+        self._thread = threading.get_ident()
 
     def find_spec(self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        return ModuleSpec(fullname, self, is_package=True) if self.trim.drops(fullname) else None
+        wanted = threading.get_ident() == self._thread and self.trim.drops(fullname)
+        return ModuleSpec(fullname, self, is_package=True) if wanted else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         self.served.append(spec.name)

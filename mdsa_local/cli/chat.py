@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
+import re
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,6 +16,7 @@ from mdsa_local.cli.output import Domain, dim, interrupted_at_once, line, note
 from mdsa_local.errors import InputError, MDSAError
 
 PROMPT = "> "
+COMMAND = re.compile(r"/\w+")
 HELP = """Ask, and go on from it: "how long is the warranty?", then "and on batteries?".
 /new   forget what was asked     /bye   end, as Ctrl-D does
 /help  this                      Ctrl-C stops an answer"""
@@ -22,7 +25,7 @@ HELP = """Ask, and go on from it: "how long is the warranty?", then "and on batt
 def chat(
     domain: Domain = None,
     model: Model = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document a line for each answer, nothing else on stdout.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document a line for each question, nothing else on stdout.")] = False,
 ) -> None:
     """Ask question after question; what a question leans on is taken from those before. Reads lines from standard input, too."""
     from mdsa_local.settings import Settings
@@ -30,7 +33,9 @@ def chat(
     with contextlib.suppress(ImportError):
         # The terminal's lines can be edited and called back.
         import readline  # noqa: F401
-    live = bool(sys.stdin) and sys.stdin.isatty()
+    live = bool(sys.stdin) and sys.stdin.isatty() and not as_json
+    if not live and isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8-sig")
     with contextlib.ExitStack() as held:
         with interrupted_at_once():
             orchestrator = held.enter_context(opened(Settings.load(), model))
@@ -38,7 +43,7 @@ def chat(
             _ = orchestrator.router, orchestrator.judge
         if domain is not None:
             orchestrator.registry.get(domain)
-        if live and not as_json:
+        if live:
             line(dim(HELP))
         asked: list[str] = []
         while (text := _read(live)) is not None and text != "/bye":
@@ -47,13 +52,12 @@ def chat(
             if text == "/new":
                 asked = []
                 continue
-            if text.startswith("/"):
+            if COMMAND.fullmatch(text):
                 note(HELP if text == "/help" else f"unknown command {text}\n{HELP}")
                 continue
             try:
                 if as_json:
-                    sys.stdout.write(json.dumps(orchestrator.ask(text, domain=domain, history=asked).to_dict()) + "\n")
-                    sys.stdout.flush()
+                    _document(orchestrator.ask(text, domain=domain, history=asked).to_dict())
                 else:
                     show(orchestrator, text, domain, asked)
                     line()
@@ -61,7 +65,7 @@ def chat(
             except MDSAError as error:
                 # What is wrong with one question does not end the conversation.
                 if as_json:
-                    sys.stdout.write(json.dumps(error.envelope()) + "\n")
+                    _document(error.envelope())
                 else:
                     note(f"error: {error}" + (f"\n  {error.hint}" if error.hint else ""))
             except KeyboardInterrupt:
@@ -69,17 +73,25 @@ def chat(
                     raise
                 line()
                 note("stopped")
+            # Whoever reads at the other end of a pipe waits for it.
+            sys.stdout.flush()
+
+
+def _document(value: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(value) + "\n")
 
 
 def _read(live: bool) -> str | None:
     """The next line, stripped; None at the end. Raises :class:`InputError` for what is no text."""
+    if not live:
+        try:
+            return text.strip() if (text := sys.stdin.readline() if sys.stdin else "") else None
+        except UnicodeDecodeError:
+            raise InputError("standard input is not valid UTF-8 text", "Convert it first, for example with iconv.") from None
     try:
-        if live:
-            return input(PROMPT).strip()
-        text = sys.stdin.readline() if sys.stdin else ""
+        return input(PROMPT).strip()
     except UnicodeDecodeError:
-        raise InputError("standard input is not valid UTF-8 text", "Convert it first, for example with iconv.") from None
+        raise InputError("the line is not text in the terminal's encoding", "Check the locale.") from None
     except (EOFError, KeyboardInterrupt):
         line()
         return None
-    return text.strip() if text else None

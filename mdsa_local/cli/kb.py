@@ -48,6 +48,13 @@ def _plain(text: str) -> str:
 SHARED = "global"
 
 
+def _own(domain: str | None) -> str | None:
+    return None if domain == SHARED else domain
+
+
+Base = Annotated[str | None, typer.Option("--domain", "-d", help="Name of a domain; the shared knowledge base, global, without.", callback=_own)]
+
+
 def _parts(domain: str | None, *, stored: bool = False) -> TinyBERTOrchestrator:
     """An orchestrator for its knowledge bases; raises when ``domain`` is not a known one. ``stored``: one of which documents are left will do."""
     from mdsa_local.knowledge.lance import import_lancedb
@@ -63,6 +70,11 @@ def _parts(domain: str | None, *, stored: bool = False) -> TinyBERTOrchestrator:
     return orchestrator
 
 
+def _listed(parts: TinyBERTOrchestrator, domain: str | None) -> list[str | None]:
+    """The knowledge base that was named, or all."""
+    return [_own(domain)] if domain else [None, *parts.knowledge.domains()]
+
+
 def _counts(report: Report) -> dict[str, object]:
     failed = [{"path": path, "reason": reason} for path, reason in report.failed]
     return {name: len(getattr(report, name)) for name in ("added", "changed", "removed", "unchanged")} | {"failed": failed}
@@ -71,13 +83,12 @@ def _counts(report: Report) -> dict[str, object]:
 @app.command()
 def add(
     paths: Annotated[list[Path], typer.Argument(help="Files and folders: text, Markdown, HTML, PDF, DOCX, CSV, JSON, JSONL.", show_default=False)],
-    domain: Domain = None,
+    domain: Base = None,
     follow_deletes: Annotated[bool, typer.Option("--follow-deletes", help="Also remove what a given folder had and has no more.")] = False,
     as_json: Json = False,
 ) -> None:
     """Add documents to a domain's knowledge base, or to the shared one; exit code 2 when a file was refused, whatever else was added. Files of other
     types in a folder are passed over."""
-    domain = None if domain == SHARED else domain
     parts = _parts(domain)
     missing = [str(path) for path in paths if not path.exists()]
     if missing:
@@ -103,8 +114,8 @@ def add(
 @app.command("list")
 def list_(domain: Domain = None, as_json: Json = False) -> None:
     """List the documents of a domain, of the shared knowledge base, which is called global, or of all."""
-    parts = _parts(None if domain == SHARED else domain, stored=True)
-    bases: list[str | None] = [None] if domain == SHARED else [domain] if domain else [None, *parts.knowledge.domains()]
+    parts = _parts(_own(domain), stored=True)
+    bases = _listed(parts, domain)
     found = [(base or "global", entry) for base in bases for entry in parts.knowledge.list_documents(base)]
     if as_json:
         document([{"knowledge_base": base, "document": e.document, "source": e.source, "chunks": e.n_chunks} for base, e in found])
@@ -119,7 +130,7 @@ def list_(domain: Domain = None, as_json: Json = False) -> None:
 @app.command()
 def search(
     question: Question,
-    domain: Domain = None,
+    domain: Base = None,
     k: Annotated[int, typer.Option("-k", min=1, max=100, help="How many passages.")] = 5,
     where: Annotated[
         list[str] | None,
@@ -157,7 +168,7 @@ def search(
 def why(
     question: Question,
     name: Annotated[str, typer.Option("--doc", help="Name of the document as `mdsa kb list` shows it.", show_default=False)],
-    domain: Domain = None,
+    domain: Base = None,
     k: Annotated[int, typer.Option("-k", min=1, max=100, help="How many passages are returned.")] = 5,
     as_json: Json = False,
 ) -> None:
@@ -184,7 +195,7 @@ def show(
     passage: Annotated[
         str, typer.Argument(metavar="ID", help="Id of a passage, as citations and `mdsa kb search --json` show it.", show_default=False)
     ],
-    domain: Domain = None,
+    domain: Base = None,
     as_json: Json = False,
 ) -> None:
     """Open the source of a passage at its place."""
@@ -203,7 +214,7 @@ def show(
 @app.command("eval")
 def evaluate(
     file: Annotated[Path, typer.Argument(help='JSON lines {"question", "relevant": [documents]}.', show_default=False)],
-    domain: Domain = None,
+    domain: Base = None,
     as_json: Json = False,
 ) -> None:
     """Measure how well questions find the documents that answer them."""
@@ -285,7 +296,7 @@ def _place(rank: int | None, among: int | None) -> str:
 @app.command()
 def remove(
     documents: Annotated[list[str], typer.Argument(help="Names as `mdsa kb list` shows them.", show_default=False)],
-    domain: Domain = None,
+    domain: Base = None,
     as_json: Json = False,
 ) -> None:
     """Remove documents from a knowledge base; all or, when one cannot be removed, none."""
@@ -333,8 +344,8 @@ def sync(as_json: Json = False) -> None:
 @app.command()
 def optimize(domain: Domain = None, as_json: Json = False) -> None:
     """Tidy knowledge bases on disk; embed their text again if the encoder has changed."""
-    parts = _parts(domain)
-    bases: list[str | None] = [domain] if domain else [None, *parts.knowledge.domains()]
+    parts = _parts(_own(domain))
+    bases = _listed(parts, domain)
     rebuilt = {base or "global": parts.knowledge.optimize(base) for base in bases}
     if as_json:
         document([{"knowledge_base": base, "embedded_again": again} for base, again in rebuilt.items()])
@@ -350,8 +361,8 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Look for documents stored in part, files that are gone, vectors of another encoder and damaged tables; exit code 1 when any are left."""
-    parts = _parts(domain)
-    bases: list[str | None] = [domain] if domain else [None, *parts.knowledge.domains()]
+    parts = _parts(_own(domain))
+    bases = _listed(parts, domain)
     found = [(base or "global", problem) for base in bases for problem in parts.knowledge.check(base, repair=repair)]
     if as_json:
         document([{"knowledge_base": base, **asdict(problem)} for base, problem in found])

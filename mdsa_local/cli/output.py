@@ -75,13 +75,14 @@ def joined(words: Sequence[str]) -> str:
 def interrupted_at_once() -> Iterator[None]:
     """While this lasts Ctrl-C ends the program at once: broken off like an exception, an import may leave its lock taken, and a thread that loads a
     model would wait for it for ever. Nothing is lost by it: what is on disk is whole at any time."""
-    if threading.current_thread() is not threading.main_thread():
+    # Whoever has another handler, or has it ignored, wants something else.
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
 
     def end(*_: object) -> None:
         # What was being written when it came cannot be flushed.
-        with contextlib.suppress(OSError, RuntimeError, ValueError):
+        with contextlib.suppress(OSError, RuntimeError, ValueError, AttributeError):
             sys.stdout.flush()
             note("\nAborted!")
         os._exit(INTERRUPTED)

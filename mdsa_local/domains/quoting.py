@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 # Between two things that are asked.
 ANOTHER = re.compile(rf"\?|(?<!\w){LINKS}(?!\w)", re.IGNORECASE)
 STEP = re.compile(r"\d{1,2}[.)]\s")
-# The line of a Markdown table below the names of its columns.
-RULE = re.compile(r"\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|?")
+# A Markdown table: the names of the columns, the line below them, and rows.
+TABLE = re.compile(r"^[^\n|]*\|[^\n]*\n[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*(?:\n[^\n]*\|[^\n]*)+", re.MULTILINE)
 MOST_CHOICES = 5
 # Log odds for one unit of cosine: the model's own opinion decides between sentences about equally near. On 153 of the shipped answer questions
 # 60, 120, 240 and 300 are level (88, 89, 87, 88 right); at 60 a sentence that is farther by 0.1 may still win.
@@ -106,6 +106,17 @@ class Extract:
     def quoted(self) -> str:
         """As it stands in an answer: with the number of its passage, from 1."""
         return f"{self.text} [{self.passage + 1}]"
+
+    @property
+    def heading(self) -> str:
+        """Of a row of a table the names of its columns; empty for all else."""
+        first, _, rest = self.text.partition("\n")
+        return first if "|" in first and "|" in rest and "\n" not in rest else ""
+
+    @property
+    def row(self) -> str:
+        """As :attr:`quoted`, without :attr:`heading`."""
+        return self.quoted.removeprefix(f"{self.heading}\n")
 
 
 def shortlist(
@@ -255,13 +266,23 @@ def grammar(extracts: Sequence[Extract]) -> str:
     if not extracts:
         return ""
     rules = [f"q{i} ::= {literal(extract.quoted)}" for i, extract in enumerate(extracts)]
-    # What has several lines begins on one of its own.
-    roots = (f"q{i}" + "".join(f' "{_gap(extracts[j])}" q{j}' for j in company(extracts, i)) for i in range(len(extracts)))
+    rules += [f"r{i} ::= {literal(extract.row)}" for i, extract in enumerate(extracts) if extract.heading]
+    roots = (_together(extracts, (i, *company(extracts, i))) for i in range(len(extracts)))
     return "\n".join([f"root ::= {' | '.join(roots)}", *rules])
 
 
-def _gap(extract: Extract) -> str:
-    return r"\n" if "\n" in extract.text else " "
+def _together(extracts: Sequence[Extract], chosen: Sequence[int]) -> str:
+    """The rule for quoting those ``chosen``, in this order: what has several lines stands on lines of its own, and the names of a table's columns are
+    said once."""
+    parts, before = list[str](), list[Extract]()
+    for at in chosen:
+        extract = extracts[at]
+        if before:
+            parts.append(r'"\n"' if "\n" in extract.text + before[-1].text else '" "')
+        said = extract.heading and extract.heading in (other.heading for other in before)
+        parts.append(f"r{at}" if said else f"q{at}")
+        before.append(extract)
+    return " ".join(parts)
 
 
 def company(extracts: Sequence[Extract], first: int) -> list[int]:
@@ -279,17 +300,11 @@ def company(extracts: Sequence[Extract], first: int) -> list[int]:
 def units(text: str) -> list[str]:
     """What can be quoted of a passage: its sentences, each list of steps as a whole, and each row of a table below the row that names its columns."""
     found: list[tuple[int, int]] = []
-    headings: list[str] = []
-    heading, steps = "", False
+    tables = [(match.start(), match.end()) for match in TABLE.finditer(text)]
+    steps = False
     for start, end in spans(text):
-        line = text[start:end]
-        if RULE.fullmatch(line) and "|" in line:
-            # What stands above it names the columns, and says nothing by itself.
-            heading = text[slice(*found.pop())] if found else ""
-            del headings[len(found) :]
+        if any(first <= start < last for first, last in tables) or not any(map(str.isalnum, text[start:end])):
             continue
-        if "|" not in line:
-            heading = ""
         is_step = bool(STEP.match(text, start))
         # A sentence after a step on its line belongs to the step.
         same_line = bool(found) and steps and "\n" not in text[found[-1][1] : start]
@@ -297,9 +312,12 @@ def units(text: str) -> list[str]:
             found[-1] = (found[-1][0], end)
         else:
             found.append((start, end))
-            headings.append(heading)
             steps = is_step
-    return [f"{heading}\n{text[start:end]}" if heading else text[start:end] for (start, end), heading in zip(found, headings, strict=True)]
+    told = [(start, text[start:end]) for start, end in found]
+    for first, last in tables:
+        heading, _, *rows = text[first:last].strip("\n").split("\n")
+        told += [(first, f"{heading.strip()}\n{row.strip()}") for row in rows]
+    return [unit for _, unit in sorted(told, key=lambda pair: pair[0])]
 
 
 def literal(text: str) -> str:

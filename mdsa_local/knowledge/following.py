@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 AGAIN_S = 1.0
 # Or after so many times what looking took; and after so long where it could not be done.
 SHARE, AFTER_FAILURE_S = 50, 30.0
+# No documents look like this.
+NEVER = (("", 0, 0),)
 
 
 class Following:
@@ -91,4 +93,4 @@ class Following:
     def _told(self, error: MDSAError) -> None:
         """Go on with what was ingested before, for a while."""
         logger.warning("knowledge bases could not be brought up to date: %s. %s", error, error.hint)
-        self._glance, self._look_at = self._glance or (), time.monotonic() + AFTER_FAILURE_S
+        self._glance, self._look_at = self._glance or NEVER, time.monotonic() + AFTER_FAILURE_S

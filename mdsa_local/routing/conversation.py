@@ -63,7 +63,7 @@ class Leaning(NamedTuple):
     @property
     def stands(self) -> bool:
         """Whether the message names its topic."""
-        return self.alone or (self.content > 0 and not self.leans)
+        return self.alone or (self.content > 0 and not self.leans) or (self.content > 1 and self.sentence)
 
 
 def leaning(text: str) -> Leaning:

@@ -67,6 +67,8 @@ def test_a_refused_file_is_told_by_the_exit_code_after_the_others_were_added(hom
     assert inside(capsys, "kb", "add", str(docs))[0] == 0
     listed = inside(capsys, "kb", "list", "-d", "global", "--json")[1]
     assert [entry["document"] for entry in json.loads(listed)] == ["more.md", "notes.md"]
+    for command in (("search", "shed"), ("check",), ("optimize",), ("show", "notes.md#0")):
+        assert inside(capsys, "kb", *command, "-d", "global")[0] == 0
     (docs / "more.md").unlink()
     assert inside(capsys, "kb", "add", str(docs))[1] == "global: 0 added, 0 changed, 1 unchanged\n"
     assert inside(capsys, "kb", "add", str(docs), "--follow-deletes")[1] == "global: 0 added, 0 changed, 1 unchanged, 1 removed\n"

@@ -171,8 +171,8 @@ def test_the_shipped_model_can_write_nothing_but_quotations(product: TinyBERTOrc
     user = prompts.user_message(shown, question, [extract.passage + 1 for extract in extracts])
     said = product.manager.generate("nano", [Message("user", user)], generation)
     if said != NOT_FOUND:
-        pieces = re.findall(r"(.+?) \[(\d)\](?: |$)", said, re.DOTALL)
-        assert "".join(f"{text} [{number}] " for text, number in pieces).strip() == said
+        pieces = re.findall(r"(.+?) \[(\d)\](?:[ \n]|$)", said, re.DOTALL)
+        assert "".join(f"{text} [{number}] " for text, number in pieces).split() == said.split()
         assert all(text in quoting.units(passages[int(number) - 1]) for text, number in pieces)
     assert product.manager.decoding("nano") == "quotes"
 
@@ -213,3 +213,19 @@ def test_a_row_is_quoted_below_the_names_of_its_columns() -> None:
     ]
     assert quoting.units("Job | Nm\n--|--\nPlug | 30") == ["Job | Nm\nPlug | 30"]
     assert quoting.units("|---|\n| a |") == ["| a |"]
+    told = "| Plan | Note |\n|---|---|\n| Basic | Call us. We help. |\n| Pro | 9 EUR |\n\nUse a | b in a shell. Next."
+    assert quoting.units(told) == [
+        "| Plan | Note |\n| Basic | Call us. We help. |",
+        "| Plan | Note |\n| Pro | 9 EUR |",
+        "Use a | b in a shell.",
+        "Next.",
+    ]
+
+
+def test_the_names_of_columns_are_said_once() -> None:
+    row, other = "| Boat | Price |\n| Canoe | 55 |", "| Boat | Price |\n| Kayak | 25 |"
+    extracts = [Extract(0, text, score=1.0) for text in (row, other, "All float.")]
+    assert quoting.grammar(extracts).splitlines()[0].startswith(r'root ::= q0 "\n" r1 "\n" q2 | q1 "\n" r0 "\n" q2 | q2 "\n" q0 "\n" r1')
+    assert r'r1 ::= "| Kayak | 25 | [1]"' in quoting.grammar(extracts).splitlines()
+    steps = Extract(0, "1. Open it.\n2. Close it.")
+    assert steps.heading == "" and steps.row == steps.quoted

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 from mdsa_local.knowledge.loaders import Section, UnreadableError, below, headed, named
@@ -29,7 +30,7 @@ def read(path: Path) -> Iterator[Section]:
     blocks: list[str] = []
     for block in document.iter_inner_content():
         if isinstance(block, Table):
-            blocks.append("\n".join(_rows([[" ".join(cell.text.split()) for cell in row.cells] for row in block.rows])))
+            blocks.append("\n".join(_rows(block)))
             continue
         name = (block.style.name if block.style is not None else "") or ""
         match = _HEADING.match(name)
@@ -41,15 +42,15 @@ def read(path: Path) -> Iterator[Section]:
     yield from _section(blocks, headed(path.stem, outline))
 
 
-def _rows(table: list[list[str]]) -> Iterator[str]:
-    """The lines of a table. Where its first row seems to name three or more columns, the others say what their cells are; of two, the first often
-    names the second. Merged cells are said once."""
-    header = table[0] if table else []
-    names = len(header) > 2 and len(set(header)) == len(header) and all(cell and not any(map(str.isdigit, cell)) for cell in header)
-    if len(table) > 1 and names:
-        yield from (named(header, row) for row in table[1:])
-    else:
-        yield from (" | ".join(dict.fromkeys(row)) for row in table)
+def _rows(table: Any) -> Iterator[str]:
+    """The lines of a table. Where Word repeats its first row on each page, that names the columns, and the others say what their cells are; what is
+    merged is said once."""
+    rows = [[" ".join(cell.text.split()) for cell in row.cells] for row in table.rows]
+    parts = [len({id(cell._tc) for cell in row.cells}) for row in table.rows]
+    properties = table.rows[0]._tr.trPr if rows else None
+    names = properties is not None and properties.find(f"{{{properties.nsmap['w']}}}tblHeader") is not None and parts[0] == len(rows[0]) > 1
+    for row, distinct in list(zip(rows, parts, strict=True))[names:]:
+        yield named(rows[0], row) if names and distinct == len(rows[0]) == len(row) else " | ".join(dict.fromkeys(row))
 
 
 def _section(blocks: list[str], title: str) -> Iterator[Section]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,6 +17,7 @@ BLOCKS = set(
 )
 HEADINGS = {f"h{level}": level for level in range(1, 7)}
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
+ROWS = {"table", "thead", "tbody", "tfoot", "tr", "caption"}
 PIECE_CHARS = 1 << 16
 _CHARSET = re.compile(rb"""charset\s*=\s*["']?([\w.:-]+)""", re.IGNORECASE)
 
@@ -44,6 +46,13 @@ def _text(data: bytes) -> str:
         raise UnreadableError(f"not {encoding} text: {error.reason} at byte {error.start}") from None
 
 
+@dataclass(slots=True)
+class _Columns:
+    """What names the columns of a table: empty before its first row, None where nothing does."""
+
+    names: list[str] | None = field(default_factory=list)
+
+
 class _Page(HTMLParser):
     def __init__(self, stem: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -54,9 +63,9 @@ class _Page(HTMLParser):
         self._hidden: list[str] = []
         self._verbatim = 0
         self._sections: list[Section] = []
-        # Of the row that is read the kinds of its cells; of its table the names of the columns.
+        # Of the row that is read the kinds of its cells; of the tables that are open, innermost last, what names their columns.
         self._cells: list[str] = []
-        self._columns: list[str] = []
+        self._tables: list[_Columns] = []
 
     def taken(self) -> list[Section]:
         """The sections that are complete, once."""
@@ -77,13 +86,22 @@ class _Page(HTMLParser):
         elif tag in HEADINGS:
             self.section()
         elif tag in ("td", "th"):
-            self._words.append(" | " if self._words else "")
+            # White space before the first cell is not text.
+            self._words = [*self._words, " | "] if self._cells else []
             self._cells.append(tag)
+            if self._tables and any(given.get(span) not in (None, "1") for span in ("colspan", "rowspan")):
+                self._tables[-1].names = None
         elif tag == "br":
             self._words.append("\n")
         elif tag in BLOCKS:
+            if self._cells and self._tables and tag not in ROWS:
+                # What is more than a line in a cell is told as it stands.
+                self._tables[-1].names = None
             self._block()
-            self._cells = []
+            if tag == "table":
+                self._tables.append(_Columns())
+            if tag in ROWS:
+                self._cells = []
             self._verbatim += tag == "pre"
             if tag == "li":
                 self._words.append("- ")
@@ -99,7 +117,8 @@ class _Page(HTMLParser):
             if tag == "tr":
                 self._row()
             elif tag == "table":
-                self._columns = []
+                self._cells = []
+                del self._tables[-1:]
             self._block()
             self._verbatim -= tag == "pre" and self._verbatim > 0
 
@@ -108,14 +127,15 @@ class _Page(HTMLParser):
             self._words.append(data if self._verbatim else re.sub(r"\s+", " ", data))
 
     def _row(self) -> None:
-        """A row below a row of headings says what its cells are."""
-        cells = [" ".join(cell.split()) for cell in "".join(self._words).split(" | ")]
-        if set(self._cells) == {"th"} and len(cells) > 1:
-            self._columns = cells
-        elif self._columns and len(cells) == len(self._columns) == len(self._cells):
-            self._words = [named(self._columns, cells)]
+        """A row below a first row of headings says what its cells are."""
+        cells, kinds, self._cells = [" ".join(cell.split()) for cell in "".join(self._words).split(" | ")], self._cells, []
+        table = self._tables[-1] if self._tables else _Columns(None)
+        if table.names == []:
+            table.names = cells if set(kinds) == {"th"} and len(cells) == len(kinds) > 1 else None
+        elif table.names and len(cells) == len(table.names) == len(kinds):
+            self._words = [named(table.names, cells)]
             # The headings need not be said again.
-            if self._blocks and self._blocks[-1] == " | ".join(self._columns):
+            if self._blocks and self._blocks[-1] == " | ".join(table.names):
                 self._blocks.pop()
 
     def _block(self) -> None:

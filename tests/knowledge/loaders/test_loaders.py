@@ -273,14 +273,51 @@ def test_the_fields_of_a_record_say_what_they_are_of(tmp_path: Path) -> None:
     assert texts(read(tmp_path, "a.json", json.dumps(records))) == [("a > printer", "name: printer\nip: 192.168.7.20"), ("a > Cards", "Freeze it.")]
 
 
-def test_rows_of_a_table_say_what_their_cells_are(tmp_path: Path) -> None:
-    page = """<h1>Lasagne</h1><table><thead><tr><th>Portion</th><th>kcal</th></tr></thead><tbody><tr><td>1 piece</td><td>620</td></tr>
-    <tr><td>whole</td><td>3,720</td></tr><tr><td colspan=2>estimated</td></tr></tbody></table><table><tr><td>a</td><td>b</td></tr></table>"""
-    (section,) = texts(read(tmp_path, "l.html", page))
-    assert section == ("Lasagne", "Portion: 1 piece; kcal: 620\n\nPortion: whole; kcal: 3,720\n\nestimated\n\na | b")
-    from mdsa_local.knowledge.loaders.docx import _rows
+def table(*rows: str) -> str:
+    return "<table>\n" + "".join(f"  <tr>\n    {row}\n  </tr>\n" for row in rows) + "</table>"
 
-    assert list(_rows([["Job", "Torque", "Tool"], ["Plug", "30 Nm", ""]])) == ["Job: Plug; Torque: 30 Nm"]
-    # The first row may be one of those that follow.
-    assert list(_rows([["Name", "Anna"], ["Age", "5"]])) == ["Name | Anna", "Age | 5"]
-    assert list(_rows([["Plug", "30 Nm", "19 mm"], ["Wheel", "120 Nm", "17 mm"]])) == ["Plug | 30 Nm | 19 mm", "Wheel | 120 Nm | 17 mm"]
+
+@pytest.mark.parametrize(
+    ("page", "said"),
+    [
+        (
+            table("<th>Portion</th>\n <th>kcal</th>", "<td>1 piece</td>\n <td>620</td>", "<td>whole</td><td>3,720</td>"),
+            "Portion: 1 piece; kcal: 620\n\nPortion: whole; kcal: 3,720",
+        ),
+        ("<table><thead><tr><th>A</th><th>B</th></tr></thead><tbody><tr><td>1</td><td></td></tr></tbody></table>", "A: 1"),
+        # Where columns are not one below the other nothing is named.
+        (table("<th>Plan</th><th colspan=2>Price</th>", "<td>Basic</td><td>5</td>"), "Plan | Price\n\nBasic | 5"),
+        (table("<th><p>Plan</p></th><th>Price</th><th>Time</th>", "<td>Basic</td><td>5</td>"), "Plan\n\n| Price | Time\n\nBasic | 5"),
+        (table("<th>A</th><th>B</th>", "<th>3</th><th>4</th>", "<td>1</td><td>2</td>"), "A: 3; B: 4\n\nA: 1; B: 2"),
+        (table("<td>a</td><td>b</td>", "<th>c</th><th>d</th>", "<td>1</td><td>2</td>"), "a | b\n\nc | d\n\n1 | 2"),
+        (
+            table("<th>A</th><th>B</th>", f"<td>1</td><td>{table('<td>x</td><td>y</td>')}</td>", "<td>5</td><td>6</td>"),
+            "A | B\n\n1 |\n\nx | y\n\nA: 5; B: 6",
+        ),
+        (table("<th>A</th><th>B</th>", "<td>1</td><td>2</td>") + table("<td>3</td><td>4</td>"), "A: 1; B: 2\n\n3 | 4"),
+    ],
+)
+def test_rows_of_a_table_say_what_their_cells_are(tmp_path: Path, page: str, said: str) -> None:
+    assert texts(read(tmp_path, "l.html", page)) == [("l", said)]
+
+
+def test_rows_of_a_word_table_with_a_repeated_heading_say_what_their_cells_are(tmp_path: Path) -> None:
+    from docx import Document
+    from docx.oxml import OxmlElement
+
+    def made(repeated: bool) -> bytes:
+        document = Document()
+        added = document.add_table(3, 3)
+        rows = [("Job", "Torque", "Tool"), ("Plug", "30 Nm", "19 mm"), ("all dry", "", "")]
+        for row, cells in zip(added.rows, rows, strict=True):
+            for cell, text in zip(row.cells, cells, strict=True):
+                cell.text = text
+        added.cell(2, 0).merge(added.cell(2, 2))
+        if repeated:
+            added.rows[0]._tr.get_or_add_trPr().append(OxmlElement("w:tblHeader"))
+        out = BytesIO()
+        document.save(out)
+        return out.getvalue()
+
+    assert texts(read(tmp_path, "a.docx", made(True)))[0][1] == "Job: Plug; Torque: 30 Nm; Tool: 19 mm\nall dry"
+    assert texts(read(tmp_path, "b.docx", made(False)))[0][1] == "Job | Torque | Tool\nPlug | 30 Nm | 19 mm\nall dry"
