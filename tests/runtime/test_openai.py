@@ -146,11 +146,11 @@ def test_a_page_is_no_reason(connect: Connect) -> None:
 
 @pytest.mark.parametrize(
     ("model", "said", "hint"),
-    [("hanging", "the server at .* did not answer in 0.3 s", "hung"), ("silent", "did not answer in 0.3 s", "hung"), ("slow", "deadline", "fewer")],
+    [("hanging", "the server at .* did not answer in 1 s", "hung"), ("silent", "did not answer in 1 s", "hung"), ("slow", "deadline", "fewer")],
 )
 def test_a_server_that_says_nothing_is_told_from_one_that_is_slow(connect: Connect, model: str, said: str, hint: str) -> None:
     with pytest.raises(BackendTimeoutError, match=said) as caught:
-        ask(connect(model), deadline_s=0.3)
+        ask(connect(model), deadline_s=0.3 if model == "slow" else 1.0)
     assert hint in caught.value.hint
     assert "request_timeout_s" in caught.value.hint
 
@@ -158,8 +158,8 @@ def test_a_server_that_says_nothing_is_told_from_one_that_is_slow(connect: Conne
 def test_a_server_that_accepts_and_never_answers() -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         where = f"http://127.0.0.1:{mute.getsockname()[1]}"
-        backend = OpenAIBackend(where, "m", 0.2)
-        with pytest.raises(BackendTimeoutError, match=f"{where} did not answer in 0.2 s"):
+        backend = OpenAIBackend(where, "m", 1.0)
+        with pytest.raises(BackendTimeoutError, match=f"{where} did not answer in 1 s"):
             backend.load()
         backend.close()
 
