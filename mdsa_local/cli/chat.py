@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from mdsa_local.cli.ask import Model, opened, show
-from mdsa_local.cli.output import Domain, dim, interrupted_at_once, line, note
+from mdsa_local.cli.output import Domain, dim, interrupted_at_once, line, note, tell
 from mdsa_local.errors import InputError, MDSAError
 
 PROMPT = "> "
@@ -67,7 +67,7 @@ def chat(
                 if as_json:
                     _document(error.envelope())
                 else:
-                    note(f"error: {error}" + (f"\n  {error.hint}" if error.hint else ""))
+                    tell(error)
             except KeyboardInterrupt:
                 if not live:
                     raise
@@ -85,9 +85,11 @@ def _read(live: bool) -> str | None:
     """The next line, stripped; None at the end. Raises :class:`InputError` for what is no text."""
     if not live:
         try:
-            return text.strip() if (text := sys.stdin.readline() if sys.stdin else "") else None
+            # None when the caller closed it; an empty line still has its end.
+            text = sys.stdin.readline() if sys.stdin else ""
         except UnicodeDecodeError:
             raise InputError("standard input is not valid UTF-8 text", "Convert it first, for example with iconv.") from None
+        return text.strip() if text else None
     try:
         return input(PROMPT).strip()
     except UnicodeDecodeError:

@@ -101,10 +101,10 @@ def add(
         )
     counts = _counts(report)
     if as_json:
-        document({"knowledge_base": domain or "global", **counts})
+        document({"knowledge_base": domain or SHARED, **counts})
     else:
         kinds = ("added", "changed", "unchanged", *(["removed"] if follow_deletes else []))
-        line(f"{domain or 'global'}: " + ", ".join(f"{counts[name]} {name}" for name in kinds))
+        line(f"{domain or SHARED}: " + ", ".join(f"{counts[name]} {name}" for name in kinds))
         for path, reason in report.failed:
             note(_plain(f"not added: {path}: {reason}"))
     if len(report.failed) > len(report.passed_over):
@@ -116,14 +116,14 @@ def list_(domain: Domain = None, as_json: Json = False) -> None:
     """List the documents of a domain, of the shared knowledge base, which is called global, or of all."""
     parts = _parts(_own(domain), stored=True)
     bases = _listed(parts, domain)
-    found = [(base or "global", entry) for base in bases for entry in parts.knowledge.list_documents(base)]
+    found = [(base or SHARED, entry) for base in bases for entry in parts.knowledge.list_documents(base)]
     if as_json:
         document([{"knowledge_base": base, "document": e.document, "source": e.source, "chunks": e.n_chunks} for base, e in found])
     elif found:
         table([(base, _plain(e.document), str(e.n_chunks), _plain(e.source)) for base, e in found], ("base", "document", "chunks", "source"))
     if not found:
         note(EMPTY)
-    for base in dict.fromkeys(base for base, _ in found if base != "global" and base not in parts.registry):
+    for base in dict.fromkeys(base for base, _ in found if base != SHARED and base not in parts.registry):
         note(f"no domain is called {base}: nobody is answered from its documents; add one, or remove them: mdsa kb remove NAME -d {base}")
 
 
@@ -314,9 +314,9 @@ def remove(
     for name in names:
         parts.knowledge.remove(name, domain)
     if as_json:
-        document({"knowledge_base": domain or "global", "removed": names})
+        document({"knowledge_base": domain or SHARED, "removed": names})
     else:
-        line(f"{domain or 'global'}: {len(names)} removed")
+        line(f"{domain or SHARED}: {len(names)} removed")
 
 
 @app.command()
@@ -346,7 +346,7 @@ def optimize(domain: Domain = None, as_json: Json = False) -> None:
     """Tidy knowledge bases on disk; embed their text again if the encoder has changed."""
     parts = _parts(_own(domain))
     bases = _listed(parts, domain)
-    rebuilt = {base or "global": parts.knowledge.optimize(base) for base in bases}
+    rebuilt = {base or SHARED: parts.knowledge.optimize(base) for base in bases}
     if as_json:
         document([{"knowledge_base": base, "embedded_again": again} for base, again in rebuilt.items()])
         return
@@ -363,7 +363,7 @@ def check(
     """Look for documents stored in part, files that are gone, vectors of another encoder and damaged tables; exit code 1 when any are left."""
     parts = _parts(_own(domain))
     bases = _listed(parts, domain)
-    found = [(base or "global", problem) for base in bases for problem in parts.knowledge.check(base, repair=repair)]
+    found = [(base or SHARED, problem) for base in bases for problem in parts.knowledge.check(base, repair=repair)]
     if as_json:
         document([{"knowledge_base": base, **asdict(problem)} for base, problem in found])
     else:
@@ -401,7 +401,7 @@ def import_(
 
 
 def _bases(domains: list[str] | None) -> list[str | None] | None:
-    return [None if name == "global" else name for name in domains] if domains else None
+    return [_own(name) for name in domains] if domains else None
 
 
 def _passages_done(what: str) -> Callable[[int, int], None]:
@@ -411,8 +411,8 @@ def _passages_done(what: str) -> Callable[[int, int], None]:
 
 def _tell_transferred(done: list[Transferred], what: str, as_json: bool) -> None:
     if as_json:
-        document([{"knowledge_base": base.domain or "global", **{k: v for k, v in asdict(base).items() if k != "domain"}} for base in done])
+        document([{"knowledge_base": base.domain or SHARED, **{k: v for k, v in asdict(base).items() if k != "domain"}} for base in done])
         return
     for base in done:
         again = ", embedded again" if base.embedded_again else ""
-        line(f"{base.domain or 'global'}: {base.documents} documents, {base.passages} passages {what}{again}")
+        line(f"{base.domain or SHARED}: {base.documents} documents, {base.passages} passages {what}{again}")

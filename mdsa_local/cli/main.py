@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from mdsa_local import __version__
-from mdsa_local.cli.output import document, line, note
+from mdsa_local.cli.output import document, line, tell
 from mdsa_local.errors import InputError, MDSAError
 
 # The module of each command and what it is there: a function, or an app with commands of its own.
@@ -79,7 +79,7 @@ def report(error: MDSAError, *, as_json: bool) -> int:
     if as_json:
         document(error.envelope())
     else:
-        note(f"error: {error}" + (f"\n  {error.hint}" if error.hint else ""))
+        tell(error)
     return error.exit_code
 
 

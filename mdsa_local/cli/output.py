@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from mdsa_local.__main__ import INTERRUPTED
-from mdsa_local.errors import InputError
+from mdsa_local.errors import InputError, MDSAError
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")]
 Domain = Annotated[str | None, typer.Option("--domain", "-d", help="Name of a domain.")]
@@ -47,6 +47,11 @@ def note(text: str) -> None:
     """Tell something that is not output: progress, warnings."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
+
+
+def tell(error: MDSAError) -> None:
+    """An error of ours, with what to do about it."""
+    note(f"error: {error}" + (f"\n  {error.hint}" if error.hint else ""))
 
 
 def bold(text: str) -> str:

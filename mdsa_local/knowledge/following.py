@@ -50,17 +50,17 @@ class Following:
         try:
             # Another may have done it meanwhile.
             if self._due():
-                self._looked(first=self._glance is None)
+                self._look()
         finally:
             self._lock.release()
 
     def _due(self) -> bool:
         return self._glance is None or time.monotonic() >= self._look_at
 
-    def _looked(self, *, first: bool) -> None:
+    def _look(self) -> None:
         from mdsa_local.knowledge import sync
 
-        if first:
+        if self._glance is None:
             self._prepare()
             return
         began = time.monotonic()

@@ -7,6 +7,7 @@ many; its vectors stay the same.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,62 +44,85 @@ def fuse(path: Path) -> bool:
     return False
 
 
-def _rewrite(model: Any, by_mask: bool) -> bool:
-    """Put the node in each place; whether all of them are known. ``by_mask``: it reads which tokens are padding. Otherwise it adds what the graph
-    adds to its scores: that is always right, and slower."""
-    graph = model.graph
-    makers = {name: node for node in graph.node for name in node.output}
-    readers: dict[str, list[Any]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    inferred = shape_inference.infer_shapes(model, data_prop=True).graph.value_info
-    shapes = {entry.name: [one.dim_value for one in entry.type.tensor_type.shape.dim] for entry in inferred}
+@dataclass(frozen=True, slots=True)
+class _Attention:
+    """An attention as torch exports it: its ``query``, ``key`` and ``value``, what is added to the scores, and the node that joins the heads."""
 
-    def projection(name: str) -> tuple[str, int]:
+    query: str
+    key: str
+    value: str
+    heads: int
+    addends: list[str]
+    joined: Any
+
+
+class _Graph:
+    """Who makes and who reads each tensor."""
+
+    def __init__(self, model: Any) -> None:
+        self._makers = {name: node for node in model.graph.node for name in node.output}
+        self._readers: dict[str, list[Any]] = {}
+        for node in model.graph.node:
+            for name in node.input:
+                self._readers.setdefault(name, []).append(node)
+        inferred = shape_inference.infer_shapes(model, data_prop=True).graph.value_info
+        self._shapes = {entry.name: [one.dim_value for one in entry.type.tensor_type.shape.dim] for entry in inferred}
+
+    def around(self, weights: Any) -> _Attention | None:
+        """The attention whose ``weights`` a Softmax makes; None where it has a form that is not known."""
+        scores, addends = self._scored(weights.input[0])
+        weighed = self._sole(weights.output[0], "MatMul")
+        turned = self._sole(weighed.output[0], "Transpose") if weighed is not None else None
+        joined = self._sole(turned.output[0], "Reshape") if turned is not None else None
+        if scores is None or joined is None or not addends:
+            return None
+        (query, heads), (key, _), (value, _) = (self._projection(name) for name in (*scores.input, weighed.input[1]))
+        return _Attention(query, key, value, heads, addends, joined) if heads else None
+
+    def _projection(self, name: str) -> tuple[str, int]:
         """The tensor that ``name`` is made from, and into how many heads it is divided."""
         heads = 0
-        while (maker := makers.get(name)) is not None and maker.op_type in BETWEEN:
-            if maker.op_type == "Reshape" and len(shape := shapes.get(name, [])) == 4:
+        while (maker := self._makers.get(name)) is not None and maker.op_type in BETWEEN:
+            if maker.op_type == "Reshape" and len(shape := self._shapes.get(name, [])) == 4:
                 heads = shape[2]
             name = maker.input[0]
         return name, heads
 
-    def scored(name: str) -> tuple[Any, list[str]]:
+    def _scored(self, name: str) -> tuple[Any, list[str]]:
         """The product that gives the scores of ``name``, and what is added to them."""
         addends = []
-        while (maker := makers.get(name)) is not None and maker.op_type in ("Add", "Div", "Mul"):
+        while (maker := self._makers.get(name)) is not None and maker.op_type in ("Add", "Div", "Mul"):
             if maker.op_type == "Add":
                 addends.append(maker.input[1])
             name = maker.input[0]
         return maker if maker is not None and maker.op_type == "MatMul" else None, addends
 
-    def sole(name: str, kind: str) -> Any:
+    def _sole(self, name: str, kind: str) -> Any:
         """The one node that reads the numbers of ``name``, if it is of this ``kind``."""
-        found = [node for node in readers.get(name, []) if node.op_type != "Shape"]
+        found = [node for node in self._readers.get(name, []) if node.op_type != "Shape"]
         return found[0] if len(found) == 1 and found[0].op_type == kind else None
 
+
+def _rewrite(model: Any, by_mask: bool) -> bool:
+    """Put the node in each place; whether all of them are known. ``by_mask``: it reads which tokens are padding. Otherwise it adds what the graph
+    adds to its scores: that is always right, and slower."""
+    graph, known = model.graph, _Graph(model)
     weights = [node for node in graph.node if node.op_type == "Softmax"]
     padding = f"{MASK}_int32"
     for node in weights:
-        scores, addends = scored(node.input[0])
-        weighed = sole(node.output[0], "MatMul")
-        turned = sole(weighed.output[0], "Transpose") if weighed is not None else None
-        joined = sole(turned.output[0], "Reshape") if turned is not None else None
-        if scores is None or joined is None or not addends:
+        found = known.around(node)
+        if found is None:
             return False
-        (query, heads), (key, _), (value, _) = (projection(name) for name in (*scores.input, weighed.input[1]))
-        if not heads:
-            return False
-        new = []
+        new, addends = list[Any](), found.addends
         while len(addends) > 1 and not by_mask:
             both, *addends = addends
             new.append(helper.make_node("Add", [both, addends[0]], [f"{node.name}_added_{len(addends)}"]))
             addends[0] = new[-1].output[0]
-        inputs = [query, key, value, "", padding] if by_mask else [query, key, value, "", "", *addends]
-        new.append(helper.make_node("MultiHeadAttention", inputs, list(joined.output), f"{node.name}_fused", domain=DOMAIN, num_heads=heads))
-        at = list(graph.node).index(joined)
-        graph.node.remove(joined)
+        inputs = [found.query, found.key, found.value, "", *([padding] if by_mask else ["", *addends])]
+        outputs = list(found.joined.output)
+        new.append(helper.make_node("MultiHeadAttention", inputs, outputs, f"{node.name}_fused", domain=DOMAIN, num_heads=found.heads))
+        at = list(graph.node).index(found.joined)
+        graph.node.remove(found.joined)
         for one in reversed(new):
             graph.node.insert(at, one)
     if by_mask and any(entry.name == MASK for entry in graph.input):

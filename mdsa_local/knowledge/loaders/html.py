@@ -87,7 +87,10 @@ class _Page(HTMLParser):
             self.section()
         elif tag in ("td", "th"):
             # White space before the first cell is not text.
-            self._words = [*self._words, " | "] if self._cells else []
+            if self._cells or "".join(self._words).strip():
+                self._words.append(" | ")
+            else:
+                self._words.clear()
             self._cells.append(tag)
             if self._tables and any(given.get(span) not in (None, "1") for span in ("colspan", "rowspan")):
                 self._tables[-1].names = None

@@ -19,12 +19,10 @@ def read(path: Path) -> Iterator[Section]:
     value = parsed(path.read_bytes(), "")
     lists = {key: part for key, part in value.items() if _records(part)} if isinstance(value, dict) else {}
     rest = {key: part for key, part in value.items() if key not in lists} if lists else value
-    if rest or not lists:
-        for number, item in enumerate(rest if isinstance(rest, list) else [rest], 1):
-            yield record(item, path.stem, f"record {number}")
-    for key, items in lists.items():
+    whole = rest if isinstance(rest, list) else [rest] if rest or not lists else []
+    for name, items in (("record", whole), *lists.items()):
         for number, item in enumerate(items, 1):
-            yield record(item, path.stem, f"{key} {number}")
+            yield record(item, path.stem, f"{name} {number}")
 
 
 def _records(value: Any) -> bool:

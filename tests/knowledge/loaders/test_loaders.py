@@ -285,6 +285,7 @@ def table(*rows: str) -> str:
             "Portion: 1 piece; kcal: 620\n\nPortion: whole; kcal: 3,720",
         ),
         ("<table><thead><tr><th>A</th><th>B</th></tr></thead><tbody><tr><td>1</td><td></td></tr></tbody></table>", "A: 1"),
+        ("<table>Before <td>1</td><td>2</td></table>", "Before | 1 | 2"),
         # Where columns are not one below the other nothing is named.
         (table("<th>Plan</th><th colspan=2>Price</th>", "<td>Basic</td><td>5</td>"), "Plan | Price\n\nBasic | 5"),
         (table("<th><p>Plan</p></th><th>Price</th><th>Time</th>", "<td>Basic</td><td>5</td>"), "Plan\n\n| Price | Time\n\nBasic | 5"),
