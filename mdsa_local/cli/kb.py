@@ -93,7 +93,9 @@ def add(
     missing = [str(path) for path in paths if not path.exists()]
     if missing:
         raise InputError(f"no such file or folder: {', '.join(missing)}", "Check the path.")
-    report = parts.knowledge.add_paths([path.absolute() for path in paths], domain, Meter("adding"), follow_deletes=follow_deletes)
+    meter = Meter("adding")
+    with meter.told():
+        report = parts.knowledge.add_paths([path.absolute() for path in paths], domain, meter, follow_deletes=follow_deletes)
     if report.failed and not (report.added or report.changed or report.unchanged or report.removed):
         (path, reason), more = report.failed[0], len(report.failed) - 1
         raise InputError(

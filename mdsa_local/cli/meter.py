@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from mdsa_local.cli.output import StatusLine
+import typer
+
+from mdsa_local.__main__ import INTERRUPTED
+from mdsa_local.cli.output import StatusLine, note
+from mdsa_local.errors import StorageError
 
 if TYPE_CHECKING:
     from mdsa_local.knowledge.ingest import Step
+
+ON = "the same command again goes on from there"
 
 
 class Meter:
@@ -15,9 +23,28 @@ class Meter:
 
     def __init__(self, what: str) -> None:
         self._what, self._status = what, StatusLine()
+        self._last: Step | None = None
 
     def __call__(self, step: Step) -> None:
+        self._last = step
         self._status.tell(lambda seconds: f"{self._what}: {said(step, seconds)}", last=not step.source)
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Where the work is broken off in the block, by Ctrl-C or because the disk takes no more, tell what of it stays."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            note(f"\nstopped; {self._stored}; {ON}")
+            raise typer.Exit(INTERRUPTED) from None
+        except StorageError as error:
+            if self._last:
+                error.hint = f"{error.hint} Of this command {self._stored}; {ON}."
+            raise
+
+    @property
+    def _stored(self) -> str:
+        return f"{self._last.chunks} passages are stored and stay" if self._last and self._last.chunks else "nothing is stored yet"
 
 
 def said(step: Step, seconds: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -13,7 +12,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from mdsa_local.knowledge.chunking import chunk_all
-from mdsa_local.knowledge.loaders import CONTAINED, UNSUPPORTED, UnreadableError, family
+from mdsa_local.knowledge.loaders import CONTAINED, UNSUPPORTED, UnreadableError, family, fingerprint
 from mdsa_local.knowledge.loaders.contained import Reader
 from mdsa_local.knowledge.reading import Document
 from mdsa_local.knowledge.store import Entry, KnowledgeBase
@@ -140,8 +139,7 @@ class _Run:
 
     def _store(self, file: _File) -> None:
         known = self._stored.get(file.source)
-        with file.path.open("rb") as content:
-            digest = hashlib.file_digest(content, "sha256").hexdigest()
+        digest = fingerprint(file.path)
         if known and known.hash == digest:
             self.groups["unchanged"].append(known.document)
             return

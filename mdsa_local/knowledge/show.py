@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mdsa_local.knowledge.loaders import LOADERS, UnreadableError
+from mdsa_local.knowledge.loaders import LOADERS, UnreadableError, fingerprint
 from mdsa_local.knowledge.loaders.contained import Reader
 from mdsa_local.settings import shipped
 from mdsa_local.types import Passage
@@ -30,15 +29,15 @@ class Shown:
 
 
 def around(passage: Passage, digest: str) -> Shown:
-    """Look a passage up in its source, whose content had the sha256 ``digest``."""
+    """Look a passage up in its source, which had the :func:`~mdsa_local.knowledge.loaders.fingerprint` ``digest``."""
     # An absolute source stays as it is; one that ships begins with ``domains/``.
     path = shipped("domains").resolve().parent / passage.source
     if path.suffix.lower() not in LOADERS:
         return Shown(passage, "text")
     try:
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                return Shown(passage, "changed")
+        # Read otherwise, the text may still be the same.
+        if fingerprint(path).partition("-")[0] != digest.partition("-")[0]:
+            return Shown(passage, "changed")
         text = _extracted(path, passage.end + AROUND_BYTES)
     except UnreadableError:
         return Shown(passage, "changed")

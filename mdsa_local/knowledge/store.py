@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A document to be stored. ``hash`` is the sha256 of its content; ``source`` is its path as the user knows it."""
+    """A document to be stored. ``hash`` changes with its content, a sha256; ``source`` is its path as the user knows it."""
 
     document: str
     source: str

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from mdsa_local.errors import StorageError, UnknownNameError
 from mdsa_local.knowledge import place
 from mdsa_local.knowledge.ingest import Report, Step, source_of
-from mdsa_local.knowledge.loaders import UNSUPPORTED
+from mdsa_local.knowledge.loaders import REVISIONS, UNSUPPORTED
 from mdsa_local.knowledge.locks import acquire
 from mdsa_local.settings import Settings, shipped, storage_error
 
@@ -49,7 +49,7 @@ def files(settings: Settings) -> Iterator[tuple[str | None, str, Path]]:
 
 def state(settings: Settings, fingerprint: str) -> str:
     """A digest of the encoder and all documents: the content of those shipped, size and time of the user's."""
-    digest = hashlib.sha256(fingerprint.encode())
+    digest = hashlib.sha256(f"{fingerprint}{REVISIONS}".encode())
     for _, source, path in files(settings):
         digest.update(f"{source}\0{_version(source, path)}\n".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()

@@ -16,7 +16,9 @@ import pytest
 
 from mdsa_local.cli import bench, bench_retrieve, output
 from mdsa_local.cli.router import read_pairs
-from mdsa_local.errors import InputError
+from mdsa_local.errors import InputError, StorageError
+from mdsa_local.knowledge import ingest
+from mdsa_local.knowledge.store import Entry, KnowledgeBase
 from mdsa_local.routing.encoder import Encoder
 from mdsa_local.settings import Settings
 from tests.cli.test_cli import inside
@@ -327,3 +329,28 @@ def test_there_is_no_tour_without_the_shipped_domains(tmp_path: Path, monkeypatc
     monkeypatch.setenv("MDSA_SHIPPED_DOMAINS", "false")
     code, _, err = inside(capsys, "tour")
     assert (code, "shipped_domains" in err) == (2, True)
+
+
+@pytest.mark.parametrize(("trouble", "code"), [(KeyboardInterrupt(), 130), (StorageError("the disk is full", "Free some space."), 7)])
+def test_what_is_broken_off_says_what_stays_and_goes_on(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, trouble: BaseException, code: int
+) -> None:
+    monkeypatch.setattr(ingest, "COMMIT_CHUNKS", 4)
+    docs = home / "docs"
+    docs.mkdir()
+    for number in range(10):
+        (docs / f"{number}.md").write_text(f"Key number {number} hangs behind the door.\n")
+    write, calls = KnowledgeBase.add, list[int]()
+
+    def add(base: KnowledgeBase, entries: list[Entry]) -> None:
+        calls.append(len(entries))
+        if len(calls) == 2:
+            raise trouble
+        write(base, entries)
+
+    with monkeypatch.context() as failing:
+        failing.setattr(KnowledgeBase, "add", add)
+        ended, out, err = inside(capsys, "kb", "add", str(docs))
+    assert (ended, out) == (code, "")
+    assert "4 passages are stored and stay; the same command again goes on from there" in err
+    assert inside(capsys, "kb", "add", str(docs))[:2] == (0, "global: 6 added, 0 changed, 4 unchanged\n")

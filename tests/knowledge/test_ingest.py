@@ -8,6 +8,7 @@ import pytest
 from mdsa_local.errors import StorageError
 from mdsa_local.knowledge.ingest import Report, Step, ingest
 from mdsa_local.knowledge.lance import connect
+from mdsa_local.knowledge.show import around
 from mdsa_local.knowledge.store import Entry, KnowledgeBase
 from mdsa_local.settings import shipped
 
@@ -73,6 +74,21 @@ def test_only_what_changed_is_embedded_again(tmp_path: Path, docs: Path) -> None
     report = ingest(knowledge_base, [docs])
     assert (report.added, report.changed) == (("new.md",), ("cards.md",))
     assert sorted(embedder.encoded) == ["Cards\nOrder a new card.", "New\nBrand new."]
+
+
+def test_what_a_later_loader_reads_otherwise_is_read_again(tmp_path: Path, docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(docs / "page.html", "<p>A page of its own.")
+    knowledge_base = base(tmp_path / "kb")
+    with monkeypatch.context() as before:
+        before.setattr("mdsa_local.knowledge.loaders.REVISIONS", {})
+        ingest(knowledge_base, [docs])
+    [vector] = knowledge_base.embedder.encode(["x"])
+    [found] = [passage for passage in knowledge_base.search(vector, "x", 9) if passage.source.endswith("page.html")]
+    stored = knowledge_base.passage(found.id)
+    assert stored and around(*stored).state == "unchanged"
+    report = ingest(knowledge_base, [docs])
+    assert (report.changed, len(report.unchanged)) == (("page.html",), 3)
+    assert len(ingest(knowledge_base, [docs]).unchanged) == 4
     assert [found.n_chunks for found in knowledge_base.documents()] == [1, 1, 1, 1]
 
 

@@ -7,6 +7,7 @@ Importing this package loads no parser.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -26,6 +27,8 @@ LOADERS = {
 # How the reason begins for a type that is none of these.
 UNSUPPORTED = "not a supported type"
 CONTAINED = {"html", "pdf", "docx", "json"}
+# Families whose loader has come to take other text from the same file; one more each time, that files read before are read again.
+REVISIONS = {"html": 2, "docx": 2, "json": 2}
 # Family to the module it needs, and the extra that brings it.
 NEEDS = {"pdf": ("pypdf", "docs"), "docx": ("docx", "docs")}
 
@@ -62,6 +65,14 @@ def family(path: Path) -> str:
     if module and find_spec(module) is None:
         raise UnreadableError(f"{suffix} files need the package {module}, which is not installed: pip install 'mdsa-local[{extra}]'")
     return name
+
+
+def fingerprint(path: Path) -> str:
+    """The sha256 of a file's content, with ``-`` and a number behind it where the file is read otherwise than by the first loader of its family.
+    Raises :class:`UnreadableError` and OSError."""
+    revision = REVISIONS.get(family(path), 1)
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest() + (f"-{revision}" if revision > 1 else "")
 
 
 def loader(name: str) -> Loader:
