@@ -97,7 +97,18 @@ class Searcher:
             known = {(passage.knowledge_base, passage.id) for passage in found}
             more = self.knowledge.search(part, vector, domain, FOR_PART)
             found += [passage for passage in more if (passage.knowledge_base, passage.id) not in known]
-        return tuple(unmarked(passage) for passage in found)
+        return tuple(unmarked(whole(passage)) for passage in found)
+
+
+def whole(passage: Passage) -> Passage:
+    """``passage`` below the row that names its columns, where it goes on with a table: that row is its last heading then, see
+    :mod:`mdsa_local.knowledge.chunking`."""
+    above, _, names = f" > {passage.title}".partition(" > |")
+    if not names.endswith("|"):
+        return passage
+    columns = f"|{names}"
+    rule = "|" + "---|" * (columns.count("|") - columns.count(r"\|") - 1)
+    return replace(passage, title=above.removeprefix(" > "), text=f"{columns}\n{rule}\n{passage.text}")
 
 
 def unmarked(passage: Passage) -> Passage:

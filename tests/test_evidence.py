@@ -9,9 +9,9 @@ import pytest
 
 from mdsa_local.domains.quoting import Extract
 from mdsa_local.errors import ModelFileError
-from mdsa_local.evidence import AHEAD, LEAST_LIKELY, Evidence, narrowed, settled, unmarked
+from mdsa_local.evidence import AHEAD, LEAST_LIKELY, Evidence, narrowed, settled, unmarked, whole
 from mdsa_local.orchestrator import TinyBERTOrchestrator
-from mdsa_local.settings import shipped
+from mdsa_local.settings import Settings, shipped
 from mdsa_local.types import Passage, Route
 from mdsa_local.validation.answerable import Doubt
 from mdsa_local.validation.judge import Weighing
@@ -210,3 +210,34 @@ def test_numbers_in_brackets_are_no_marks_of_citations() -> None:
     assert unmarked(passage).text == "The switch (3) has 8 ports (7, 8); see [1](x.md) and a[12345]."
     plain = Passage("a#0", "a.md", "global", "Switch", "The switch has 8 ports.", 0, 60, 0.5)
     assert unmarked(plain) is plain
+
+
+def test_a_passage_that_goes_on_with_a_table_is_read_below_its_columns() -> None:
+    row = replace(PASSAGE, text="| ttl | 600 s |")
+    told = whole(replace(row, title=r"Settings > Cache > | Key | a\|b > |"))
+    assert (told.title, told.text) == ("Settings > Cache", "| Key | a\\|b > |\n|---|---|\n| ttl | 600 s |")
+    assert whole(replace(row, title="| Key | Value |")).title == ""
+    for title in ("", "Settings", "Pipes > a | b |", "Settings > |x"):
+        assert whole(replace(row, title=title)) == replace(row, title=title)
+
+
+def test_rows_far_down_a_table_answer_with_the_names_of_their_columns(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("shipped_domains: false\n")
+    folder = tmp_path / "domains" / "server" / "knowledge"
+    folder.mkdir(parents=True)
+    (folder.parent / "domain.yaml").write_text("description: Settings of the Brisa web server\n")
+    rows = {"port": "TCP port it listens on", "workers": "number of worker processes", "timeout": "how long a request may take before it is cut"}
+    rows |= {"log_level": "how much is written to the log", "log_file": "where the log is written", "gzip": "whether answers are compressed"}
+    rows |= {
+        "max_body": "largest body of a request that is accepted",
+        "cache_ttl": "how long a cached answer is kept",
+        "user": "account it runs under",
+    }
+    table = "\n".join(f"| {name} | {number * 7 + 13} | {means} |" for number, (name, means) in enumerate(rows.items()))
+    (folder / "settings.md").write_text(f"# Settings of Brisa\n\n| Setting | Default | Meaning |\n|---|---|---|\n{table}\n")
+    with TinyBERTOrchestrator(settings=Settings.load({}, home=tmp_path)) as front:
+        answer = front.ask("what is the default of cache_ttl?", domain="server")
+    assert (answer.status, answer.response) == (
+        "success",
+        "| Setting | Default | Meaning |\n| cache_ttl | 62 | how long a cached answer is kept | [1]",
+    )

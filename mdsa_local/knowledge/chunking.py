@@ -1,7 +1,8 @@
 """Text into chunks that follow its structure: headings, paragraphs, lists, code fences, tables.
 
 A chunk never spans two headings. Within a heading, blocks are put together while they fit; a block that fits stays whole, and one that
-does not is split at items or lines, then at sentence ends, then at words.
+does not is split at items or lines, then at sentence ends, then at words. The row that names a table's columns is the last heading of a chunk that
+begins below it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Literal
 
 from mdsa_local.knowledge.loaders import Section, below
@@ -26,6 +27,9 @@ _HEADING = re.compile(r" {0,3}(#{1,6})(?=[ \t\r\n]|$)(.*)", re.DOTALL)
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)", re.DOTALL)
 _ITEM = re.compile(r" {0,3}(?:[-*+]|\d{1,9}[.)])[ \t]+\S")
 _ROW = re.compile(r" {0,3}\|")
+_RULE = re.compile(r"[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*")
+# A longer row of columns would crowd out the headings above it.
+_MOST_COLUMNS_CHARS = 300
 _SENTENCE_END = re.compile(r"""(?<=[.!?…])["'”’)\]]*\s+|(?<=[。！？])""")
 # A word piece is rarely longer; bounds a chunk of text that a tokenizer counts as one unknown token.
 _CHARS_A_TOKEN = 16
@@ -99,13 +103,25 @@ def _chunk(source: str, count_tokens: Callable[[str], int], title: str, markdown
     at_char = at_byte = 0
     for heading, blocks, _ in _sections(source, title, markdown, path):
         pieces = [(piece, size) for block in blocks for piece, size in _fit(source, block, cost, max_tokens)]
+        tables = [table for block in blocks if block.kind == "lines" and (table := _table(source, block))]
         for span in _pack(pieces, max_tokens):
             start, end = _strip(source, span)
             if start < end:
                 first = at_byte + len(source[at_char:start].encode())
                 at_char, at_byte = end, first + len(source[start:end].encode())
-                chunks.append(Chunk(heading, source[start:end], first, at_byte))
+                columns = [names for names, begin, last in tables if begin <= start < last]
+                chunks.append(Chunk(" > ".join([heading, *columns] if heading else columns), source[start:end], first, at_byte))
     return chunks
+
+
+def _table(source: str, block: _Block) -> tuple[str, int, int] | None:
+    """The row that names the columns of a table, where its rows begin and where they end; None where the block is none."""
+    lines = [match.span() for match in islice(_LINE.finditer(source, block.start, block.end), 3)]
+    if len(lines) < 3:
+        return None
+    names, rule = (source[slice(*line)].strip() for line in lines[:2])
+    fits = _ROW.match(names) and names.endswith("|") and len(names) <= _MOST_COLUMNS_CHARS and _RULE.fullmatch(rule)
+    return (names, lines[2][0], block.end) if fits else None
 
 
 def _sections(source: str, title: str, markdown: bool, path: dict[int, str]) -> Iterator[tuple[str, list[_Block], int]]:

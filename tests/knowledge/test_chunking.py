@@ -132,6 +132,19 @@ def test_a_table_is_split_between_rows() -> None:
     assert [line for piece in chunks for line in piece.text.splitlines()] == rows
 
 
+def test_what_goes_on_with_a_table_is_headed_by_the_names_of_its_columns() -> None:
+    rows = [f"| key{n} | {n} s | how long step {n} takes |" for n in range(9)]
+    table = "\n".join(["| Key | Value | Meaning |", "|:---|---:|---|", *rows])
+    chunks = chunk(f"# Keys\nAll of them.\n\n{table}\n\nAfter the table.", count, title="file", max_tokens=60)
+    exact(f"# Keys\nAll of them.\n\n{table}\n\nAfter the table.", chunks)
+    inside = [piece.title for piece in chunks if piece.text.startswith("| key")]
+    assert len(inside) > 1 and set(inside) == {"Keys > | Key | Value | Meaning |"}
+    assert {piece.title for piece in chunks if not piece.text.startswith("| key")} == {"Keys"}
+    fence = "\n".join(["```", "| Key | Value |", "|---|---|", *rows, "```"])
+    assert {piece.title for piece in chunk(f"# Keys\n{fence}", count, max_tokens=60)} == {"Keys"}
+    assert chunk(f"{table}", count, max_tokens=60)[-1].title == "| Key | Value | Meaning |"
+
+
 def test_a_word_without_end_is_cut() -> None:
     blob = "A" * 100_000
     chunks = chunk(blob, count, max_tokens=110)
