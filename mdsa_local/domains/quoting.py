@@ -18,7 +18,7 @@ from mdsa_local.domains.prompts import NOT_FOUND
 from mdsa_local.routing.splitting import LINKS, MOST_PIECES, pieces
 from mdsa_local.sentences import spans
 from mdsa_local.types import Turn
-from mdsa_local.validation import facts
+from mdsa_local.validation import facts, identifiers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,6 +58,9 @@ UNSURE, READ_MORE = 0.0, 6
 # less than the best's: what is told apart from the rest ("urgent ticket, answer in how long?") is often no question of its own. Of the shipped answer
 # questions, domain given, the citations are 2 points more precise by it.
 PART_ODDS, WHOLE_ODDS = 0.0, 0.5
+# A judge cannot read names such as `queue_limit`. Where nothing but what one is is asked, a unit that has it answers with at least such odds, and one
+# that begins with it with one more; else what has all of those in the question gains so much.
+TOLD_BY_NAME, NAMED = 2.0, 2.0
 # From these odds on it leads in any case, and the documents answer a question of which they answer a part. Of 24 questions with two parts in two
 # documents 15 get both with this and the next, 13 with this alone.
 SURE_PART_ODDS = 4.0
@@ -114,9 +117,14 @@ class Extract:
         return first if "|" in first and "|" in rest and "\n" not in rest else ""
 
     @property
+    def own(self) -> str:
+        """The text without :attr:`heading`."""
+        return self.text.removeprefix(f"{self.heading}\n")
+
+    @property
     def row(self) -> str:
         """As :attr:`quoted`, without :attr:`heading`."""
-        return self.quoted.removeprefix(f"{self.heading}\n")
+        return f"{self.own} [{self.passage + 1}]"
 
 
 def shortlist(
@@ -181,6 +189,9 @@ def _judged(
     """``found`` with what the judge says of the nearest to any of ``asked``, the question and its parts; and the places of the best for each part."""
     weighing = judge.weighing
     nearest = [(-cosines).argsort(kind="stable")[: READ_FOR_PART if at else READ].tolist() for at, cosines in enumerate(near)]
+    names = identifiers.named(asked[0])
+    naming = {place for place, unit in enumerate(found) if names and names.within(unit.text)}
+    nearest[0] += sorted(naming - {*nearest[0]}, key=lambda place: -near[0, place])[:READ_FOR_PART]
     read = list(dict.fromkeys(place for places in nearest for place in places))
     out, leading = list(found), set[int]()
     # All at once: two cores then have work of one size.
@@ -193,6 +204,8 @@ def _judged(
         read += more
     for place in read:
         odds, cosine = told[asked[0], place], float(near[0, place])
+        if names and place in naming:
+            odds = max(odds, TOLD_BY_NAME) + names.opens(found[place].own) if names.alone else odds + NAMED
         score = odds + weighing.nearness * cosine
         out[place] = replace(out[place], nearness=cosine, judged=odds, score=score, beside=(weighing.same, weighing.other))
     highest = max(out[place].score for place in read)

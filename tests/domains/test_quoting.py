@@ -229,3 +229,15 @@ def test_the_names_of_columns_are_said_once() -> None:
     assert r'r1 ::= "| Kayak | 25 | [1]"' in quoting.grammar(extracts).splitlines()
     steps = Extract(0, "1. Open it.\n2. Close it.")
     assert steps.heading == "" and steps.row == steps.quoted
+
+
+def test_who_asks_for_a_name_is_told_what_has_it(encoder: Encoder) -> None:
+    """Whatever a judge makes of it, which cannot read such names."""
+    limit, row = "One more than `queue_limit` is refused.", "| Setting | Default |\n| `queue_limit` | 64 |"
+    passages = [("", f"{limit} Nobody waits for ever. Parcels are blue."), ("", "| Setting | Default |\n|---|---|\n| `queue_limit` | 64 |")]
+    told = {(question, limit): odds for question, odds in (("what is queue_limit?", -4.0), ("who sets queue_limit?", -3.0))}
+    judge = Told(told | {("what is queue_limit?", "Nobody waits for ever."): 1.0, ("who sets queue_limit?", row): -6.0})
+    found = quoting.shortlist("what is queue_limit?", passages, encoder.encode, judge=judge)
+    assert [(unit.text, unit.judged) for unit in found[:2]] == [(row, 3.0), (limit, 2.0)]
+    found = quoting.shortlist("who sets queue_limit?", passages, encoder.encode, judge=judge)
+    assert {unit.text: unit.judged for unit in found if unit.text in (limit, row)} == {limit: -1.0, row: -4.0}
