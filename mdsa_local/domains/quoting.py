@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from mdsa_local.validation.identifiers import Names
     from mdsa_local.validation.judge import Weighing
 
 # Between two things that are asked.
@@ -205,7 +206,7 @@ def _judged(
     for place in read:
         odds, cosine = told[asked[0], place], float(near[0, place])
         if names and place in naming:
-            odds = max(odds, TOLD_BY_NAME) + names.opens(found[place].own) if names.alone else odds + NAMED
+            odds = _told_by_name(names, found[place], odds)
         score = odds + weighing.nearness * cosine
         out[place] = replace(out[place], nearness=cosine, judged=odds, score=score, beside=(weighing.same, weighing.other))
     highest = max(out[place].score for place in read)
@@ -220,14 +221,23 @@ def _judged(
     return out, leading
 
 
+def _told_by_name(names: Names, unit: Extract, odds: float) -> float:
+    return max(odds, TOLD_BY_NAME) + names.opens(unit.own) if names.alone else odds + NAMED
+
+
 def _followed(judge: Judge, turn: Turn, question: str, found: Sequence[Extract], titled: Sequence[str], near: NDArray[np.float32]) -> list[Extract]:
     """``found`` with what the judge says of the best for a ``turn``; ``near`` are the cosines with the previous message, this one, and both."""
     weighing = judge.weighing
     before, alone, together = ((weighing.nearness * cosines).tolist() for cosines in near)
     nearest = [(-near[2]).argsort(kind="stable")[:READ_TOGETHER].tolist(), (-near[1]).argsort(kind="stable")[:READ_ALONE].tolist()]
+    names = identifiers.named(turn.message)
+    naming = {place for place, unit in enumerate(found) if names and names.within(unit.text)}
+    nearest.append(sorted(naming, key=lambda place: -near[1, place])[:READ_ALONE])
     read = list(dict.fromkeys(place for places in nearest for place in places))
     told = judge.scores([(text, titled[place]) for text in (question, turn.message) for place in read])
     odds = {place: pair for place, *pair in zip(read, told, told[len(read) :], strict=False)}
+    if names:
+        odds = {place: [_told_by_name(names, found[place], each) for each in pair] if place in naming else pair for place, pair in odds.items()}
     gained = {place: both + together[place] + ALONE * (own + alone[place]) for place, (both, own) in odds.items()}
     best = sorted(read, key=lambda place: -gained[place])[:COMPARED]
     out = list(found)
