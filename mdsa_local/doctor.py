@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from mdsa_local.errors import BackendError, BackendUnavailableError, MDSAError
+from mdsa_local.errors import BackendError, BackendTimeoutError, BackendUnavailableError, ConfigError, MDSAError
 from mdsa_local.runtime.hardware import HardwareDetector, memory_budget_bytes
 from mdsa_local.runtime.residency import describe_bytes
 from mdsa_local.settings import Settings, shipped
@@ -202,10 +202,16 @@ def models(settings: Settings, detector: HardwareDetector) -> Iterator[Finding]:
             yield from guarded("models", lambda ref=ref, where=where: _model(ref, where, manager, settings))  # type: ignore[misc]
     for partial in unfinished(settings):
         size = partial.stat().st_size
-        yield Finding("models", "note", f"{partial} is an unfinished download of {describe_bytes(size)}", "Pull it again to go on, or delete it.")
+        yield Finding(
+            "models",
+            "note",
+            f"{partial} is an unfinished download of {describe_bytes(size)}",
+            f"Pull it again to go on, or: mdsa models rm {partial.parent.name}",
+        )
     better = read_catalogue(shipped("models") / "catalog.yaml").default_for(detector.memory_gb())
     if _is_nano(settings) and better:
-        yield Finding("models", "note", "the shipped nano only quotes your documents", f"mdsa models pull {better}, then `default_model: {better}`.")
+        hint = f"mdsa models pull {better}, then `default_model: {better}` in config.yaml."
+        yield Finding("models", "note", "the shipped nano only quotes your documents", hint)
 
 
 def _model(ref: str, where: str, manager: Any, settings: Settings) -> Iterator[Finding]:
@@ -236,7 +242,10 @@ def ollama(settings: Settings) -> Iterator[Finding]:
     except BackendUnavailableError as error:
         yield Finding("ollama", "problem" if needs else "ok", str(error) if needs else "not running; not needed", error.hint if needs else "")
         return
-    except BackendError as error:
+    except BackendTimeoutError as error:
+        yield Finding("ollama", "problem" if needs else "note", str(error), "See the log of `ollama serve`, or start it again.")
+        return
+    except (BackendError, ConfigError) as error:
         yield Finding("ollama", "problem" if needs else "note", str(error), error.hint)
         return
     facts = {"version": version, "models": sorted(found)}

@@ -48,6 +48,11 @@ class MDSAError(Exception):
         self.hint = hint
 
     @property
+    def told(self) -> str:
+        """What happened and what to do about it, as sentences of one line."""
+        return " ".join(f"{part.rstrip('. ')}." for part in (str(self), self.hint) if part)
+
+    @property
     def code(self) -> str:
         """Stable snake-case name for envelopes: ``UnknownNameError`` is ``unknown_name``."""
         name = type(self).__name__.removesuffix("Error")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidatorFunctionWrapHandler, field_validator
 from pydantic_core import PydanticCustomError
 
 from mdsa_local.errors import ConfigError, StorageError, did_you_mean, nearest
@@ -54,7 +54,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     home: Path = Field(description="folder of the user's data")
-    default_model: str = Field("nano", min_length=1, description="model reference of domains that name none")
+    default_model: str = Field("nano", min_length=1, description="model reference of domains that name none of their own, as all shipped ones")
     encoder: str = Field("tinybert", description="name in models/ or folder of the routing and retrieval encoder")
     shipped_domains: bool = Field(True, description="whether the shipped domains and their documents are there beside the user's")
     strict: bool = Field(False, description="an error, not a degraded answer by words alone, when the encoder cannot be loaded")
@@ -95,6 +95,14 @@ class Settings(BaseModel):
     )
     hub_url: str = Field("https://huggingface.co", description="where `mdsa models pull` fetches from; nothing else uses it")
     request_timeout_s: float = Field(120.0, gt=0, description="longest wait for a runtime, in seconds")
+
+    @field_validator("gpu_layers", mode="wrap")
+    @classmethod
+    def _layers(cls, value: object, known: ValidatorFunctionWrapHandler) -> object:
+        try:
+            return known(value)
+        except ValidationError:
+            raise PydanticCustomError("layers", "expected auto, or how many layers: 0 for none, 1000 for all of any model") from None
 
     @field_validator("knowledge_storage_options", mode="before")
     @classmethod
@@ -252,14 +260,14 @@ def tell_unknown(environ: Mapping[str, str], known: Iterable[str]) -> None:
             logger.warning("MDSA_%s is no setting and has no effect.%s", name, f" Did you mean MDSA_{close}?" if close else "")
 
 
-def explain(error: ValidationError) -> str:
-    """The first problem of a pydantic error in one line: key, what was wrong, what was given."""
+def explain(error: ValidationError, within: str = "") -> str:
+    """The first problem of a pydantic error in one line: key, what was wrong, what was given. ``within`` stands before the key."""
     first = error.errors()[0]
-    key = ".".join(map(str, first["loc"])) or "value"
+    key = within + ".".join(map(str, first["loc"])) or "value"
     if first["type"] == "extra_forbidden":
         return f"unknown key {key!r}"
     if first["type"] == "secret":
         return f"key {key!r}: {first['msg']}"
     if first["type"] == "missing":
         return f"missing key {key!r}"
-    return f"key {key!r}: {first['msg'].removeprefix('Value error, ')} (given: {first['input']!r})"
+    return f"key {key!r}: {first['msg'].removeprefix('Value error, ').replace('valid tuple', 'valid list')} (given: {first['input']!r})"

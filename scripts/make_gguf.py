@@ -33,6 +33,8 @@ def main() -> None:
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if args.size_of_vocabulary:
         given["vocabulary"] = args.size_of_vocabulary
+    if not args.out.parent.is_dir():
+        parser.error(f"there is no folder {args.out.parent}")
     path = write_random(args.out, replace(SHAPES[args.size], **given), args.quantization, seed=args.seed, like=args.vocabulary, name=args.out.stem)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 

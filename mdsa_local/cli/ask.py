@@ -44,13 +44,15 @@ def opened(settings: Settings, model: str | None = None) -> TinyBERTOrchestrator
         import_ahead()
     from mdsa_local.orchestrator import TinyBERTOrchestrator
     from mdsa_local.runtime import library
+    from mdsa_local.runtime.backend import parse_reference
 
     library.import_bare()
     orchestrator = TinyBERTOrchestrator(settings=settings, onnx=onnx)
     for name, report in orchestrator.prepare(progress("knowledge bases")):
         for path, reason in report.failed:
             note(f"warning: {name}: {path}: {reason}")
-    if model:
+    if model is not None:
+        parse_reference(model)
         for known in orchestrator.registry:
             orchestrator.registry.register(known.model_copy(update={"model": model}))
     return orchestrator
@@ -98,16 +100,24 @@ def show(orchestrator: TinyBERTOrchestrator, text: str, domain: str | None, hist
     from mdsa_local.types import Completed, Revised, Token
 
     answer: Answer | None = None
+    begun = False
     with orchestrator.stream(text, domain=domain, history=history) as events:
-        for event in events:
-            if isinstance(event, Token):
-                piece(event.text)
-            elif isinstance(event, Revised):
-                line()
-                line(dim("-- with its citations set right:" if event.kind == "citations" else f"-- withdrawn: {event.reason}. Instead:"))
-                piece(event.text)
-            elif isinstance(event, Completed):
-                answer = event.answer
+        try:
+            for event in events:
+                if isinstance(event, Token):
+                    begun = True
+                    piece(event.text)
+                elif isinstance(event, Revised):
+                    line()
+                    line(dim("-- with its citations set right:" if event.kind == "citations" else f"-- withdrawn: {event.reason}. Instead:"))
+                    piece(event.text)
+                elif isinstance(event, Completed):
+                    answer = event.answer
+        except MDSAError:
+            # The error stands on a line of its own.
+            if begun:
+                piece("\n")
+            raise
     assert answer is not None
     line()
     line(dim("\n".join(details(answer))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import sys
 from importlib import import_module
@@ -12,8 +13,8 @@ from typing import Annotated
 import typer
 
 from mdsa_local import __version__
-from mdsa_local.cli.output import document, line, tell
-from mdsa_local.errors import InputError, MDSAError
+from mdsa_local.cli.output import document, line, note, tell
+from mdsa_local.errors import InputError, MDSAError, StorageError
 
 # The module of each command and what it is there: a function, or an app with commands of its own.
 COMMANDS = {
@@ -100,6 +101,10 @@ def run(arguments: list[str] | None = None) -> None:
     except MDSAError as error:
         code = report(error, as_json="--json" in arguments)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            note(f"error: {error.filename or 'the output'}: {error.strerror}\n  Free some space, or write elsewhere.")
+            # What is left in the buffer would fail again at the end, in words of Python's own.
+            os._exit(StorageError.exit_code)
         if os.environ.get("MDSA_DEBUG"):
             raise
         unforeseen = MDSAError(f"internal error: {type(error).__name__}: {error}", "Run it again with MDSA_DEBUG=1 and report what it prints.")

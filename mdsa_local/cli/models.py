@@ -229,7 +229,7 @@ def pull(
     anyway: Annotated[bool, typer.Option("--anyway", help="Even if it is larger than the memory budget.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Download a model file; run again, it goes on where it stopped. The only command that fetches anything."""
+    """Download a model file; run again, it goes on where it stopped."""
     from mdsa_local.runtime import shelf
     from mdsa_local.runtime.download import Fetcher
     from mdsa_local.runtime.offers import find_offer
@@ -248,7 +248,7 @@ def pull(
         model = shelf.pull(
             file, name, variant, settings, fetcher, facts=facts, sha256=sha256, anyway=anyway, progress=_downloading(f"{name}-{variant}")
         )
-    _say(model, name, as_json)
+    _say(model, name, settings, as_json)
 
 
 @app.command()
@@ -260,7 +260,8 @@ def add(
     from mdsa_local.settings import Settings
 
     name = name or shelf.plain_name(path.name)
-    _say(shelf.add(path, name, Settings.load(), _downloading("hashing")), name, as_json)
+    settings = Settings.load()
+    _say(shelf.add(path, name, settings, _downloading("hashing")), name, settings, as_json)
 
 
 @app.command()
@@ -291,10 +292,11 @@ def quantize(
     settings = Settings.load()
     model = shelf.find_source(source, settings)
     name = name or shelf.plain_name(model.path.name)
-    _say(shelf.quantize(model, kind, name, settings), name, as_json)
+    _say(shelf.quantize(model, kind, name, settings), name, settings, as_json)
 
 
-def _say(model: ModelFile, name: str, as_json: bool) -> None:
+def _say(model: ModelFile, name: str, settings: Settings, as_json: bool) -> None:
+    from mdsa_local.runtime.catalog import known
     from mdsa_local.runtime.gguf import read_gguf
 
     info = read_gguf(model.path)
@@ -303,6 +305,8 @@ def _say(model: ModelFile, name: str, as_json: bool) -> None:
             {"name": model.name, "path": str(model.path), "sha256": model.sha256, "size_bytes": info.size_bytes, "quantization": info.quantization}
         )
     else:
-        line(f'{model.name} is ready: mdsa ask --model {model.name} "...", or `default_model: {name}` in config.yaml')
+        # A model's own name is that of the file that came first.
+        called = name if known(settings.model_dirs).get(name, model).path == model.path else model.name
+        line(f'{model.name} is ready: mdsa ask --model {called} "...", or `default_model: {called}` in config.yaml for every domain without its own')
     if not info.has_chat_template:
         note(f"note: {NO_TEMPLATE}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from mdsa_local.domains import prompts, quoting
 from mdsa_local.domains.config import DomainConfig, Generation
+from mdsa_local.errors import InputError
 from mdsa_local.runtime.backend import Message
 
 if TYPE_CHECKING:
@@ -67,9 +68,14 @@ def asked(
     """What ``domain`` asks of a model about ``passages``; ``quotes`` for one that only quotes, ``nearest`` what it may quote: their shortlist,
     made here when None.
 
-    Raises :class:`~mdsa_local.errors.ContextOverflowError` when the question does not fit.
+    Raises :class:`~mdsa_local.errors.ContextOverflowError` when the question does not fit, :class:`~mdsa_local.errors.InputError` when the domain's
+    settings ask for a form that a model which only quotes cannot give.
     """
     generation = domain.sampling
+    if quotes and (form := next((key for key in ("json_schema", "grammar", "tools", "choices", "refusal") if getattr(generation, key)), "")):
+        raise InputError(
+            f"the model of {domain.name} only quotes the passages: it cannot follow {form}", "Give the domain another model, or remove that setting."
+        )
     extracts: Sequence[quoting.Extract] = []
     if quotes:
         extracts = quoting.shortlist(question, passages, embed) if nearest is None else nearest

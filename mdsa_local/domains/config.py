@@ -15,11 +15,13 @@ from mdsa_local.errors import ConfigError
 from mdsa_local.settings import YamlLoader, explain, near_key, read_yaml
 
 SHORTHANDS = ("max_tokens", "temperature")
+# Of a domain that has no model of its own.
+DEFAULT_MODEL = "default"
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
 class Generation(BaseModel):
-    """Sampling settings of a domain. Temperature 0 is deterministic."""
+    """Sampling settings of a domain. Temperature 0 is deterministic. Raises :class:`ConfigError` that names the key."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -51,6 +53,22 @@ class Generation(BaseModel):
     tools: tuple[dict[str, Any], ...] = Field((), description="functions the model may call: name, description, and parameters as a JSON schema")
     think: bool | None = Field(None, description="whether a model that can think first does; None: not, as its thoughts come out of max_tokens")
 
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            hint = near_key(error, type(self).model_fields).strip() or "Give it such a value, or leave it out for the default."
+            if error.errors()[0]["type"] == "extra_forbidden" and "Did you mean" not in hint:
+                hint = f"Known keys: {', '.join(sorted(type(self).model_fields))}."
+            raise ConfigError(explain(error, "generation."), hint) from None
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _texts(cls, value: Any) -> Any:
+        if not isinstance(value, str | list | tuple):
+            raise PydanticCustomError("texts", "expected a text, or a list of texts")
+        return (value,) if isinstance(value, str) else value
+
     @field_validator("logit_bias", mode="before")
     @classmethod
     def _pairs(cls, value: Any) -> Any:
@@ -60,8 +78,8 @@ class Generation(BaseModel):
 class DomainConfig(BaseModel):
     """One domain. Only a name is needed, given as ``name`` or ``domain_id``.
 
-    ``model`` (also ``model_name``) is a model reference; None means the configured default. ``max_tokens`` and ``temperature`` may be
-    given directly as a shorthand for ``generation``. Names are ``a-z 0-9 _ -``, so that they are safe as folder and table names.
+    ``model`` (also ``model_name``) is a model reference; None, or ``default``, means the configured default. ``max_tokens`` and ``temperature``
+    may be given directly as a shorthand for ``generation``. Names are ``a-z 0-9 _ -``, so that they are safe as folder and table names.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, protected_namespaces=())
@@ -83,6 +101,8 @@ class DomainConfig(BaseModel):
             super().__init__(**{key: value for key, value in given.items() if value is not None}, **values)
         except ValidationError as error:
             raise ConfigError(f"domain: {explain(error)}", advice(error)) from None
+        except ConfigError as error:
+            raise ConfigError(f"domain: {error}", error.hint) from None
 
     @model_validator(mode="before")
     @classmethod
@@ -107,6 +127,11 @@ class DomainConfig(BaseModel):
         if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable | None):
             raise PydanticCustomError("list", "expected a list of texts, such as [pruning roses, compost]")
         return () if value is None else tuple(value)
+
+    @field_validator("model")
+    @classmethod
+    def _default(cls, model: str | None) -> str | None:
+        return None if model == DEFAULT_MODEL else model
 
     @field_validator("name")
     @classmethod
@@ -155,7 +180,7 @@ def advice(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         if len(key) == 1 and key[0] in Generation.model_fields:
             return f"It belongs under generation: write generation: {{{key[0]}: ...}}."
-        known = Generation.model_fields if len(key) > 1 else {*DomainConfig.model_fields, *SHORTHANDS} - {"folder"}
+        known = {*DomainConfig.model_fields, *SHORTHANDS} - {"folder"}
         return near_key(error, known).strip() or f"Known keys: {', '.join(sorted(known))}."
     if first["type"] == "missing":
         return 'Give the domain a name: DomainConfig(name="hr").'

@@ -94,7 +94,7 @@ class DomainWatcher:
             self._register(domain)
         except MDSAError as error:
             kept = "it goes on as it was" if before else "it is not used"
-            return Change(name, False, f"{error} {error.hint} Until that is put right {kept}.")
+            return Change(name, False, f"{error.told} Until that is put right {kept}.")
         model = domain.model or self._manager.settings.default_model
         return Change(name, True, f"answers with {model} from now on; loaded and tried in {time.monotonic() - began:.1f} s")
 

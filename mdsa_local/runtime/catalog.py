@@ -16,6 +16,7 @@ from mdsa_local.settings import explain, read_yaml
 
 # Hashing takes 1.4 s a gigabyte on an AMD EPYC, beside reading it: nothing for a small file, a wait before each start with a large one.
 REMEMBERED_BYTES = 64 << 20
+AGAIN = "Download or install the model again; one of yours: mdsa models add FILE again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,7 @@ def verify(model: ModelFile, seen: Path | None = None) -> None:
         status = model.path.stat()
         size = status.st_size
         if model.size_bytes and size != model.size_bytes:
-            raise ModelFileError(f"{model.path}: has {size} bytes, its model.yaml says {model.size_bytes}", "Download or install the model again.")
+            raise ModelFileError(f"{model.path}: has {size} bytes, its model.yaml says {model.size_bytes}", AGAIN)
         known = f"{model.sha256} {size} {status.st_mtime_ns}"
         stamp = seen / f"{hashlib.sha256(str(model.path).encode()).hexdigest()[:32]}" if seen and size > REMEMBERED_BYTES else None
         if stamp and stamp.is_file() and stamp.read_text(encoding="utf-8") == known:
@@ -119,16 +120,14 @@ def verify(model: ModelFile, seen: Path | None = None) -> None:
             with model.path.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
             if found != model.sha256:
-                raise ModelFileError(
-                    f"{model.path}: its SHA-256 is {found}, its model.yaml says {model.sha256}", "Download or install the model again."
-                )
+                raise ModelFileError(f"{model.path}: its SHA-256 is {found}, its model.yaml says {model.sha256}", AGAIN)
             if stamp:
                 # Where it cannot be remembered, the file is read again next time.
                 with suppress(OSError):
                     stamp.parent.mkdir(parents=True, exist_ok=True)
                     stamp.write_text(known, encoding="utf-8")
     except FileNotFoundError:
-        raise ModelNotFoundError(f"{model.name}: its file {model.path} is missing", "Download or install the model again.") from None
+        raise ModelNotFoundError(f"{model.name}: its file {model.path} is missing", AGAIN) from None
     except OSError as error:
         raise ModelFileError(f"{model.path}: cannot be read: {error.strerror or error}", "Check its permissions.") from None
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
 
 from mdsa_local.domains.config import Generation
 from mdsa_local.errors import (
@@ -252,9 +254,13 @@ def connect(base_url: str, api_key: str = "") -> Client:
         from ollama import Client
     except ImportError as error:
         raise BackendUnavailableError(f"the ollama client cannot be loaded: {error}", "Install it: pip install ollama") from None
+    except ValueError as error:
+        # On import it makes a client of its own, for OLLAMA_HOST.
+        raise no_address(os.environ.get("OLLAMA_HOST", base_url), error) from None
     try:
         # A proxy of the environment must not see, nor break, what stays on this machine; nor may a redirect lead off it.
         headers = {"authorization": f"Bearer {api_key}"} if api_key else None
+        check_address(base_url)
         return Client(reachable(base_url), trust_env=not is_loopback(base_url), follow_redirects=False, limits=limits(), headers=headers)
     except (ValueError, httpx.InvalidURL) as error:
         raise no_address(base_url, error) from None
@@ -263,6 +269,15 @@ def connect(base_url: str, api_key: str = "") -> Client:
 def reachable(base_url: str) -> str:
     """``base_url``, but this machine in place of the addresses that mean "listen everywhere" in ``OLLAMA_HOST`` and that Windows cannot reach."""
     return re.sub(r"^((?:https?://)?)(?:0\.0\.0\.0|\[::\])(?=$|[:/])", r"\g<1>127.0.0.1", base_url)
+
+
+def check_address(base_url: str) -> None:
+    """Raise ValueError for what is no address, which the client would take for a machine that is not there."""
+    parts = urlsplit(base_url if "://" in base_url else f"http://{base_url}")
+    if not parts.hostname or re.search(r"\s", base_url):
+        raise ValueError("it names no machine" if not parts.hostname else "it has a blank in it")
+    if parts.port == 0:
+        raise ValueError("there is no port 0")
 
 
 def no_address(base_url: str, error: Exception) -> ConfigError:
@@ -342,7 +357,7 @@ def open_backend(target: str, name: str, settings: Settings) -> OllamaBackend:
 
 def survey(settings: Settings, timeout_s: float) -> tuple[str, dict[str, int]]:
     """A daemon's version, and its models with their sizes in bytes. Raises :class:`BackendError`."""
-    daemon = OllamaBackend("any", settings.ollama_base_url, timeout_s, api_key=settings.ollama_api_key.get_secret_value())
+    daemon = OllamaBackend("the list of its models", settings.ollama_base_url, timeout_s, api_key=settings.ollama_api_key.get_secret_value())
     try:
         version = str(daemon._get("/api/version").get("version", "unknown"))
         models = daemon._get("/api/tags").get("models") or []

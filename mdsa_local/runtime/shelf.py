@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from mdsa_local.runtime.download import Fetcher, Progress, Remote, forget, need_
 from mdsa_local.runtime.gguf import GGUFInfo, read_gguf
 from mdsa_local.runtime.hardware import memory_budget_bytes
 from mdsa_local.runtime.residency import describe_bytes
-from mdsa_local.settings import Settings, read_yaml, storage_error
+from mdsa_local.settings import Settings, read_yaml, shipped, storage_error
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 # llama_ftype of llama.h.
@@ -101,12 +102,17 @@ def pull(
     entry = {"file": file.file_name, "sha256": remote.sha256, "size_bytes": remote.size_bytes}
     if not (_card(folder).get("files", {}).get(variant) == entry and target.is_file() and target.stat().st_size == remote.size_bytes):
         settings.writable(folder)
-        fetcher.fetch(remote, target, progress)
         try:
-            read_gguf(target)
-        except ModelFileError:
-            target.unlink()
-            raise
+            fetcher.fetch(remote, target, progress)
+            try:
+                read_gguf(target)
+            except ModelFileError:
+                target.unlink()
+                raise
+        finally:
+            # Empty where nothing of it is worth going on with.
+            with suppress(OSError):
+                folder.rmdir()
     return _enter(folder, variant, entry, {**facts, "source": f"hf://{file.repository}/{file.path}"})
 
 
@@ -127,11 +133,13 @@ def add(path: Path, name: str, settings: Settings, progress: Progress = silent) 
 def remove(name: str, settings: Settings) -> tuple[list[Path], int]:
     """Remove a model, or one variant as ``model-variant``, from the user's folder; the files removed and the bytes that frees.
 
-    A file that was added by reference stays where it lies. Raises :class:`UnknownNameError` that lists what can be removed.
+    An unfinished download goes by the name it was to have. A file that was added by reference stays where it lies. Raises
+    :class:`UnknownNameError` that lists what can be removed.
     """
     top = settings.home / "models"
     cards = {path.parent.name: path for path in sorted(top.glob("*/model.yaml"))}
     loose = {path.stem: path for path in sorted(top.glob("*.gguf"))}
+    begun = {path.parent.name for path in unfinished(settings)}
     variants = {f"{model}-{variant}": (model, variant) for model in cards for variant in _card(top / model).get("files", {})}
     try:
         if name in cards:
@@ -143,9 +151,11 @@ def remove(name: str, settings: Settings) -> tuple[list[Path], int]:
             return _removed_variant(top / variants[name][0], variants[name][1])
         if name in loose:
             return [loose[name]], _deleted([loose[name]], None)
+        if name in begun:
+            return [], _deleted([], top / name)
     except OSError as error:
         raise storage_error(error, top / name) from None
-    raise UnknownNameError.among("model of yours", name, {*cards, *variants, *loose})
+    raise UnknownNameError.among("model of yours", name, {*cards, *variants, *loose, *begun})
 
 
 def quantize(source: ModelFile, kind: str, name: str, settings: Settings, threads: int = 0) -> ModelFile:
@@ -194,11 +204,13 @@ def unfinished(settings: Settings) -> list[Path]:
 
 
 def home_folder(settings: Settings, name: str) -> Path:
-    """The folder of a model of the user's. Raises :class:`InputError` for a name that is no safe folder name."""
+    """The folder of a model of the user's. Raises :class:`InputError` for a name that is no safe folder name, or that of a model that ships."""
     if not NAME.fullmatch(name):
         raise InputError(
             f"{name!r} is no name for a model", "Names have a-z, 0-9, . _ and -, begin with a letter or digit, and at most 64 characters."
         )
+    if (shipped("models") / name).is_dir():
+        raise InputError(f"{name} ships with mdsa_local; a model of yours would take its place in every domain", "Give another name with --name.")
     return settings.home / "models" / name
 
 

@@ -9,14 +9,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from mdsa_local.__main__ import main
+from mdsa_local.cli import ask
 from mdsa_local.cli.main import COMMANDS, run
+from mdsa_local.errors import BackendError
 from mdsa_local.orchestrator import TinyBERTOrchestrator
+from mdsa_local.types import Token
 
 Ran = subprocess.CompletedProcess[bytes]
 
@@ -299,3 +304,26 @@ def test_a_question_after_another(product: TinyBERTOrchestrator) -> None:
     ran = mdsa("ask", "and on straps?", "--after", "how long is the warranty on a device?", "--after", "and on batteries?", "--json")
     assert ran.returncode == 0, ran.stderr
     assert "12 months" in json.loads(ran.stdout)["response"]
+
+
+def test_an_error_stands_on_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    class BreaksOff:
+        @contextmanager
+        def stream(self, *_: object, **__: object) -> Iterator[Iterator[Token]]:
+            def events() -> Iterator[Token]:
+                yield Token("You can withdraw")
+                raise BackendError("the stream broke off")
+
+            yield events()
+
+    with pytest.raises(BackendError):
+        ask.show(cast(TinyBERTOrchestrator, BreaksOff()), "how much", None)
+    assert capsys.readouterr().out == "You can withdraw\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
+def test_output_that_the_disk_does_not_take_is_told(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run([sys.executable, "-m", "mdsa_local", "--help"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 7
+    assert "No space left" in ended.stderr and "internal error" not in ended.stderr and "Traceback" not in ended.stderr

@@ -10,6 +10,7 @@ import pytest
 
 from mdsa_local.domains.config import Generation
 from mdsa_local.runtime.manager import ModelManager
+from mdsa_local.runtime.synthetic import SHAPES, write_random
 from mdsa_local.settings import shipped
 from tests.runtime.file_server import FileHub
 from tests.runtime.gguf_writer import Shape, metadata, random_weights, write_gguf
@@ -63,6 +64,13 @@ def test_fit_asks_no_network(capsys: Capture, hub: FileHub, monkeypatch: pytest.
     assert inside(capsys, "models", "list", "--catalog")[0] == 0
     assert as_json(capsys, "show", "qwen3-4b-2507")
     assert hub.server.calls == []
+
+
+def test_what_is_ready_is_called_by_the_name_of_its_own_file(capsys: Capture, hub: FileHub, tmp_path: Path) -> None:
+    plain = write_random(tmp_path / "plain.gguf", SHAPES["tiny"], "F16")
+    assert 'mdsa ask --model plain "' in inside(capsys, "models", "add", str(plain))[1]
+    _, out, _ = inside(capsys, "models", "quantize", "plain", "Q8_0")
+    assert 'mdsa ask --model plain-q8_0 "' in out and "`default_model: plain-q8_0`" in out
 
 
 def test_pull_use_and_remove(capsys: Capture, hub: FileHub) -> None:

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from mdsa_local.domains.config import DomainConfig
+from mdsa_local.domains.config import DomainConfig, Generation
 from mdsa_local.domains.predefined import create_finance_domain
 from mdsa_local.domains.registry import DomainRegistry
 from mdsa_local.errors import ConfigError, UnknownNameError
+from mdsa_local.settings import shipped
 
 
 def folder(tmp_path: Path, text: str, examples: str | None = None) -> Path:
@@ -165,3 +166,29 @@ def test_a_folder_that_cannot_be_read_is_left_out(tmp_path: Path, caplog: pytest
     monkeypatch.setattr(Path, "is_file", is_file)
     assert [domain.name for domain in DomainRegistry.from_folders([tmp_path])] == ["garden"]
     assert "lost+found cannot be read and is left out: Permission denied" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"max_tokens": 0}, "generation.max_tokens"),
+        ({"temperature": -1}, "generation.temperature"),
+        ({"stop": 3}, "expected a text, or a list of texts"),
+        ({"choices": ("red",)}, "valid list"),
+        ({"tmeperature": 1}, "unknown key 'generation.tmeperature'"),
+    ],
+)
+def test_wrong_generation_settings_are_errors_of_ours(values: dict[str, Any], said: str) -> None:
+    for made in (lambda: Generation(**values), lambda: DomainConfig(name="garden", generation=values)):
+        with pytest.raises(ConfigError, match=said) as wrong:
+            made()
+        assert wrong.value.hint and "pydantic" not in str(wrong.value)
+
+
+def test_one_text_to_stop_at_needs_no_list() -> None:
+    assert Generation(stop="END").stop == DomainConfig(name="garden", generation={"stop": "END"}).generation.stop == ("END",)
+
+
+def test_a_domain_may_leave_its_model_to_the_settings() -> None:
+    assert DomainConfig(name="garden", model="default").model is None
+    assert {domain.model for domain in DomainRegistry.from_folders([shipped("domains")])} == {None}

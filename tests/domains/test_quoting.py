@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from mdsa_local.domains import prompts, quoting
-from mdsa_local.domains.config import Generation
+from mdsa_local.domains import asking, prompts, quoting
+from mdsa_local.domains.config import DomainConfig, Generation
 from mdsa_local.domains.prompts import NOT_FOUND
 from mdsa_local.domains.quoting import Extract
+from mdsa_local.errors import InputError
 from mdsa_local.orchestrator import TinyBERTOrchestrator
 from mdsa_local.routing.encoder import Encoder
 from mdsa_local.runtime.backend import Message
@@ -241,3 +242,9 @@ def test_who_asks_for_a_name_is_told_what_has_it(encoder: Encoder) -> None:
     assert [(unit.text, unit.judged) for unit in found[:2]] == [(row, 3.0), (limit, 2.0)]
     found = quoting.shortlist("who sets queue_limit?", passages, encoder.encode, judge=judge)
     assert {unit.text: unit.judged for unit in found if unit.text in (limit, row)} == {limit: -1.0, row: -4.0}
+
+
+def test_a_form_that_quotations_cannot_have_is_told(product: TinyBERTOrchestrator) -> None:
+    domain = DomainConfig(name="garden", generation={"json_schema": {"type": "object"}})
+    with product.manager.lease(product.manager._target("nano")) as nano, pytest.raises(InputError, match="garden only quotes .* json_schema"):
+        asking.asked(nano, True, domain, "what does a new card cost?", [("Fees", FEES)], product.encoder.encode)

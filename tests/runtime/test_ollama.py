@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -374,3 +377,15 @@ def test_every_error_of_httpx_is_mapped() -> None:
             error = kind("failed")
         with pytest.raises(MDSAError), backend._mapped():
             raise error
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:99999", "http://", "foo bar", "127.0.0.1:abc", "127.0.0.1:0"])
+def test_what_is_no_address_is_told_and_not_taken_for_a_daemon_that_is_not_there(
+    address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="is no address"):
+        connect_client(address)
+    # As the client's own module meets it, when it is imported first.
+    environ = {**os.environ, "OLLAMA_HOST": address, "MDSA_HOME": str(tmp_path)}
+    asked = subprocess.run([sys.executable, "-m", "mdsa_local", "doctor"], env=environ, capture_output=True, text=True)
+    assert "is no address" in asked.stdout and "knowledge" in asked.stdout and "internal error" not in asked.stderr

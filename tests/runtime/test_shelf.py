@@ -274,3 +274,19 @@ def test_kill_9_in_the_middle_loses_nothing(settings: Settings, plain: Path, wha
         shelf.quantize(shelf.find_source(str(plain), settings), "Q4_K_M", "killed", settings)
         assert not partial.exists()
     assert answer(settings, "killed")
+
+
+def test_a_model_that_ships_keeps_its_name(tmp_path: Path) -> None:
+    settings = Settings.load({}, home=tmp_path)
+    with pytest.raises(InputError, match="ships with mdsa_local"):
+        shelf.add(NANO, "nano", settings)
+    assert not (tmp_path / "models").exists()
+
+
+def test_an_unfinished_download_can_be_removed(tmp_path: Path) -> None:
+    settings = Settings.load({}, home=tmp_path)
+    partial = tmp_path / "models" / "begun" / "begun-q4_0.gguf.partial"
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(b"GGUF" * 100)
+    assert shelf.remove("begun", settings) == ([], 400)
+    assert not partial.parent.exists()
