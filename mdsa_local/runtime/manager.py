@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from mdsa_local.domains.config import DomainConfig, Generation
-from mdsa_local.errors import BackendError, BackendUnavailableError, InputError, MDSAError, ModelMemoryError
+from mdsa_local.errors import BackendError, BackendUnavailableError, InputError, MDSAError, ModelError, ModelMemoryError
 from mdsa_local.runtime.backend import Backend, Reference, backend_module, parse_reference
 from mdsa_local.runtime.catalog import ModelFile, at, find, verify
 from mdsa_local.runtime.hardware import memory_budget_bytes
@@ -64,8 +64,9 @@ class ModelManager:
     def ensure_ready(self, ref: str) -> Backend:
         """The model, loaded. Should others need its room meanwhile, it is loaded again when used; while a call runs it stays.
 
-        Raises :class:`ModelMemoryError` with the numbers when it is larger than the budget leaves, :class:`BackendUnavailableError` when models
-        in use leave no room until ``request_timeout_s`` has passed, and whatever its backend raises on loading.
+        Raises :class:`ModelMemoryError` with the numbers when it is larger than the budget leaves, :class:`ModelError` when ``max_models`` are
+        pinned, :class:`BackendUnavailableError` when models in use leave no room until ``request_timeout_s`` has passed, and whatever its backend
+        raises on loading.
         """
         target = self._target(ref)
         with self.lease(target) as backend:
@@ -229,7 +230,7 @@ class ModelManager:
         """What the model takes, as measured or else as its header says."""
         try:
             size = self._measured.get(target.key) or backend_module(target.scheme).estimate_bytes(target.target, self.settings)
-            self._check_size(target, size)
+            self._check_room(target, size)
         except MDSAError as error:
             with self._changed:
                 slot = self._slot(target)
@@ -239,9 +240,16 @@ class ModelManager:
             raise
         return size
 
-    def _check_size(self, target: Target, size: int) -> None:
+    def _check_room(self, target: Target, size: int) -> None:
+        """Raise where waiting cannot help, because of what is pinned."""
         with self._changed:
-            pinned = sum(slot.size_bytes for key, slot in self._slots.items() if slot.pinned and slot.resident and key != target.key)
+            kept = [slot for key, slot in self._slots.items() if slot.pinned and slot.resident and key != target.key]
+            pinned = sum(slot.size_bytes for slot in kept)
+        if self._max_models is not None and len(kept) >= self._max_models:
+            raise ModelError(
+                f"no room for {target.name}: max_models is {self._max_models}, pinned: {', '.join(slot.name for slot in kept)}",
+                "Raise max_models, or pin fewer models.",
+            )
         if size + pinned > self.memory_budget_bytes:
             beside = f", {describe_bytes(pinned)} of it pinned" if pinned else ""
             raise ModelMemoryError(
@@ -270,9 +278,8 @@ class ModelManager:
                 if slot.resident:
                     raise BackendUnavailableError(f"{target.name} is still {slot.state}", "Ask again in a moment, or raise request_timeout_s.")
                 held = ", ".join(other.name for other in self._slots.values() if other.resident)
-                raise BackendUnavailableError(
-                    f"no room for {target.name} beside the models in use: {held}", "Ask again later, or raise memory_budget_mb."
-                )
+                limits = "memory_budget_mb" if self._max_models is None else f"memory_budget_mb or max_models ({self._max_models})"
+                raise BackendUnavailableError(f"no room for {target.name} beside the models in use: {held}", f"Ask again later, or raise {limits}.")
 
     def _residents(self, but: Slot | None = None) -> list[Resident]:
         return [
@@ -368,7 +375,7 @@ class ModelManager:
                 self._move(slot, "absent")
             if closed:
                 raise BackendError("the model manager was closed", CLOSED)
-            self._check_size(target, slot.size_bytes)
+            self._check_room(target, slot.size_bytes)
         return fits
 
     def _expire(self) -> None:

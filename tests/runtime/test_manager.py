@@ -16,7 +16,16 @@ import pytest
 import yaml
 
 from mdsa_local.domains.config import DomainConfig, Generation
-from mdsa_local.errors import BackendError, BackendUnavailableError, ConfigError, InputError, ModelFileError, ModelMemoryError, ModelNotFoundError
+from mdsa_local.errors import (
+    BackendError,
+    BackendUnavailableError,
+    ConfigError,
+    InputError,
+    ModelError,
+    ModelFileError,
+    ModelMemoryError,
+    ModelNotFoundError,
+)
 from mdsa_local.runtime import llamacpp, native
 from mdsa_local.runtime.backend import Finished, Message, Reference
 from mdsa_local.runtime.llamacpp import LlamaCppBackend, estimate_bytes
@@ -141,6 +150,21 @@ def test_max_models(settings: Settings, models: list[str]) -> None:
             assert names(manager) == [name]
     with pytest.raises(InputError):
         ModelManager(settings, max_models=0)
+
+
+def test_as_many_pinned_as_there_may_be_is_told_at_once(settings: Settings, models: list[str]) -> None:
+    with ModelManager(settings, max_models=1) as manager:
+        manager.pin("a")
+        manager.preload(["a"])
+        began = time.monotonic()
+        with pytest.raises(ModelError, match=r"max_models is 1, pinned: a") as caught:
+            manager.preload(["b"])
+        assert time.monotonic() - began < 5, "waiting cannot help"
+        assert not caught.value.retryable
+        manager.preload(["a"])
+        manager.pin("a", False)
+        manager.preload(["b"])
+        assert names(manager) == ["b"]
 
 
 def test_a_model_larger_than_the_budget_is_refused_with_the_numbers(settings: Settings, models: list[str]) -> None:
