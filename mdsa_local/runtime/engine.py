@@ -110,7 +110,9 @@ class Engine:
         with self._changed:
             if self._closing:
                 raise self._failure or BackendError(f"{self.name} was closed")
-            if len(self._waiting) >= self._queue_limit:
+            # Those that the next turn will seat do not wait.
+            free = max(0, self._parallel - len(self._seats) - len(self._paused))
+            if len(self._waiting) >= self._queue_limit + free:
                 wait_s = max(1.0, round(self._seconds * len(self._waiting) / self._parallel, 1))
                 raise BusyError(
                     f"{self.name} answers {len(self._seats)} requests and {len(self._waiting)} wait", f"Ask again in about {wait_s:g} s.", wait_s

@@ -155,6 +155,23 @@ def test_a_full_queue_says_when_to_come_back(backend: LlamaCppBackend) -> None:
     assert text(backend, Generation(max_tokens=4))
 
 
+def test_without_a_queue_a_free_seat_is_given(long: Path) -> None:
+    backend = LlamaCppBackend(long, "long", threads=1, parallel=2, queue_limit=0)
+    try:
+        assert text(backend, Generation(max_tokens=2))
+        streams = [backend.stream(QUESTION, ENDLESS, deadline_s=60) for _ in range(2)]
+        for stream in streams:
+            next(stream)
+        with pytest.raises(BusyError, match="2 requests and 0 wait"):
+            text(backend, Generation(max_tokens=1))
+        streams[0].close()
+        while backend.stats().running == 2:
+            time.sleep(0.01)
+        assert text(backend, Generation(max_tokens=2))
+    finally:
+        backend.close()
+
+
 def test_a_stream_that_is_let_go_of_stops(backend: LlamaCppBackend) -> None:
     stream = backend.stream(QUESTION, ENDLESS, deadline_s=60)
     next(stream)
