@@ -63,7 +63,7 @@ class Settings(BaseModel):
     top_k: int = Field(4, ge=1, le=20, description="passages given to the model")
     max_question_chars: int = Field(8000, ge=1, description="longest question accepted, in characters")
     context_tokens: int = Field(0, ge=0, description="context of in-process models in tokens; 0 for the model's own, at most 8192")
-    threads: int = Field(0, ge=0, description="CPU threads for generation and for a GGUF reranker; 0 for one per core")
+    threads: int = Field(0, ge=0, description="CPU threads for generation and for a GGUF reranker, at most one per processor; 0 for one per core")
     gpu_layers: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
         "auto", description="layers of in-process models on the GPU; auto: as many as its free memory takes, where llama.cpp was built for it"
     )

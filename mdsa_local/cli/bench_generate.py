@@ -18,7 +18,7 @@ from mdsa_local.errors import BackendError, BackendUnavailableError
 from mdsa_local.runtime.backend import Finished, Message
 from mdsa_local.runtime.engine import context_options
 from mdsa_local.runtime.library import release_workers
-from mdsa_local.runtime.llamacpp import LlamaCppBackend, default_threads
+from mdsa_local.runtime.llamacpp import LlamaCppBackend, threads_for
 from mdsa_local.runtime.native import Model
 from mdsa_local.runtime.stress import stress
 from mdsa_local.runtime.synthetic import SHAPES, write_random
@@ -45,7 +45,7 @@ def weights(model: Path | None) -> Iterator[Path]:
 
 def generating(model: Path | None, runs: int, llama_server: Path | None, settings: Settings, result: Result) -> list[dict[str, Any]]:
     """The rows of the suite; rates in tokens a second, medians of ``runs`` turns."""
-    threads = settings.threads or default_threads()
+    threads = threads_for(settings.threads)
     with weights(model) as path:
         rows = swapping(path, threads, runs, result)
         backend = LlamaCppBackend(path, path.stem, CONTEXT, settings.threads, parallel=TOGETHER)

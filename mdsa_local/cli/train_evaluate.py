@@ -24,7 +24,7 @@ from mdsa_local.orchestrator import TinyBERTOrchestrator
 from mdsa_local.routing.encoder import Encoder
 from mdsa_local.runtime import footprint
 from mdsa_local.runtime.gguf import read_gguf
-from mdsa_local.runtime.llamacpp import LlamaCppBackend, default_threads
+from mdsa_local.runtime.llamacpp import LlamaCppBackend, threads_for
 from mdsa_local.settings import storage_error
 
 PLAIN = ("F32", "F16", "BF16")
@@ -153,7 +153,7 @@ def evaluate(
         info = read_gguf(file.path)
         own = {"name": file.name, "file": file.path.name, "sha256": file.sha256, "size_bytes": info.size_bytes, "quantization": info.quantization}
         models.append({**known.get(file.sha256, {}), **own})
-    threads = orchestrator.settings.threads or default_threads()
+    threads = threads_for(orchestrator.settings.threads)
     if "cost" in parts:
         report["machine"] = {
             "cpu": platform.processor() or platform.machine(),

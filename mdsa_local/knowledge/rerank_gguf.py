@@ -53,12 +53,12 @@ class GgufReranker:
         Raises :class:`ModelNotFoundError`, :class:`ModelFileError` when the file is damaged or no reranker, :class:`ModelMemoryError`,
         :class:`BackendUnavailableError`.
         """
-        from mdsa_local.runtime.llamacpp import default_threads
+        from mdsa_local.runtime.llamacpp import threads_for
 
         info = read_gguf(path)
         _check(info)
         self.path, self.max_tokens = path, min(info.context_length, LONGEST)
-        self._threads, self._cores = threads or default_threads(), None if threads else machine()
+        self._threads, self._cores = threads_for(threads), None if threads else machine()
         options = _options(info, self.max_tokens, self._threads)
         _check_memory(info, options)
         self._model = Model(path, mapped=info.repacked_bytes < info.size_bytes // 4)

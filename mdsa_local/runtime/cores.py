@@ -7,6 +7,7 @@ with two.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -15,12 +16,18 @@ from pathlib import Path
 
 import psutil
 
+from mdsa_local.runtime.hardware import HardwareDetector
+
+logger = logging.getLogger(__name__)
 # Between two looks at what the machine does. The system counts in steps of 10 ms, so a much shorter one would see little.
 WINDOW_S = 0.25
 # Whether a load still lasts is seen at once from how many threads run, over 10 ms: those of OpenMP spin for 5 more when they are done.
 GLANCES, GLANCE_S = 5, 0.002
 # What keeps a core busy, of the fields that psutil has on this system. Linux counts the time of guests in ``user`` as well.
 BUSY_FIELDS = ("user", "nice", "system", "irq", "softirq", "steal")
+
+
+_told: set[int] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +54,15 @@ def usable() -> list[int]:
     """Numbers of the logical processors that this process may use."""
     allowed: list[int] = psutil.Process().cpu_affinity() if hasattr(psutil.Process, "cpu_affinity") else []
     return allowed or list(range(psutil.cpu_count() or 1))
+
+
+def within_cores(threads: int) -> int:
+    """``threads``, but no more than there are logical processors to use, which is told once: each would wait for a core hundreds of times a token."""
+    count = HardwareDetector().cpu_count()
+    if threads > count and threads not in _told:
+        _told.add(threads)
+        logger.warning("threads is %d, but this process may use %d processors: %d are used. 0 means one per core.", threads, count, count)
+    return min(threads, count)
 
 
 def look(processors: list[int]) -> Use:

@@ -16,7 +16,7 @@ from mdsa_local.runtime import gpu
 from mdsa_local.runtime.answering import LEAD_TOKENS, Request, Stream
 from mdsa_local.runtime.backend import Message
 from mdsa_local.runtime.chat_template import compile_ahead, render
-from mdsa_local.runtime.cores import machine
+from mdsa_local.runtime.cores import machine, within_cores
 from mdsa_local.runtime.engine import Engine, EngineStats, context_options
 from mdsa_local.runtime.gguf import OVERHEAD_BYTES, VOCABULARY_BYTES, GGUFInfo, cell_bytes, memory_estimate_bytes, read_gguf
 from mdsa_local.runtime.hardware import HardwareDetector
@@ -56,7 +56,8 @@ class LlamaCppBackend:
         states_bytes: int = 0,
         gpu_layers: int | Literal["auto"] = "auto",
     ) -> None:
-        """Load ``path``. ``n_context_tokens`` 0 means 8192; the model's training context is the limit. ``threads`` 0 means one per core.
+        """Load ``path``. ``n_context_tokens`` 0 means 8192; the model's training context is the limit. ``threads``: see
+        :func:`threads_for`.
 
         ``queue_limit``: requests that may wait beside the ``parallel`` that are written; one more gets a :class:`BusyError`. ``states``: folder for
         the key-value states of system prompts, of at most ``states_bytes``; None keeps them in memory only. ``gpu_layers``: see
@@ -74,7 +75,7 @@ class LlamaCppBackend:
         self.n_context_tokens = context_tokens(info.context_length, n_context_tokens)
         self._path = path
         # What is rearranged on loading is read, not mapped: 0.5B parameters in Q4_0 then take 447 MB in place of 629.
-        options = context_options(self.n_context_tokens, parallel, threads or default_threads())
+        options = context_options(self.n_context_tokens, parallel, threads_for(threads))
         beside = _estimate(info, options) - info.size_bytes
         on_gpu = gpu.layers(info, gpu_layers, gpu.free_bytes(library()) if gpu_layers == "auto" else 0, beside)
         self._model = Model(path, on_gpu, mapped=bool(on_gpu) or info.repacked_bytes < info.size_bytes // 4)
@@ -223,9 +224,14 @@ def default_threads() -> int:
     return int(min(machine_.physical_cores, machine_.cpu_count))
 
 
+def threads_for(wanted: int) -> int:
+    """Threads to evaluate with: ``wanted``, or one per core when 0, but no more than there are processors."""
+    return within_cores(wanted) or default_threads()
+
+
 def options_for(info: GGUFInfo, settings: Settings) -> ContextOptions:
     """The context that a file gets under ``settings``."""
-    return context_options(context_tokens(info.context_length, settings.context_tokens), settings.parallel, settings.threads or default_threads())
+    return context_options(context_tokens(info.context_length, settings.context_tokens), settings.parallel, threads_for(settings.threads))
 
 
 def estimate_bytes(target: str, settings: Settings) -> int:

@@ -21,6 +21,7 @@ import yaml
 from mdsa_local.durable import only_one, settle, write_whole
 from mdsa_local.errors import InputError, ModelError, ModelFileError, ModelMemoryError, StorageError, UnknownNameError
 from mdsa_local.runtime.catalog import ModelFile, find, known
+from mdsa_local.runtime.cores import within_cores
 from mdsa_local.runtime.download import Fetcher, Progress, Remote, forget, need_room
 from mdsa_local.runtime.gguf import GGUFInfo, read_gguf
 from mdsa_local.runtime.hardware import memory_budget_bytes
@@ -178,7 +179,7 @@ def quantize(source: ModelFile, kind: str, name: str, settings: Settings, thread
     partial = target.with_name(f"{target.name}.partial")
     lib = library()
     params = lib.llama_model_quantize_default_params()
-    params.ftype, params.nthread = QUANTIZATIONS[kind], threads or settings.threads
+    params.ftype, params.nthread = QUANTIZATIONS[kind], within_cores(threads or settings.threads)
     try:
         with partial.with_name(f"{target.name}.lock").open("ab+") as lock, only_one(lock, target):
             code = lib.llama_model_quantize(os.fsencode(source.path), os.fsencode(partial), ctypes.byref(params))

@@ -27,6 +27,7 @@ from mdsa_local.errors import (
 )
 from mdsa_local.runtime.backend import Finished, Message, Reason, refuse_unsupported
 from mdsa_local.runtime.chat_template import render
+from mdsa_local.runtime.cores import within_cores
 from mdsa_local.runtime.grammar import Follower
 from mdsa_local.runtime.schema_grammar import schema_rules
 from mdsa_local.runtime.stopping import StopFilter
@@ -54,7 +55,7 @@ class TransformersBackend:
         self._folder = folder
         device = "cuda" if self._torch.cuda.is_available() else "mps" if self._torch.backends.mps.is_available() else "cpu"
         if threads:
-            self._torch.set_num_threads(threads)
+            self._torch.set_num_threads(within_cores(threads))
         options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False, "dtype": "auto"}
         if quantization:
             options |= quantized(transformers, quantization, device)

@@ -13,7 +13,7 @@ import numpy as np
 from mdsa_local.domains.asking import Asked
 from mdsa_local.errors import BackendError
 from mdsa_local.runtime.backend import Finished
-from mdsa_local.runtime.llamacpp import LlamaCppBackend, default_threads
+from mdsa_local.runtime.llamacpp import LlamaCppBackend, threads_for
 from mdsa_local.runtime.native import Context, ContextOptions
 from mdsa_local.training.lora import Example
 from mdsa_local.training.pairs import score
@@ -58,7 +58,7 @@ def measure(
         scores.append(score("".join(piece for piece in pieces if not isinstance(piece, Finished)), one.expected))
         if tell:
             tell(at + 1, len(held))
-    options = ContextOptions(backend.n_context_tokens, 1, PIECE_TOKENS, PIECE_TOKENS, threads or default_threads())
+    options = ContextOptions(backend.n_context_tokens, 1, PIECE_TOKENS, PIECE_TOKENS, threads_for(threads))
     with closing(Context(backend.weights, options)) as context:
         context.load_adapter(path)
         context.use_adapter(path)

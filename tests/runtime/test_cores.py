@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import time
@@ -13,14 +14,26 @@ import pytest
 
 from mdsa_local.domains.config import Generation
 from mdsa_local.runtime.backend import Message
-from mdsa_local.runtime.cores import WINDOW_S, Cores, Use, look, others_busy, running, share, usable
+from mdsa_local.runtime.cores import WINDOW_S, Cores, Use, look, others_busy, running, share, usable, within_cores
 from mdsa_local.runtime.engine import context_options
+from mdsa_local.runtime.hardware import HardwareDetector
 from mdsa_local.runtime.llamacpp import LlamaCppBackend
 from mdsa_local.runtime.native import Context, Model
 
 from .gguf_writer import VOCABULARY
 
 END = VOCABULARY.index("<|end|>")
+
+
+def test_no_more_threads_than_processors(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
+    count = HardwareDetector().cpu_count()
+    with caplog.at_level(logging.WARNING, "mdsa_local.runtime.cores"):
+        for _ in range(2):
+            backend = LlamaCppBackend(tiny, "tiny", threads=9999)
+            assert backend.stats().threads == count
+            backend.close()
+    assert len([record for record in caplog.records if "threads is 9999" in record.getMessage()]) == 1, "told once"
+    assert (within_cores(0), within_cores(1)) == (0, 1)
 
 
 @pytest.mark.parametrize(
