@@ -24,6 +24,8 @@ Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 logger = logging.getLogger(__name__)
 # Variables that are read elsewhere, without MDSA_; those of the tests begin with TEST_.
 OTHER_VARIABLES = ("HOME", "DEBUG")
+# A week: what waits longer is meant to wait for ever, and the system's own timers take no more than 49 days everywhere.
+LONGEST_WAIT_S = 604_800
 _told: set[str] = set()
 # libyaml where PyYAML was built with it: a tenth of the time, and the shipped domains alone are 500 lines.
 YamlLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -94,7 +96,7 @@ class Settings(BaseModel):
         description="cross-encoder that tells which sentences answer: a name in models/ or a folder; empty for none, and nearness decides",
     )
     hub_url: str = Field("https://huggingface.co", description="where `mdsa models pull` fetches from; nothing else uses it")
-    request_timeout_s: float = Field(120.0, gt=0, description="longest wait for a runtime, in seconds")
+    request_timeout_s: float = Field(120.0, gt=0, le=LONGEST_WAIT_S, description="longest wait for a runtime, in seconds")
 
     @field_validator("gpu_layers", mode="wrap")
     @classmethod

@@ -39,6 +39,13 @@ def test_a_wrong_variable_is_named(tmp_path: Path) -> None:
     assert "MDSA_CONFIDENCE_THRESHOLD" in caught.value.hint
 
 
+@pytest.mark.parametrize("seconds", [".inf", "1.0e+300", ".nan", "0"])
+def test_a_wait_without_end_is_refused(tmp_path: Path, seconds: str) -> None:
+    (tmp_path / "config.yaml").write_text(f"request_timeout_s: {seconds}\n")
+    with pytest.raises(ConfigError, match=r"request_timeout_s.*(less than or equal to 604800|greater than 0)"):
+        Settings.load({}, home=tmp_path)
+
+
 def test_a_misspelt_key_is_told_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("topk: 3\n")
     with pytest.raises(ConfigError, match="unknown key 'topk'") as caught:

@@ -7,6 +7,7 @@ its own sequence, so the engine may put its tokens into one batch with those of 
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -245,7 +246,7 @@ class Stream(Iterator[str | Finished]):
             self._request = request
         request = self._request
         try:
-            event = request.events.get(timeout=max(0.0, request.deadline - time.monotonic()))
+            event = request.events.get(timeout=min(max(0.0, request.deadline - time.monotonic()), threading.TIMEOUT_MAX))
         except Empty:
             self._engine.expire(request)
             raise late(self._name) from None

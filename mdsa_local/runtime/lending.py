@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from numbers import Real
 from typing import Protocol, runtime_checkable
 
 from mdsa_local.domains.config import Generation
 from mdsa_local.errors import BackendError, InputError
 from mdsa_local.runtime.backend import Backend, Finished, Message
 from mdsa_local.runtime.slots import Held, Keeper, Target
+from mdsa_local.settings import LONGEST_WAIT_S
 
 Prompt = str | Sequence[Message | Mapping[str, str]]
 
@@ -130,6 +132,13 @@ class Handle:
 
     def close(self) -> None:
         """Nothing: the manager unloads models."""
+
+
+def checked_deadline(seconds: object) -> float:
+    """What a caller gave for a deadline. Raises :class:`InputError` for what is no number of seconds that can be waited."""
+    if isinstance(seconds, Real) and not isinstance(seconds, bool) and 0 < float(seconds) <= LONGEST_WAIT_S:
+        return float(seconds)
+    raise InputError(f"deadline_s is {seconds!r}", f"Give a number of seconds above 0 and up to {LONGEST_WAIT_S}, or None for request_timeout_s.")
 
 
 def as_messages(messages: Prompt) -> list[Message]:

@@ -15,7 +15,7 @@ from mdsa_local.errors import BackendError, BackendUnavailableError, InputError,
 from mdsa_local.runtime.backend import Backend, Reference, backend_module, parse_reference
 from mdsa_local.runtime.catalog import ModelFile, at, find, verify
 from mdsa_local.runtime.hardware import memory_budget_bytes
-from mdsa_local.runtime.lending import Handle, ManagedStream, Prompt, Tokenizer, as_messages
+from mdsa_local.runtime.lending import Handle, ManagedStream, Prompt, Tokenizer, as_messages, checked_deadline
 from mdsa_local.runtime.residency import FOLLOWING, Resident, State, choose_evictions, describe_bytes, parse_bytes
 from mdsa_local.runtime.slots import Failing, Held, LoadedModel, Measured, ModelStatus, Slot, Target
 from mdsa_local.settings import Settings
@@ -123,10 +123,10 @@ class ModelManager:
     def stream(self, ref: str, messages: Prompt, generation: Generation = DEFAULT_GENERATION, *, deadline_s: float | None = None) -> ManagedStream:
         """Pieces of text, then one :class:`Finished`. ``messages`` are Messages, dicts with role and content, or one question as a string.
 
-        ``deadline_s`` is ``request_timeout_s`` unless given. ``close`` of what is returned stops the work, from any thread. Raises as
-        :meth:`ensure_ready` and :meth:`Backend.stream`.
+        ``deadline_s`` is ``request_timeout_s`` unless given. ``close`` of what is returned stops the work, from any thread. Raises
+        :class:`InputError` for messages or a deadline that are none, and as :meth:`ensure_ready` and :meth:`Backend.stream`.
         """
-        deadline_s = self.settings.request_timeout_s if deadline_s is None else deadline_s
+        deadline_s = self.settings.request_timeout_s if deadline_s is None else checked_deadline(deadline_s)
         return ManagedStream(self, self._target(ref), as_messages(messages), generation, deadline_s)
 
     def generate(self, ref: str, messages: Prompt, generation: Generation = DEFAULT_GENERATION, *, deadline_s: float | None = None) -> str:

@@ -98,6 +98,19 @@ def test_generate_is_the_fold_of_stream(manager: ModelManager) -> None:
         manager.generate("a", [{"role": "user"}], SHORT)
 
 
+@pytest.mark.parametrize("seconds", [float("inf"), 1e300, float("nan"), 0, -1.0, "5", True])
+def test_a_deadline_that_cannot_be_waited_for_is_refused(manager: ModelManager, seconds: float) -> None:
+    with pytest.raises(InputError, match="deadline_s is") as caught:
+        manager.generate("a", QUESTION, SHORT, deadline_s=seconds)
+    assert "None for request_timeout_s" in caught.value.hint
+
+
+def test_a_backend_takes_a_deadline_without_end(tiny: Path) -> None:
+    backend = LlamaCppBackend(tiny, "tiny", threads=1)
+    assert isinstance(list(backend.stream(QUESTION, SHORT, deadline_s=float("inf")))[-1], Finished)
+    backend.close()
+
+
 def test_resolve(manager: ModelManager, settings: Settings, tiny: Path) -> None:
     assert manager.resolve("a") == (settings.home / "models/a.gguf").resolve()
     assert manager.resolve(str(tiny)) == tiny.resolve()
