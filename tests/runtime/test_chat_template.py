@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from mdsa_local.errors import ModelFileError
@@ -50,6 +52,31 @@ def test_strftime_now() -> None:
 def test_what_a_template_may_not_do(template: str) -> None:
     with pytest.raises(ModelFileError, match=r"m\.gguf: its chat template failed"):
         rendered(template)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}x",
+        "{% for i in range(99999) %}{% for j in range(99999) if false %}{% endfor %}{% endfor %}x",
+        "{% for i in range(99999) %}{{ range(99999) | list | length }}{% endfor %}",
+        "{% set l = [0] * 999 %}{% for i in l %}{% for j in l %}{% for k in l %}{% endfor %}{% endfor %}{% endfor %}x",
+        "{% for i in 'ab' recursive %}{% if loop.depth < 40 %}{{ loop('ab') }}{% endif %}{% endfor %}",
+        "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(40) }}",
+    ],
+)
+def test_a_template_that_takes_for_ever_is_stopped(template: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(ModelFileError, match="more than 500000 steps"):
+        rendered(template)
+    assert time.monotonic() - began < 20
+
+
+def test_each_rendering_has_its_own_steps_and_loops_are_as_before() -> None:
+    template = """{%- for a in range(300) if a % 2 -%}{%- for b in range(999) -%}
+{%- if loop.last and loop.length == 999 and a == 299 %}{{ loop.index }}{% endif -%}
+{%- endfor -%}{%- else -%}none{%- endfor -%}{%- for c in nothing %}{{ c }}{% else %} none{% endfor -%}"""
+    assert [rendered(template) for _ in range(3)] == ["999 none"] * 3
 
 
 def test_the_template_says_why() -> None:
