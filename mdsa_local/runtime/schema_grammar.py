@@ -64,6 +64,7 @@ FREE: Rules = {
     "array": Seq(("[", Ref("space"), _listed(Ref("value")), Ref("space"), "]")),
     "value": Alt(tuple(map(Ref, ("object", "array", "string", "number", "boolean", "null")))),
 }
+TYPES = "object", "array", "string", "number", "integer", "boolean", "null"
 # Keywords by which a schema without `type` shows which one it means.
 TELLING = {
     "object": ("properties", "required", "additionalProperties"),
@@ -74,7 +75,7 @@ TELLING = {
 
 
 def schema_rules(schema: Mapping[str, Any]) -> Rules:
-    """The rules of a schema. Raises :class:`InputError` for a reference that leads nowhere and for what nothing can follow."""
+    """The rules of a schema. Raises :class:`InputError` for a reference that leads nowhere, an unknown type, and what nothing can follow."""
     converter = _Converter(schema)
     root = converter.node(schema)
     return {"root": root, **FREE, **converter.rules}
@@ -122,8 +123,10 @@ class _Converter:
                 return _string(schema)
             case "integer" | "number" if schema.get("minimum", -1) >= 0 or schema.get("exclusiveMinimum", -1) >= 0:
                 return INTEGER_DIGITS if kind == "integer" else _number("")
-            case _:
+            case "integer" | "number" | "boolean" | "null" | "value":
                 return Ref(kind)
+            case _:
+                raise InputError(f"the schema has the unknown type {kind!r}", f"Types: {', '.join(TYPES)}.")
 
     def _reference(self, pointer: str) -> Node:
         if pointer not in self._names:

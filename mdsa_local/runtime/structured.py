@@ -101,7 +101,8 @@ def instructed(messages: Sequence[Message], schema: Mapping[str, Any]) -> list[M
 
 
 def constrained_by_grammar(generation: Generation) -> Generation:
-    """For llama.cpp: the settings with the schema as a grammar. Raises :class:`InputError` for what the in-process engine cannot do."""
+    """For llama.cpp: the settings with the schema as a grammar. Raises :class:`InputError` for what the in-process engine cannot do, and for a
+    schema that is none."""
     if asked := [name for name in ("tools", "think") if getattr(generation, name)]:
         raise InputError(f"models in this process cannot follow {' and '.join(asked)}", "Remove it from the generation settings.")
     if generation.json_schema is None:
@@ -110,6 +111,8 @@ def constrained_by_grammar(generation: Generation) -> Generation:
         raise InputError(
             "an answer cannot follow a JSON schema and a grammar at once", "Remove `json_schema`, or `grammar`, `choices` and `refusal`."
         )
+    # Of what a wrong schema becomes llama.cpp would complain as of a grammar that nobody wrote.
+    checked_validator(generation.json_schema)
     return generation.model_copy(update={"grammar": gbnf(schema_rules(generation.json_schema)), "json_schema": None})
 
 

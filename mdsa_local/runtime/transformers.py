@@ -31,6 +31,7 @@ from mdsa_local.runtime.cores import within_cores
 from mdsa_local.runtime.grammar import Follower
 from mdsa_local.runtime.schema_grammar import schema_rules
 from mdsa_local.runtime.stopping import StopFilter
+from mdsa_local.runtime.structured import checked_validator
 from mdsa_local.settings import Settings
 
 MAX_CONTEXT_TOKENS = 8192
@@ -84,7 +85,10 @@ class TransformersBackend:
         """See :class:`~mdsa_local.runtime.backend.Backend`. A second stream waits for the first to end, at most until its own deadline."""
         deadline = time.monotonic() + deadline_s
         refuse_unsupported(generation, ("json_schema",), "transformers")
-        follower = None if generation.json_schema is None else Follower(schema_rules(generation.json_schema))
+        follower = None
+        if generation.json_schema is not None:
+            checked_validator(generation.json_schema)
+            follower = Follower(schema_rules(generation.json_schema))
         if not self._owner.acquire(timeout=min(max(0.0, deadline_s), threading.TIMEOUT_MAX)):
             raise BackendTimeoutError(f"{self.name} was busy with another request until the deadline", "Ask again, or raise request_timeout_s.")
         try:

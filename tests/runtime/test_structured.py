@@ -114,6 +114,22 @@ def test_a_wrong_schema_is_the_callers_error_and_opens_no_socket(schema: dict[st
         ask(Sayings("{}"), schema)
 
 
+@pytest.mark.parametrize(
+    ("schema", "said"),
+    [
+        ({"type": "foo"}, "at type: 'foo'"),
+        ({"properties": {"a": {"items": {"type": ["string", "strng"]}}}}, "at properties/a/items/type"),
+        ({"type": "string", "minLength": -3}, "at minLength: -3"),
+        ({"properties": {"a": {"$ref": "#/elsewhere"}}, "elsewhere": {"type": "foo"}}, "the unknown type 'foo'"),
+    ],
+)
+def test_a_wrong_schema_makes_no_grammar(nano: Backend, capfd: pytest.CaptureFixture[str], schema: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said) as caught:
+        list(nano.stream(QUESTION, Generation(json_schema=schema), deadline_s=60))
+    assert "grammar" not in f"{caught.value} {caught.value.hint}"
+    assert capfd.readouterr().err == ""
+
+
 def test_the_shipped_model_can_only_write_what_follows(nano: Backend) -> None:
     schema = {
         "type": "object",
