@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from mdsa_local.domains.config import DomainConfig
 from mdsa_local.errors import BackendError, BackendTimeoutError, BackendUnavailableError, ConfigError, MDSAError
 from mdsa_local.runtime.hardware import HardwareDetector, memory_budget_bytes
 from mdsa_local.runtime.residency import describe_bytes
@@ -194,12 +195,15 @@ def models(settings: Settings, detector: HardwareDetector) -> Iterator[Finding]:
     from mdsa_local.runtime.shelf import unfinished
 
     named = {settings.default_model: "default_model"}
-    for domain in DomainRegistry.from_folders(settings.domain_dirs):
+    domains = list(DomainRegistry.from_folders(settings.domain_dirs))
+    for domain in domains:
         if domain.model:
             named.setdefault(domain.model, f"domain {domain.name}")
     with ModelManager(settings) as manager:
         for ref, where in named.items():
             yield from guarded("models", lambda ref=ref, where=where: _model(ref, where, manager, settings))  # type: ignore[misc]
+        for domain in domains:
+            yield from _adapter(domain, manager, settings)
     for partial in unfinished(settings):
         size = partial.stat().st_size
         yield Finding(
@@ -228,6 +232,27 @@ def _model(ref: str, where: str, manager: Any, settings: Settings) -> Iterator[F
         yield Finding("models", "problem", text, "Choose a smaller file (mdsa models fit), lower context_tokens, or raise memory_budget_mb.", facts)
     else:
         yield Finding("models", "ok", f"{where}: {ref}, {describe_bytes(needed)} of memory", facts=facts)
+
+
+def _adapter(domain: DomainConfig, manager: Any, settings: Settings) -> Iterator[Finding]:
+    """Whether a domain's adapter is there, is one, and is one for its model."""
+    from mdsa_local.runtime import adapters
+
+    if not (path := domain.sampling.adapter):
+        return
+    try:
+        base = manager.resolve(domain.model or settings.default_model)
+    except MDSAError:
+        # Told above.
+        return
+    if not isinstance(base, Path):
+        return
+    try:
+        adapters.check(Path(path), base)
+    except MDSAError as error:
+        yield Finding("models", "problem", f"domain {domain.name}: {error}", error.hint, {"adapter": path})
+    else:
+        yield Finding("models", "ok", f"domain {domain.name}: adapter {path}", facts={"adapter": path})
 
 
 def ollama(settings: Settings) -> Iterator[Finding]:

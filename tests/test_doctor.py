@@ -13,6 +13,7 @@ from mdsa_local.doctor import Finding, examine
 from mdsa_local.orchestrator import TinyBERTOrchestrator
 from mdsa_local.runtime.hardware import Gpu, HardwareDetector, Integer, Number
 from mdsa_local.runtime.library import library
+from mdsa_local.runtime.synthetic import SHAPES, write_lora
 from mdsa_local.settings import Settings, shipped
 from tests.cli.test_cli import inside
 from tests.runtime.ollama_server import Daemon
@@ -103,6 +104,19 @@ def test_an_unfinished_download(settings: Settings) -> None:
     folder.mkdir(parents=True)
     (folder / "x.gguf.partial").write_bytes(b"x" * 100)
     assert any("unfinished" in finding.message and finding.level == "note" for finding in findings(settings, "models"))
+
+
+def test_adapters_of_domains(settings: Settings, tmp_path: Path) -> None:
+    lora = write_lora(tmp_path / "lora.gguf", SHAPES["tiny"])
+    model = shipped("models") / "nano" / "nano-q4_0.gguf"
+    for name, adapter in (("sound", lora), ("missing", "nosuch.gguf"), ("none", model)):
+        folder = settings.home / "domains" / name
+        folder.mkdir(parents=True)
+        (folder / "domain.yaml").write_text(f"adapter: {adapter}\n")
+    found = {finding.message.split(":")[0]: finding for finding in findings(settings, "models") if "adapter" in finding.facts}
+    assert {name: finding.level for name, finding in found.items()} == {"domain sound": "ok", "domain missing": "problem", "domain none": "problem"}
+    assert found["domain missing"].fix == "Check the path."
+    assert "is no adapter" in found["domain none"].message
 
 
 def test_knowledge_bases_are_counted(product: TinyBERTOrchestrator) -> None:

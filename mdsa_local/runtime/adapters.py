@@ -12,12 +12,13 @@ BASE_IDENTITY, BASE_NAME = "mdsa.base.identity", "mdsa.base.name"
 
 
 def check(adapter: Path, base: Path) -> None:
-    """Raise :class:`ModelFileError` when ``adapter`` says that it was made for another model than ``base``. One that says nothing passes; what is no
-    adapter, or damaged, is left to llama.cpp to refuse."""
-    try:
-        said = text_metadata(adapter) if adapter.is_file() else {}
-    except ModelFileError:
-        return
+    """Raise :class:`ModelFileError` when ``adapter`` is missing, damaged or none, or says that it was made for another model than ``base``. One that
+    says nothing of its model passes."""
+    if not adapter.is_file():
+        raise ModelFileError(f"{adapter}: there is no such adapter", "Check the path.")
+    said = text_metadata(adapter)
+    if (kind := said.get("general.type", "")) != "adapter":
+        raise ModelFileError(f"{adapter} is no adapter: its general.type is {kind or 'not set'}", "Give a LoRA adapter as GGUF.")
     wanted = said.get(BASE_IDENTITY, "")
     if wanted and wanted != identity(base):
         name = said.get(BASE_NAME, "")

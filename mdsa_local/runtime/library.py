@@ -39,6 +39,7 @@ EXPECTED = (
 NO_MEMORY = re.compile(r"alloc|out of memory|mmap failed", re.IGNORECASE)
 # What llama.cpp says of each buffer that it allocates or maps.
 BUFFER = re.compile(rb"buffer size = +([\d.]+) MiB")
+OTHER_BUILD = "Use another build of the model, or a newer llama-cpp-python."
 
 # llama_cpp's own classes, its chat formats, caches and the disk cache's database: 25 ms of import.
 TRIM = Trim(unused=("llama_cpp.llama",))
@@ -118,12 +119,12 @@ def allocated_bytes() -> int:
     return _allocated.pop(threading.get_ident(), 0)
 
 
-def load_error(path: Path, what: str) -> ModelFileError | ModelMemoryError:
-    """The error for what failed since :func:`listen`, with llama.cpp's own words."""
+def load_error(path: Path, what: str, hint: str = OTHER_BUILD) -> ModelFileError | ModelMemoryError:
+    """The error for what failed since :func:`listen`, with llama.cpp's own words; ``hint``: what to do where it was not for want of memory."""
     reason = "; ".join(_errors) or "no reason given"
     if NO_MEMORY.search(reason):
         return ModelMemoryError(f"{path}: {what}: {reason}", "Close other programs, choose a smaller model, or lower context_tokens.")
-    return ModelFileError(f"{path}: {what}: {reason}", "Use another build of the model, or a newer llama-cpp-python.")
+    return ModelFileError(f"{path}: {what}: {reason}", hint)
 
 
 def give_back() -> None:

@@ -205,9 +205,8 @@ class Context:
             return
         adapters.check(Path(path), self.model.path)
         listen()
-        handle = self.lib.llama_adapter_lora_init(self.model.handle, os.fsencode(path)) if Path(path).is_file() else None
-        if not handle:
-            raise load_error(Path(path), "llama.cpp cannot use it as an adapter" if Path(path).is_file() else "there is no such adapter")
+        if not (handle := self.lib.llama_adapter_lora_init(self.model.handle, os.fsencode(path))):
+            raise load_error(Path(path), "llama.cpp cannot use it as an adapter", "Use an adapter made for this model.")
         self.model.adapters[path] = handle
         self.model.size_bytes += allocated_bytes()
 

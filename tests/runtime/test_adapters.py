@@ -77,13 +77,16 @@ def test_switching_takes_milliseconds(backend: LlamaCppBackend, files: tuple[Pat
 
 
 def test_what_is_no_adapter_of_this_model_is_one_clear_error(backend: LlamaCppBackend, files: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(ModelFileError, match=r"absent\.gguf"):
+    with pytest.raises(ModelFileError, match=r"absent\.gguf: there is no such adapter$") as caught:
         text(backend, tmp_path / "absent.gguf")
-    with pytest.raises(ModelFileError, match="adapter"):
+    assert caught.value.hint == "Check the path."
+    with pytest.raises(ModelFileError, match=r"is no adapter: its general\.type is not set") as caught:
         text(backend, files[0])
+    assert caught.value.hint == "Give a LoRA adapter as GGUF."
     other = write_lora(tmp_path / "other.gguf", replace(TINY, architecture="qwen2"))
-    with pytest.raises(ModelFileError, match="mismatch"):
+    with pytest.raises(ModelFileError, match="mismatch") as caught:
         text(backend, other)
+    assert caught.value.hint == "Use an adapter made for this model."
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(files[1].read_bytes()[:500])
     with pytest.raises(ModelFileError, match=r"cut\.gguf"):
