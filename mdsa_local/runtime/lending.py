@@ -13,6 +13,7 @@ from mdsa_local.runtime.backend import Backend, Finished, Message
 from mdsa_local.runtime.slots import Held, Keeper, Target
 from mdsa_local.settings import LONGEST_WAIT_S
 
+ROLES = "system", "user", "assistant", "tool"
 Prompt = str | Sequence[Message | Mapping[str, str]]
 
 
@@ -142,10 +143,15 @@ def checked_deadline(seconds: object) -> float:
 
 
 def as_messages(messages: Prompt) -> list[Message]:
-    """Messages from what callers write. Raises :class:`InputError` for a dict without role and content."""
+    """Messages from what callers write. Raises :class:`InputError` for none at all, a dict without role and content, and an unknown role."""
     if isinstance(messages, str):
         return [Message("user", messages)]
     try:
-        return [message if isinstance(message, Message) else Message(str(message["role"]), str(message["content"])) for message in messages]
+        made = [message if isinstance(message, Message) else Message(str(message["role"]), str(message["content"])) for message in messages]
     except (KeyError, TypeError):
         raise InputError("a message needs a role and content", 'Write {"role": "user", "content": "..."}.') from None
+    if not made:
+        raise InputError("there are no messages", "Give one or more, or a question as a string.")
+    if strange := [message.role for message in made if message.role not in ROLES]:
+        raise InputError(f"{strange[0]!r} is no role", f"Roles: {', '.join(ROLES)}.")
+    return made

@@ -22,6 +22,7 @@ class Sampler:
 
     def __init__(self, context: Context, generation: Generation) -> None:
         self._context, self._lib, self._vocab = context, context.lib, context.model.vocab
+        self._check_biases(generation)
         self._grammar = self._open_grammar(generation.grammar) if generation.grammar else None
         stages = [*self._adjustments(generation), *self._draw(generation)]
         self._simple = len(stages) == 1 and generation.temperature == 0.0
@@ -35,9 +36,14 @@ class Sampler:
             raise InputError("the grammar is not valid GBNF", "Fix `grammar` in the generation settings.")
         return grammar
 
+    def _check_biases(self, generation: Generation) -> None:
+        size = self._context.model.vocabulary_size
+        if outside := [token for token, _ in generation.logit_bias if token >= size]:
+            raise InputError(f"logit_bias: there is no token {outside[0]}", f"The model's tokens are 0 to {size - 1}.")
+
     def _adjustments(self, generation: Generation) -> list[Any]:
         lib, size, stages = self._lib, self._context.model.vocabulary_size, []
-        biases = [(token, bias) for token, bias in generation.logit_bias if token < size]
+        biases = generation.logit_bias
         if biases:
             array = (lib.llama_logit_bias * len(biases))(*(lib.llama_logit_bias(token, bias) for token, bias in biases))
             stages.append(lib.llama_sampler_init_logit_bias(size, len(biases), array))

@@ -98,6 +98,18 @@ def test_generate_is_the_fold_of_stream(manager: ModelManager) -> None:
         manager.generate("a", [{"role": "user"}], SHORT)
 
 
+def test_messages_and_biases_that_are_none_are_refused(manager: ModelManager) -> None:
+    with pytest.raises(InputError, match="no messages"):
+        manager.generate("a", [], SHORT)
+    with pytest.raises(InputError, match="'foo' is no role") as caught:
+        manager.generate("a", [{"role": "foo", "content": "hello?"}], SHORT)
+    assert "system, user, assistant, tool" in caught.value.hint
+    with pytest.raises(InputError, match="no token 1000000") as caught:
+        manager.generate("a", QUESTION, Generation(max_tokens=2, logit_bias=((10**6, 5.0),)))
+    assert caught.value.hint == f"The model's tokens are 0 to {len(VOCABULARY) - 1}."
+    assert manager.generate("a", QUESTION, SHORT), "the engine goes on"
+
+
 @pytest.mark.parametrize("seconds", [float("inf"), 1e300, float("nan"), 0, -1.0, "5", True])
 def test_a_deadline_that_cannot_be_waited_for_is_refused(manager: ModelManager, seconds: float) -> None:
     with pytest.raises(InputError, match="deadline_s is") as caught:
