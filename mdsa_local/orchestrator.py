@@ -245,8 +245,10 @@ class TinyBERTOrchestrator:
             self._onnx.load_judge_ahead()
             read: _Read = self._timed("route", trace, lambda: self._route(query))
             trace[-1] = replace(trace[-1], detail=read.detail)
+            asked = read.text
             embed = self.encoder.remembering()
-            route, evidence = self._looked_up(read, embed, trace)
+            read, evidence = self._looked_up(read, embed, trace)
+            route = read.route
             yield Routed(route)
             if route.domain is None:
                 verdict, draft = Verdict("abstained", unclaimed(route, self.registry, self.settings), (), (), route.reason), None
@@ -263,7 +265,7 @@ class TinyBERTOrchestrator:
                 if verdict.text != draft.text:
                     yield Revised(verdict.text, verdict.reason, kind)
             answer = self._answer(request_id, query, route, draft, verdict, trace, (time.perf_counter() - began) * 1000)
-            self._log(answer, read.text)
+            self._log(answer, asked)
             yield Completed(answer)
         except MDSAError:
             self._count("error", None, began)
@@ -377,11 +379,11 @@ class TinyBERTOrchestrator:
             turns = (topic(turns),)
         return Query(asked, domain, dict(context or {}), turns)
 
-    def _looked_up(self, read: _Read, embed: Embed, trace: list[Stage]) -> tuple[Route, Evidence]:
-        """The route as the documents leave it, and what they say."""
+    def _looked_up(self, read: _Read, embed: Embed, trace: list[Stage]) -> tuple[_Read, Evidence]:
+        """How the question is understood after a look into the documents, and what they say."""
         route, judge = read.route, None if self._degraded else self.judge
-        if route.domain is None and (judge is None or route.parts or route.small_talk or not route.scores):
-            return route, Evidence()
+        if route.domain is None and (judge is None or route.small_talk or not route.scores):
+            return read, Evidence()
         began = time.perf_counter()
         if self._keeps_in_step:
             self._following.follow()
@@ -400,9 +402,21 @@ class TinyBERTOrchestrator:
             () if read.turn else quoting.divided(read.text),
             read.turn,
         )
-        route, evidence, odds = settled(route, searcher.look, lambda: searcher.nearest([name for name in route.scores if name != route.domain]))
+        evidence, odds = Evidence(), dict[str, float]()
+        if route.domain is not None or not route.parts:
+            route, evidence, odds = settled(route, searcher.look, lambda: searcher.nearest([name for name in route.scores if name != route.domain]))
+        text = read.text
+        if judge and route.parts and (route.domain is None or evidence.doubt is None or evidence.doubt.declines):
+            # What belongs elsewhere may hide what this domain answers.
+            for part in sorted(route.parts, key=lambda part: (part.domain != route.domain, -part.confidence)):
+                alone = replace(searcher, question=part.text, vector=embed([part.text])[0], parts=()).look(part.domain)
+                if alone.doubt is not None and alone.doubt.sure:
+                    why = f"{route.reason}; the documents of {part.domain} answer its part"
+                    route = route if part.domain == route.domain else replace(route, domain=part.domain, confidence=part.confidence, reason=why)
+                    text, evidence, odds = part.text, alone, {**odds, part.domain: round(alone.doubt.odds, 2)}
+                    break
         trace.append(Stage("retrieve", (time.perf_counter() - began) * 1000, {"odds": odds} if judge else {}))
-        return route, evidence
+        return replace(read, route=route, text=text), evidence
 
     def _route(self, query: Query) -> _Read:
         chosen = self.registry.get(query.domain) if query.domain is not None else None

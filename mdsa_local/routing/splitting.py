@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,6 +30,12 @@ JOINT = re.compile(
 )
 # A new sentence or a word that opens another matter; a comma, "and" or "while" join within one matter more often than not.
 STRONG = re.compile(r"[.?!;\n]|also|plus|by the way|btw|separately|another thing|second", re.IGNORECASE)
+# Two questions side by side ("when is payday and how long do eggs take"): whatever joins them, the second is as likely as not another matter, and one
+# domain for both has to be so much surer.
+ASKS = re.compile(
+    r"(?:how|what|when|where|who|whose|which|why|until when|can|could|may|do|does|did|is|are|am|will|should|must|has|have)\b", re.IGNORECASE
+)
+ONE_FOR_BOTH = 0.3
 WORD = re.compile(r"\w+")
 MOST_PIECES = 8
 SHORTEST_WORDS = 2
@@ -37,11 +44,13 @@ SURE_AFTER_STRONG, SURE_AFTER_WEAK = 0.35, 0.6
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What stands between two joints, from character ``start`` to ``end``; ``strong``: the joint before it is one that opens another matter."""
+    """What stands between two joints, from character ``start`` to ``end``; ``strong``: the joint before it is one that opens another matter;
+    ``asks``: so does a question."""
 
     start: int
     end: int
     strong: bool
+    asks: bool = False
 
 
 def pieces(text: str) -> list[Piece]:
@@ -52,7 +61,7 @@ def pieces(text: str) -> list[Piece]:
         end = joint.start() if joint else len(text)
         body = text[start:end].rstrip(" ,.;:!?\n-")
         if len(WORD.findall(body)) >= SHORTEST_WORDS:
-            found.append(Piece(start, start + len(body), strong))
+            found.append(Piece(start, start + len(body), strong, bool(ASKS.match(body))))
             strong = False
         elif found and body:
             found[-1] = replace(found[-1], end=start + len(body))
@@ -74,7 +83,7 @@ def parts(text: str, score: Callable[[list[str]], Scored]) -> tuple[Part, ...]:
     runs = [(i, j) for i in range(len(spans)) for j in range(i + 1, len(spans) + 1)]
     scored = score([text[spans[i].start : spans[j - 1].end] for i, j in runs])
     by_run = dict(zip(runs, scored.scores, strict=True))
-    best = _divide([piece.strong for piece in spans], by_run)
+    best = _divide(spans, by_run)
     if len(best) < 2:
         return ()
     found = []
@@ -85,15 +94,16 @@ def parts(text: str, score: Callable[[list[str]], Scored]) -> tuple[Part, ...]:
     return tuple(found)
 
 
-def _divide(strong: list[bool], by_run: dict[tuple[int, int], NDArray[np.floating]]) -> list[tuple[int, int]]:
+def _divide(spans: Sequence[Piece], by_run: dict[tuple[int, int], NDArray[np.floating]]) -> list[tuple[int, int]]:
     """Runs that cover all pieces, with the highest sum of their pieces' log confidence; neighbours differ in domain.
 
-    ``strong[i]``: the joint before piece ``i`` is strong. Both sides of a division must be as sure as its joint asks for.
+    Both sides of a division must be as sure as its joint asks for.
     """
-    n = len(strong)
+    n = len(spans)
+    both_ask = [False, *(one.asks and other.asks for one, other in pairwise(spans))]
 
     def need(at: int) -> float:
-        return 0.0 if at in (0, n) else SURE_AFTER_STRONG if strong[at] else SURE_AFTER_WEAK
+        return 0.0 if at in (0, n) else SURE_AFTER_STRONG if spans[at].strong or both_ask[at] else SURE_AFTER_WEAK
 
     best: list[tuple[float, list[tuple[int, int]]]] = [(0.0, []), *((-np.inf, list[tuple[int, int]]()) for _ in range(n))]
     for j in range(1, n + 1):
@@ -105,7 +115,7 @@ def _divide(strong: list[bool], by_run: dict[tuple[int, int], NDArray[np.floatin
                 continue
             if before and by_run[before[-1]].argmax() == row.argmax():
                 continue
-            total = value + float(np.log(max(sure, 1e-6))) * (j - i)
+            total = value + float(np.log(max(sure, 1e-6))) * (j - i) + float(np.log(ONE_FOR_BOTH)) * sum(both_ask[i + 1 : j])
             if total > best[j][0]:
                 best[j] = (total, [*before, (i, j)])
     return best[n][1]
