@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mdsa_local.domains import quoting
 from mdsa_local.domains.quoting import Extract
-from mdsa_local.types import Passage, Route, Turn
+from mdsa_local.types import Part, Passage, Route, Turn
 from mdsa_local.validation import citations
 from mdsa_local.validation.answerable import Doubt, doubt
 
@@ -129,6 +129,39 @@ def narrowed(passages: Sequence[Passage], extracts: Sequence[Extract], most: int
     place = {old: new for new, old in enumerate(order)}
     kept = [one for one in extracts if one.passage in place]
     return tuple(passages[at] for at in order), [replace(one, passage=place[one.passage], document=passages[one.passage].source) for one in kept]
+
+
+def resolved(route: Route, searcher: Searcher) -> tuple[Route, Evidence, dict[str, float], Part | None]:
+    """``route`` as the evidence leaves it, that evidence, the odds of each domain looked into, and the part of the question that is answered by
+    itself, if one is.
+
+    Of a question for several domains the part of the chosen one comes first: what belongs elsewhere brings sentences that are near to it alone, or
+    hides what this domain answers. Where its documents answer neither that nor the whole, another part is answered.
+    """
+    evidence, odds, part = Evidence(), dict[str, float](), None
+    if searcher.judge is not None:
+        part, alone = by_itself([part for part in route.parts if part.domain == route.domain], searcher)
+    if part is None and (route.domain is not None or not route.parts):
+        chosen = route.domain
+        route, evidence, odds = settled(route, searcher.look, lambda: searcher.nearest([name for name in route.scores if name != chosen]))
+    if part is None and searcher.judge is not None and (evidence.doubt is None or evidence.doubt.declines):
+        part, alone = by_itself([part for part in route.parts if part.domain != route.domain], searcher)
+    if part is not None:
+        evidence = alone
+        odds |= {part.domain: round(alone.doubt.odds, 2)} if alone.doubt else {}
+        if part.domain != route.domain:
+            why = f"{route.reason}; the documents of {part.domain} answer its part"
+            route = replace(route, domain=part.domain, confidence=part.confidence, reason=why)
+    return route, evidence, odds, part
+
+
+def by_itself(parts: Sequence[Part], searcher: Searcher) -> tuple[Part | None, Evidence]:
+    """The surest of ``parts`` that the documents of its domain surely answer, and what they say."""
+    for part in sorted(parts, key=lambda part: -part.confidence):
+        found = replace(searcher, question=part.text, vector=searcher.embed([part.text])[0], parts=()).look(part.domain)
+        if found.doubt is not None and found.doubt.sure:
+            return part, found
+    return None, Evidence()
 
 
 def settled(route: Route, look: Callable[[str], Evidence], nearest: Callable[[], Sequence[str]]) -> tuple[Route, Evidence, dict[str, float]]:

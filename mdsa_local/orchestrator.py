@@ -20,7 +20,7 @@ from mdsa_local.domains.executor import DomainExecutor
 from mdsa_local.domains.prompts import NOT_FOUND
 from mdsa_local.domains.registry import DomainRegistry
 from mdsa_local.errors import ConfigError, InputError, MDSAError, StorageError
-from mdsa_local.evidence import Evidence, Searcher, settled
+from mdsa_local.evidence import Evidence, Searcher, resolved
 from mdsa_local.knowledge.following import Following
 from mdsa_local.knowledge.forked import refuse_forked
 from mdsa_local.onnx_models import OnnxModels
@@ -402,21 +402,9 @@ class TinyBERTOrchestrator:
             () if read.turn else quoting.divided(read.text),
             read.turn,
         )
-        evidence, odds = Evidence(), dict[str, float]()
-        if route.domain is not None or not route.parts:
-            route, evidence, odds = settled(route, searcher.look, lambda: searcher.nearest([name for name in route.scores if name != route.domain]))
-        text = read.text
-        if judge and route.parts and (route.domain is None or evidence.doubt is None or evidence.doubt.declines):
-            # What belongs elsewhere may hide what this domain answers.
-            for part in sorted(route.parts, key=lambda part: (part.domain != route.domain, -part.confidence)):
-                alone = replace(searcher, question=part.text, vector=embed([part.text])[0], parts=()).look(part.domain)
-                if alone.doubt is not None and alone.doubt.sure:
-                    why = f"{route.reason}; the documents of {part.domain} answer its part"
-                    route = route if part.domain == route.domain else replace(route, domain=part.domain, confidence=part.confidence, reason=why)
-                    text, evidence, odds = part.text, alone, {**odds, part.domain: round(alone.doubt.odds, 2)}
-                    break
+        route, evidence, odds, part = resolved(route, searcher)
         trace.append(Stage("retrieve", (time.perf_counter() - began) * 1000, {"odds": odds} if judge else {}))
-        return replace(read, route=route, text=text), evidence
+        return replace(read, route=route, text=part.text if part else read.text), evidence
 
     def _route(self, query: Query) -> _Read:
         chosen = self.registry.get(query.domain) if query.domain is not None else None

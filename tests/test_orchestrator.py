@@ -79,11 +79,32 @@ def test_a_part_that_belongs_elsewhere_is_told(product: TinyBERTOrchestrator) ->
 
 
 def test_a_question_of_several_domains_alike_is_not_called_one_of_none(product: TinyBERTOrchestrator) -> None:
-    answer = product.ask("My mother missed her insulin this morning; separately, how do I set up a standing order for her rent?")
+    answer = product.ask("Who invented insulin; separately, who invented the credit card?")
     assert (answer.status, answer.domain) == ("abstained", None)
     assert {part.domain for part in answer.elsewhere} == {"finance", "medical"}
     assert answer.response == SEVERAL_DOMAINS
     assert product.ask("what's the weather on mars").response == NO_DOMAIN
+
+
+@pytest.mark.parametrize(
+    ("question", "domain", "elsewhere", "said"),
+    [
+        # No domain has the whole of it; the documents of one surely answer its part.
+        (
+            "My mother missed her insulin this morning; separately, how do I set up a standing order for her rent?",
+            "medical",
+            "how do I set up a standing order for her rent",
+            "Never double the next insulin dose",
+        ),
+        ("how long is a share code valid and what does E401 mean?", "technical", "how long is a share code valid", "Error E401"),
+    ],
+)
+def test_a_part_is_answered_by_itself_and_the_other_named(
+    product: TinyBERTOrchestrator, question: str, domain: str, elsewhere: str, said: str
+) -> None:
+    answer = product.ask(question)
+    assert (answer.status, answer.domain, [part.text for part in answer.elsewhere]) == ("success", domain, [elsewhere])
+    assert answer.response.startswith(said)
 
 
 def test_what_may_be_quoted_is_looked_for_once(product: TinyBERTOrchestrator, monkeypatch: pytest.MonkeyPatch) -> None:
