@@ -28,7 +28,21 @@ OTHER_VARIABLES = ("HOME", "DEBUG")
 LONGEST_WAIT_S = 604_800
 _told: set[str] = set()
 # libyaml where PyYAML was built with it: a tenth of the time, and the shipped domains alone are 500 lines.
-YamlLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class YamlLoader(_Loader):  # type: ignore[misc]
+    """Reads YAML, and refuses a key that stands twice in one mapping, of which the last would win in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As PyYAML does."""
+        seen = set[str]()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} stands there twice", key.start_mark)
+                seen.add(key.value)
+        return dict(super().construct_mapping(node, deep))
 
 
 def shipped(name: str) -> Path:

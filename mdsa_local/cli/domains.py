@@ -48,7 +48,7 @@ def check(as_json: Json = False) -> None:
         document({"examples": total, "overlaps": overlaps, "collisions": collisions, "without_examples": bare})
         return
     for name in bare:
-        line(f"{name}: no examples, so nothing can be checked; add a few under `examples`")
+        line(f"{name}: no examples, so nothing can be checked; add a few to examples.yaml in its folder")
     if not found:
         line(f"no overlap among {total} examples")
         return

@@ -16,7 +16,7 @@ from mdsa_local.cli.output import line as write_line
 from mdsa_local.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -125,7 +125,12 @@ def list_(domain: Domain = None, as_json: Json = False) -> None:
         table([(base, _plain(e.document), str(e.n_chunks), _plain(e.source)) for base, e in found], ("base", "document", "chunks", "source"))
     if not found:
         note(EMPTY)
-    for base in dict.fromkeys(base for base, _ in found if base != SHARED and base not in parts.registry):
+    _tell_orphans(parts, (base for base, _ in found))
+
+
+def _tell_orphans(parts: TinyBERTOrchestrator, bases: Iterable[str]) -> None:
+    """Tell of knowledge bases that hold documents for a domain which is not there."""
+    for base in dict.fromkeys(base for base in bases if base != SHARED and base not in parts.registry):
         note(f"no domain is called {base}: nobody is answered from its documents; add one, or remove them: mdsa kb remove NAME -d {base}")
 
 
@@ -375,6 +380,7 @@ def check(
             line("nothing is wrong")
         elif not repair:
             note(f"To put it right: mdsa kb check --repair{f' -d {domain}' if domain else ''}; what is gone is removed then.")
+    _tell_orphans(parts, (base for base in bases if base and parts.knowledge.list_documents(base)))
     if any(not problem.repaired for _, problem in found):
         raise typer.Exit(1)
 

@@ -69,6 +69,7 @@ def fit(
     Lines of domains that are installed add to their examples. The report tells accuracy on held-out examples and the thresholds chosen.
     """
     from mdsa_local.orchestrator import TinyBERTOrchestrator
+    from mdsa_local.routing.fitting import LEAST_OWN
     from mdsa_local.routing.router import IntentRouter
 
     given = read_pairs(file) if file else []
@@ -86,9 +87,11 @@ def fit(
     report = {**router.report, "per_domain": dict(router.thresholds.per_domain or {}), "file": str(target)}
     if as_json:
         document(report)
-        return
-    for key, value in report.items():
-        line(f"{key.replace('_', ' '):<22} {value}")
+    else:
+        for key, value in report.items():
+            line(f"{key.replace('_', ' '):<22} {value}")
+    if per_domain and (common := [name for name in router.domains if name not in report["per_domain"]]):
+        note(f"a threshold of its own takes {LEAST_OWN} held-out examples of a domain; the common one goes for: {', '.join(common)}")
 
 
 @app.command("export")

@@ -140,6 +140,8 @@ class DomainConfig(BaseModel):
             raise ValueError("a domain's name is made of a-z, 0-9, _ and -, starts with a letter or digit, and has at most 64 characters")
         if name == "global":
             raise ValueError("'global' is the shared knowledge base; choose another name")
+        if name == "none":
+            raise ValueError("'none' is what is said of questions that belong to no domain; choose another name")
         return name
 
     @property
@@ -186,7 +188,11 @@ def advice(error: ValidationError) -> str:
         return 'Give the domain a name: DomainConfig(name="hr").'
     if key == ("name",) and isinstance(given, str):
         better = re.sub(r"[^a-z0-9_-]+", "_", given.lower()).strip("_-")[:64]
-        return f"Call it {better!r}, for example; what people read is its title." if NAME.fullmatch(better) and better != given else "Choose another."
+        return (
+            f"Call it {better!r}, for example; what people read is its title."
+            if NAME.fullmatch(better) and better not in (given, "global", "none")
+            else "Choose another."
+        )
     return "Give it such a value, or leave it out for the default."
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,11 @@ TEMPERATURES = np.geomspace(0.005, 0.5, 40)
 SHARPNESS = np.geomspace(0.2, 4.0, 40)
 # At most this share of the questions that belong somewhere is refused.
 REFUSED = 0.0175
+# More of them may be, up to the threshold before a fit, where their share is worth so many times less than that of the questions of no domain which
+# are refused too.
+WORTH = 2.0
+# Of so many held-out examples that are taken for a domain one may be refused: then it gets a threshold of its own.
+LEAST_OWN = math.ceil(1 / REFUSED)
 # Of fewer held-out examples no threshold is read off; none is ever lower or higher than these.
 LEAST_HELD_OUT = 100
 LOWEST, HIGHEST = 0.2, 0.8
@@ -139,7 +145,7 @@ def fit(index: Index, calibration: Calibration, outside: Anchors | None = None, 
         beyond = _Confidence.of(index.level(table), away, calibration)
     inside = _Confidence.of(index.level(evidence), shares, calibration)
     # Nothing out of scope was shown, so nothing speaks for letting more in than before.
-    thresholds = _thresholds(inside.values, inside.best, names, per_domain, Thresholds().ask if beyond is None else LOWEST)
+    thresholds = _thresholds(inside, beyond, names, per_domain)
     report = {
         "examples": len(vectors),
         "held_out": len(held),
@@ -253,16 +259,22 @@ def _best_loss(
     return min(log_loss(logits * sharpness, labels) for sharpness in SHARPNESS[::4])
 
 
-def _thresholds(confidence: NDArray[np.floating], best: NDArray[np.int64], names: Sequence[str], per_domain: bool, lowest: float) -> Thresholds:
-    """``ask`` refuses ``REFUSED`` of what belongs somewhere; ``accept`` flags as many again, and all below one half."""
+def _thresholds(inside: _Confidence, beyond: _Confidence | None, names: Sequence[str], per_domain: bool) -> Thresholds:
+    """``ask`` refuses :data:`REFUSED` of what belongs somewhere, more where that is :data:`WORTH` it; ``accept`` flags as many again, and all below
+    one half."""
+    confidence, lowest = inside.values, Thresholds().ask if beyond is None else LOWEST
     if len(confidence) < LEAST_HELD_OUT:
         return Thresholds()
     ask = float(np.clip(np.quantile(confidence, REFUSED), lowest, HIGHEST))
+    if beyond is not None and len(beyond.values) >= LEAST_OUTSIDE:
+        # Just above each of those that would be let in.
+        tried = [ask, *(float(value) + 1e-4 for value in np.sort(beyond.values) if ask <= value < Thresholds().ask)]
+        ask = max(tried, key=lambda at: float((beyond.values < at).mean()) - WORTH * float((confidence < at).mean()))
     own = {}
     for i, name in enumerate(names):
-        if per_domain and (best == i).sum() >= 1 / REFUSED:
-            own[name] = float(np.clip(np.quantile(confidence[best == i], REFUSED), lowest, HIGHEST))
-    return Thresholds(float(np.clip(np.quantile(confidence, 2 * REFUSED), 0.5, HIGHEST)), ask, own or None)
+        if per_domain and (inside.best == i).sum() >= LEAST_OWN:
+            own[name] = float(np.clip(np.quantile(confidence[inside.best == i], REFUSED), lowest, HIGHEST))
+    return Thresholds(float(np.clip(max(ask, np.quantile(confidence, 2 * REFUSED)), 0.5, HIGHEST)), ask, own or None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from mdsa_local.domains.config import DomainConfig
 from mdsa_local.errors import ConfigError, InputError, UnknownNameError
 from mdsa_local.routing import conversation, fitting, small_talk, splitting
-from mdsa_local.routing.anchors import Anchors, Floats, Index, TextEncoder, anchor_texts
+from mdsa_local.routing.anchors import Anchors, Floats, Index, TextEncoder, anchor_texts, cosines
 from mdsa_local.routing.calibration import Calibration
 from mdsa_local.routing.classifier import Classifier
 from mdsa_local.routing.fitting import Fit, Thresholds
@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 WORTH_FITTING = 8
 ATTEMPTS = 5
 EXPLAINED = 3
+# A question is like one that belongs to no domain from this cosine on, if it is less near by so much to all that domains are known by; from SAME on
+# it is that one.
+LIKE_OUTSIDE, LESS_NEAR, SAME = 0.75, 0.1, 0.97
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +285,22 @@ class IntentRouter:
         if with_small_talk and (said := self._small_talk(now, encode([text])[0], route, leaning is not None and leaning.leans)):
             none = dict.fromkeys(route.scores, 0.0)
             return replace(route, domain=None, confidence=0.0, scores=none, reason=f"small talk, like {said!r}", small_talk=True), text
-        return conversation.route(text, history[-1], route, routes, self._thresholds(now)) if history else (route, text)
+        route, text = conversation.route(text, history[-1], route, routes, self._thresholds(now)) if history else (route, text)
+        if route.domain is not None and (known := self._outside(now, encode([text])[0])):
+            none = dict.fromkeys(route.scores, 0.0)
+            return replace(route, domain=None, confidence=0.0, scores=none, reason=f"like {known!r}, which belongs to no domain"), text
+        return route, text
+
+    @staticmethod
+    def _outside(now: Snapshot, vector: Floats) -> str:
+        """The question that was said to belong to no domain which this ``vector`` is like; empty where it is like none, or something that a domain is
+        known by is about as near."""
+        if now.outside is None or not now.outside.texts:
+            return ""
+        found = cosines(vector[None, :], now.outside.vectors)[0]
+        near, best = float(found.max()), now.index.best(vector)
+        like = (near >= SAME and near > best) or (near >= LIKE_OUTSIDE and near - best >= LESS_NEAR)
+        return now.outside.texts[int(found.argmax())] if like else ""
 
     @cached_property
     def _phrases(self) -> Anchors | None:
@@ -318,7 +336,8 @@ class IntentRouter:
             )
             others = max((score for name, score in scores.items() if name != best), default=0.0)
             why = nothing if inside < 0.5 else "several domains fit about equally well" if others > confidence / 2 else "no domain is sure enough"
-            return Route(None, confidence, scores, f"{why} (best: {best} at {confidence:.2f}, needed {needed:.2f})")
+            digits = 2 if f"{confidence:.2f}" != f"{needed:.2f}" else 4
+            return Route(None, confidence, scores, f"{why} (best: {best} at {confidence:.{digits}f}, needed {needed:.{digits}f})")
         flag = "" if confidence >= thresholds.accept else f"; unsure, below {thresholds.accept:.2f}"
         by_label = self._classifier is not None and bool(self._classifier.knows((best,))[0])
         found = f"the classifier says {best}" if by_label else f"nearest to what {best} is known by"

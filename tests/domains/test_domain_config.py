@@ -37,6 +37,8 @@ def test_a_folder_is_a_domain(tmp_path: Path) -> None:
         ("generation: {temperature: hot}\n", "generation.temperature"),
         ("name: other\n", "folder is 'garden'"),
         ("description: [\n", "not valid YAML"),
+        ("description: one\ndescription: two\n", "the key 'description' stands there twice"),
+        ("generation: {seed: 1, seed: 2}\n", "the key 'seed' stands there twice"),
         ("examples: [a]\n", "examples"),
         ("keywords: 3\n", "keywords"),
         ("keywords: soil, seeds\n", "'keywords': expected a list of texts"),

@@ -251,3 +251,25 @@ def test_domains_that_overlap_are_found(encoder: Encoder) -> None:
     found = router.collisions()
     assert any(c.domain == "bank" and c.other == "cards" and "card" in c.text for c in found)
     assert all(c.own <= c.others for c in found)
+
+
+def test_what_was_said_to_belong_nowhere_is_refused(encoder: Encoder, domains: list[DomainConfig]) -> None:
+    router = IntentRouter(encoder)
+    router.register_all(domains)
+    nowhere = "my card payment of feelings was refused by my heart"
+    assert router.route(nowhere).domain == "finance"
+    router.fit([(nowhere, None), *((text, None) for text in outside()[:20])])
+    found = router.route(nowhere)
+    assert (found.domain, found.confidence, found.reason) == (None, 0.0, f"like {nowhere!r}, which belongs to no domain")
+    assert router.route("my card payment was refused").domain == "finance"
+
+
+def test_the_threshold_rises_where_that_refuses_more_of_what_belongs_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = blobs(200, 1)
+    away = blobs(60, 7)["c"] + blobs(60, 8)["a"]
+    index, outside = index_of(vectors), beyond((away / np.linalg.norm(away, axis=1, keepdims=True)).astype(np.float32))
+    weighed = fit(index, Calibration(), outside)
+    monkeypatch.setattr("mdsa_local.routing.fitting.WORTH", 1e9)
+    plain = fit(index, Calibration(), outside)
+    assert plain.thresholds.ask <= weighed.thresholds.ask <= max(plain.thresholds.ask, 0.35)
+    assert weighed.report["out_of_scope_refused"] >= plain.report["out_of_scope_refused"]
