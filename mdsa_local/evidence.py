@@ -135,29 +135,32 @@ def resolved(route: Route, searcher: Searcher) -> tuple[Route, Evidence, dict[st
     """``route`` as the evidence leaves it, that evidence, the odds of each domain looked into, and the part of the question that is answered by
     itself, if one is.
 
-    Of a question for several domains the part of the chosen one comes first: what belongs elsewhere brings sentences that are near to it alone, or
-    hides what this domain answers. Where its documents answer neither that nor the whole, another part is answered.
+    What belongs elsewhere may hide what a domain answers: where it answers nothing of a question for several domains its part is looked up alone,
+    then the other parts are, each in its domain. Where the domain answers all, no part belongs elsewhere. (Its part alone in any case would bring
+    fewer sentences beside the point, but also lose what two documents of one domain say.)
     """
-    evidence, odds, part = Evidence(), dict[str, float](), None
-    if searcher.judge is not None:
-        part, alone = by_itself([part for part in route.parts if part.domain == route.domain], searcher)
-    if part is None and (route.domain is not None or not route.parts):
+    evidence, odds = Evidence(), dict[str, float]()
+    if route.domain is not None or not route.parts:
         chosen = route.domain
         route, evidence, odds = settled(route, searcher.look, lambda: searcher.nearest([name for name in route.scores if name != chosen]))
-    if part is None and searcher.judge is not None and (evidence.doubt is None or evidence.doubt.declines):
-        part, alone = by_itself([part for part in route.parts if part.domain != route.domain], searcher)
-    if part is not None:
-        evidence = alone
-        odds |= {part.domain: round(alone.doubt.odds, 2)} if alone.doubt else {}
-        if part.domain != route.domain:
-            why = f"{route.reason}; the documents of {part.domain} answer its part"
-            route = replace(route, domain=part.domain, confidence=part.confidence, reason=why)
-    return route, evidence, odds, part
+    if searcher.judge is None or not route.parts:
+        return route, evidence, odds, None
+    declined = evidence.doubt is None or evidence.doubt.declines
+    if not declined:
+        answered = sum(extract.leads for extract in evidence.extracts) >= len(route.parts)
+        return replace(route, parts=()) if answered else route, evidence, odds, None
+    part, alone = by_itself(sorted(route.parts, key=lambda part: (part.domain != route.domain, -part.confidence)), searcher)
+    if part is None:
+        return route, evidence, odds, None
+    if part.domain != route.domain:
+        why = f"{route.reason}; the documents of {part.domain} answer its part"
+        route = replace(route, domain=part.domain, confidence=part.confidence, reason=why)
+    return route, alone, odds | ({part.domain: round(alone.doubt.odds, 2)} if alone.doubt else {}), part
 
 
 def by_itself(parts: Sequence[Part], searcher: Searcher) -> tuple[Part | None, Evidence]:
-    """The surest of ``parts`` that the documents of its domain surely answer, and what they say."""
-    for part in sorted(parts, key=lambda part: -part.confidence):
+    """The first of ``parts`` that the documents of its domain surely answer, and what they say."""
+    for part in parts:
         found = replace(searcher, question=part.text, vector=searcher.embed([part.text])[0], parts=()).look(part.domain)
         if found.doubt is not None and found.doubt.sure:
             return part, found
