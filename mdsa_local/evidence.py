@@ -136,19 +136,16 @@ def resolved(route: Route, searcher: Searcher) -> tuple[Route, Evidence, dict[st
     itself, if one is.
 
     What belongs elsewhere may hide what a domain answers: where it answers nothing of a question for several domains its part is looked up alone,
-    then the other parts are, each in its domain. Where the domain answers all, no part belongs elsewhere. (Its part alone in any case would bring
-    fewer sentences beside the point, but also lose what two documents of one domain say.)
+    then the other parts are, each in its domain. (Its part alone in any case would bring fewer sentences beside the point, but also lose what two
+    documents of one domain say.)
     """
     evidence, odds = Evidence(), dict[str, float]()
     if route.domain is not None or not route.parts:
         chosen = route.domain
         route, evidence, odds = settled(route, searcher.look, lambda: searcher.nearest([name for name in route.scores if name != chosen]))
-    if searcher.judge is None or not route.parts:
-        return route, evidence, odds, None
     declined = evidence.doubt is None or evidence.doubt.declines
-    if not declined:
-        answered = sum(extract.leads for extract in evidence.extracts) >= len(route.parts)
-        return replace(route, parts=()) if answered else route, evidence, odds, None
+    if searcher.judge is None or not declined:
+        return route, evidence, odds, None
     part, alone = by_itself(sorted(route.parts, key=lambda part: (part.domain != route.domain, -part.confidence)), searcher)
     if part is None:
         return route, evidence, odds, None

@@ -109,14 +109,14 @@ def test_an_unfinished_download(settings: Settings) -> None:
 def test_adapters_of_domains(settings: Settings, tmp_path: Path) -> None:
     lora = write_lora(tmp_path / "lora.gguf", SHAPES["tiny"])
     model = shipped("models") / "nano" / "nano-q4_0.gguf"
-    for name, adapter in (("sound", lora), ("missing", "nosuch.gguf"), ("none", model)):
+    for name, adapter in (("sound", lora), ("missing", "nosuch.gguf"), ("other", model)):
         folder = settings.home / "domains" / name
         folder.mkdir(parents=True)
         (folder / "domain.yaml").write_text(f"adapter: {adapter}\n")
     found = {finding.message.split(":")[0]: finding for finding in findings(settings, "models") if "adapter" in finding.facts}
-    assert {name: finding.level for name, finding in found.items()} == {"domain sound": "ok", "domain missing": "problem", "domain none": "problem"}
+    assert {name: finding.level for name, finding in found.items()} == {"domain sound": "ok", "domain missing": "problem", "domain other": "problem"}
     assert found["domain missing"].fix == "Check the path."
-    assert "is no adapter" in found["domain none"].message
+    assert "is no adapter" in found["domain other"].message
 
 
 def test_knowledge_bases_are_counted(product: TinyBERTOrchestrator) -> None:
