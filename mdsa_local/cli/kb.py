@@ -380,7 +380,7 @@ def check(
             line("nothing is wrong")
         elif not repair:
             note(f"To put it right: mdsa kb check --repair{f' -d {domain}' if domain else ''}; what is gone is removed then.")
-    _tell_orphans(parts, (base for base in bases if base and parts.knowledge.list_documents(base)))
+    _tell_orphans(parts, (base for base in bases if base and base not in parts.registry and parts.knowledge.list_documents(base)))
     if any(not problem.repaired for _, problem in found):
         raise typer.Exit(1)
 

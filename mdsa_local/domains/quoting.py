@@ -190,8 +190,7 @@ def _judged(
     """``found`` with what the judge says of the nearest to any of ``asked``, the question and its parts; and the places of the best for each part."""
     weighing = judge.weighing
     nearest = [(-cosines).argsort(kind="stable")[: READ_FOR_PART if at else READ].tolist() for at, cosines in enumerate(near)]
-    names = identifiers.named(asked[0])
-    naming = {place for place, unit in enumerate(found) if names and names.within(unit.text)}
+    names, naming = _naming(asked[0], found)
     nearest[0] += sorted(naming - {*nearest[0]}, key=lambda place: -near[0, place])[:READ_FOR_PART]
     read = list(dict.fromkeys(place for places in nearest for place in places))
     out, leading = list(found), set[int]()
@@ -221,6 +220,12 @@ def _judged(
     return out, leading
 
 
+def _naming(message: str, found: Sequence[Extract]) -> tuple[Names | None, set[int]]:
+    """What a message names, and the places of the units that have it."""
+    names = identifiers.named(message)
+    return names, {place for place, unit in enumerate(found) if names.within(unit.text)} if names else set()
+
+
 def _told_by_name(names: Names, unit: Extract, odds: float) -> float:
     return max(odds, TOLD_BY_NAME) + names.opens(unit.own) if names.alone else odds + NAMED
 
@@ -230,8 +235,7 @@ def _followed(judge: Judge, turn: Turn, question: str, found: Sequence[Extract],
     weighing = judge.weighing
     before, alone, together = ((weighing.nearness * cosines).tolist() for cosines in near)
     nearest = [(-near[2]).argsort(kind="stable")[:READ_TOGETHER].tolist(), (-near[1]).argsort(kind="stable")[:READ_ALONE].tolist()]
-    names = identifiers.named(turn.message)
-    naming = {place for place, unit in enumerate(found) if names and names.within(unit.text)}
+    names, naming = _naming(turn.message, found)
     nearest.append(sorted(naming, key=lambda place: -near[1, place])[:READ_ALONE])
     read = list(dict.fromkeys(place for places in nearest for place in places))
     told = judge.scores([(text, titled[place]) for text in (question, turn.message) for place in read])

@@ -144,7 +144,6 @@ def fit(index: Index, calibration: Calibration, outside: Anchors | None = None, 
             calibration = _scoped(calibration, (index.level(evidence), shares.max(1)), (index.level(table), away.max(1)))
         beyond = _Confidence.of(index.level(table), away, calibration)
     inside = _Confidence.of(index.level(evidence), shares, calibration)
-    # Nothing out of scope was shown, so nothing speaks for letting more in than before.
     thresholds = _thresholds(inside, beyond, names, per_domain)
     report = {
         "examples": len(vectors),
@@ -262,6 +261,7 @@ def _best_loss(
 def _thresholds(inside: _Confidence, beyond: _Confidence | None, names: Sequence[str], per_domain: bool) -> Thresholds:
     """``ask`` refuses :data:`REFUSED` of what belongs somewhere, more where that is :data:`WORTH` it; ``accept`` flags as many again, and all below
     one half."""
+    # Where nothing out of scope was shown, nothing speaks for letting more in than before.
     confidence, lowest = inside.values, Thresholds().ask if beyond is None else LOWEST
     if len(confidence) < LEAST_HELD_OUT:
         return Thresholds()

@@ -68,6 +68,11 @@ Score = Callable[[list[str]], Scored]
 Encode = Callable[[list[str]], Floats]
 
 
+def _nowhere(route: Route, reason: str) -> Route:
+    """``route`` of what surely belongs to no domain."""
+    return replace(route, domain=None, confidence=0.0, scores=dict.fromkeys(route.scores, 0.0), reason=reason)
+
+
 class IntentRouter:
     """Routes by the nearest examples of each domain and, once fitted, by a trained head beside them where that is better.
 
@@ -283,12 +288,10 @@ class IntentRouter:
         # Of what was said before, "how do they work?" is a question.
         leaning = conversation.leaning(text) if history else None
         if with_small_talk and (said := self._small_talk(now, encode([text])[0], route, leaning is not None and leaning.leans)):
-            none = dict.fromkeys(route.scores, 0.0)
-            return replace(route, domain=None, confidence=0.0, scores=none, reason=f"small talk, like {said!r}", small_talk=True), text
+            return replace(_nowhere(route, f"small talk, like {said!r}"), small_talk=True), text
         route, text = conversation.route(text, history[-1], route, routes, self._thresholds(now)) if history else (route, text)
         if route.domain is not None and (known := self._outside(now, encode([text])[0])):
-            none = dict.fromkeys(route.scores, 0.0)
-            return replace(route, domain=None, confidence=0.0, scores=none, reason=f"like {known!r}, which belongs to no domain"), text
+            return _nowhere(route, f"like {known!r}, which belongs to no domain"), text
         return route, text
 
     @staticmethod

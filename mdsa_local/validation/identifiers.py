@@ -33,11 +33,11 @@ class Names:
 
     def within(self, text: str) -> bool:
         """Whether a text has all of them."""
-        return all(_places(text, name) for name in self.names)
+        return all(_place(text, name) for name in self.names)
 
     def opens(self, text: str) -> bool:
         """Whether a text begins with one of them: then it most likely tells what that is."""
-        return any(not re.search(r"\w", text[: found[0].start()]) for name in self.names if (found := _places(text, name)))
+        return any(not re.search(r"\w", text[: found.start()]) for name in self.names if (found := _place(text, name)))
 
 
 def named(question: str) -> Names | None:
@@ -57,5 +57,6 @@ def _nothing_else(question: str, names: Iterable[str]) -> bool:
     return all(word in AROUND for word in re.findall(r"[\w']+", rest))
 
 
-def _places(text: str, name: str) -> list[re.Match[str]]:
-    return list(re.finditer(rf"(?<![\w-]){re.escape(name)}(?!-?\w)", text, re.IGNORECASE))
+def _place(text: str, name: str) -> re.Match[str] | None:
+    """Where a text has a name first."""
+    return re.search(rf"(?<![\w-]){re.escape(name)}(?!-?\w)", text, re.IGNORECASE)
