@@ -287,7 +287,7 @@ class IntentRouter:
         route = routes([text])[0]
         # Of what was said before, "how do they work?" is a question.
         leaning = conversation.leaning(text) if history else None
-        if with_small_talk and (said := self._small_talk(now, encode([text])[0], route, leaning is not None and leaning.leans)):
+        if with_small_talk and (said := self._small_talk(now, text, encode, route, leaning is not None and leaning.leans)):
             return replace(_nowhere(route, f"small talk, like {said!r}"), small_talk=True), text
         route, text = conversation.route(text, history[-1], route, routes, self._thresholds(now)) if history else (route, text)
         if route.domain is not None and (known := self._outside(now, encode([text])[0])):
@@ -312,12 +312,22 @@ class IntentRouter:
             return None
         return Anchors.made([(text, "small talk") for text in small_talk.PHRASES], self._encoder, self._cache)
 
-    def _small_talk(self, now: Snapshot, vector: Floats, route: Route, leans: bool) -> str:
-        """The phrase that a message with this ``vector`` and ``route`` is small talk like; empty when it is none, or its domain is for that."""
-        if self._phrases is None or (said := small_talk.resembled(vector, self._phrases, now.index, leans)) is None:
+    def _small_talk(self, now: Snapshot, text: str, encode: Encode, route: Route, leans: bool) -> str:
+        """The phrase that a message with this ``route``, or the first of its clauses, is small talk like; empty when it is none, or its domain is for
+        that."""
+        if (phrases := self._phrases) is None:
             return ""
-        claimed = route.domain is not None and small_talk.claimed(self._phrases, now.index.anchors[route.domain], said)
-        return "" if claimed else self._phrases.texts[said]
+
+        def like(part: str) -> int | None:
+            return small_talk.resembled(encode([part])[0], phrases, now.index, leans)
+
+        if (said := like(text)) is None:
+            parts = small_talk.clauses(text)
+            said = like(parts[0]) if parts else None
+            if said is None or any(like(part) is None for part in parts[1:]):
+                return ""
+        claimed = route.domain is not None and small_talk.claimed(phrases, now.index.anchors[route.domain], said)
+        return "" if claimed else phrases.texts[said]
 
     def _thresholds(self, now: Snapshot) -> Thresholds:
         fitted = now.fit.thresholds

@@ -17,6 +17,7 @@ DATA = Path(__file__).parents[1] / "data"
 SAID = (
     "Good morning!", "goodnight", "hey, what's your name", "how's it going today", "thanks a lot!!", "lol", "you're a funny one", "r u a robot?",
     "merry christmas everyone", "this is a test", "can you tell me a joke?", "i'm so bored", "who on earth are you",
+    "hi there, how's your day going", "thank you so much, bye", "hello! how are you doing?", "ok, bye, see you tomorrow", "oh no, I'm so sad today",
 )  # fmt: skip
 
 
@@ -60,6 +61,8 @@ def test_it_is_explained_by_what_it_is_nearest_to(product: TinyBERTOrchestrator)
 def test_a_greeting_before_a_question_is_no_small_talk(product: TinyBERTOrchestrator) -> None:
     assert product.router.route("hello, my card was stolen").domain == "finance"
     assert product.router.route("good morning, how do I reset the hub?").domain == "technical"
+    more = ("hi, how do I return a lamp", "thanks, but it does not work", "hello, are you hiring?", "sorry, I was charged twice", "ok, and the fee?")
+    assert [text for text in more if product.router.route(text).small_talk] == []
 
 
 @pytest.mark.parametrize(
