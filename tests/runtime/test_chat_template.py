@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 
 import pytest
+from llama_cpp import llama_chat_format
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from mdsa_local.errors import ModelFileError
 from mdsa_local.runtime.backend import Message
@@ -70,6 +73,57 @@ def test_a_template_that_takes_for_ever_is_stopped(template: str) -> None:
     with pytest.raises(ModelFileError, match="more than 500000 steps"):
         rendered(template)
     assert time.monotonic() - began < 20
+
+
+DOUBLED = "{{% set ns = namespace(x={0}) %}}{{% for i in range(60) %}}{{% set ns.x = {1} %}}{{% endfor %}}{2}"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ (9 ** 99999) ** 9999 }}",
+        "{{ 'a' * 10 ** 10 }}",
+        "{{ [0] * 10 ** 10 }}",
+        "{{ '%9999999999d' % 1 }}",
+        "{{ '%*d' % (9999999999, 1) }}",
+        "{{ '{:9999999999}'.format(1) }}",
+        "{{ '{:{}}'.format(1, 9999999999) }}",
+        "{{ '%9999999999d' | format(1) }}",
+        "{{ 'a'.ljust(9999999999) }}",
+        "{{ 'a' | center(9999999999) }}",
+        "{{ [1] | tojson(indent=9999999999) }}",
+        "{% set a = 'a' * 99999 %}{{ a.replace('a', a) }}",
+        "{% set a = 'a' * 99999 %}{{ a | list | join(a) }}",
+        "{% set a = 'a' * 99999 %}{% for i in range(99999) %}{{ a }}{% endfor %}",
+        DOUBLED.format("'ab'", "ns.x + ns.x", "x"),
+        DOUBLED.format("'ab'", "ns.x ~ ns.x", "x"),
+        DOUBLED.format("3", "ns.x * ns.x", "x"),
+        DOUBLED.format("[1]", "[ns.x, ns.x]", "{{ ns.x }}"),
+        DOUBLED.format("[1]", "[ns.x, ns.x]", "{{ ns.x | tojson }}"),
+        DOUBLED.format("[1]", "[ns.x, ns.x]", "{{ '{}'.format(ns.x) }}"),
+        "{% set ns = namespace(x='ab') %}{% for i in range(60) %}{% set y %}{{ ns.x }}{{ ns.x }}{% endset %}{% set ns.x = y %}{% endfor %}",
+    ],
+)
+def test_a_template_that_makes_too_much_is_stopped(template: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(ModelFileError, match=r"more than|width"):
+        rendered(template)
+    assert time.monotonic() - began < 20
+
+
+def test_usual_arithmetic_and_formats_are_as_before() -> None:
+    template = "{{ '-' * 3 ~ 2 ** 10 ~ '%s|%5d' % ('a', 3) ~ '{:>4}'.format('b') }}{{ messages | tojson(indent=2) | length }}{{ nothing ~ none }}"
+    assert rendered(template).startswith("---1024a|    3   b")
+    assert rendered(template).endswith("None")
+
+
+@pytest.mark.parametrize("name", [name for name in vars(llama_chat_format) if name.endswith("CHAT_TEMPLATE")])
+def test_known_templates_are_rendered_as_transformers_does(name: str) -> None:
+    template = getattr(llama_chat_format, name)
+    talk = [Message("user", "a" * 9999), Message("assistant", "b"), Message("user", "c")]
+    conversation = [asdict(message) for message in talk]
+    expected, _ = render_jinja_template([conversation], chat_template=template, add_generation_prompt=True, bos_token="<s>", eos_token="</s>")
+    assert render(template, talk, bos="<s>", eos="</s>", source="m.gguf") == expected[0]
 
 
 def test_each_rendering_has_its_own_steps_and_loops_are_as_before() -> None:
