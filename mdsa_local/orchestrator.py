@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from mdsa_local.validation.judge import AnswerJudge
 
 logger = logging.getLogger(__name__)
+# So many passages, of different headings, are named where none answers.
+NEAREST = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +267,9 @@ class TinyBERTOrchestrator:
                 if verdict.text != draft.text:
                     yield Revised(verdict.text, verdict.reason, kind)
             answer = self._answer(request_id, query, route, draft, verdict, trace, (time.perf_counter() - began) * 1000)
+            if answer.status == "not_found":
+                places = {(passage.knowledge_base, passage.source, passage.title): passage for passage in reversed(evidence.passages)}
+                answer = replace(answer, nearest=tuple(places.values())[: -NEAREST - 1 : -1])
             self._log(answer, asked)
             yield Completed(answer)
         except MDSAError:

@@ -119,6 +119,10 @@ class Passage:
     end: int
     score: float
 
+    def to_dict(self) -> dict[str, Any]:
+        """A flat dict of plain values, the ``--json`` form."""
+        return {**asdict(self), "score": round(self.score, 4)}
+
 
 @dataclass(frozen=True, slots=True)
 class Citation:
@@ -129,7 +133,7 @@ class Citation:
 
     def to_dict(self) -> dict[str, Any]:
         """A flat dict of plain values, the ``--json`` form."""
-        return {"number": self.number, **asdict(self.passage), "score": round(self.passage.score, 4)}
+        return {"number": self.number, **self.passage.to_dict()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +186,8 @@ class Stage:
 class Answer:
     """The final answer. ``confidence`` is that of the routing.
 
-    ``elsewhere``: the parts of the question that belong to other domains and were not asked there.
+    ``elsewhere``: the parts of the question that belong to other domains and were not asked there. ``nearest``: where the documents do not answer
+    (``not_found``), up to three passages that came nearest, for the user to judge.
     """
 
     request_id: str
@@ -201,6 +206,7 @@ class Answer:
     reason: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     elsewhere: tuple[Part, ...] = ()
+    nearest: tuple[Passage, ...] = ()
 
     @property
     def degraded(self) -> bool:
@@ -223,6 +229,7 @@ class Answer:
             "tokens_generated": self.tokens_generated,
             "latency_ms": round(self.latency_ms, 2),
             "citations": [citation.to_dict() for citation in self.citations],
+            "nearest": [passage.to_dict() for passage in self.nearest],
             "verdict": {"status": self.verdict.status, "reason": self.verdict.reason, "checks": [asdict(check) for check in self.verdict.checks]},
             "trace": [{"stage": s.stage, "ms": round(s.ms, 2), **s.detail} for s in self.trace],
             "error": None,

@@ -25,6 +25,7 @@ from mdsa_local import (
     create_finance_domain,
     create_medical_domain,
 )
+from mdsa_local.cli.ask import details
 from mdsa_local.domains import quoting
 from mdsa_local.domains.prompts import NOT_FOUND
 from mdsa_local.knowledge import sync
@@ -39,7 +40,7 @@ from tests.runtime.gguf_writer import Shape, metadata, random_weights, write_ggu
 
 FLAT = {
     "request_id", "status", "response", "domain", "confidence", "scores", "used_reasoning", "degraded", "elsewhere", "model", "tokens_generated",
-    "latency_ms", "citations", "verdict", "trace", "error", "metadata",
+    "latency_ms", "citations", "nearest", "verdict", "trace", "error", "metadata",
 }  # fmt: skip
 
 
@@ -64,6 +65,18 @@ def test_a_question_is_answered_from_its_domain_with_citations(product: TinyBERT
     assert {c.passage.knowledge_base for c in answer.citations} <= {"finance", "global"}
     assert set(answer.to_dict()) == FLAT
     assert [stage.stage for stage in answer.trace] == ["route", "retrieve", "generate", "validate"]
+
+
+def test_what_came_nearest_is_named_where_nothing_answers(product: TinyBERTOrchestrator) -> None:
+    answer = product.ask("Can I pay my rent in bitcoin from my account?")
+    assert (answer.status, answer.domain, answer.citations) == ("not_found", "finance", ())
+    assert 1 <= len(answer.nearest) <= 3
+    assert [found["id"] for found in answer.to_dict()["nearest"]] == [passage.id for passage in answer.nearest]
+    *_, shown, _ = details(answer)
+    assert shown.startswith("nearest, but no answer: ")
+    base, name = answer.nearest[-1].knowledge_base, answer.nearest[-1].id
+    assert shown.endswith(f"(mdsa kb show -d {base} '{name}')")
+    assert product.ask("How much does a replacement debit card cost?").nearest == product.ask("what's the weather on mars").nearest == ()
 
 
 def test_a_part_that_belongs_elsewhere_is_told(product: TinyBERTOrchestrator) -> None:

@@ -15,7 +15,7 @@ from mdsa_local.errors import InputError, MDSAError
 if TYPE_CHECKING:
     from mdsa_local.orchestrator import TinyBERTOrchestrator
     from mdsa_local.settings import Settings
-    from mdsa_local.types import Answer, Part
+    from mdsa_local.types import Answer, Part, Passage
 
 TOUR = (
     ("Finance", "My card was charged twice, how do I get my money back?"),
@@ -147,10 +147,15 @@ def details(answer: Answer) -> Sequence[str]:
     for citation in answer.citations:
         p = citation.passage
         out.append(f"[{citation.number}] {p.source}: {p.title} (bytes {p.start}-{p.end}, {p.knowledge_base})")
+    out.extend(f"nearest, but no answer: {p.source}: {p.title} ({_shown(p)})" for p in answer.nearest)
     if answer.model:
         out.append(f"model {answer.model}, {answer.tokens_generated} tokens")
     out.append("timings " + ", ".join(f"{stage.stage} {stage.ms:.0f} ms" for stage in answer.trace) + f", all {answer.latency_ms:.0f} ms")
     return out
+
+
+def _shown(passage: Passage) -> str:
+    return f"mdsa kb show -d {passage.knowledge_base} {shlex.quote(passage.id)}"
 
 
 def _command(part: Part) -> str:
