@@ -90,6 +90,7 @@ def asked(
     fitted, tokens = prompts.fit(lambda kept: reader.count_tokens(messages(kept)), shown, reader.n_context_tokens, generation.max_tokens)
     kept = len(set(numbers[:fitted]))
     if quotes:
-        generation = generation.model_copy(update=quoting.constraints(extracts[:fitted]))
+        lengths = [reader.count_tokens([Message("assistant", extract.quoted)]) for extract in extracts[:fitted]]
+        generation = generation.model_copy(update=quoting.constraints(extracts[:fitted], lengths, generation.max_tokens))
     told = Fitted(tokens, kept, len(set(numbers)) - kept, fitted if quotes else None)
     return Asked(tuple(messages(shown[:fitted])), generation, told, tuple(extracts[:fitted]))

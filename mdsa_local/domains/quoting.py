@@ -46,6 +46,11 @@ TITLED = 0.6
 SAME_WORDS = 0.75
 # The nearest unit to a part of a question is about it from this cosine on.
 PART_NEARNESS = 0.5
+# Rows of one table are about different things: one is quoted beside another where it answers about as well, however near to it it stands.
+ROW_BESIDE = 0.5
+# Held to a text a model may write it in more tokens than the tokenizer makes of it.
+SPLIT_UP = 1.2
+PAIR = re.compile(r"([^\W\d_][^:;|\n]{0,60}):\s")
 # An answer quotes up to so many units: where the nearest does not hold the fact asked for, the next often does.
 MOST_QUOTED = 3
 # How much less near (cosine) than the nearest a unit may be to be quoted beside it, from the same passage and from another one.
@@ -116,6 +121,14 @@ class Extract:
         """Of a row of a table the names of its columns; empty for all else."""
         first, _, rest = self.text.partition("\n")
         return first if "|" in first and "|" in rest and "\n" not in rest else ""
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """Of a row of a table, or a record, the names of what stands in it; empty for all else."""
+        if self.heading:
+            return frozenset([self.heading])
+        cells = [PAIR.match(cell) for cell in re.split(r"[;\n]\s*", self.text.strip())]
+        return frozenset(cell[1] for cell in cells if cell) if len(cells) > 1 and all(cells) else frozenset()
 
     @property
     def own(self) -> str:
@@ -281,47 +294,53 @@ def choices(extracts: Sequence[Extract]) -> tuple[tuple[str, float], ...]:
     return tuple((extract.quoted, (NEARNESS_ODDS if extract.judged is None else JUDGED_ODDS) * extract.score) for extract in extracts)
 
 
-def constraints(extracts: Sequence[Extract]) -> dict[str, Any]:
+def constraints(extracts: Sequence[Extract], lengths: Sequence[int] = (), most: int = 0) -> dict[str, Any]:
     """The fields of :class:`~mdsa_local.domains.config.Generation` that keep an answer to quotations of ``extracts``, or, where no judge has found
-    that they answer, the refusal."""
+    that they answer, the refusal. See :func:`company` for ``lengths`` and ``most``."""
     judged = bool(extracts) and extracts[0].judged is not None
-    return {"grammar": grammar(extracts), "choices": choices(extracts), "refusal": "" if judged else NOT_FOUND}
+    return {"grammar": grammar(extracts, lengths, most), "choices": choices(extracts), "refusal": "" if judged else NOT_FOUND}
 
 
-def grammar(extracts: Sequence[Extract]) -> str:
+def grammar(extracts: Sequence[Extract], lengths: Sequence[int] = (), most: int = 0) -> str:
     """GBNF for one quotation and those that go with it, each followed by the number of its passage, from 1. Empty when there is nothing to quote."""
     if not extracts:
         return ""
     rules = [f"q{i} ::= {literal(extract.quoted)}" for i, extract in enumerate(extracts)]
     rules += [f"r{i} ::= {literal(extract.row)}" for i, extract in enumerate(extracts) if extract.heading]
-    roots = (_together(extracts, (i, *company(extracts, i))) for i in range(len(extracts)))
+    roots = (_together(extracts, (i, *company(extracts, i, lengths, most))) for i in range(len(extracts)))
     return "\n".join([f"root ::= {' | '.join(roots)}", *rules])
 
 
 def _together(extracts: Sequence[Extract], chosen: Sequence[int]) -> str:
-    """The rule for quoting those ``chosen``, in this order: what has several lines stands on lines of its own, and the names of a table's columns are
-    said once."""
+    """The rule for quoting those ``chosen``, in this order: rows, and what has several lines, stand on lines of their own, and the names of a table's
+    columns are said once."""
     parts, before = list[str](), list[Extract]()
     for at in chosen:
         extract = extracts[at]
         if before:
-            parts.append(r'"\n"' if "\n" in extract.text + before[-1].text else '" "')
+            lines = "\n" in extract.text + before[-1].text or (extract.columns and before[-1].columns)
+            parts.append(r'"\n"' if lines else '" "')
         said = extract.heading and extract.heading in (other.heading for other in before)
         parts.append(f"r{at}" if said else f"q{at}")
         before.append(extract)
     return " ".join(parts)
 
 
-def company(extracts: Sequence[Extract], first: int) -> list[int]:
+def company(extracts: Sequence[Extract], first: int, lengths: Sequence[int] = (), most: int = 0) -> list[int]:
     """Which extracts, nearest first, follow the one chosen to begin with: about as near to the question, so that no choice between them is safe, or
-    the nearest to another part of the question."""
+    the nearest to another part of the question. Where their ``lengths`` in tokens are given, no more than surely come to ``most`` with it."""
+    chosen = extracts[first]
+    columns = chosen.columns
 
-    def at_hand(extract: Extract) -> bool:
-        chosen = extracts[first]
-        return extract.passage == chosen.passage or bool(extract.document and extract.document == chosen.document)
+    def beside(extract: Extract) -> float:
+        at_hand = extract.passage == chosen.passage or bool(extract.document and extract.document == chosen.document)
+        return ROW_BESIDE if columns & extract.columns else extract.beside[not at_hand]
 
-    near = [at for at, extract in enumerate(extracts) if extract.leads or extracts[0].score - extract.score <= extract.beside[not at_hand(extract)]]
-    return [at for at in sorted(near, key=lambda at: not extracts[at].leads) if at != first][: MOST_QUOTED - 1]
+    near = [at for at, extract in enumerate(extracts) if extract.leads or extracts[0].score - extract.score <= beside(extract)]
+    found = [at for at in sorted(near, key=lambda at: not extracts[at].leads) if at != first][: MOST_QUOTED - 1]
+    while lengths and found and SPLIT_UP * (lengths[first] + sum(lengths[at] for at in found)) > most:
+        del found[-1]
+    return found
 
 
 def units(text: str) -> list[str]:

@@ -23,11 +23,14 @@ from mdsa_local.knowledge.thrift import little_memory
 from mdsa_local.knowledge.upkeep import Tidied
 from mdsa_local.knowledge.wording import lancedb_tokens
 from mdsa_local.types import Passage
+from mdsa_local.validation import identifiers
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
     from numpy.typing import NDArray
+
+    from mdsa_local.validation.identifiers import Names
 
 logger = logging.getLogger(__name__)
 
@@ -306,19 +309,20 @@ def rank_all(
     every: bool = True,
 ) -> list[Ranked]:
     """The candidates for the best ``k`` of knowledge bases in one database, searched at the same time, best first: ``every`` one, or as many as
-    hold ``k`` different texts. Those with the text of a better one are still there.
+    hold ``k`` different texts. Those with the text of a better one are still there. Where ``text`` names something (``A-25014``), those that have it,
+    letter by letter, stand before all others.
 
     ``vector`` is ``(width,) float32, unit length``, or None to search by words alone. ``where``: see :meth:`Readable.find`. ``floor``: the
     least cosine of a candidate.
     """
     opened = _opened(knowledge_bases)
     if where is None and (searched := _at_hand(opened, vector, text, k)) is not None:
-        return _ranked(searched, k, floor, every)
+        return _ranked(searched, text, k, floor, every)
     if not opened:
         return []
     # What was found is still there when it is fetched.
     with opened[0].base.database.reading():
-        return _ranked(_asked(opened, vector, text, k, where), k, floor, every)
+        return _ranked(_asked(opened, vector, text, k, where), text, k, floor, every)
 
 
 def nearness(knowledge_base: Readable, vector: NDArray[np.float32], text: str) -> float:
@@ -375,9 +379,12 @@ class _Searched:
     found: list[Found]
 
 
-def _ranked(searched: Sequence[_Searched], k: int, floor: float | None, every: bool) -> list[Ranked]:
+def _ranked(searched: Sequence[_Searched], text: str, k: int, floor: float | None, every: bool) -> list[Ranked]:
     flat = [(number, one) for number, of in enumerate(searched) for one in of.found if floor is None or one.cosine >= floor]
     placed = order([one for _, one in flat])
+    if (names := identifiers.named(text)) is not None:
+        naming = _naming(searched, flat, names)
+        placed.sort(key=lambda entry: entry[0] not in naming)
     twins, ranked = Twins(), []
     missing = len(placed) if every else k
     while placed and missing > 0:
@@ -389,6 +396,13 @@ def _ranked(searched: Sequence[_Searched], k: int, floor: float | None, every: b
             ranked.append(Ranked(hit, place, score, twins.of(hit.passage)))
             missing -= ranked[-1].twin_of is None
     return ranked
+
+
+def _naming(searched: Sequence[_Searched], flat: Sequence[tuple[int, Found]], names: Names) -> set[int]:
+    """The places in ``flat`` of what shares words with the question and has its names."""
+    worded = [(place, number, one.row) for place, (number, one) in enumerate(flat) if one.lexical_rank is not None]
+    rows = _stored(searched, [[row for _, of, row in worded if of == number] for number in range(len(searched))])
+    return {place for place, number, row in worded if names.within("{title}\n{text}".format_map(rows[number][row]))}
 
 
 def _stored(searched: Sequence[_Searched], rows: Sequence[Sequence[int]]) -> list[dict[int, dict[str, Any]]]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from mdsa_local.domains import quoting
 from mdsa_local.types import Passage, Turn
-from mdsa_local.validation import facts
+from mdsa_local.validation import facts, identifiers
 
 if TYPE_CHECKING:
     from mdsa_local.validation.grounding import Embed
@@ -109,7 +109,9 @@ def _unsaid(
     nearest: Sequence[quoting.Extract],
 ) -> tuple[float, tuple[str, ...]]:
     """The share of the question that the documents have no word for, and those words."""
-    asked = content(question)
+    # Beside a name they say nothing: "boiler error F.28" asks for what tells of F.28, by whatever word.
+    empty = identifiers.AROUND if identifiers.named(question) else ()
+    asked = [word for word in content(question) if word not in empty]
     stems = {facts.stem(word) for passage in passages for word in content(f"{passage.title} {passage.text}")}
     candidates = [word for word in asked if facts.stem(word) not in stems]
     absent = unknown(candidates) if candidates else ()

@@ -1,4 +1,4 @@
-"""Names as programs and devices have them: ``queue_limit``, ``--force``, ``BusyError``, ``readers.lock``, ``E401``.
+"""Names as programs, devices and offices have them: ``queue_limit``, ``--force``, ``BusyError``, ``readers.lock``, ``E401``, ``F.28``, ``A-25014``.
 
 Models of language read them as rubble, but whoever asks for one means that one, letter by letter: what has it tells of it.
 """
@@ -13,9 +13,11 @@ from mdsa_local.validation import facts
 
 # A word with what may stand in a name, without the punctuation around it.
 TOKEN = re.compile(r"(?<!\S)[\"'(\[{“‘]*(?P<name>[\w./:-]*\w)(?:\(\))?[\"')\]}”’.,;:?!]*(?!\S)")
-CODED = re.compile(r"--[A-Za-z]\w*(?:-\w+)*|\w*[A-Za-z0-9]_\w+")
+CODED = re.compile(r"--[A-Za-z]\w*(?:-\w+)*|\w*[A-Za-z0-9]_\w+|[A-Za-z]{1,4}(?:-\d+)*-\d{3,}[A-Za-z]?|[A-Za-z]{1,3}\.\d{2,3}")
 # These may be a brand, a vitamin or a place on the web: only who asks what one is, is surely told by a text that has it.
-NAMED = re.compile(r"[A-Za-z]*[a-z][A-Z][A-Za-z]*|[\w-]+(?:\.[\w-]+)*\.[A-Za-z]{1,5}|[A-Za-z]{1,4}-?\d{2,5}[A-Za-z]?")
+NAMED = re.compile(r"[A-Za-z]*[a-z][A-Z][A-Za-z]*|[\w-]+(?:\.[\w-]+)*\.[A-Za-z]{1,5}|[A-Za-z]{1,4}[-.]?\d{2,6}[A-Za-z]?")
+# Between letters and digits people write or leave out these.
+BETWEEN = re.compile(r"(?<=[A-Za-z])[-. ]?(?=\d)")
 # With these words around it a name alone is asked for.
 AROUND = facts.FUNCTION | set(
     "mean means meant meaning explain explained define definition describe stand stands purpose use used uses using work works please tell know set "
@@ -59,4 +61,5 @@ def _nothing_else(question: str, names: Iterable[str]) -> bool:
 
 def _place(text: str, name: str) -> re.Match[str] | None:
     """Where a text has a name first."""
-    return re.search(rf"(?<![\w-]){re.escape(name)}(?!-?\w)", text, re.IGNORECASE)
+    spelt = "[-. ]?".join(map(re.escape, BETWEEN.split(name)))
+    return re.search(rf"(?<![\w-]){spelt}(?!-?\w)", text, re.IGNORECASE)

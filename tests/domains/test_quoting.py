@@ -142,6 +142,27 @@ def test_more_is_quoted_of_the_document_that_answers() -> None:
     assert quoting.company(unknown, 0) == [2]
 
 
+def test_a_row_is_quoted_beside_another_only_if_it_answers_as_well() -> None:
+    rows = [
+        Extract(0, f"policy: {name}; renewal: 2026-{month}", score=score, beside=(4.0, 1.5), document="a.csv")
+        for name, month, score in (("Car", 11, 5.0), ("Legal", 9, 4.6), ("Bicycle", 5, 4.0))
+    ]
+    assert quoting.company(rows, 0) == [1]
+    assert quoting.company([rows[0], replace(rows[2], leads=True)], 0) == [1]
+    assert quoting.grammar(rows[:2]).splitlines()[0] == r'root ::= q0 "\n" q1 | q1 "\n" q0'
+    # Prose with a colon, or steps, are no records; neither are rows of different tables rows of one.
+    assert {Extract(0, text).columns for text in ("Note: it floats.", "1. Open: turn.\n2. Close: press.", "a: b; and so on")} == {frozenset()}
+    other = Extract(0, "boat: Libelle; seats: 1", score=4.0, beside=(4.0, 1.5), document="a.csv")
+    assert quoting.company([rows[0], other], 0) == [1]
+
+
+def test_no_more_is_quoted_than_the_answer_has_room_for() -> None:
+    near = [Extract(0, text, score=1.0) for text in ("A.", "B.", "C.")]
+    assert quoting.company(near, 0, [40, 40, 40], 144) == [1, 2]
+    assert quoting.company(near, 0, [40, 40, 40], 143) == [1]
+    assert quoting.company(near, 2, [140, 40, 40], 143) == []
+
+
 def test_a_title_tells_what_a_sentence_is_about(encoder: Encoder) -> None:
     passages = [("Blue hub", "It costs $90."), ("Green lamp", "It costs $30.")]
     assert quoting.shortlist("price of the green lamp", passages, encoder.encode, 1) == [Extract(1, "It costs $30.")]

@@ -80,6 +80,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         (60_000, State(("a", "b"), 60_000, 0), "train"),
         (5_000, State(("a",), 10_000, 0), "nothing"),
         (4_999, State(("a",), 10_000, 0), "drop"),
+        (60_000, State(("a",), 50_000, 0, 2_001), "extend"),
+        (9_999, State((), 0, 0, 2_001), "extend"),
     ],
 )
 def test_what_is_due(rows: int, state: State, expected: str) -> None:

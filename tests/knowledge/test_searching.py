@@ -181,6 +181,19 @@ def test_another_encoder_is_refused_also_where_all_is_at_hand(tmp_path: Path) ->
         found(foreign, "word7")
 
 
+def test_what_has_the_name_that_is_asked_for_stands_first(tmp_path: Path) -> None:
+    rag = DualRAG(tmp_path, Encoder.load())
+    orders = [
+        f"order: A-{n}\ncustomer: {name}\nstatus: {status}" for n, name, status in ((25012, "Luitpold", "in work"), (25014, "Bruckmühl", "paid"))
+    ]
+    codes = ["If the display shows F.28, the gas valve is shut.", "The boiler is from 2019, its error display is green."]
+    rag.add_global_documents([{"content": text, "metadata": {"id": f"{n}"}} for n, text in enumerate([*orders, *codes])])
+    asked = {"status of order A-25014": "1#0", "a-25012": "0#0", "boiler error F.28": "2#0", "what is F28?": "2#0"}
+    for question, expected in asked.items():
+        first, *_ = rag.ranked(question, Encoder.load().encode([question])[0], None, 5)
+        assert first.hit.passage.id == expected
+
+
 def entry(number: int, text: str = "") -> Entry:
     return Entry(f"{number}", f"{number}.md", "0", (Chunk("", text or f"word{number} kind{number % 3}", 0, 0),))
 
