@@ -23,7 +23,7 @@ Each carries a ``hint`` (what to do next), whether a retry can help, an HTTP sta
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -34,6 +34,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The beginning of a hint that asks for the nearest known name, empty where none is near."""
     return f"Did you mean {close!r}? " if (close := nearest(name, known)) else ""
+
+
+# Of more names than this only so many are told.
+MOST_TOLD, SHORT = 40, 10
 
 
 class MDSAError(Exception):
@@ -88,9 +92,13 @@ class UnknownNameError(MDSAError):
 
     @classmethod
     def among(cls, kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
-        """The error for ``name``, listing what is known and the nearest match."""
+        """The error for ``name``, listing what is known, of very much the most alike, and the nearest match."""
         names = sorted(known)
-        return cls(f"unknown {kind} {name!r}", f"{did_you_mean(name, names)}Known: {', '.join(names) or 'none'}.")
+        told, more = names, ""
+        if len(names) > MOST_TOLD:
+            alike = {other: SequenceMatcher(None, name.lower(), other.lower()).quick_ratio() for other in names}
+            told, more = sorted(sorted(names, key=lambda other: -alike[other])[:SHORT]), f" and {len(names) - SHORT} more"
+        return cls(f"unknown {kind} {name!r}", f"{did_you_mean(name, names)}Known: {', '.join(told) or 'none'}{more}.")
 
 
 class ModelError(MDSAError):

@@ -186,9 +186,9 @@ def why(
         document({**asdict(found), "pushed_out_by": [_passage(passage) for passage in found.pushed_out_by]})
         return
     line(f"{found.document} ({found.knowledge_base}): {found.reason}")
-    line(f"  by vector  {_place(found.vector_rank, found.n_passages)}, cosine {found.cosine:.3f}")
-    line(f"  by words   {_place(found.words_rank, found.n_matching)}, BM25 {found.bm25:.2f}")
-    line(f"  fused      {_place(found.fused_rank, None)}")
+    line(f"  by vector  {_place(found.vector_rank, found.n_passages)}, cosine {found.cosine:.3f}: {found.vector_passage}")
+    line(f"  by words   {_place(found.words_rank, found.n_matching)}, BM25 {found.bm25:.2f}{found.words_passage and f': {found.words_passage}'}")
+    line(f"  fused      {_place(found.fused_rank, None)}: {found.passage}")
     if found.reranked_score is not None:
         line(f"  reranked   {_place(found.reranked_rank, None)}, score {found.reranked_score:.3f}")
     line(f"  words in it      {', '.join(found.matched) or 'none'}")

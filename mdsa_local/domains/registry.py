@@ -69,6 +69,11 @@ class DomainRegistry:
     def get(self, name: str) -> DomainConfig:
         """The domain called ``name``. Raises :class:`UnknownNameError` that lists the known ones."""
         with self._lock:
+            if name == "global":
+                known = ", ".join(sorted(self._domains))
+                raise UnknownNameError(
+                    "no domain is called 'global'", f"All domains share what is there: leave the domain out, or name one: {known}."
+                )
             if name not in self._domains:
                 raise UnknownNameError.among("domain", name, self._domains)
             return self._domains[name]

@@ -21,10 +21,11 @@ MOST_WORDS = 100
 class Why:
     """How a document fared with a question.
 
-    Ranks count from 1 and are those of its best passage: ``vector_rank`` among all ``n_passages`` of its knowledge base, ``words_rank`` among the
-    ``n_matching`` that share a word with the question (None when it shares none), ``fused_rank`` among the candidates of all knowledge bases in
-    scope (None when it is no candidate), ``reranked_rank`` among those that a reranker read again, ``reranked_score`` what it gave (None when it did
-    not read it, or there is none), ``returned_rank`` among what is returned. ``pushed_out_by``: what is returned in its place, best first.
+    Ranks count from 1 and are each those of its best passage, which need not be the same one: ``vector_rank`` of ``vector_passage`` among all
+    ``n_passages`` of its knowledge base, ``words_rank`` of ``words_passage`` among the ``n_matching`` that share a word with the question (None and
+    empty when it shares none), ``fused_rank`` of ``passage`` among the candidates of all knowledge bases in scope (None when it is no candidate),
+    ``reranked_rank`` among those that a reranker read again, ``reranked_score`` what it gave (None when it did not read it, or there is none),
+    ``returned_rank`` among what is returned. ``pushed_out_by``: what is returned in its place, best first.
     """
 
     knowledge_base: str
@@ -32,9 +33,11 @@ class Why:
     passage: str
     n_passages: int
     vector_rank: int | None
+    vector_passage: str
     cosine: float
     n_matching: int
     words_rank: int | None
+    words_passage: str
     bm25: float
     matched: tuple[str, ...]
     unmatched: tuple[str, ...]
@@ -71,16 +74,18 @@ def explain(
     reread = kept.reread if kept else None
     place = returned.index(kept.hit.passage) + 1 if kept is not None and kept.hit.passage in returned else None
     vector_rank, passage, cosine = standing.by_vector or (None, "", 0.0)
-    words_rank, _, bm25 = standing.by_words or (None, "", 0.0)
+    words_rank, words_passage, bm25 = standing.by_words or (None, "", 0.0)
     return Why(
         knowledge_base=knowledge_base,
         document=document,
         passage=best.hit.passage.id if best else passage,
         n_passages=standing.n_passages,
         vector_rank=vector_rank,
+        vector_passage=passage,
         cosine=cosine,
         n_matching=standing.n_matching,
         words_rank=words_rank,
+        words_passage=words_passage,
         bm25=bm25,
         matched=tuple(matched),
         unmatched=tuple(word for word in asked if word not in matched),

@@ -33,6 +33,7 @@ def test_what_is_returned(rag: DualRAG) -> None:
     assert (found.matched, found.unmatched) == (("answers", "phone", "night"), ("who", "a", "at"))
     assert (found.n_passages, found.vector_rank, found.n_matching, found.words_rank) == (2, 1, 1, 1)
     assert found.bm25 > 0 and 0 < found.cosine < 1
+    assert found.vector_passage == found.words_passage == "phones#0"
     assert found.pushed_out_by == ()
 
 
@@ -58,7 +59,7 @@ def test_a_copy(rag: DualRAG) -> None:
 
 def test_no_candidate(rag: DualRAG) -> None:
     found = why(rag, "Filler about cards number 7", "loans", "finance")
-    assert (found.fused_rank, found.words_rank, found.matched) == (None, None, ())
+    assert (found.fused_rank, found.words_rank, found.words_passage, found.matched) == (None, None, "", ())
     assert found.vector_rank == found.n_passages == 122
     assert found.reason == "no candidate: number 122 of 122 by vector, no word of the question in it, and only the first of each are compared"
     assert len(found.pushed_out_by) == 5
