@@ -17,6 +17,8 @@ CONTENTS: dict[str, bytes] = {
     "c.pdf": pdf("First page.", "Second page."),
     "d.docx": docx(),
     "e.csv": "name,preis\nÄpfel,3\n".encode(),
+    "g.txt": "Größe eins.\n\n".encode("utf-16") + ("Wörter " * 200).encode("utf-16-le") + "\n\nÖl am Ende.\n".encode("utf-16-le"),
+    "h.md": ("# Überschrift\n\nGröße eins.\n\n" + "Wörter " * 200 + "\n\nÖl am Ende.\n").encode("cp1252"),
     "f.jsonl": '{"text": "première"}\n{"text": "zweite"}\n'.encode(),
 }
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
 
-from mdsa_local.knowledge.loaders import Section, UnreadableError, below, headed, named
+from mdsa_local.knowledge.loaders import Section, below, headed, named
+from mdsa_local.knowledge.loaders.encodings import decoded, marked
 
 SKIPPED = {"script", "style", "template", "noscript", "svg", "math", "iframe", "object", "head", "select", "button"}
 BLOCKS = set(
@@ -23,11 +24,11 @@ _CHARSET = re.compile(rb"""charset\s*=\s*["']?([\w.:-]+)""", re.IGNORECASE)
 
 
 def read(path: Path) -> Iterator[Section]:
-    """A section for each heading. The encoding is that of the byte order mark, else what the page declares, else UTF-8."""
-    text = _text(path.read_bytes())
+    """A section for each heading. The encoding is that of the byte order mark, else what the page declares, else as of any text."""
+    source = _text(path.read_bytes())
     page = _Page(path.stem)
-    for start in range(0, len(text), PIECE_CHARS):
-        page.feed(text[start : start + PIECE_CHARS])
+    for start in range(0, len(source), PIECE_CHARS):
+        page.feed(source[start : start + PIECE_CHARS])
         yield from page.taken()
     page.close()
     page.section()
@@ -35,15 +36,8 @@ def read(path: Path) -> Iterator[Section]:
 
 
 def _text(data: bytes) -> str:
-    marks = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
     declared = _CHARSET.search(data[:4096])
-    encoding = next((name for mark, name in marks.items() if data.startswith(mark)), declared[1].decode() if declared else "utf-8")
-    try:
-        return data.decode(encoding)
-    except LookupError:
-        raise UnreadableError(f"declares the unknown encoding {encoding!r}") from None
-    except UnicodeDecodeError as error:
-        raise UnreadableError(f"not {encoding} text: {error.reason} at byte {error.start}") from None
+    return decoded(data, marked(data) or (declared[1].decode() if declared else "")).removeprefix("\ufeff")
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mdsa_local.knowledge.loaders import Section, UnreadableError
+from mdsa_local.knowledge.loaders.encodings import decoded
 
 TITLES = ("title", "name", "heading", "question", "id")
 BODIES = ("content", "text", "body", "answer")
@@ -16,7 +17,10 @@ BODIES = ("content", "text", "body", "answer")
 def read(path: Path) -> Iterator[Section]:
     """The records in order; see :func:`record`. Of an object the fields that are lists of objects are read as such lists, as an export has them:
     ``{"version": 2, "recipes": [{...}, ...]}``."""
-    value = parsed(path.read_bytes(), "")
+    data = path.read_bytes()
+    # JSON in UTF-16 or UTF-32 shows it without a mark, too.
+    wide = json.detect_encoding(data) if b"\0" in data[:4] else ""
+    value = parsed(decoded(data, wide).removeprefix("\ufeff"), "")
     lists = {key: part for key, part in value.items() if _records(part)} if isinstance(value, dict) else {}
     rest = {key: part for key, part in value.items() if key not in lists} if lists else value
     whole = rest if isinstance(rest, list) else [rest] if rest or not lists else []
@@ -29,14 +33,12 @@ def _records(value: Any) -> bool:
     return isinstance(value, list) and len(value) > 1 and all(isinstance(item, dict) for item in value)
 
 
-def parsed(data: bytes, where: str) -> Any:
+def parsed(data: str, where: str) -> Any:
     """A JSON value. Raises :class:`UnreadableError`."""
     try:
         return json.loads(data)
     except RecursionError:
         raise UnreadableError(f"{where}is nested too deeply") from None
-    except UnicodeDecodeError as error:
-        raise UnreadableError(f"{where}not UTF-8 text: {error.reason} at byte {error.start}") from None
     except json.JSONDecodeError as error:
         raise UnreadableError(f"{where}not valid JSON: {error}") from None
 

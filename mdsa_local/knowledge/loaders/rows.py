@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from mdsa_local.knowledge.loaders import Section, UnreadableError, named
-from mdsa_local.knowledge.loaders.text import decoded
+from mdsa_local.knowledge.loaders.text import lines
 
 ROWS = 200
 SAMPLE_CHARS = 20_000
@@ -16,7 +16,9 @@ SAMPLE_CHARS = 20_000
 
 def read(path: Path) -> Iterator[Section]:
     """Sections of 200 rows. The first row names the columns."""
-    reader = csv.reader(_lines(path), _dialect(path))
+    source = lines(path)
+    first = next(source, "")
+    reader = csv.reader(chain([first], source), _dialect(path, first))
     try:
         header = [name.strip() for name in next(reader, [])]
         start = 1
@@ -29,23 +31,12 @@ def read(path: Path) -> Iterator[Section]:
         raise UnreadableError(f"cannot be read as a table: line {reader.line_num}: {error}") from None
 
 
-def _dialect(path: Path) -> type[csv.Dialect]:
+def _dialect(path: Path, first: str) -> type[csv.Dialect]:
     if path.suffix.lower() == ".tsv":
         return csv.excel_tab
-    sample = next(decoded(path), "")[:SAMPLE_CHARS]
     try:
-        found = csv.Sniffer().sniff(sample.partition("\n")[0], delimiters=",;\t|").delimiter
+        found = csv.Sniffer().sniff(first[:SAMPLE_CHARS].rstrip("\n"), delimiters=",;\t|").delimiter
     except csv.Error:
         # One column has no delimiter to be found.
         found = ","
     return type("Found", (csv.excel,), {"delimiter": found})
-
-
-def _lines(path: Path) -> Iterator[str]:
-    rest = ""
-    for number, piece in enumerate(decoded(path)):
-        text = rest + (piece.removeprefix("\ufeff") if number == 0 else piece)
-        *lines, rest = text.split("\n")
-        yield from (line + "\n" for line in lines)
-    if rest:
-        yield rest

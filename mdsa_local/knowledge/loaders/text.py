@@ -1,12 +1,14 @@
-"""Plain text and Markdown, UTF-8, read piece by piece: a file of any size takes a few megabytes of memory."""
+"""Plain text and Markdown, read piece by piece: a file of any size takes a few megabytes of memory."""
 
 from __future__ import annotations
 
 import codecs
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from mdsa_local.knowledge.loaders import Section, UnreadableError
+from mdsa_local.knowledge.loaders.encodings import BINARY, encoding
 
 PIECE_BYTES = 1 << 18
 
@@ -19,19 +21,43 @@ def read(path: Path) -> Iterator[Section]:
 
 
 def decoded(path: Path) -> Iterator[str]:
-    """The text in pieces, line ends as they are. Raises :class:`UnreadableError` where it is not UTF-8."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
+    """The text in pieces, line ends as they are; of UTF-8 it is the file byte by byte. The file is read twice, as only its end may tell how it is
+    encoded. Raises :class:`UnreadableError` for what is no text."""
+    name = encoding(_pieces(path))
+    decoder = codecs.getincrementaldecoder(name)()
     at = 0
+    for data in chain(_pieces(path), [b""]):
+        held = len(decoder.getstate()[0])
+        try:
+            text = decoder.decode(data, final=not data)
+        except UnicodeDecodeError as error:
+            raise UnreadableError(f"not {name} text: {error.reason} at byte {at - held + error.start}") from None
+        if "\0" in text:
+            raise UnreadableError(BINARY)
+        at += len(data)
+        if text:
+            yield text
+
+
+def lines(path: Path, most: int = 0) -> Iterator[str]:
+    """The lines of the text with their ends, which are line feeds; without a byte order mark. Raises :class:`UnreadableError` for one that is longer
+    than ``most`` characters, if that is given."""
+    parts: list[str] = []
+    size, number = 0, 1
+    for at, piece in enumerate(decoded(path)):
+        *whole, last = (piece.removeprefix("\ufeff") if at == 0 else piece).split("\n")
+        for line in whole:
+            yield "".join((*parts, line, "\n"))
+            parts, size, number = [], 0, number + 1
+        parts.append(last)
+        size += len(last)
+        if most and size > most:
+            raise UnreadableError(f"line {number} is longer than {most >> 20} million characters")
+    if size:
+        yield "".join(parts)
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
-        while True:
-            data = file.read(PIECE_BYTES)
-            held = len(decoder.getstate()[0])
-            try:
-                text = decoder.decode(data, final=not data)
-            except UnicodeDecodeError as error:
-                raise UnreadableError(f"not UTF-8 text: {error.reason} at byte {at - held + error.start}") from None
-            at += len(data)
-            if text:
-                yield text
-            if not data:
-                return
+        while data := file.read(PIECE_BYTES):
+            yield data

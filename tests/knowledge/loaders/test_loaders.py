@@ -85,7 +85,9 @@ def test_html_keeps_structure_and_drops_what_is_not_shown(tmp_path: Path) -> Non
     [
         ("<meta charset='iso-8859-1'><p>caf\xe9".encode("latin-1"), "caf\xe9"),
         ("<p>caf\xe9".encode("utf-16"), "caf\xe9"),
+        ("<p>caf\xe9".encode("utf-32"), "caf\xe9"),
         ("\ufeff<p>caf\xe9".encode(), "caf\xe9"),
+        (b"<p>caf\xe9 \x80", "caf\xe9 €"),
     ],
 )
 def test_html_in_other_encodings(tmp_path: Path, content: bytes, text: str) -> None:
@@ -93,9 +95,40 @@ def test_html_in_other_encodings(tmp_path: Path, content: bytes, text: str) -> N
 
 
 def test_html_that_lies_about_its_encoding_is_refused(tmp_path: Path) -> None:
-    for content, said in ((b"<p>caf\xe9", "not utf-8 text"), (b"<meta charset=klingon><p>x", "unknown encoding 'klingon'")):
+    for content, said in ((b"<meta charset=utf-8><p>caf\xe9", "not utf-8 text"), (b"<meta charset=klingon><p>x", "unknown encoding 'klingon'")):
         with pytest.raises(UnreadableError, match=said):
             read(tmp_path, "page.html", content)
+
+
+ENCODED = ["utf-8", "utf-8-sig", "utf-16", "utf-32", "cp1252"]
+
+
+@pytest.mark.parametrize("encoding", ENCODED)
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.txt", "Größe\r\nzwölf €\f", "Größe\r\nzwölf €"),
+        ("a.md", "# Öl\n\n„Über“", "# Öl\n\n„Über“"),
+        ("a.csv", "Stück;Größe\nÄpfel;3\n", "Stück: Äpfel; Größe: 3"),
+        ("a.tsv", "Stück\tGröße\nÄpfel\t3", "Stück: Äpfel; Größe: 3"),
+        ("a.json", '{"text": "Größe"}', "Größe"),
+        ("a.jsonl", '{"text": "Größe"}\r\n', "Größe"),
+        ("a.html", "<p>Größe</p>", "Größe"),
+    ],
+)
+def test_text_says_how_it_is_encoded_or_is_taken_for_what_it_can_be(tmp_path: Path, encoding: str, name: str, content: str, said: str) -> None:
+    assert [text.removeprefix("\ufeff") for _, text in texts(read(tmp_path, name, content.encode(encoding)))] == [said]
+
+
+def test_a_character_between_two_pieces_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mdsa_local.knowledge.loaders.text.PIECE_BYTES", 5)
+    for encoding in ENCODED:
+        whole = "".join(section.text for section in read(tmp_path, "a.txt", "ä€öü😀\n"[: 4 if encoding == "cp1252" else None].encode(encoding)))
+        assert whole.removeprefix("\ufeff") == "ä€öü😀\n"[: len(whole.removeprefix("\ufeff"))]
+
+
+def test_json_in_utf16_needs_no_mark(tmp_path: Path) -> None:
+    assert texts(read(tmp_path, "a.json", '{"text": "Größe"}'.encode("utf-16-le")))[0][1] == "Größe"
 
 
 def test_pdf_pages(tmp_path: Path) -> None:
@@ -159,7 +192,13 @@ def test_json_records(tmp_path: Path) -> None:
         ("f.json", b'{"a": ', "not valid JSON"),
         ("g.jsonl", b'{"a": 1}\n{"a"\n', "line 2: not valid JSON"),
         ("h.csv", b'a,b\n"' + b"x" * 200_000, "field larger than field limit"),
-        ("i.txt", b"abc\xff", "invalid start byte at byte 3"),
+        ("i.txt", "süß, schön".encode() + b"\xff", "not UTF-8 text: byte 14 begins no character"),
+        ("j.md", b"abc\x01\xff", "byte 4 begins no character; nor Windows-1252, where byte 3, 0x1, is none"),
+        ("k.txt", b"abc \x81", "Windows-1252, where byte 4"),
+        ("l.txt", b"PK\x03\x04\0\0abc", "is binary"),
+        ("m.csv", "a,b\n1,2\n".encode("utf-16-le"), "is binary"),
+        ("n.md", b"\xff\xfea\0\0\0", "is binary"),
+        ("o.md", b"\xff\xfea\0\xff", "not utf-16 text: truncated data"),
     ],
 )
 def test_a_damaged_file_says_why(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
@@ -232,7 +271,7 @@ def test_all_types_go_into_a_knowledge_base_and_bad_ones_do_not_stop_the_rest(tm
     docs.mkdir()
     contents: dict[str, bytes] = {
         "a.md": b"# A\nalpha", "b.txt": b"beta", "c.html": b"<h1>C</h1><p>gamma", "d.pdf": pdf("delta"), "e.docx": docx(), "f.csv": b"n\nepsilon\n",
-        "g.json": b'{"text": "zeta"}', "h.jsonl": b'{"text": "eta"}\n', "bad.pdf": b"no", "bad.docx": b"no", "bad.json": b"no", "bad.txt": b"\xff",
+        "g.json": b'{"text": "zeta"}', "h.jsonl": b'{"text": "eta"}\n', "bad.pdf": b"no", "bad.docx": b"no", "bad.json": b"no", "bad.txt": b"\0",
     }  # fmt: skip
     for name, content in contents.items():
         (docs / name).write_bytes(content)
