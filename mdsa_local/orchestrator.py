@@ -260,8 +260,10 @@ class TinyBERTOrchestrator:
             else:
                 passages = evidence.passages
                 yield Retrieved(passages)
-                draft = yield from self._generate(self.registry.get(route.domain), read.text, evidence, embed, trace, leash)
-                verdict = self._timed("validate", trace, lambda: ladder.judge(read.text, draft, passages, embed, evidence.answering))
+                domain_ = self.registry.get(route.domain)
+                draft = yield from self._generate(domain_, read.text, evidence, embed, trace, leash)
+                form = domain_.generation
+                verdict = self._timed("validate", trace, lambda: ladder.judge(read.text, draft, passages, embed, evidence.answering, form))
                 kind: Literal["citations", "replaced"] = "citations" if verdict.status == "success" else "replaced"
                 verdict = self._marked(verdict)
                 if verdict.text != draft.text:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ from mdsa_local.domains.prompts import NOT_FOUND
 from mdsa_local.knowledge import sync
 from mdsa_local.runtime import backend
 from mdsa_local.runtime.llamacpp import LlamaCppBackend
+from mdsa_local.sentences import sentences
 from mdsa_local.settings import Settings
 from mdsa_local.types import Completed, Retrieved, Revised, Routed, Token
 from mdsa_local.unclaimed import NO_DOMAIN, SEVERAL_DOMAINS
@@ -237,6 +239,34 @@ def test_the_model_hears_the_domains_prompt_the_passages_and_the_question(says: 
     assert system.startswith(create_finance_domain().system_prompt)
     assert "[1] " in user
     assert user.endswith("Question: What does an overdraft cost?")
+
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [("An arranged overdraft has an annual rate of 35 percent. [1]", "degraded"), (NOT_FOUND, "not_found"), ("Sheep fly to the moon.", "degraded")],
+)
+def test_an_answer_by_a_schema_stays_what_the_model_wrote(says: TinyBERTOrchestrator, said: str, status: str) -> None:
+    schema = {"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"]}
+    says.register_domain(create_finance_domain(model="scripted://finance", generation={"json_schema": schema}))
+    scripted.SAYS["finance"] = written = json.dumps({"answer": said}) + "\n"
+    events = list(says.stream("What does an overdraft cost?"))
+    assert isinstance(events[-1], Completed)
+    answer = events[-1].answer
+    assert (answer.response, answer.status) == (written, status)
+    assert "".join(event.text for event in events if isinstance(event, Token)) == written
+    assert not any(isinstance(event, Revised) for event in events)
+
+
+def test_what_an_answer_by_a_schema_quotes_is_cited_beside_it(says: TinyBERTOrchestrator) -> None:
+    schema = {"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"]}
+    says.register_domain(create_finance_domain(model="scripted://finance", generation={"json_schema": schema}))
+    scripted.SAYS["finance"] = NOT_FOUND
+    passage = next(event for event in says.stream("What does an overdraft cost?") if isinstance(event, Retrieved)).passages[0]
+    quoted = next(sentence for sentence in sentences(passage.text) if "overdraft" in sentence)
+    scripted.SAYS["finance"] = json.dumps({"answer": quoted})
+    answer = says.ask("What does an overdraft cost?")
+    assert json.loads(answer.response) == {"answer": quoted}
+    assert (answer.status, [citation.number for citation in answer.citations]) == ("success", [1])
 
 
 def test_an_invented_answer_is_withdrawn_and_marked(says: TinyBERTOrchestrator) -> None:

@@ -62,6 +62,11 @@ class Generation(BaseModel):
                 hint = f"Known keys: {', '.join(sorted(type(self).model_fields))}."
             raise ConfigError(explain(error, "generation."), hint) from None
 
+    @property
+    def formed(self) -> bool:
+        """Whether answers have a form that a program reads, by a schema or a grammar."""
+        return self.json_schema is not None or bool(self.grammar)
+
     @field_validator("stop", mode="before")
     @classmethod
     def _texts(cls, value: Any) -> Any:

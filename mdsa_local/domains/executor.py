@@ -57,7 +57,8 @@ class DomainExecutor:
         stream = backend.stream(asked.messages, asked.generation, deadline_s=self.manager.settings.request_timeout_s)
         for piece in (leash or Leash()).hold(stream):
             if isinstance(piece, Finished):
-                yield Draft("".join(written).strip(), reference, piece.reason, piece.prompt_tokens, piece.tokens_generated)
+                text = "".join(written)
+                yield Draft(text if domain.generation.formed else text.strip(), reference, piece.reason, piece.prompt_tokens, piece.tokens_generated)
             else:
                 written.append(piece)
                 yield piece

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from mdsa_local.domains.config import Generation
     from mdsa_local.validation.grounding import Claim, Embed
 
 # Below this cosine of a question to the nearest sentence nothing in the passages is about it. On the shipped knowledge 92 % of questions about
@@ -25,12 +26,23 @@ FLOOR = 0.37
 OFF_CONTEXT = 0.12
 
 
-def judge(question: str, draft: Draft, passages: Sequence[Passage], embed: Embed, answering: Sequence[str] = ()) -> Verdict:
+def judge(
+    question: str,
+    draft: Draft,
+    passages: Sequence[Passage],
+    embed: Embed,
+    answering: Sequence[str] = (),
+    form: Generation | None = None,
+) -> Verdict:
     """The verdict on ``draft``: kept with its citations set right, replaced by the best passage, or "not in your documents".
 
     ``answering`` are texts of the passages that are known to answer, the best first: what quotes one of them is about what was asked, however far it
-    is from it.
+    is from it. Where ``form`` asks for a schema or a grammar, the draft is kept as it is: see :mod:`mdsa_local.validation.schema`.
     """
+    if form is not None and form.formed and not draft.doubt:
+        from mdsa_local.validation import schema
+
+        return schema.judge(question, draft, passages, embed, answering, form)
     if says_not_found(draft.text):
         found = Check("answerable", False, draft.doubt or "the model found no answer in the passages")
         return Verdict("not_found", NOT_FOUND, (), (found,), draft.doubt or "not in the passages")
