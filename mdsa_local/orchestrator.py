@@ -260,9 +260,9 @@ class TinyBERTOrchestrator:
             else:
                 passages = evidence.passages
                 yield Retrieved(passages)
-                domain_ = self.registry.get(route.domain)
-                draft = yield from self._generate(domain_, read.text, evidence, embed, trace, leash)
-                form = domain_.generation
+                chosen = self.registry.get(route.domain)
+                draft = yield from self._generate(chosen, read.text, evidence, embed, trace, leash)
+                form = chosen.generation
                 verdict = self._timed("validate", trace, lambda: ladder.judge(read.text, draft, passages, embed, evidence.answering, form))
                 kind: Literal["citations", "replaced"] = "citations" if verdict.status == "success" else "replaced"
                 verdict = self._marked(verdict)
