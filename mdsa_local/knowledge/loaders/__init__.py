@@ -28,7 +28,7 @@ LOADERS = {
 UNSUPPORTED = "not a supported type"
 CONTAINED = {"html", "pdf", "docx", "json"}
 # Families whose loader has come to take other text from the same file; one more each time, that files read before are read again.
-REVISIONS = {"html": 2, "docx": 2, "json": 2}
+REVISIONS = {"html": 2, "pdf": 2, "docx": 2, "json": 2}
 # Family to the module it needs, and the extra that brings it.
 NEEDS = {"pdf": ("pypdf", "docs"), "docx": ("docx", "docs")}
 

@@ -1,4 +1,4 @@
-"""The text of PDF files, a section for each page, by pypdf. Scanned pages have none."""
+"""The text of PDF files, a section for each page, by pypdf. Scanned pages have none; rows of tables become lines."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mdsa_local.knowledge.loaders import Section, UnreadableError
+from mdsa_local.knowledge.loaders.pdf_pieces import Places
+from mdsa_local.knowledge.loaders.pdf_tables import Tables
 
 
 def read(path: Path) -> Iterator[Section]:
@@ -21,8 +23,9 @@ def read(path: Path) -> Iterator[Section]:
             if not reader.pages:
                 raise UnreadableError("has no pages")
             empty = True
+            places, tables = Places(), Tables()
             for number, page in enumerate(reader.pages, 1):
-                text = page.extract_text().encode(errors="replace").decode()
+                text = tables.told(*places.taken(page)).encode(errors="replace").decode()
                 if text.strip():
                     empty = False
                     yield Section(text + "\n\n", f"{path.stem} > page {number}")

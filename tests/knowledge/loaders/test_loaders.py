@@ -16,13 +16,18 @@ from tests.knowledge.toy_embedder import ToyEmbedder
 
 
 def pdf(*pages: str) -> bytes:
-    """A PDF file, written by hand, with a line of text on each page."""
-    kids = " ".join(f"{4 + 2 * n} 0 R" for n in range(len(pages)))
+    """A PDF file with a line of text on each page."""
+    return shown(*(f"BT /F1 12 Tf 72 700 Td ({text}) Tj ET" if text else "" for text in pages))
+
+
+def shown(*pages: str) -> bytes:
+    """A PDF file, written by hand, of the operators of each page. ``F1`` is Helvetica, ``F2`` bold and ``F3`` as of a typewriter."""
+    kids = " ".join(f"{6 + 2 * n} 0 R" for n in range(len(pages)))
     objects = ["<< /Type /Catalog /Pages 2 0 R >>", f"<< /Type /Pages /Kids [{kids}] /Count {len(pages)} >>"]
-    objects.append("<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>")
-    for n, text in enumerate(pages):
-        content = f"BT /F1 12 Tf 72 700 Td ({text}) Tj ET" if text else ""
-        objects.append(f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Resources << /Font << /F1 3 0 R >> >> /Contents {5 + 2 * n} 0 R >>")
+    objects += [f"<< /Type /Font /Subtype /Type1 /BaseFont /{name} >>" for name in ("Helvetica", "Helvetica-Bold", "Courier")]
+    fonts = "/F1 3 0 R /F2 4 0 R /F3 5 0 R"
+    for n, content in enumerate(pages):
+        objects.append(f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Resources << /Font << {fonts} >> >> /Contents {7 + 2 * n} 0 R >>")
         objects.append(f"<< /Length {len(content)} >>\nstream\n{content}\nendstream")
     out, places = b"%PDF-1.4\n", []
     parts = [out]
