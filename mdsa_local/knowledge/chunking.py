@@ -63,11 +63,13 @@ def chunk(source: str, count_tokens: Callable[[str], int], *, title: str = "", m
 def chunk_all(sections: Iterable[Section], count_tokens: Callable[[str], int], *, title: str = "", max_tokens: int = MAX_TOKENS) -> Iterator[Chunk]:
     """Like :func:`chunk` for a document in sections, with no more than a window of it in memory. ``title`` stands in for a section's.
 
+    A section that tells of the document is in no chunk; the title that it has stands in for ``title``, and above all headings of Markdown.
     Offsets are into the sections' text, put together. Only a block that is longer than a window of a million characters may be split otherwise.
     """
     at = 0
     waiting, name, markdown = "", title, False
     path: dict[int, str] = {}
+    top: dict[int, str] = {}
 
     def take(end: int) -> Iterator[Chunk]:
         nonlocal at, waiting
@@ -79,7 +81,11 @@ def chunk_all(sections: Iterable[Section], count_tokens: Callable[[str], int], *
     for section in sections:
         if not section.continues:
             yield from take(len(waiting))
-            name, markdown, path = section.title or title, section.markdown, {}
+            name, markdown, path = section.title or title, section.markdown, dict(top) if section.markdown else {}
+        if section.about is not None:
+            title, top = name, {0: section.title} if section.title else {}
+            at += len(section.text.encode())
+            continue
         waiting += section.text
         if len(waiting) > WINDOW_CHARS:
             yield from take(_last_block(waiting, markdown) or len(waiting))
@@ -133,7 +139,7 @@ def _sections(source: str, title: str, markdown: bool, path: dict[int, str]) -> 
     for match in _LINE.finditer(source, 1 if source.startswith("\ufeff") else 0):
         line, (start, end) = match[0], match.span()
         if markdown and not fence and (heading := _HEADING.fullmatch(line)):
-            yield " > ".join(path.values()) or title, blocks, begin
+            yield _joined(path) or title, blocks, begin
             level, name = len(heading[1]), _heading_text(heading[2])
             kept = below(path, level, name)
             path.clear()
@@ -152,7 +158,12 @@ def _sections(source: str, title: str, markdown: bool, path: dict[int, str]) -> 
         else:
             _place(blocks, line, start, end, fresh, markdown)
             fresh = False
-    yield " > ".join(path.values()) or title, blocks, begin
+    yield _joined(path) or title, blocks, begin
+
+
+def _joined(path: dict[int, str]) -> str:
+    """The headings as one title. A document's own title is not said again where its first heading is the same."""
+    return " > ".join(name for level, name in path.items() if level or path.get(1, "").casefold() != name.casefold())
 
 
 def _heading_text(rest: str) -> str:

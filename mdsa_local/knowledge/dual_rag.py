@@ -149,8 +149,8 @@ class DualRAG:
         filters: Mapping[str, str | float] | None = None,
         floor: float | None = None,
     ) -> list[dict[str, Any]]:
-        """Like :meth:`search`, as ``{content, score, metadata}``: the cosine with the question, the metadata given with the document, and where
-        the passage is: ``passage``, ``start``, ``end`` and ``knowledge_base``, which nothing given replaces.
+        """Like :meth:`search`, as ``{content, score, metadata}``: the cosine with the question, the metadata given with the document or of
+        its front matter, and where the passage is: ``source``, ``passage``, ``start``, ``end`` and ``knowledge_base``, which nothing given replaces.
 
         Raises :class:`InputError` for a question that :meth:`~mdsa_local.orchestrator.TinyBERTOrchestrator.ask` would not take, whatever its length.
         ``filters`` restricts what is searched, ``{"source": "docs/*", "metadata.owner": "Dana"}``; see :func:`mdsa_local.knowledge.filters.sql`.
@@ -381,5 +381,5 @@ def _entry(number: int, document: Mapping[str, Any], embedder: Embedder) -> Entr
 
 def _metadata(hit: Hit) -> dict[str, Any]:
     passage = hit.passage
-    own = {"knowledge_base": passage.knowledge_base, "passage": passage.id, "start": passage.start, "end": passage.end}
-    return {"source": passage.source, "title": passage.title} | dict(hit.metadata) | own
+    own = {"source": passage.source, "knowledge_base": passage.knowledge_base, "passage": passage.id, "start": passage.start, "end": passage.end}
+    return {"title": passage.title} | dict(hit.metadata) | own

@@ -37,7 +37,8 @@ def parsed(conditions: Iterable[str]) -> dict[str, str]:
 def sql(filters: Mapping[str, str | float]) -> str | None:
     """The condition that all ``filters`` are met; None without any. ``*`` at an end of a value stands for anything. A ``source`` or ``document`` that
     does not begin with ``/`` or ``*`` may stand below any folder; ``kind`` is the ending of the source's name, such as ``pdf``; ``metadata.NAME`` is
-    what the user gave, compared as text: a string, a number or a boolean as JSON writes it, and these may be given as such. Raises
+    what the user or the front matter gave, compared as text: a string, a number or a boolean as JSON writes it, and these may be given as such; of a
+    list any element that is one of these. Raises
     :class:`UnknownNameError` for an unknown field and :class:`InputError` for a value that is no text.
 
     A value is only ever a quoted string: nothing in it is read as SQL.
@@ -82,7 +83,7 @@ def _like(field: str, value: str) -> str:
 
 
 def _in_metadata(name: str, value: str) -> str:
-    """The condition that metadata has a string, number or boolean ``name`` that reads like ``value``."""
+    """The condition that metadata has a string, number or boolean ``name`` that reads like ``value``, or a list with such an element."""
     first, last, inner = value.startswith("*"), value.endswith("*"), value.strip("*")
     before, after = (_CHARS if first else ""), (_CHARS if last else "")
     wanted = [f'"{before}{_literal(_json(inner)[1:-1])}{after}"']
@@ -92,7 +93,7 @@ def _in_metadata(name: str, value: str) -> str:
     as_text = re.compile(f"{'.*' if first else ''}{re.escape(inner)}{'.*' if last else ''}")
     wanted += [word for word in _WORDS if as_text.fullmatch(word)]
     key = f"{_json(name)}: "
-    pattern = rf"^\{{(?:{_STRING}: {_any_value()}, )*{_literal(key)}(?:{'|'.join(wanted)})[,}}]"
+    pattern = rf"^\{{(?:{_STRING}: {_any_value()}, )*{_literal(key)}(?:\[(?:{_any_value()}, )*)?(?:{'|'.join(wanted)})[,\]}}]"
     # The first is quick, and mostly enough to tell that it is not.
     return f"(contains(metadata, {_quoted(key)}) AND regexp_like(metadata, {_quoted(pattern)}))"
 

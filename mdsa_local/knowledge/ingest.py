@@ -144,12 +144,15 @@ class _Run:
             self.groups["unchanged"].append(known.document)
             return
         name = known.document if known else _new_id(file, self._taken)
-        chunks = chunk_all(self._reader.sections(file.path), self._knowledge_base.embedder.count_tokens, title=file.path.stem)
+        sections = self._reader.sections(file.path)
+        beginning = list(islice(sections, 1))
+        about = beginning[0].about or {} if beginning else {}
+        chunks = chunk_all(chain(beginning, sections), self._knowledge_base.embedder.count_tokens, title=file.path.stem)
         first = list(islice(chunks, COMMIT_CHUNKS))
         if not first:
             raise _EmptyFileError("has no text")
         if len(first) < COMMIT_CHUNKS:
-            self._pending.append(Entry(name, file.source, digest, tuple(first)))
+            self._pending.append(Entry(name, file.source, digest, tuple(first), about))
             self._waiting += len(first)
         else:
             if family(file.path) not in CONTAINED:
@@ -157,7 +160,7 @@ class _Run:
                 deque(self._reader.sections(file.path), maxlen=0)
             self.settle()
             self._knowledge_base.add_large(
-                Entry(name, file.source, digest, ()), chain(first, chunks), partial(self._heard, file, self._tally.bytes_done)
+                Entry(name, file.source, digest, (), about), chain(first, chunks), partial(self._heard, file, self._tally.bytes_done)
             )
         self._taken.add(name)
         self.groups["changed" if known else "added"].append(name)

@@ -158,15 +158,17 @@ def test_no_text_is_no_chunk(source: str) -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.tuples(WEIRD, st.booleans()), max_size=8), st.integers(1, 200), st.booleans())
-def test_in_windows_no_text_is_lost_either(pieces: list[tuple[str, bool]], window: int, markdown: bool) -> None:
+@given(st.lists(st.tuples(WEIRD, st.booleans()), max_size=8), st.integers(1, 200), st.booleans(), st.sampled_from(["", "---\nfür: alle\n---\n"]))
+def test_in_windows_no_text_is_lost_either_but_front_matter(pieces: list[tuple[str, bool]], window: int, markdown: bool, front: str) -> None:
     sections = [Section(text.replace("#", "").replace("\ufeff", ""), markdown=markdown, continues=continues) for text, continues in pieces]
+    sections[:0] = [Section(front, "Title", about={"für": "alle"})] if front else []
     source = "".join(section.text for section in sections)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mdsa_local.knowledge.chunking.WINDOW_CHARS", window)
         chunks = list(chunk_all(sections, count, max_tokens=12))
     exact(source, chunks)
-    assert squeezed("".join(piece.text for piece in chunks)) == squeezed(source)
+    assert squeezed("".join(piece.text for piece in chunks)) == squeezed(source.removeprefix(front))
+    assert not front or all(piece.title.startswith("Title") for piece in chunks)
 
 
 def test_windows_keep_headings_and_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

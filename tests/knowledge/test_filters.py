@@ -104,7 +104,7 @@ METADATA: list[dict[str, Any]] = [
     {"a": [1, {"owner": "Dana"}], "owner": "Fox"},
     {"nested": {"owner": "Dana", "n": 5}},
     {"text": '"owner": "Dana"', "x": ', "owner": "Dana"}', ", ": ": "},
-    {"owner": ["Dana"], "n": 2.5},
+    {"owner": ["Fox", ["x"], {"owner": "Eve"}, "Dana", 7, True], "n": 2.5},
     {"owner": True, "n": False},
     {"owner": None, "n": 2024},
     {"owner": "Jürgen\n\u2028\x01Ω", "the [key]": "a.b*c"},
@@ -123,10 +123,15 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> DualRAG:
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
-        ("owner", "Dana", [0]),
-        ("owner", "Dana*", [0, 1]),
+        ("owner", "Dana", [0, 6]),
+        ("owner", "Dana*", [0, 1, 6]),
         ("owner", "*Scully", [1]),
-        ("owner", "*an*", [0, 1]),
+        ("owner", "*an*", [0, 1, 6]),
+        ("owner", "Fox", [3, 6]),
+        ("owner", 7, [6]),
+        ("owner", "x", []),
+        ("owner", "Eve", []),
+        ("owner", "Fo", []),
         ("owner", 'O\'Hara "the \\ one", 50%_', [2]),
         ("owner", "O'Hara*", [2]),
         ("owner", "*50%*", [2]),
@@ -137,7 +142,7 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> DualRAG:
         ("owner", "*01Ω", []),
         ("owner", "Jürgen\n*", [9]),
         ("owner", "Jürgenn*", []),
-        ("owner", "true", [7]),
+        ("owner", "true", [6, 7]),
         ("owner", "null", []),
         ("owner", "x' OR '1'='1", []),
         ("owner", '"Dana"', []),
@@ -184,7 +189,11 @@ def test_any_metadata_is_found_by_what_it_says_and_nothing_else(tmp_path: Path) 
     rag.add_global_documents({"content": f"apples number {n}", "metadata": {**one, "id": f"{n}"}} for n, one in enumerate(given))
     searched = 0
     for name, wanted in [
-        (name, wanted) for one in rng.sample(given, 40) for name, wanted in one.items() if name and not isinstance(wanted, list | dict)
+        (name, wanted)
+        for one in rng.sample(given, 40)
+        for name, value in one.items()
+        for wanted in (value if isinstance(value, list) else [value])
+        if name and not isinstance(wanted, list | dict)
     ]:
         as_text = wanted if isinstance(wanted, str) else json.dumps(wanted)
         if not as_text or wanted is None:
@@ -192,7 +201,8 @@ def test_any_metadata_is_found_by_what_it_says_and_nothing_else(tmp_path: Path) 
         expected = {
             f"{n}"
             for n, one in enumerate(given)
-            if isinstance(has := one.get(name), str | int | float) and (has if isinstance(has, str) else json.dumps(has)) == as_text
+            for has in (one[name] if isinstance(one.get(name), list) else [one.get(name)])
+            if isinstance(has, str | int | float) and (has if isinstance(has, str) else json.dumps(has)) == as_text
         }
         hits = rag.query("apples", top_k=200, filters={f"metadata.{name}": as_text})
         assert {hit["metadata"]["id"] for hit in hits} == expected, (name, as_text)

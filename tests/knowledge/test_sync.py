@@ -167,7 +167,7 @@ def test_a_later_domain_of_the_same_name_hides_the_earlier_one(
 def test_a_file_that_cannot_be_read_is_told_each_time_and_embeds_nothing(garden: Path, encoder: Encoder, tmp_path: Path) -> None:
     settings = Settings.load({}, home=tmp_path)
     rag = DualRAG(settings.knowledge_dir, encoder)
-    (garden / "knowledge" / "latin.md").write_bytes(b"caf\xe9")
+    (garden / "knowledge" / "latin.md").write_bytes(b"caf\0")
     for _ in range(2):
         ((_, report),) = sync.sync(rag, settings, encoder.fingerprint)
         assert [Path(path).name for path, _ in report.failed] == ["latin.md"]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 # Suffix to module in this package.
 LOADERS = {
@@ -28,7 +28,7 @@ LOADERS = {
 UNSUPPORTED = "not a supported type"
 CONTAINED = {"html", "pdf", "docx", "json"}
 # Families whose loader has come to take other text from the same file; one more each time, that files read before are read again.
-REVISIONS = {"html": 2, "pdf": 2, "docx": 2, "json": 2}
+REVISIONS = {"html": 2, "pdf": 2, "docx": 2, "json": 2, "text": 2}
 # Family to the module it needs, and the extra that brings it.
 NEEDS = {"pdf": ("pypdf", "docs"), "docx": ("docx", "docs")}
 
@@ -36,12 +36,14 @@ NEEDS = {"pdf": ("pypdf", "docs"), "docx": ("docx", "docs")}
 @dataclass(frozen=True, slots=True)
 class Section:
     """Text that belongs together. ``title`` is its path of headings, empty for the name of the file; ``markdown`` whether the text has
-    headings and tables of its own; ``continues`` whether it goes on where the section before ended."""
+    headings and tables of its own; ``continues`` whether it goes on where the section before ended. A first section with ``about``, what the document
+    says of itself, is no text to be found, and has the document's title."""
 
     text: str
     title: str = ""
     markdown: bool = False
     continues: bool = False
+    about: dict[str, Any] | None = None
 
 
 class UnreadableError(ValueError):
@@ -70,8 +72,14 @@ def family(path: Path) -> str:
 def fingerprint(path: Path) -> str:
     """The sha256 of a file's content, with ``-`` and a number behind it where the file is read otherwise than by the first loader of its family.
     Raises :class:`UnreadableError` and OSError."""
-    revision = REVISIONS.get(family(path), 1)
+    name = family(path)
+    revision = REVISIONS.get(name, 1)
     with path.open("rb") as content:
+        if name == "text":
+            # Of texts only those with front matter are read otherwise.
+            begin = content.read(6).removeprefix(b"\xef\xbb\xbf")
+            revision = revision if begin.startswith(b"---") else 1
+            content.seek(0)
         return hashlib.file_digest(content, "sha256").hexdigest() + (f"-{revision}" if revision > 1 else "")
 
 

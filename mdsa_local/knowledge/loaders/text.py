@@ -9,15 +9,22 @@ from pathlib import Path
 
 from mdsa_local.knowledge.loaders import Section, UnreadableError
 from mdsa_local.knowledge.loaders.encodings import BINARY, encoding
+from mdsa_local.knowledge.loaders.front import front_matter, title
 
 PIECE_BYTES = 1 << 18
 
 
 def read(path: Path) -> Iterator[Section]:
-    """The text as it is, in pieces that continue one another."""
+    """The text as it is, in pieces that continue one another; before it, of Markdown, its front matter."""
     markdown = path.suffix.lower() != ".txt"
+    goes_on = False
     for number, text in enumerate(decoded(path)):
-        yield Section(text, markdown=markdown, continues=number > 0)
+        if number == 0 and markdown and (front := front_matter(text)):
+            about, end = front
+            yield Section(text[:end], title(about), about=about)
+            text = text[end:]
+        yield Section(text, markdown=markdown, continues=goes_on)
+        goes_on = True
 
 
 def decoded(path: Path) -> Iterator[str]:
