@@ -55,11 +55,6 @@ class _Table:
     columns: list[_Span] = field(default_factory=list)
     rows: list[tuple[_Row, list[int]]] = field(default_factory=list)
 
-    @property
-    def full(self) -> list[tuple[_Row, list[int]]]:
-        """The rows whose cells stand in columns."""
-        return [(row, places) for row, places in self.rows if places]
-
 
 class Tables:
     """Tells the tables of the pages of a file, in order: one that goes on over a page keeps the names of its columns."""
@@ -160,12 +155,14 @@ def _rows(lines: Sequence[_Line]) -> list[_Row]:
     rows: list[_Row] = []
     for line in lines:
         row = rows[-1] if rows else None
-        own = _of_one_row(row[0], line) if row and len(row) == 1 else 0
+        # Costs nothing where it is not so; a row with more cells is no table's, and a page may have any number.
+        right = row is not None and len(row) <= MOST_COLUMNS and line.left > row[-1][-1].right
+        own = _of_one_row(row[0], line) if row and right and len(row) == 1 else 0
         if row and own and not _is_paragraph(row[0]) and _beside([row[0][-own:]], line):
             # What stands above the first cell is not of it.
             above = [row[0][:-own]] if own < len(row[0]) else []
             rows[-1:] = [each for each in (above, [row[0][-own:], [line]]) if each]
-        elif row and not own and _beside(row, line):
+        elif row and right and not own and _beside(row, line):
             row.append([line])
         elif row and _goes_on(row[-1], line):
             row[-1].append(line)
@@ -220,36 +217,38 @@ def _drop(above: _Row, below: _Row) -> float:
 
 def _tables(rows: Sequence[_Row]) -> list[_Table]:
     """Neighbouring rows that agree in their columns."""
-    if sum(len(row) > 1 for row in rows) < 1:
+    if all(len(row) == 1 for row in rows):
         return []
-    tables: list[_Table] = []
     table = _Table()
+    tables = [table]
     waiting: _Row | None = None
     for row in rows:
         above = waiting or (table.rows[-1][0] if table.rows else None)
         size = max(row[0][0].size, 1.0)
         near = above is not None and 0 < _drop(above, row) <= ROW * size
         if not near:
-            tables, table, waiting = [*tables, table], _Table(), None
+            table, waiting = _Table(), None
+            tables.append(table)
         if not _tabular(row):
             if table.rows and waiting is None and _continues(table, row):
                 table.rows[-1] = (_with(table.rows[-1][0], table.rows[-1][1], table, row), table.rows[-1][1])
             elif table.rows and waiting is None and _between(table, row):
                 waiting = row
             else:
-                tables, table, waiting = [*tables, table], _Table(), None
+                table, waiting = _Table(), None
+                tables.append(table)
             continue
         places = _places(table.columns, row, first=len(table.rows) == 1)
         again = waiting is not None and _font(row) == _font(table.rows[0][0]) != _font(table.rows[-1][0])
         if places is None or again:
-            tables, table, waiting = [*tables, table], _Table(), None
-            places = _places([], row, first=False)
-            assert places is not None
+            table, waiting = _Table(), None
+            tables.append(table)
+            places = list(map(_edges, row))
         if waiting is not None:
             table.rows.append((waiting, []))
             waiting = None
         _add(table, row, places)
-    return [each for each in map(_trimmed, [*tables, table]) if each.rows]
+    return [each for each in map(_trimmed, tables) if each.rows]
 
 
 def _font(row: _Row) -> str:
@@ -277,8 +276,9 @@ def _add(table: _Table, row: _Row, places: Sequence[_Span]) -> None:
     cells = dict(zip(places, map(_edges, row), strict=True))
     spans = {span: (min(span[0], left), max(span[1], right)) for span, (left, right) in cells.items()}
     columns = sorted({*table.columns, *places})
-    moved = {table.columns.index(span): at for at, span in enumerate(columns) if span in table.columns}
-    table.rows = [(before, [moved[place] for place in old]) for before, old in table.rows]
+    if len(columns) > len(table.columns):
+        moved = {table.columns.index(span): at for at, span in enumerate(columns) if span in table.columns}
+        table.rows = [(before, [moved[place] for place in old]) for before, old in table.rows]
     table.columns = [spans.get(span, span) for span in columns]
     table.rows.append((row, [columns.index(place) for place in places]))
 
