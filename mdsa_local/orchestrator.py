@@ -27,7 +27,7 @@ from mdsa_local.onnx_models import OnnxModels
 from mdsa_local.runtime.manager import ModelManager
 from mdsa_local.settings import Settings
 from mdsa_local.stoppable import Leash, Stoppable
-from mdsa_local.types import Answer, Completed, Draft, Event, Query, Retrieved, Revised, Route, Routed, Stage, Token, Turn, Verdict
+from mdsa_local.types import Answer, Completed, Draft, Event, Passage, Query, Retrieved, Revised, Route, Routed, Stage, Token, Turn, Verdict
 from mdsa_local.unclaimed import unclaimed
 from mdsa_local.validation import ladder, rules
 
@@ -270,8 +270,7 @@ class TinyBERTOrchestrator:
                     yield Revised(verdict.text, verdict.reason, kind)
             answer = self._answer(request_id, query, route, draft, verdict, trace, (time.perf_counter() - began) * 1000)
             if answer.status == "not_found":
-                places = {(passage.knowledge_base, passage.source, passage.title): passage for passage in reversed(evidence.passages)}
-                answer = replace(answer, nearest=tuple(places.values())[: -NEAREST - 1 : -1])
+                answer = replace(answer, nearest=_nearest(evidence.passages))
             self._log(answer, asked)
             yield Completed(answer)
         except MDSAError:
@@ -511,6 +510,14 @@ class TinyBERTOrchestrator:
             self._total_ms += (time.perf_counter() - began) * 1000
             if domain:
                 self._by_domain[domain] += 1
+
+
+def _nearest(passages: Iterable[Passage]) -> tuple[Passage, ...]:
+    """Of passages, best first, the best of each heading, at most :data:`NEAREST`."""
+    places: dict[tuple[str, str, str], Passage] = {}
+    for passage in passages:
+        places.setdefault((passage.knowledge_base, passage.source, passage.title), passage)
+    return tuple(places.values())[:NEAREST]
 
 
 def _completed(last: Event) -> Answer:

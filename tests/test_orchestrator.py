@@ -30,11 +30,12 @@ from mdsa_local.cli.ask import details
 from mdsa_local.domains import quoting
 from mdsa_local.domains.prompts import NOT_FOUND
 from mdsa_local.knowledge import sync
+from mdsa_local.orchestrator import _nearest
 from mdsa_local.runtime import backend
 from mdsa_local.runtime.llamacpp import LlamaCppBackend
 from mdsa_local.sentences import sentences
 from mdsa_local.settings import Settings
-from mdsa_local.types import Completed, Retrieved, Revised, Routed, Token
+from mdsa_local.types import Completed, Passage, Retrieved, Revised, Routed, Token
 from mdsa_local.unclaimed import NO_DOMAIN, SEVERAL_DOMAINS
 from tests import scripted
 from tests.conftest import DATA
@@ -79,6 +80,11 @@ def test_what_came_nearest_is_named_where_nothing_answers(product: TinyBERTOrche
     base, name = answer.nearest[-1].knowledge_base, answer.nearest[-1].id
     assert shown.endswith(f"(mdsa kb show -d {base} '{name}')")
     assert product.ask("How much does a replacement debit card cost?").nearest == product.ask("what's the weather on mars").nearest == ()
+
+
+def test_of_each_heading_the_best_passage_is_named_best_first() -> None:
+    found = [Passage(f"{n}", "a.md", "global", title, "", 0, 1, 0.5) for n, title in enumerate(("A", "B", "A", "C", "D"))]
+    assert [passage.id for passage in _nearest(found)] == ["0", "1", "3"]
 
 
 def test_a_part_that_belongs_elsewhere_is_told(product: TinyBERTOrchestrator) -> None:

@@ -27,9 +27,10 @@ _RIGHT_TO_LEFT = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]")
 _SHOWS = {b"Tj", b"TJ"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Piece:
-    """What one operator shows: characters ``start`` to ``end`` of the page's text, from ``left`` to ``right`` at the height ``base``.
+    """What one operator shows, or several beside each other: characters ``start`` to ``end`` of the page's text, from ``left`` to ``right`` at the
+    height ``base``.
 
     ``size`` is that of the letters; 0 for what is not written from left to right.
     """

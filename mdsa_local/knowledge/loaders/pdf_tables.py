@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 from mdsa_local.knowledge.loaders import named
@@ -30,19 +30,8 @@ _LEADERS = re.compile(r"(?:\.\s?){4}|…{2}|_{4}")
 _FIXED = re.compile("courier|mon[ol]|consol|typewriter|menlo|cmtt|lmtt", re.IGNORECASE)
 
 
-@dataclass(slots=True)
-class _Line:
-    """Words that stand beside each other without a gap, of one cell or of prose."""
-
-    start: int
-    end: int
-    left: float
-    right: float
-    base: float
-    size: float
-    font: str
-
-
+# Words that stand beside each other without a gap, of one cell or of prose.
+_Line = Piece
 _Cell = list[_Line]
 _Row = list[_Cell]
 _Span = tuple[float, float]
@@ -146,7 +135,7 @@ def _lines(pieces: Sequence[Piece]) -> list[_Line]:
         if last and beside:
             last.end, last.right = piece.end, max(last.right, piece.right)
         else:
-            out.append(_Line(piece.start, piece.end, piece.left, piece.right, piece.base, piece.size, piece.font))
+            out.append(replace(piece))
     return out
 
 
