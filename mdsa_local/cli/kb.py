@@ -80,6 +80,16 @@ def _counts(report: Report) -> dict[str, object]:
     return {name: len(getattr(report, name)) for name in ("added", "changed", "removed", "unchanged")} | {"failed": failed}
 
 
+def _tell(name: str, kinds: Sequence[str], report: Report) -> None:
+    """What an ingestion did, and which files it did not take."""
+    from mdsa_local.knowledge.ingest import OUTSIDE
+
+    counts = [f"{len(getattr(report, kind))} {kind}" for kind in kinds]
+    line(f"{name}: {', '.join([*counts, *([f'{len(report.failed)} not read'] if report.failed else [])])}")
+    for path, reason in report.failed:
+        note(_plain(f"not followed: {path} {reason}" if reason == OUTSIDE else f"not added: {path}: {reason}"))
+
+
 @app.command()
 def add(
     paths: Annotated[list[Path], typer.Argument(help="Files and folders: text, Markdown, HTML, PDF, DOCX, CSV, JSON, JSONL.", show_default=False)],
@@ -87,8 +97,8 @@ def add(
     follow_deletes: Annotated[bool, typer.Option("--follow-deletes", help="Also remove what a given folder had and has no more.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Add documents to a domain's knowledge base, or to the shared one; exit code 2 when a file was refused, whatever else was added. Files of other
-    types in a folder are passed over."""
+    """Add documents to a domain's knowledge base, or to the shared one; exit code 2 when a file was refused, whatever else was added. In a folder,
+    files of other types, empty ones, office programs' locks and links that lead out of it or nowhere are passed over."""
     parts = _parts(domain)
     missing = [str(path) for path in paths if not path.exists()]
     if missing:
@@ -96,20 +106,17 @@ def add(
     meter = Meter("adding")
     with meter.told():
         report = parts.knowledge.add_paths([path.absolute() for path in paths], domain, meter, follow_deletes=follow_deletes)
-    if report.failed and not (report.added or report.changed or report.unchanged or report.removed):
-        (path, reason), more = report.failed[0], len(report.failed) - 1
+    refused = [(path, reason) for path, reason in report.failed if path not in report.passed_over]
+    if refused and not (report.added or report.changed or report.unchanged or report.removed):
+        (path, reason), more = refused[0], len(refused) - 1
         raise InputError(
             f"nothing was added: {path}: {reason}" + (f"; {more} more failed" if more else ""), "Give files of these types that hold text."
         )
-    counts = _counts(report)
     if as_json:
-        document({"knowledge_base": domain or SHARED, **counts})
+        document({"knowledge_base": domain or SHARED, **_counts(report)})
     else:
-        kinds = ("added", "changed", "unchanged", *(["removed"] if follow_deletes else []))
-        line(f"{domain or SHARED}: " + ", ".join(f"{counts[name]} {name}" for name in kinds))
-        for path, reason in report.failed:
-            note(_plain(f"not added: {path}: {reason}"))
-    if len(report.failed) > len(report.passed_over):
+        _tell(domain or SHARED, ("added", "changed", "unchanged", *(["removed"] if follow_deletes else [])), report)
+    if refused:
         raise typer.Exit(InputError.exit_code)
 
 
@@ -341,9 +348,7 @@ def sync(as_json: Json = False) -> None:
         document({name: _counts(report) for name, report in done})
         return
     for name, report in done:
-        line(f"{name}: {len(report.added)} added, {len(report.changed)} changed, {len(report.removed)} removed, {len(report.unchanged)} unchanged")
-        for path, reason in report.failed:
-            note(_plain(f"not added: {path}: {reason}"))
+        _tell(name, ("added", "changed", "removed", "unchanged"), report)
     if not done:
         line("knowledge bases are up to date")
 

@@ -20,6 +20,12 @@ from mdsa_local.settings import shipped
 
 # Documents are committed together until they have this many chunks: every commit makes files and a version.
 COMMIT_CHUNKS = 512
+# Reasons for which a file that is only met in a folder is passed over, not refused; the first is how a reason begins.
+LOCKED = "a lock file of an office program"
+OUTSIDE = "leads out of the folder"
+MISSING = "does not exist"
+EMPTY = "has no text"
+PASSED_OVER = (UNSUPPORTED, LOCKED, OUTSIDE, MISSING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +52,7 @@ Progress = Callable[[Step], None]
 @dataclass(frozen=True, slots=True)
 class Report:
     """What an ingestion did, as document ids; ``failed`` holds ``(path, reason)``, and ``passed_over`` the paths among them that were only met in a
-    folder and are of no supported type."""
+    folder and are of no supported type, empty, an office program's lock, or a link to nothing or out of the folder."""
 
     added: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
@@ -92,7 +98,7 @@ def ingest(knowledge_base: KnowledgeBase, paths: Iterable[Path | str], progress:
         knowledge_base.tidy()
     run.tell("")
     named = {str(root) for root in roots}
-    passed_over = tuple(path for path, reason in failed if reason.startswith(UNSUPPORTED) and path not in named)
+    passed_over = tuple(path for path, reason in failed if (reason.startswith(PASSED_OVER) or reason == EMPTY) and path not in named)
     return Report(
         removed=tuple(gone), failed=tuple(failed), passed_over=passed_over, **{name: tuple(documents) for name, documents in run.groups.items()}
     )
@@ -139,6 +145,8 @@ class _Run:
 
     def _store(self, file: _File) -> None:
         known = self._stored.get(file.source)
+        if not file.path.stat().st_size:
+            raise _EmptyFileError(EMPTY)
         digest = fingerprint(file.path)
         if known and known.hash == digest:
             self.groups["unchanged"].append(known.document)
@@ -150,7 +158,7 @@ class _Run:
         chunks = chunk_all(chain(beginning, sections), self._knowledge_base.embedder.count_tokens, title=file.path.stem)
         first = list(islice(chunks, COMMIT_CHUNKS))
         if not first:
-            raise _EmptyFileError("has no text")
+            raise _EmptyFileError(EMPTY)
         if len(first) < COMMIT_CHUNKS:
             self._pending.append(Entry(name, file.source, digest, tuple(first), about))
             self._waiting += len(first)
@@ -194,21 +202,29 @@ def source_of(path: Path) -> str:
 
 
 def _files(roots: Iterable[Path], failed: list[tuple[str, str]]) -> Iterator[_File]:
-    """The files to read, in order; what is missing or of another type goes to ``failed``. Hidden files and folders are passed over."""
+    """The files to read, in order; what is missing or of another type goes to ``failed``. Hidden files and folders are passed over, and so are links
+    to folders and out of the folder given: what they lead to is not what was given."""
     for root in roots:
         if root.is_dir():
             for folder, below, names in os.walk(root, onerror=lambda error: failed.append((str(error.filename), _reason(error)))):
                 # A knowledge base may lie in a folder of documents; its own files are none.
                 below[:] = sorted(name for name in below if not name.startswith(".") and not name.endswith(".lance"))
                 found = [Path(folder, name) for name in sorted(names) if not name.startswith(".")]
-                yield from (_File(path, root, source_of(path)) for path in found if _usable(path, failed))
+                yield from (_File(path, root, source_of(path)) for path in found if _usable(path, failed, root))
         elif _usable(root, failed):
             yield _File(root, root.parent, source_of(root))
 
 
-def _usable(path: Path, failed: list[tuple[str, str]]) -> bool:
+def _usable(path: Path, failed: list[tuple[str, str]], root: Path | None = None) -> bool:
+    """Whether a file that was given, or met below ``root``, can be read as far as its name tells; why not goes to ``failed``."""
     try:
         str(path).encode()
+        if root is not None and path.name.startswith("~$"):
+            failed.append((str(path), LOCKED))
+            return False
+        if root is not None and path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
+            failed.append((str(path), OUTSIDE))
+            return False
         exists = path.exists()
     except UnicodeEncodeError:
         failed.append((str(path).encode("utf-8", "replace").decode(), "its name is not UTF-8"))
@@ -217,7 +233,7 @@ def _usable(path: Path, failed: list[tuple[str, str]]) -> bool:
         failed.append((str(path), _reason(error)))
         return False
     if not exists:
-        failed.append((str(path), "does not exist"))
+        failed.append((str(path), MISSING))
     elif not path.is_file():
         failed.append((str(path), "not a file"))
     else:

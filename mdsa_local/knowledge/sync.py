@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from mdsa_local.errors import StorageError, UnknownNameError
 from mdsa_local.knowledge import place
-from mdsa_local.knowledge.ingest import Report, Step, source_of
-from mdsa_local.knowledge.loaders import REVISIONS, UNSUPPORTED
+from mdsa_local.knowledge.ingest import EMPTY, PASSED_OVER, Report, Step, source_of
+from mdsa_local.knowledge.loaders import REVISIONS
 from mdsa_local.knowledge.locks import acquire
 from mdsa_local.settings import Settings, shipped, storage_error
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 GLOBAL_FOLDER = "_global"
 # Starts of ingest's reasons that stay true until the file changes. The user hears of them once; any other failure is tried again.
-SETTLED = (UNSUPPORTED, "has no text", "its name is not UTF-8")
+SETTLED = (*PASSED_OVER, EMPTY, "its name is not UTF-8")
 
 
 def folders(settings: Settings) -> Iterator[tuple[str | None, Path]]:

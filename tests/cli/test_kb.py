@@ -56,11 +56,11 @@ def test_a_refused_file_is_told_by_the_exit_code_after_the_others_were_added(hom
     (docs / "notes.md").write_text("The shed key hangs behind the door.\n")
     (docs / "photo.png").write_bytes(b"PNG")
     code, out, err = inside(capsys, "kb", "add", str(docs))
-    assert (code, out) == (0, "global: 1 added, 0 changed, 0 unchanged\n") and "photo.png: not a supported type" in err
+    assert (code, out) == (0, "global: 1 added, 0 changed, 0 unchanged, 1 not read\n") and "photo.png: not a supported type" in err
     (docs / "broken.md").write_bytes(b"\xff\xfe\xff")
     (docs / "more.md").write_text("The rake is in the shed.\n")
     code, out, err = inside(capsys, "kb", "add", str(docs))
-    assert (code, out) == (2, "global: 1 added, 0 changed, 1 unchanged\n") and "broken.md" in err and "photo.png" in err
+    assert (code, out) == (2, "global: 1 added, 0 changed, 1 unchanged, 2 not read\n") and "broken.md" in err and "photo.png" in err
     code, out, _ = inside(capsys, "kb", "add", str(docs), "--json")
     assert (code, json.loads(out)["unchanged"], len(json.loads(out)["failed"])) == (2, 2, 2)
     # Who names a file wants it.
@@ -72,8 +72,24 @@ def test_a_refused_file_is_told_by_the_exit_code_after_the_others_were_added(hom
     for command in (("search", "shed"), ("check",), ("optimize",), ("show", "notes.md#0")):
         assert inside(capsys, "kb", *command, "-d", "global")[0] == 0
     (docs / "more.md").unlink()
-    assert inside(capsys, "kb", "add", str(docs))[1] == "global: 0 added, 0 changed, 1 unchanged\n"
-    assert inside(capsys, "kb", "add", str(docs), "--follow-deletes")[1] == "global: 0 added, 0 changed, 1 unchanged, 1 removed\n"
+    assert inside(capsys, "kb", "add", str(docs))[1] == "global: 0 added, 0 changed, 1 unchanged, 1 not read\n"
+    assert inside(capsys, "kb", "add", str(docs), "--follow-deletes")[1] == "global: 0 added, 0 changed, 1 unchanged, 1 removed, 1 not read\n"
+
+
+def test_what_is_passed_over_in_a_folder_is_told_and_no_failure(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    docs = home / "docs"
+    docs.mkdir()
+    (home / "diary.md").write_text("Secret.\n")
+    (docs / "diary.md").symlink_to(home / "diary.md")
+    (docs / "gone.md").symlink_to(docs / "nowhere.md")
+    (docs / "~$letter.docx").write_bytes(b"\x05Tom")
+    (docs / "empty.json").touch()
+    (docs / "photo.png").write_bytes(b"PNG")
+    code, out, err = inside(capsys, "kb", "add", str(docs))
+    assert (code, out) == (0, "global: 0 added, 0 changed, 0 unchanged, 5 not read\n")
+    assert f"not followed: {docs}/diary.md leads out of the folder\n" in err and err.count("\n") == 5
+    assert inside(capsys, "kb", "add", str(docs / "empty.json"))[0] == 2
+    assert inside(capsys, "kb", "add", str(docs / "diary.md"))[:2] == (0, "global: 1 added, 0 changed, 0 unchanged\n")
 
 
 def test_empty_knowledge_bases_point_at_sync(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

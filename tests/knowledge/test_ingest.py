@@ -113,8 +113,17 @@ def test_files_that_cannot_be_used_are_reported(tmp_path: Path, docs: Path) -> N
     write(docs / "Makefile", "all:")
     (docs / "broken.md").symlink_to(docs / "nowhere.md")
     os.mkfifo(docs / "pipe.txt")
+    (docs / "~$notes.docx").write_bytes(b"\x05Tom")
+    (docs / "nothing.pdf").touch()
+    write(tmp_path / "private/diary.md", "secret")
+    (docs / "diary.md").symlink_to(tmp_path / "private/diary.md")
+    (docs / "above").symlink_to(tmp_path / "private")
+    (docs / "again.md").symlink_to(docs / "cards.md")
+    (docs / "round.md").symlink_to(docs / "round.md")
     report = ingest(base(tmp_path / "kb"), [docs, tmp_path / "missing.md"])
-    assert len(report.added) == 3
+    assert report.added == ("again.md", "cards.md", "notes.txt", "loans/early.markdown")
+    refused = ["missing.md", "pipe.txt", "torn.md"]
+    assert sorted(Path(path).name for path, _ in report.failed if path not in report.passed_over) == refused
     reasons = {Path(path).name: reason for path, reason in report.failed}
     assert reasons.pop("paper.odt").startswith("not a supported type: .odt")
     assert reasons.pop("Makefile").startswith("not a supported type: Makefile")
@@ -123,9 +132,22 @@ def test_files_that_cannot_be_used_are_reported(tmp_path: Path, docs: Path) -> N
         "empty.md": "has no text",
         "headings.md": "has no text",
         "broken.md": "does not exist",
+        "round.md": "does not exist",
+        "~$notes.docx": "a lock file of an office program",
+        "nothing.pdf": "has no text",
+        "diary.md": "leads out of the folder",
         "pipe.txt": "not a file",
         "missing.md": "does not exist",
     }
+
+
+def test_what_is_named_counts_and_so_does_a_link_that_is(tmp_path: Path, docs: Path) -> None:
+    secret = write(tmp_path / "private/diary.md", "a secret")
+    (docs / "diary.md").symlink_to(secret)
+    (docs / "nothing.md").touch()
+    report = ingest(base(tmp_path / "kb"), [docs, docs / "diary.md", docs / "nothing.md"])
+    assert "diary.md" in report.added
+    assert [(Path(path).name, path in report.passed_over) for path, _ in report.failed] == [("diary.md", True), ("nothing.md", False)]
 
 
 def test_equal_names_in_two_folders_do_not_collide(tmp_path: Path) -> None:
