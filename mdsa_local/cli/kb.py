@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 from unicodedata import category
 
@@ -87,7 +88,7 @@ def _tell(name: str, kinds: Sequence[str], report: Report) -> None:
     counts = [f"{len(getattr(report, kind))} {kind}" for kind in kinds]
     line(f"{name}: {', '.join([*counts, *([f'{len(report.failed)} not read'] if report.failed else [])])}")
     for path, reason in report.failed:
-        note(_plain(f"not followed: {path} {reason}" if reason == OUTSIDE else f"not added: {path}: {reason}"))
+        note(_plain(f"not followed: {path} {reason}" if reason.startswith(OUTSIDE) else f"not added: {path}: {reason}"))
 
 
 @app.command()
@@ -112,12 +113,26 @@ def add(
         raise InputError(
             f"nothing was added: {path}: {reason}" + (f"; {more} more failed" if more else ""), "Give files of these types that hold text."
         )
-    if as_json:
+    if as_json and not report.kept:
         document({"knowledge_base": domain or SHARED, **_counts(report)})
-    else:
+    elif not as_json:
         _tell(domain or SHARED, ("added", "changed", "unchanged", *(["removed"] if follow_deletes else [])), report)
+    if report.kept:
+        raise _all_gone(report, domain)
     if refused:
         raise typer.Exit(InputError.exit_code)
+
+
+def _all_gone(report: Report, domain: str | None) -> InputError:
+    """The error for folders none of whose documents has its file any more."""
+    base = f" -d {domain}" if domain else ""
+    names = [name for _, documents in report.kept for name in documents]
+    some = " ".join(quote(_plain(name)) for name in names[:3]) + (" ..." if len(names) > 3 else "")
+    where = "; ".join(f"{folder}: {len(documents)}" for folder, documents in report.kept)
+    return InputError(
+        _plain(f"not one file is left of the documents that came from there, and none of them was removed: {where}"),
+        f"Is the disk there? To remove them: mdsa kb remove {some}{base}; or all whose files are gone: mdsa kb check --repair{base}",
+    )
 
 
 @app.command("list")
@@ -372,7 +387,8 @@ def check(
     repair: Annotated[bool, typer.Option("--repair", help="Put right what was found.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Look for documents stored in part, files that are gone, vectors of another encoder and damaged tables; exit code 1 when any are left."""
+    """Look for documents stored in part, files that are gone or have changed, vectors of another encoder and damaged tables; exit code 1 when any are
+    left."""
     parts = _parts(_own(domain))
     bases = _listed(parts, domain)
     found = [(base or SHARED, problem) for base in bases for problem in parts.knowledge.check(base, repair=repair)]

@@ -15,7 +15,7 @@ from mdsa_local.errors import StorageError
 if TYPE_CHECKING:
     from mdsa_local.knowledge.ingest import Step
 
-ON = "the same command again goes on from there"
+ON, AGAIN = "the same command again goes on from there", "the same command starts again"
 
 
 class Meter:
@@ -35,16 +35,17 @@ class Meter:
         try:
             yield
         except KeyboardInterrupt:
-            note(f"\nstopped; {self._stored}; {ON}")
+            note(f"\nstopped; {self._stored}")
             raise typer.Exit(INTERRUPTED) from None
         except StorageError as error:
             if self._last:
-                error.hint = f"{error.hint} Of this command {self._stored}; {ON}."
+                error.hint = f"{error.hint} Of this command {self._stored}."
             raise
 
     @property
     def _stored(self) -> str:
-        return f"{self._last.chunks} passages are stored and stay" if self._last and self._last.chunks else "nothing is stored yet"
+        chunks = self._last.chunks if self._last else 0
+        return f"{chunks} passages are stored and stay; {ON}" if chunks else f"nothing is stored; {AGAIN}"
 
 
 def said(step: Step, seconds: float) -> str:

@@ -8,13 +8,14 @@ from typing import Literal
 
 from mdsa_local.errors import StorageError
 from mdsa_local.knowledge.ingest import ingest
-from mdsa_local.knowledge.loaders import LOADERS
+from mdsa_local.knowledge.loaders import LOADERS, UnreadableError, fingerprint
+from mdsa_local.knowledge.loaders.contained import Reader
 from mdsa_local.knowledge.place import forget
 from mdsa_local.knowledge.reading import Document
 from mdsa_local.knowledge.store import KnowledgeBase
 from mdsa_local.settings import shipped
 
-Kind = Literal["fingerprint", "interrupted", "missing", "damaged"]
+Kind = Literal["fingerprint", "interrupted", "missing", "changed", "damaged"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +33,8 @@ def check(knowledge_base: KnowledgeBase, *, repair: bool = False) -> list[Proble
 
     A table that cannot be read becomes again what it was in the newest version that can; of what came later, documents in files are added again by
     the next ``mdsa kb add`` or ``sync``. Vectors of another encoder are made again from the stored text. A document stored in part is read again
-    from its file, or its chunks are removed when the file is gone. A document whose file is gone is removed. In a place that several machines use,
-    a file that is not here is no fault and its document is left alone.
+    from its file, or its chunks are removed when the file is gone. A document whose file is gone is removed, one whose file has changed is read again
+    if it can be. In a place that several machines use, a file that is not here or is another one is no fault and its document is left alone.
     """
     try:
         documents = knowledge_base.documents()
@@ -58,6 +59,12 @@ def check(knowledge_base: KnowledgeBase, *, repair: bool = False) -> list[Proble
             if repair:
                 knowledge_base.delete(document.document)
                 problem = replace(problem, repaired="removed")
+            problems.append(problem)
+        elif path is not None and knowledge_base.database.local and (changed := _changed(path, document)):
+            problem = Problem("changed", document.document, f"{changed}: {path}")
+            # By a link another document would be read.
+            if repair and path == path.resolve() and document.document in ingest(knowledge_base, [path]).changed:
+                problem = replace(problem, repaired="read again")
             problems.append(problem)
     if repair and problems:
         knowledge_base.optimize()
@@ -84,6 +91,24 @@ def _interrupted(knowledge_base: KnowledgeBase, document: Document, path: Path |
         return replace(problem, what=f"{problem.what}; its file cannot be read on this machine: {document.source}")
     knowledge_base.delete(document.document)
     return replace(problem, repaired="removed")
+
+
+def _changed(path: Path, document: Document) -> str:
+    """What became of the file of a document that was stored whole, empty where it is what it was then. It has to be read for that."""
+    if not document.source.endswith(document.document):
+        # Text that was given with a path for its source.
+        return ""
+    try:
+        # What a later version reads otherwise is no fault of the file.
+        if fingerprint(path).partition("-")[0] == document.hash.partition("-")[0]:
+            return ""
+        with Reader() as reader:
+            texts = sum(1 for section in reader.sections(path) if section.about is None and section.text.strip())
+        return "its file has changed since" if texts else "its file has no text any more; the version from before stays"
+    except UnreadableError as error:
+        return f"its file has changed and cannot be used any more, the version from before stays: {error}"
+    except OSError as error:
+        return f"its file cannot be read any more, the version from before stays: {error.strerror or error}"
 
 
 def _file(document: Document) -> Path | None:

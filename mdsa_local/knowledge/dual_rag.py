@@ -185,10 +185,11 @@ class DualRAG:
         progress: Progress | None = None,
         *,
         follow_deletes: bool = False,
+        even_all: bool = False,
     ) -> Report:
         """Ingest files and folders, or a single one; see :func:`mdsa_local.knowledge.ingest.ingest`."""
         several = [paths] if isinstance(paths, Path | str) else paths
-        return ingest(self._knowledge_base(domain), several, progress, follow_deletes=follow_deletes)
+        return ingest(self._knowledge_base(domain), several, progress, follow_deletes=follow_deletes, even_all=even_all)
 
     def ranked(
         self,

@@ -52,7 +52,8 @@ Progress = Callable[[Step], None]
 @dataclass(frozen=True, slots=True)
 class Report:
     """What an ingestion did, as document ids; ``failed`` holds ``(path, reason)``, and ``passed_over`` the paths among them that were only met in a
-    folder and are of no supported type, empty, an office program's lock, or a link to nothing or out of the folder."""
+    folder and are of no supported type, empty, an office program's lock, or a link to nothing or out of the folder.
+    ``kept`` holds folders in which no document was left of those that came from there, each with their ids: none of them was removed."""
 
     added: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
@@ -60,6 +61,7 @@ class Report:
     unchanged: tuple[str, ...] = ()
     failed: tuple[tuple[str, str], ...] = ()
     passed_over: tuple[str, ...] = ()
+    kept: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +75,20 @@ class _EmptyFileError(ValueError):
     """The file has no text that could be searched."""
 
 
-def ingest(knowledge_base: KnowledgeBase, paths: Iterable[Path | str], progress: Progress | None = None, *, follow_deletes: bool = False) -> Report:
+def ingest(
+    knowledge_base: KnowledgeBase,
+    paths: Iterable[Path | str],
+    progress: Progress | None = None,
+    *,
+    follow_deletes: bool = False,
+    even_all: bool = False,
+) -> Report:
     """Bring files, and folders with all below them, into the knowledge base.
 
     A document's id is its path relative to the folder given, with that folder's name in front where two files would share an id. A file
     whose content is known by its hash costs nothing more than reading it. A file that cannot be used is reported, and what was stored of it
-    stays. ``follow_deletes`` also removes documents whose file in a given folder is gone or empty. ``progress`` hears a :class:`Step` before
+    stays. ``follow_deletes`` also removes documents whose file in a given folder is gone or empty; where not one of them has its file any more,
+    as when a disk is not mounted, it takes ``even_all`` to do so. ``progress`` hears a :class:`Step` before
     each file, after each part of a large one and at the end. Raises :class:`StorageError`; running it again completes the work.
     """
     failed: list[tuple[str, str]] = []
@@ -87,11 +97,17 @@ def ingest(knowledge_base: KnowledgeBase, paths: Iterable[Path | str], progress:
     stored = {document.source: document for document in knowledge_base.documents()}
     with knowledge_base.busy(), Reader() as reader, ThreadPoolExecutor(1, "mdsa-store") as lane:
         run = _Run(knowledge_base, reader, lane, stored, Tally(files=len(files), bytes=sum(map(_size, files))), progress, failed)
-        for file in files:
-            run.take(file)
-        run.commit()
-        run.settle()
-    gone = _gone(stored.values(), roots, {file.source for file in files} - run.empty, failed) if follow_deletes else []
+        try:
+            for file in files:
+                run.take(file)
+            run.commit()
+            run.settle()
+        finally:
+            run.end()
+    sources = {file.source for file in files}
+    gone = _gone(stored.values(), roots, sources - run.empty, failed) if follow_deletes else []
+    kept = () if even_all else tuple(_all_gone(stored.values(), roots, sources, set(gone)))
+    gone = sorted({*gone}.difference(*(names for _, names in kept)))
     if gone:
         knowledge_base.delete_all(gone)
     if run.groups["added"] or run.groups["changed"] or gone:
@@ -99,8 +115,16 @@ def ingest(knowledge_base: KnowledgeBase, paths: Iterable[Path | str], progress:
     run.tell("")
     named = {str(root) for root in roots}
     passed_over = tuple(path for path, reason in failed if (reason.startswith(PASSED_OVER) or reason == EMPTY) and path not in named)
+    # What was stored to its end and is there still.
+    removed = set(gone)
+    staying = {source for source, document in stored.items() if document.hash and document.document not in removed}
+    told = [(path, f"{reason}; the version from before stays" if source_of(Path(path)) in staying else reason) for path, reason in failed]
     return Report(
-        removed=tuple(gone), failed=tuple(failed), passed_over=passed_over, **{name: tuple(documents) for name, documents in run.groups.items()}
+        removed=tuple(gone),
+        failed=tuple(told),
+        passed_over=passed_over,
+        kept=kept,
+        **{name: tuple(documents) for name, documents in run.groups.items()},
     )
 
 
@@ -123,6 +147,7 @@ class _Run:
         self._pending: list[Entry] = []
         self._waiting = 0
         self._storing: tuple[Future[None], int] | None = None
+        self._at = ""
         self.groups: dict[str, list[str]] = {"added": [], "changed": [], "unchanged": []}
         self.empty: set[str] = set()
 
@@ -133,6 +158,7 @@ class _Run:
 
     def take(self, file: _File) -> None:
         """Store a file, or let it wait for the next commit."""
+        self._at = file.source
         self.tell(file.source)
         before = self._tally.bytes_done
         try:
@@ -190,9 +216,16 @@ class _Run:
     def settle(self) -> None:
         """Wait until nothing is being stored, and raise what went wrong with it."""
         if self._storing:
-            (stored, chunks), self._storing = self._storing, None
+            stored, chunks = self._storing
             stored.result()
+            self._storing = None
             self._tally = replace(self._tally, chunks=self._tally.chunks + chunks)
+
+    def end(self) -> None:
+        """Where the run was broken off: wait for what is being stored, and tell of it."""
+        if self._storing and self._storing[0].exception() is None:
+            self.settle()
+            self.tell(self._at)
 
 
 def source_of(path: Path) -> str:
@@ -271,6 +304,18 @@ def _gone(stored: Iterable[Document], roots: Iterable[Path], seen: Collection[st
         for document in stored
         if document.source.startswith(folders) and document.source not in seen and not document.source.startswith(unread)
     ]
+
+
+def _all_gone(
+    stored: Iterable[Document], roots: Iterable[Path], sources: Collection[str], gone: Collection[str]
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The folders from which documents came that would all go, and these."""
+    known = list(stored)
+    for root in roots:
+        folder = f"{source_of(root).rstrip('/')}/"
+        had = [document for document in known if document.source.startswith(folder)]
+        if had and root.is_dir() and all(document.document in gone and document.source not in sources for document in had):
+            yield str(root), tuple(document.document for document in had)
 
 
 def _reason(error: OSError | ValueError) -> str:

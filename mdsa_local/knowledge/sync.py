@@ -108,7 +108,7 @@ def _synced(rag: DualRAG, settings: Settings, fingerprint: str, progress: Callab
             progress(step.source, step.files_done, step.files)
 
     alone = isinstance(place.located(settings.knowledge_place), Path)
-    reports = {domain: rag.add_paths(group, domain, tell, follow_deletes=alone) for domain, group in _by_domain(folders(settings))}
+    reports = {domain: rag.add_paths(group, domain, tell, follow_deletes=alone, even_all=True) for domain, group in _by_domain(folders(settings))}
     for domain, documents in _orphans(rag, settings) if alone else ():
         for document in documents:
             # Another process may have been quicker.

@@ -92,6 +92,23 @@ def test_what_is_passed_over_in_a_folder_is_told_and_no_failure(home: Path, caps
     assert inside(capsys, "kb", "add", str(docs / "diary.md"))[:2] == (0, "global: 1 added, 0 changed, 0 unchanged\n")
 
 
+def test_a_folder_that_has_lost_all_its_documents_is_an_error(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    docs = home / "docs"
+    docs.mkdir()
+    for name in ("a b.md", "c.md"):
+        (docs / name).write_text(f"The shed of {name}.\n")
+    inside(capsys, "kb", "add", str(docs), "-d", "garden")
+    for path in docs.iterdir():
+        path.unlink()
+    code, out, err = inside(capsys, "kb", "add", str(docs), "-d", "garden", "--follow-deletes")
+    assert (code, out) == (2, "garden: 0 added, 0 changed, 0 unchanged, 0 removed\n")
+    assert f"none of them was removed: {docs}: 2" in err and "mdsa kb remove 'a b.md' c.md -d garden" in err
+    code, out, _ = inside(capsys, "kb", "add", str(docs), "-d", "garden", "--follow-deletes", "--json")
+    assert (code, json.loads(out)["error"]["code"]) == (2, "input")
+    assert len(json.loads(inside(capsys, "kb", "list", "-d", "garden", "--json")[1])) == 2
+    assert inside(capsys, "kb", "remove", "a b.md", "c.md", "-d", "garden")[0] == 0
+
+
 def test_empty_knowledge_bases_point_at_sync(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for command in (["list"], ["list", "-d", "garden"], ["search", "roses"]):
         code, out, err = inside(capsys, "kb", *command)
@@ -370,3 +387,17 @@ def test_what_is_broken_off_says_what_stays_and_goes_on(
     assert (ended, out) == (code, "")
     assert "4 passages are stored and stay; the same command again goes on from there" in err
     assert inside(capsys, "kb", "add", str(docs))[:2] == (0, "global: 6 added, 0 changed, 4 unchanged\n")
+
+
+@pytest.mark.parametrize("trouble", [KeyboardInterrupt(), StorageError("the disk is read-only", "Mount it otherwise.")])
+def test_where_nothing_was_stored_it_starts_again(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, trouble: BaseException
+) -> None:
+    (home / "a.md").write_text("The key.\n")
+
+    def add(*_: object) -> None:
+        raise trouble
+
+    monkeypatch.setattr(KnowledgeBase, "add", add)
+    err = inside(capsys, "kb", "add", str(home / "a.md"))[2]
+    assert "nothing is stored; the same command starts again" in err and "goes on" not in err

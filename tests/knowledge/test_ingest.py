@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import os
+import shutil
+import time
 from pathlib import Path
 
 import pytest
 
 from mdsa_local.errors import StorageError
+from mdsa_local.knowledge.check import check
 from mdsa_local.knowledge.ingest import Report, Step, ingest
 from mdsa_local.knowledge.lance import connect
 from mdsa_local.knowledge.show import around
@@ -139,6 +142,83 @@ def test_files_that_cannot_be_used_are_reported(tmp_path: Path, docs: Path) -> N
         "pipe.txt": "not a file",
         "missing.md": "does not exist",
     }
+
+
+def test_where_all_would_go_nothing_does(tmp_path: Path, docs: Path) -> None:
+    knowledge_base = base(tmp_path / "kb")
+    other = write(tmp_path / "other/keep.md", "keep this").parent
+    write(other / "gone.md", "goes")
+    ingest(knowledge_base, [docs, other])
+    shutil.rmtree(docs)
+    (other / "gone.md").unlink()
+    docs.mkdir()
+    report = ingest(knowledge_base, [docs, other], follow_deletes=True)
+    kept = ("cards.md", "loans/early.markdown", "notes.txt")
+    assert (report.removed, report.kept) == (("gone.md",), ((str(docs), kept),))
+    assert len(knowledge_base.documents()) == 4
+    # What is new there is not what was.
+    write(docs / "new.md", "new")
+    assert ingest(knowledge_base, [docs], follow_deletes=True).kept == ((str(docs), kept),)
+    assert ingest(knowledge_base, [docs], follow_deletes=True).removed == kept
+    assert [found.document for found in knowledge_base.documents()] == ["keep.md", "new.md"]
+    (docs / "new.md").write_text(" ")
+    assert ingest(knowledge_base, [docs], follow_deletes=True).removed == ("new.md",)
+
+
+def test_all_go_where_that_is_meant(tmp_path: Path, docs: Path) -> None:
+    knowledge_base = base(tmp_path / "kb")
+    ingest(knowledge_base, [docs])
+    shutil.rmtree(docs)
+    docs.mkdir()
+    report = ingest(knowledge_base, [docs], follow_deletes=True, even_all=True)
+    assert (len(report.removed), report.kept) == (3, ())
+
+
+def test_what_cannot_be_read_any_more_stays_and_that_is_told(tmp_path: Path, docs: Path) -> None:
+    knowledge_base = base(tmp_path / "kb")
+    ingest(knowledge_base, [docs])
+    (docs / "cards.md").write_bytes(b"\0")
+    (docs / "notes.txt").write_text(" ")
+    (docs / "loans/early.markdown").write_text("# Loans\nNo loans.")
+    (docs / "new.md").write_bytes(b"\0")
+    found = {problem.document: problem for problem in check(knowledge_base)}
+    assert {problem.kind for problem in found.values()} == {"changed"} and found.keys() == {"cards.md", "notes.txt", "loans/early.markdown"}
+    assert "cannot be used any more, the version from before stays: is binary" in found["cards.md"].what
+    assert "no text any more" in found["notes.txt"].what
+    assert found["loans/early.markdown"].what == f"its file has changed since: {docs}/loans/early.markdown"
+    reasons = {Path(path).name: reason for path, reason in ingest(knowledge_base, [docs]).failed}
+    assert {name for name, reason in reasons.items() if reason.endswith("; the version from before stays")} == {"cards.md", "notes.txt"}
+    assert reasons["new.md"].startswith("is binary")
+    assert len(knowledge_base.documents()) == 3
+    assert [problem.document for problem in check(knowledge_base)] == ["cards.md", "notes.txt"]
+    # Emptied files are followed, and then nothing stays.
+    assert ingest(knowledge_base, [docs], follow_deletes=True).removed == ("notes.txt",)
+    write(docs / "cards.md", "# Cards\nAnother text.")
+    assert [problem.repaired for problem in check(knowledge_base, repair=True)] == ["read again"]
+    assert check(knowledge_base) == []
+
+
+def test_what_is_being_stored_when_a_run_is_broken_off_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mdsa_local.knowledge.ingest.COMMIT_CHUNKS", 4)
+    for n in range(10):
+        write(tmp_path / f"docs/{n}.md", f"text {n}")
+    knowledge_base = base(tmp_path / "kb")
+    store, heard = knowledge_base.add, list[Step]()
+
+    def slowly(entries: object) -> None:
+        time.sleep(0.3)
+        store(_checked(list(entries)))  # type: ignore[call-overload]
+
+    monkeypatch.setattr(knowledge_base, "add", slowly)
+
+    def stop(step: Step) -> None:
+        heard.append(step)
+        if len(heard) == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ingest(knowledge_base, [tmp_path / "docs"], stop)
+    assert heard[-1].chunks == len(knowledge_base.documents()) == 4
 
 
 def test_what_is_named_counts_and_so_does_a_link_that_is(tmp_path: Path, docs: Path) -> None:
