@@ -78,7 +78,8 @@ def _listed(parts: TinyBERTOrchestrator, domain: str | None) -> list[str | None]
 
 def _counts(report: Report) -> dict[str, object]:
     failed = [{"path": path, "reason": reason} for path, reason in report.failed]
-    return {name: len(getattr(report, name)) for name in ("added", "changed", "removed", "unchanged")} | {"failed": failed}
+    remarks = [{"path": path, "remark": remark} for path, remark in report.remarks]
+    return {name: len(getattr(report, name)) for name in ("added", "changed", "removed", "unchanged")} | {"failed": failed, "remarks": remarks}
 
 
 def _tell(name: str, kinds: Sequence[str], report: Report) -> None:
@@ -89,6 +90,8 @@ def _tell(name: str, kinds: Sequence[str], report: Report) -> None:
     line(f"{name}: {', '.join([*counts, *([f'{len(report.failed)} not read'] if report.failed else [])])}")
     for path, reason in report.failed:
         note(_plain(f"not followed: {path} {reason}" if reason.startswith(OUTSIDE) else f"not added: {path}: {reason}"))
+    for path, remark in report.remarks:
+        note(_plain(f"warning: {path}: {remark}"))
 
 
 @app.command()

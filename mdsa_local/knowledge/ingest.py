@@ -12,7 +12,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from mdsa_local.knowledge.chunking import chunk_all
-from mdsa_local.knowledge.loaders import CONTAINED, UNSUPPORTED, UnreadableError, family, fingerprint
+from mdsa_local.knowledge.loaders import CONTAINED, UNSUPPORTED, Section, UnreadableError, family, fingerprint
 from mdsa_local.knowledge.loaders.contained import Reader
 from mdsa_local.knowledge.reading import Document
 from mdsa_local.knowledge.store import Entry, KnowledgeBase
@@ -53,7 +53,8 @@ Progress = Callable[[Step], None]
 class Report:
     """What an ingestion did, as document ids; ``failed`` holds ``(path, reason)``, and ``passed_over`` the paths among them that were only met in a
     folder and are of no supported type, empty, an office program's lock, or a link to nothing or out of the folder.
-    ``kept`` holds folders in which no document was left of those that came from there, each with their ids: none of them was removed."""
+    ``kept`` holds folders in which no document was left of those that came from there, each with their ids: none of them was removed.
+    ``remarks`` holds ``(path, what)`` of files that were stored without something in them."""
 
     added: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
@@ -62,6 +63,7 @@ class Report:
     failed: tuple[tuple[str, str], ...] = ()
     passed_over: tuple[str, ...] = ()
     kept: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    remarks: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +121,8 @@ def ingest(
     removed = set(gone)
     staying = {source for source, document in stored.items() if document.hash and document.document not in removed}
     told = [(path, f"{reason}; the version from before stays" if source_of(Path(path)) in staying else reason) for path, reason in failed]
-    return Report(
-        removed=tuple(gone),
-        failed=tuple(told),
-        passed_over=passed_over,
-        kept=kept,
-        **{name: tuple(documents) for name, documents in run.groups.items()},
-    )
+    added, changed, unchanged = (tuple(run.groups[name]) for name in ("added", "changed", "unchanged"))
+    return Report(added, changed, tuple(gone), unchanged, tuple(told), passed_over, kept, tuple(run.remarks))
 
 
 class _Run:
@@ -150,6 +147,7 @@ class _Run:
         self._at = ""
         self.groups: dict[str, list[str]] = {"added": [], "changed": [], "unchanged": []}
         self.empty: set[str] = set()
+        self.remarks: list[tuple[str, str]] = []
 
     def tell(self, source: str) -> None:
         """Report how far the work is."""
@@ -178,7 +176,7 @@ class _Run:
             self.groups["unchanged"].append(known.document)
             return
         name = known.document if known else _new_id(file, self._taken)
-        sections = self._reader.sections(file.path)
+        sections = self._sections(file.path)
         beginning = list(islice(sections, 1))
         about = beginning[0].about or {} if beginning else {}
         chunks = chunk_all(chain(beginning, sections), self._knowledge_base.embedder.count_tokens, title=file.path.stem)
@@ -200,6 +198,14 @@ class _Run:
         self.groups["changed" if known else "added"].append(name)
         if self._waiting >= COMMIT_CHUNKS:
             self.commit()
+
+    def _sections(self, path: Path) -> Iterator[Section]:
+        """The sections of a file, of which remarks are kept."""
+        for section in self._reader.sections(path):
+            if section.remark:
+                self.remarks.append((str(path), section.remark))
+            else:
+                yield section
 
     def _heard(self, file: _File, before: int, chunks: int, end: int) -> None:
         # Where text is extracted its length is not that of the file; it cannot be more than done.

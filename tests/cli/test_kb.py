@@ -109,6 +109,15 @@ def test_a_folder_that_has_lost_all_its_documents_is_an_error(home: Path, capsys
     assert inside(capsys, "kb", "remove", "a b.md", "c.md", "-d", "garden")[0] == 0
 
 
+def test_a_line_that_cannot_be_used_is_a_warning(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "a.jsonl").write_text('{"text": "The shed."}\n{"te\n')
+    code, out, err = inside(capsys, "kb", "add", str(home / "a.jsonl"))
+    assert (code, out) == (0, "global: 1 added, 0 changed, 0 unchanged\n") and "a.jsonl: line 2: not valid JSON" in err
+    (home / "a.jsonl").write_text('{"text": "The shed."}\n5\n')
+    told = json.loads(inside(capsys, "kb", "add", str(home / "a.jsonl"), "--json")[1])
+    assert told["remarks"] == [{"path": str(home / "a.jsonl"), "remark": "line 2: no JSON object: passed over"}]
+
+
 def test_empty_knowledge_bases_point_at_sync(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for command in (["list"], ["list", "-d", "garden"], ["search", "roses"]):
         code, out, err = inside(capsys, "kb", *command)

@@ -37,13 +37,14 @@ NEEDS = {"pdf": ("pypdf", "docs"), "docx": ("docx", "docs")}
 class Section:
     """Text that belongs together. ``title`` is its path of headings, empty for the name of the file; ``markdown`` whether the text has
     headings and tables of its own; ``continues`` whether it goes on where the section before ended. A first section with ``about``, what the document
-    says of itself, is no text to be found, and has the document's title."""
+    says of itself, is no text to be found, and has the document's title. ``remark`` is what of the file could not be used."""
 
     text: str
     title: str = ""
     markdown: bool = False
     continues: bool = False
     about: dict[str, Any] | None = None
+    remark: str = ""
 
 
 class UnreadableError(ValueError):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mdsa_local.knowledge.ingest import ingest
+from mdsa_local.knowledge.ingest import Report, ingest
 from mdsa_local.knowledge.lance import connect
 from mdsa_local.knowledge.loaders import LOADERS, Section, UnreadableError, family
 from mdsa_local.knowledge.loaders.contained import Limits, Reader
@@ -195,7 +195,8 @@ def test_json_records(tmp_path: Path) -> None:
         ("d.docx", b"PK\x03\x04 broken", "damaged or no Word document"),
         ("e.json", b"[" * 100_000, "nested too deeply"),
         ("f.json", b'{"a": ', "not valid JSON"),
-        ("g.jsonl", b'{"a": 1}\n{"a"\n', "line 2: not valid JSON"),
+        ("g.jsonl", b'\n{"a"\n[1]\n', "line 2: not valid JSON"),
+        ("g.ndjson", b'5\n"x"\n', "line 1: no JSON object"),
         ("h.csv", b'a,b\n"' + b"x" * 200_000, "field larger than field limit"),
         ("i.txt", "süß, schön".encode() + b"\xff", "not UTF-8 text: byte 13 begins no character"),
         ("j.md", b"abc\x01\xff", "byte 4 begins no character; nor Windows-1252, where byte 3, 0x01, is none"),
@@ -310,6 +311,19 @@ def test_every_suffix_has_a_loader() -> None:
     assert {family(Path(f"x{suffix.upper()}")) for suffix in LOADERS} == {"text", "html", "pdf", "docx", "rows", "json", "jsonl"}
     with pytest.raises(UnreadableError, match=r"not a supported type: \.exe .*\.pdf"):
         family(Path("x.exe"))
+
+
+def test_lines_that_are_no_objects_are_passed_over_and_told(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"a"\n{"text": "good"}\n[1, 2]\n' + "broken\n" * 20 + '{"text": "last"}')
+    knowledge_base = KnowledgeBase(connect(tmp_path / "kb"), "finance", ToyEmbedder())
+    report = ingest(knowledge_base, [tmp_path / "a.jsonl"])
+    assert (report.added, report.failed) == (("a.jsonl",), ())
+    remarks = [remark for path, remark in report.remarks if path == str(tmp_path / "a.jsonl")]
+    assert remarks[0].startswith("line 1: not valid JSON") and remarks[0].endswith(": passed over")
+    assert (remarks[1], len(remarks), remarks[-1]) == ("line 3: no JSON object: passed over", 11, "12 more lines passed over")
+    [vector] = knowledge_base.embedder.encode(["x"])
+    assert {passage.text for passage in knowledge_base.search(vector, "x", 9)} == {"good", "last"}
+    assert ingest(knowledge_base, [tmp_path / "a.jsonl"]) == Report(unchanged=("a.jsonl",))
 
 
 def test_the_fields_of_a_record_say_what_they_are_of(tmp_path: Path) -> None:
