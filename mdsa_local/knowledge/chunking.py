@@ -18,6 +18,8 @@ from mdsa_local.knowledge.loaders import Section, below
 MAX_TOKENS = 110
 # A document is split this much at a time, so that its size does not matter.
 WINDOW_CHARS = 1 << 20
+# Between two rows of a table.
+ROW_END = b"\n\n"
 
 Kind = Literal["paragraph", "list", "lines"]
 Span = tuple[int, int]
@@ -63,25 +65,31 @@ def chunk(source: str, count_tokens: Callable[[str], int], *, title: str = "", m
 def chunk_all(sections: Iterable[Section], count_tokens: Callable[[str], int], *, title: str = "", max_tokens: int = MAX_TOKENS) -> Iterator[Chunk]:
     """Like :func:`chunk` for a document in sections, with no more than a window of it in memory. ``title`` stands in for a section's.
 
-    A section that tells of the document is in no chunk; the title that it has stands in for ``title``, and above all headings of Markdown.
+    A chunk of rows is named after them. A section that tells of the document is in no chunk; the title that it has stands in for ``title``, and above
+    all headings of Markdown.
     Offsets are into the sections' text, put together. Only a block that is longer than a window of a million characters may be split otherwise.
     """
     at = 0
     waiting, name, markdown = "", title, False
     path: dict[int, str] = {}
     top: dict[int, str] = {}
+    rows: tuple[int, ...] = ()
 
     def take(end: int) -> Iterator[Chunk]:
-        nonlocal at, waiting
+        nonlocal at, waiting, rows
         text, waiting = waiting[:end], waiting[end:]
+        data = text.encode() if rows else b""
         for piece in _chunk(text, count_tokens, name, markdown, max_tokens, path):
-            yield replace(piece, start=at + piece.start, end=at + piece.end)
+            heading = _rows(piece, data, rows) if rows else piece.title
+            yield replace(piece, title=heading, start=at + piece.start, end=at + piece.end)
         at += len(text.encode())
+        rows = rows[data.count(ROW_END) :]
 
     for section in sections:
         if not section.continues:
             yield from take(len(waiting))
             name, markdown, path = section.title or title, section.markdown, dict(top) if section.markdown else {}
+            rows = section.rows
         if section.about is not None:
             title, top = name, {0: section.title} if section.title else {}
             at += len(section.text.encode())
@@ -90,6 +98,13 @@ def chunk_all(sections: Iterable[Section], count_tokens: Callable[[str], int], *
         if len(waiting) > WINDOW_CHARS:
             yield from take(_last_block(waiting, markdown) or len(waiting))
     yield from take(len(waiting))
+
+
+def _rows(piece: Chunk, data: bytes, rows: tuple[int, ...]) -> str:
+    """The title of a piece of a table's rows."""
+    first = data.count(ROW_END, 0, piece.start)
+    last = first + data.count(ROW_END, piece.start, piece.end)
+    return f"{piece.title} > " + (f"row {rows[first]}" if first == last else f"rows {rows[first]} to {rows[last]}")
 
 
 def _last_block(source: str, markdown: bool) -> int:

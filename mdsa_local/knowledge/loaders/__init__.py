@@ -8,6 +8,7 @@ Importing this package loads no parser.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -28,7 +29,7 @@ LOADERS = {
 UNSUPPORTED = "not a supported type"
 CONTAINED = {"html", "pdf", "docx", "json"}
 # Families whose loader has come to take other text from the same file; one more each time, that files read before are read again.
-REVISIONS = {"html": 2, "pdf": 2, "docx": 2, "json": 2, "text": 2}
+REVISIONS = {"html": 3, "pdf": 3, "docx": 3, "json": 2, "text": 2, "rows": 2}
 # Family to the module it needs, and the extra that brings it.
 NEEDS = {"pdf": ("pypdf", "docs"), "docx": ("docx", "docs")}
 
@@ -37,7 +38,8 @@ NEEDS = {"pdf": ("pypdf", "docs"), "docx": ("docx", "docs")}
 class Section:
     """Text that belongs together. ``title`` is its path of headings, empty for the name of the file; ``markdown`` whether the text has
     headings and tables of its own; ``continues`` whether it goes on where the section before ended. A first section with ``about``, what the document
-    says of itself, is no text to be found, and has the document's title. ``remark`` is what of the file could not be used."""
+    says of itself, is no text to be found, and has the document's title. ``remark`` is what of the file could not be used.
+    ``rows`` are the numbers of the rows of a table of which the text has one a paragraph, each a line: a passage is named after its own."""
 
     text: str
     title: str = ""
@@ -45,6 +47,7 @@ class Section:
     continues: bool = False
     about: dict[str, Any] | None = None
     remark: str = ""
+    rows: tuple[int, ...] = ()
 
 
 class UnreadableError(ValueError):
@@ -82,6 +85,22 @@ def fingerprint(path: Path) -> str:
             revision = revision if begin.startswith(b"---") else 1
             content.seek(0)
         return hashlib.file_digest(content, "sha256").hexdigest() + (f"-{revision}" if revision > 1 else "")
+
+
+# What programs write for a title where nobody gave one, and names of files.
+_NO_TITLE = re.compile(
+    r"microsoft \w+ - .*|(untitled|unbenannt|ohne titel|sans titre|sin título).*|(new |word |html |microsoft word |web )*document\d*|"
+    r"(power ?point |microsoft power ?point )*presentation\d*|title|titel|index|home|slide \d+|"
+    r".*\.(docx?|odt|rtf|tex|dvi|pdf|ps|indd|qxd|xlsx?|pptx?|html?|md|txt)",
+    re.IGNORECASE,
+)
+MOST_TITLE_CHARS = 200
+
+
+def titled(name: object, stem: str) -> str:
+    """The document's title, which it gives itself; the name of its file without ending where that is none, or a program's own."""
+    line = " ".join(name.encode(errors="replace").decode().split()) if isinstance(name, str) else ""
+    return line if line and len(line) <= MOST_TITLE_CHARS and not _NO_TITLE.fullmatch(line) else stem
 
 
 def loader(name: str) -> Loader:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
-from mdsa_local.knowledge.loaders import Section, UnreadableError, below, headed, named
+from mdsa_local.knowledge.loaders import Section, UnreadableError, below, headed, named, titled
 
 # Text and markup of a book of 2,000 pages are about 20 MB; more is a bomb or not a document.
 UNPACKED_LIMIT = 100 << 20
@@ -16,7 +16,7 @@ _HEADING = re.compile(r"heading (\d)", re.IGNORECASE)
 
 
 def read(path: Path) -> Iterator[Section]:
-    """A section for each heading."""
+    """A section for each heading; what is below none has the title in the properties, see :func:`~mdsa_local.knowledge.loaders.titled`."""
     _check(path)
     from docx import Document
     from docx.opc.exceptions import OpcError
@@ -26,6 +26,7 @@ def read(path: Path) -> Iterator[Section]:
         document = Document(str(path))
     except (OpcError, KeyError, ValueError, BadZipFile) as error:
         raise UnreadableError(f"is damaged or no Word document: {error}") from None
+    stem = titled(document.core_properties.title, path.stem)
     outline: dict[int, str] = {}
     blocks: list[str] = []
     for block in document.iter_inner_content():
@@ -35,11 +36,11 @@ def read(path: Path) -> Iterator[Section]:
         name = (block.style.name if block.style is not None else "") or ""
         match = _HEADING.match(name)
         if match or name == "Title":
-            yield from _section(blocks, headed(path.stem, outline))
+            yield from _section(blocks, headed(stem, outline))
             blocks, outline = [], below(outline, int(match[1]) if match else 0, " ".join(block.text.split()))
         elif block.text.strip():
             blocks.append(("- " if name.startswith("List") else "") + block.text.strip())
-    yield from _section(blocks, headed(path.stem, outline))
+    yield from _section(blocks, headed(stem, outline))
 
 
 def _rows(table: Any) -> Iterator[str]:

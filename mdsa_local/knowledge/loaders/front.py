@@ -7,9 +7,10 @@ from typing import Any
 
 import yaml
 
+from mdsa_local.knowledge.loaders import MOST_TITLE_CHARS
+
 # What is longer is none; a passage carries its values with it.
 MOST_CHARS = 16_000
-MOST_TITLE_CHARS = 200
 _FENCED = re.compile(r"\ufeff?---[ \t]*\r?\n(.*?)(?<=\n)(?:---|\.\.\.)[ \t]*(?:\r?\n|\r?\Z)", re.DOTALL)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
 
-from mdsa_local.knowledge.loaders import Section, below, headed, named
+from mdsa_local.knowledge.loaders import Section, below, headed, named, titled
 from mdsa_local.knowledge.loaders.encodings import decoded, marked
 
 SKIPPED = {"script", "style", "template", "noscript", "svg", "math", "iframe", "object", "head", "select", "button"}
@@ -55,6 +55,9 @@ class _Page(HTMLParser):
         self._blocks: list[str] = []
         self._words: list[str] = []
         self._hidden: list[str] = []
+        # What the page calls itself, while that is read and after; None before.
+        self._title: str | None = None
+        self._titling = False
         self._verbatim = 0
         self._sections: list[Section] = []
         # Of the row that is read the kinds of its cells; of the tables that are open, innermost last, what names their columns.
@@ -67,6 +70,13 @@ class _Page(HTMLParser):
         return done
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "title" and self._title is None and self._hidden in ([], ["head"]):
+            self._title, self._titling = "", True
+            self._hidden.append(tag)
+            return
+        if self._titling and (tag in BLOCKS or tag in HEADINGS or tag == "body"):
+            # It was not ended, as it has to be.
+            self._end_title()
         if self._hidden:
             # Only the same tag can hide its own end.
             if tag == self._hidden[0] and tag not in VOID:
@@ -104,6 +114,8 @@ class _Page(HTMLParser):
                 self._words.append("- ")
 
     def handle_endtag(self, tag: str) -> None:
+        if self._titling and tag in ("title", "head"):
+            self._end_title()
         if self._hidden:
             if tag == self._hidden[0]:
                 self._hidden.pop()
@@ -120,8 +132,15 @@ class _Page(HTMLParser):
             self._verbatim -= tag == "pre" and self._verbatim > 0
 
     def handle_data(self, data: str) -> None:
-        if not self._hidden:
+        if self._titling:
+            self._title = f"{self._title}{data}"
+        elif not self._hidden:
             self._words.append(data if self._verbatim else re.sub(r"\s+", " ", data))
+
+    def _end_title(self) -> None:
+        self._titling = False
+        self._hidden.pop()
+        self._stem = titled(self._title, self._stem)
 
     def _row(self) -> None:
         """A row below a first row of headings says what its cells are."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from mdsa_local.knowledge.loaders import Section, UnreadableError
+from mdsa_local.knowledge.loaders import Section, UnreadableError, titled
 from mdsa_local.knowledge.loaders.pdf_pieces import Places
 from mdsa_local.knowledge.loaders.pdf_tables import Tables
 
 
 def read(path: Path) -> Iterator[Section]:
-    """The pages that have text, titled ``name > page 3``."""
+    """The pages that have text, titled ``title > page 3``; see :func:`~mdsa_local.knowledge.loaders.titled`."""
     from pypdf import PdfReader
     from pypdf.errors import PyPdfError
 
@@ -24,11 +24,12 @@ def read(path: Path) -> Iterator[Section]:
                 raise UnreadableError("has no pages")
             empty = True
             places, tables = Places(), Tables()
+            title = titled(reader.metadata and reader.metadata.title, path.stem)
             for number, page in enumerate(reader.pages, 1):
                 text = tables.told(*places.taken(page)).encode(errors="replace").decode()
                 if text.strip():
                     empty = False
-                    yield Section(text + "\n\n", f"{path.stem} > page {number}")
+                    yield Section(text + "\n\n", f"{title} > page {number}")
             if empty:
                 raise UnreadableError("has no text: its pages are pictures; recognise their text first (OCR)")
     except PyPdfError as error:

@@ -15,18 +15,15 @@ SAMPLE_CHARS = 20_000
 
 
 def read(path: Path) -> Iterator[Section]:
-    """Sections of 200 rows. The first row names the columns."""
+    """Sections of 200 rows that are not empty, numbered as in the file. The first row names the columns."""
     source = lines(path)
     first = next(source, "")
     reader = csv.reader(chain([first], source), _dialect(path, first))
     try:
-        header = [name.strip() for name in next(reader, [])]
-        start = 1
-        while rows := list(islice(reader, ROWS)):
-            text = "".join(f"{line}\n\n" for line in (named(header, row) for row in rows) if line)
-            if text:
-                yield Section(text, f"{path.stem} > rows {start} to {start + len(rows) - 1}")
-            start += len(rows)
+        header = [" ".join(name.split()) for name in next(reader, [])]
+        numbered = ((number, line) for number, row in enumerate(reader, 1) if (line := named(header, row)))
+        while rows := list(islice(numbered, ROWS)):
+            yield Section("".join(f"{line}\n\n" for _, line in rows), rows=tuple(number for number, _ in rows))
     except csv.Error as error:
         raise UnreadableError(f"cannot be read as a table: line {reader.line_num}: {error}") from None
 

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 
+from mdsa_local.knowledge.chunking import chunk_all
 from mdsa_local.knowledge.ingest import Report, ingest
 from mdsa_local.knowledge.lance import connect
 from mdsa_local.knowledge.loaders import LOADERS, Section, UnreadableError, family
@@ -40,6 +42,17 @@ def shown(*pages: str) -> bytes:
     parts.append(f"xref\n0 {len(objects) + 1}\n0000000000 65535 f \n{table}trailer\n".encode())
     parts.append(f"<< /Size {len(objects) + 1} /Root 1 0 R >>\nstartxref\n{at}\n%%EOF\n".encode())
     return b"".join(parts)
+
+
+def titled_pdf(title: str) -> bytes:
+    """A PDF file with a title of its own."""
+    from pypdf import PdfReader, PdfWriter
+
+    writer = PdfWriter(PdfReader(BytesIO(pdf("Text."))))
+    writer.add_metadata({"/Title": title})
+    out = BytesIO()
+    writer.write(out)
+    return out.getvalue()
 
 
 def docx() -> bytes:
@@ -79,7 +92,7 @@ def test_html_keeps_structure_and_drops_what_is_not_shown(tmp_path: Path) -> Non
     <pre>a = 1
     b = 2</pre><div hidden>secret</div><p onclick="evil()">Last &lt;script&gt; as text"""
     assert texts(read(tmp_path, "page.html", page)) == [
-        ("page", "Home"),
+        ("T", "Home"),
         ("Cards & more", "Freeze a card in the\napp."),
         ("Cards & more > Fees", "- None\n\n- Two euros\n\nKind: Gold; Fee: 5\n\na = 1\n    b = 2\n\nLast <script> as text"),
     ]
@@ -143,6 +156,44 @@ def test_pdf_pages(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("title", "used"),
+    [
+        ("  Heating\nmanual ", "Heating manual"),
+        ("Documents of our house", "Documents of our house"),
+        ("", "a"),
+        ("Untitled", "a"),
+        ("untitled document 3", "a"),
+        ("Microsoft Word - final_v2.doc", "a"),
+        ("final_v2.docx", "a"),
+        ("Word Document", "a"),
+        ("x" * 300, "a"),
+    ],
+)
+def test_a_document_that_names_itself_is_called_so(tmp_path: Path, title: str, used: str) -> None:
+    from docx import Document
+
+    assert texts(read(tmp_path, "a.pdf", titled_pdf(title)))[0][0] == f"{used} > page 1"
+    assert texts(read(tmp_path, "a.html", f"<html><head><title>{title}</title></head><p>Text.<svg><title>No</title></svg>")) == [(used, "Text.")]
+    assert texts(read(tmp_path, "a.htm", f"<title>{title}</title><title>two</title><p>Text.<h1>Head</h1>More.")) == [
+        (used, "two\n\nText."),
+        ("Head", "More."),
+    ]
+    document = Document()
+    document.core_properties.title = title[:255]
+    document.add_paragraph("Text.")
+    document.add_heading("Head", 1)
+    document.add_paragraph("More.")
+    out = BytesIO()
+    document.save(out)
+    assert [name for name, _ in texts(read(tmp_path, "a.docx", out.getvalue()))] == [used, "Head"]
+
+
+def test_a_title_without_end_hides_nothing(tmp_path: Path) -> None:
+    assert texts(read(tmp_path, "a.html", "<title>Name<p>Text.")) == [("Name", "Text.")]
+    assert texts(read(tmp_path, "b.html", "<head><title>Name</head><body><p>Text.")) == [("Name", "Text.")]
+
+
 def test_word_keeps_headings_lists_and_tables(tmp_path: Path) -> None:
     assert texts(read(tmp_path, "handbook.docx", docx())) == [
         ("Handbook", "Before all."),
@@ -152,17 +203,32 @@ def test_word_keeps_headings_lists_and_tables(tmp_path: Path) -> None:
 
 
 def test_rows_name_their_columns(tmp_path: Path) -> None:
-    table = 'name;price\n"Gold; big";5\n\nSilver;3;extra\n'
-    assert texts(read(tmp_path, "cards.csv", table)) == [
-        ("cards > rows 1 to 3", "name: Gold; big; price: 5\n\nname: Silver; price: 3; column 3: extra")
-    ]
-    assert texts(read(tmp_path, "cards.tsv", "\ufeffname\tprice\nGold, red\t5\n")) == [("cards > rows 1 to 1", "name: Gold, red; price: 5")]
-    many = "n\n" + "".join(f"{n}\n" for n in range(450))
-    assert [section.title for section in read(tmp_path, "many.csv", many)] == [
-        "many > rows 1 to 200",
-        "many > rows 201 to 400",
-        "many > rows 401 to 450",
-    ]
+    table = 'name;"price\nEUR"\n"Gold; big";5\n\nSilver;3;extra\n'
+    [section] = read(tmp_path, "cards.csv", table)
+    assert (section.text, section.rows) == ("name: Gold; big; price EUR: 5\n\nname: Silver; price EUR: 3; column 3: extra\n\n", (1, 3))
+    assert texts(read(tmp_path, "cards.tsv", "\ufeffname\tprice\nGold, red\t5\n")) == [("", "name: Gold, red; price: 5")]
+    many = "n\n" + "".join(f"{n}\n" for n in range(1, 451))
+    assert [section.rows for section in read(tmp_path, "many.csv", many)] == [tuple(range(1, 201)), tuple(range(201, 401)), tuple(range(401, 451))]
+
+
+@pytest.mark.parametrize("window", [1 << 20, 200])
+def test_passages_of_a_table_name_their_own_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: int) -> None:
+    monkeypatch.setattr("mdsa_local.knowledge.chunking.WINDOW_CHARS", window)
+    lines = [f"{n},{'ü' * n}" if n % 7 else "," for n in range(1, 451)]
+    lines[299] = f"300,{'long cell ' * 200}"
+    path = tmp_path / "many.csv"
+    path.write_text("n,text\n" + "\n".join(lines))
+    with Reader() as reader:
+        chunks = list(chunk_all(reader.sections(path), ToyEmbedder().count_tokens, title="many", max_tokens=60))
+    assert len(chunks) > 100
+    named = set()
+    for piece in chunks:
+        numbers = [int(number) for number in re.findall(r"n: (\d+); text", piece.text)]
+        told = [int(number) for number in re.findall(r"\d+", piece.title)]
+        assert re.fullmatch(r"many > (row \d+|rows \d+ to \d+)", piece.title)
+        assert told == ([300] if not numbers else sorted({numbers[0], numbers[-1]}))
+        named.update(numbers)
+    assert named == {n for n in range(1, 451) if n % 7}
 
 
 RECORD = {"title": "Cards", "content": "Freeze it.", "tags": ["a", "b"], "author": {"name": "Eve", "born": 1970}, "none": None}
