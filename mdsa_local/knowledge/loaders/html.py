@@ -1,14 +1,15 @@
-"""HTML to text: headings become titles, list items and table rows lines; scripts, styles and what is marked hidden are left out."""
+"""HTML to text: headings become titles, list items and table rows lines; scripts, styles, menus and what is marked hidden are left out."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
 
 from mdsa_local.knowledge.loaders import Section, below, headed, named, titled
+from mdsa_local.knowledge.loaders.chrome import Chrome
 from mdsa_local.knowledge.loaders.encodings import decoded, marked
 
 SKIPPED = {"script", "style", "template", "noscript", "svg", "math", "iframe", "object", "head", "select", "button"}
@@ -24,15 +25,34 @@ _CHARSET = re.compile(rb"""charset\s*=\s*["']?([\w.:-]+)""", re.IGNORECASE)
 
 
 def read(path: Path) -> Iterator[Section]:
-    """A section for each heading. The encoding is that of the byte order mark, else what the page declares, else as of any text."""
+    """A section for each heading, without what :class:`~mdsa_local.knowledge.loaders.chrome.Chrome` finds, unless nothing is left then. The encoding
+    is that of the byte order mark, else what the page declares, else as of any text."""
     source = _text(path.read_bytes())
-    page = _Page(path.stem)
-    for start in range(0, len(source), PIECE_CHARS):
-        page.feed(source[start : start + PIECE_CHARS])
+    chrome = Chrome()
+    for piece in _pieces(source):
+        chrome.feed(piece)
+    chrome.close()
+    empty = True
+    for dropped in (chrome.menus | chrome.lists, chrome.menus, set[int]()):
+        for section in _sections(source, path.stem, dropped):
+            empty = False
+            yield section
+        if not empty:
+            return
+
+
+def _sections(source: str, stem: str, dropped: Collection[int]) -> Iterator[Section]:
+    page = _Page(stem, dropped)
+    for piece in _pieces(source):
+        page.feed(piece)
         yield from page.taken()
     page.close()
     page.section()
     yield from page.taken()
+
+
+def _pieces(source: str) -> Iterator[str]:
+    return (source[start : start + PIECE_CHARS] for start in range(0, len(source), PIECE_CHARS))
 
 
 def _text(data: bytes) -> str:
@@ -48,9 +68,11 @@ class _Columns:
 
 
 class _Page(HTMLParser):
-    def __init__(self, stem: str) -> None:
+    def __init__(self, stem: str, dropped: Collection[int]) -> None:
         super().__init__(convert_charrefs=True)
         self._stem = stem
+        # Numbers of start tags, and how many have been.
+        self._dropped, self._number = dropped, 0
         self._path: dict[int, str] = {}
         self._blocks: list[str] = []
         self._words: list[str] = []
@@ -70,6 +92,7 @@ class _Page(HTMLParser):
         return done
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        number, self._number = self._number, self._number + 1
         if tag == "title" and self._title is None and self._hidden in ([], ["head"]):
             self._title, self._titling = "", True
             self._hidden.append(tag)
@@ -83,7 +106,7 @@ class _Page(HTMLParser):
                 self._hidden.append(tag)
             return
         given = dict(attrs)
-        if tag in SKIPPED or "hidden" in given or given.get("aria-hidden") == "true":
+        if tag in SKIPPED or number in self._dropped or "hidden" in given or given.get("aria-hidden") == "true":
             if tag not in VOID:
                 self._block()
                 self._hidden.append(tag)

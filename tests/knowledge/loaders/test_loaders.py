@@ -92,7 +92,6 @@ def test_html_keeps_structure_and_drops_what_is_not_shown(tmp_path: Path) -> Non
     <pre>a = 1
     b = 2</pre><div hidden>secret</div><p onclick="evil()">Last &lt;script&gt; as text"""
     assert texts(read(tmp_path, "page.html", page)) == [
-        ("T", "Home"),
         ("Cards & more", "Freeze a card in the\napp."),
         ("Cards & more > Fees", "- None\n\n- Two euros\n\nKind: Gold; Fee: 5\n\na = 1\n    b = 2\n\nLast <script> as text"),
     ]
