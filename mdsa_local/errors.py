@@ -98,7 +98,9 @@ class UnknownNameError(MDSAError):
         if len(names) > MOST_TOLD:
             alike = {other: SequenceMatcher(None, name.lower(), other.lower()).quick_ratio() for other in names}
             told, more = sorted(sorted(names, key=lambda other: -alike[other])[:SHORT]), f" and {len(names) - SHORT} more"
-        return cls(f"unknown {kind} {name!r}", f"{did_you_mean(name, names)}Known: {', '.join(told) or 'none'}{more}.")
+        # A file may have a line end in its name.
+        shown = ", ".join(one if one.isprintable() else repr(one)[1:-1] for one in told)
+        return cls(f"unknown {kind} {name!r}", f"{did_you_mean(name, names)}Known: {shown or 'none'}{more}.")
 
 
 class ModelError(MDSAError):

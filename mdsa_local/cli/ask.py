@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mdsa_local.cli.output import Domain, Json, Question, bold, dim, document, interrupted_at_once, joined, line, note, piece, progress
+from mdsa_local.cli.output import Domain, Json, Question, bold, dim, document, escaped, interrupted_at_once, joined, line, note, piece, progress
 from mdsa_local.errors import InputError, MDSAError
 
 if TYPE_CHECKING:
@@ -146,8 +146,8 @@ def details(answer: Answer) -> Sequence[str]:
     out.extend(f"not asked: {part.domain}, to which a part of the question belongs; ask it there: {_command(part)}" for part in answer.elsewhere)
     for citation in answer.citations:
         p = citation.passage
-        out.append(f"[{citation.number}] {p.source}: {p.title} (bytes {p.start}-{p.end}, {p.knowledge_base})")
-    out.extend(f"nearest, but no answer: {p.source}: {p.title} ({_shown(p)})" for p in answer.nearest)
+        out.append(f"[{citation.number}] {escaped(p.source)}: {escaped(p.title)} (bytes {p.start}-{p.end}, {p.knowledge_base})")
+    out.extend(f"nearest, but no answer: {escaped(p.source)}: {escaped(p.title)} ({_shown(p)})" for p in answer.nearest)
     if answer.model:
         out.append(f"model {answer.model}, {answer.tokens_generated} tokens")
     out.append("timings " + ", ".join(f"{stage.stage} {stage.ms:.0f} ms" for stage in answer.trace) + f", all {answer.latency_ms:.0f} ms")
@@ -155,7 +155,7 @@ def details(answer: Answer) -> Sequence[str]:
 
 
 def _shown(passage: Passage) -> str:
-    return f"mdsa kb show -d {passage.knowledge_base} {shlex.quote(passage.id)}"
+    return f"mdsa kb show -d {passage.knowledge_base} {shlex.quote(escaped(passage.id))}"
 
 
 def _command(part: Part) -> str:

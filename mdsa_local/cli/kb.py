@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
@@ -12,7 +13,7 @@ from unicodedata import category
 import typer
 
 from mdsa_local.cli.meter import Meter
-from mdsa_local.cli.output import Domain, Json, Question, bold, dim, document, joined, note, progress, table
+from mdsa_local.cli.output import Domain, Json, Question, bold, dim, document, escaped, joined, note, progress, table
 from mdsa_local.cli.output import line as write_line
 from mdsa_local.errors import InputError, UnknownNameError
 
@@ -45,6 +46,8 @@ def _plain(text: str) -> str:
     return "".join(char if char in "\n\t" or category(char) != "Cc" else "\ufffd" for char in text)
 
 
+# Where a passage begins and ends in what surrounds it.
+BEGINS, ENDS = ">>>", "<<<"
 # What the shared knowledge base is called where it is listed beside the others.
 SHARED = "global"
 
@@ -89,9 +92,9 @@ def _tell(name: str, kinds: Sequence[str], report: Report) -> None:
     counts = [f"{len(getattr(report, kind))} {kind}" for kind in kinds]
     line(f"{name}: {', '.join([*counts, *([f'{len(report.failed)} not read'] if report.failed else [])])}")
     for path, reason in report.failed:
-        note(_plain(f"not followed: {path} {reason}" if reason.startswith(OUTSIDE) else f"not added: {path}: {reason}"))
+        note(escaped(f"not followed: {path} {reason}" if reason.startswith(OUTSIDE) else f"not added: {path}: {reason}"))
     for path, remark in report.remarks:
-        note(_plain(f"warning: {path}: {remark}"))
+        note(escaped(f"warning: {path}: {remark}"))
 
 
 @app.command()
@@ -104,6 +107,8 @@ def add(
     """Add documents to a domain's knowledge base, or to the shared one; exit code 2 when a file was refused, whatever else was added. In a folder,
     files of other types, empty ones, office programs' locks and links that lead out of it or nowhere are passed over."""
     parts = _parts(domain)
+    # A shell expands no ~ in quotes.
+    paths = [path.expanduser() if path.parts[:1] == ("~",) and not path.exists() else path for path in paths]
     missing = [str(path) for path in paths if not path.exists()]
     if missing:
         raise InputError(f"no such file or folder: {', '.join(missing)}", "Check the path.")
@@ -130,10 +135,10 @@ def _all_gone(report: Report, domain: str | None) -> InputError:
     """The error for folders none of whose documents has its file any more."""
     base = f" -d {domain}" if domain else ""
     names = [name for _, documents in report.kept for name in documents]
-    some = " ".join(quote(_plain(name)) for name in names[:3]) + (" ..." if len(names) > 3 else "")
+    some = " ".join(quote(escaped(name)) for name in names[:3]) + (" ..." if len(names) > 3 else "")
     where = "; ".join(f"{folder}: {len(documents)}" for folder, documents in report.kept)
     return InputError(
-        _plain(f"not one file is left of the documents that came from there, and none of them was removed: {where}"),
+        escaped(f"not one file is left of the documents that came from there, and none of them was removed: {where}"),
         f"Is the disk there? To remove them: mdsa kb remove {some}{base}; or all whose files are gone: mdsa kb check --repair{base}",
     )
 
@@ -147,7 +152,7 @@ def list_(domain: Domain = None, as_json: Json = False) -> None:
     if as_json:
         document([{"knowledge_base": base, "document": e.document, "source": e.source, "chunks": e.n_chunks} for base, e in found])
     elif found:
-        table([(base, _plain(e.document), str(e.n_chunks), _plain(e.source)) for base, e in found], ("base", "document", "chunks", "source"))
+        table([(base, escaped(e.document), str(e.n_chunks), escaped(e.source)) for base, e in found], ("base", "document", "chunks", "source"))
     if not found:
         note(EMPTY)
     _tell_orphans(parts, (base for base, _ in found))
@@ -186,10 +191,12 @@ def search(
         return
     for number, entry in enumerate(ranked, 1):
         passage = entry.hit.passage
-        line(f"{number}. {passage.score:.2f}  {passage.source}: {passage.title}  ({passage.knowledge_base})")
+        line(escaped(f"{number}. {passage.score:.2f}  {passage.source}: {passage.title}  ({passage.knowledge_base})"))
         if explain:
             by_words = f"number {entry.hit.lexical_rank} by words (BM25 {entry.hit.bm25:.2f})" if entry.hit.lexical_rank else "no word in common"
-            line(f"   {passage.id}: number {entry.cosine_rank} by vector (cosine {entry.hit.cosine:.3f}), {by_words}, fused {entry.score:.4f}")
+            line(
+                f"   {escaped(passage.id)}: number {entry.cosine_rank} by vector (cosine {entry.hit.cosine:.3f}), {by_words}, fused {entry.score:.4f}"
+            )
             if entry.reread:
                 cut = "; too long, its end was not read" if entry.reread.cut else ""
                 line(f"   reranked {entry.reread.score:.3f}, was number {entry.reread.fused_rank}{cut}")
@@ -210,16 +217,17 @@ def why(
     if as_json:
         document({**asdict(found), "pushed_out_by": [_passage(passage) for passage in found.pushed_out_by]})
         return
-    line(f"{found.document} ({found.knowledge_base}): {found.reason}")
-    line(f"  by vector  {_place(found.vector_rank, found.n_passages)}, cosine {found.cosine:.3f}: {found.vector_passage}")
-    line(f"  by words   {_place(found.words_rank, found.n_matching)}, BM25 {found.bm25:.2f}{found.words_passage and f': {found.words_passage}'}")
-    line(f"  fused      {_place(found.fused_rank, None)}: {found.passage}")
+    line(escaped(f"{found.document} ({found.knowledge_base}): {found.reason}"))
+    line(escaped(f"  by vector  {_place(found.vector_rank, found.n_passages)}, cosine {found.cosine:.3f}: {found.vector_passage}"))
+    worded = found.words_passage and f": {found.words_passage}"
+    line(escaped(f"  by words   {_place(found.words_rank, found.n_matching)}, BM25 {found.bm25:.2f}{worded}"))
+    line(escaped(f"  fused      {_place(found.fused_rank, None)}: {found.passage}"))
     if found.reranked_score is not None:
         line(f"  reranked   {_place(found.reranked_rank, None)}, score {found.reranked_score:.3f}")
     line(f"  words in it      {', '.join(found.matched) or 'none'}")
     line(f"  words not in it  {', '.join(found.unmatched) or 'none'}")
     for number, passage in enumerate(found.pushed_out_by, 1):
-        line(f"  returned as {number}: {passage.id} ({passage.knowledge_base}), {passage.score:.2f}")
+        line(f"  returned as {number}: {escaped(passage.id)} ({passage.knowledge_base}), {passage.score:.2f}")
 
 
 @app.command()
@@ -237,10 +245,15 @@ def show(
         fields = {key: value for key, value in _passage(found).items() if key != "score"}
         document({**fields, "state": shown.state, "before": shown.before, "after": shown.after})
         return
-    line(f"{found.source}, bytes {found.start} to {found.end}: {found.title}  ({found.knowledge_base})")
+    line(escaped(f"{found.source}, bytes {found.start} to {found.end}: {found.title}  ({found.knowledge_base})"))
     if shown.state in ("changed", "missing"):
         note(f"the file is {shown.state}; this is what was stored of it")
-    write_line(dim(_plain(shown.before)) + bold(_plain(found.text)) + dim(_plain(shown.after)))
+    if sys.stdout.isatty():
+        write_line(dim(_plain(shown.before)) + bold(_plain(found.text)) + dim(_plain(shown.after)))
+    else:
+        # Without bold the passage stands between two marks, on lines of its own.
+        parts = ((shown.before, BEGINS), (found.text, ENDS), (shown.after, ""))
+        line("\n".join(text for part, mark in parts for text in (part.strip("\n"), mark) if text))
 
 
 @app.command("eval")
@@ -263,7 +276,7 @@ def evaluate(
 
     in_scope = {entry.document for base in {None, domain} for entry in parts.knowledge.list_documents(base)}
     for name in sorted({name for item in judged for name in item.relevant} - in_scope)[:5]:
-        note(_plain(f"not in the knowledge bases, so it cannot be found: {name}"))
+        note(escaped(f"not in the knowledge bases, so it cannot be found: {name}"))
     # The first search opens the tables.
     find(judged[0].question)
     quality = {key: round(value, 4) for key, value in asdict(measure(find, judged)).items()}
@@ -399,7 +412,8 @@ def check(
         document([{"knowledge_base": base, **asdict(problem)} for base, problem in found])
     else:
         for base, problem in found:
-            line(f"{base}: {problem.document or 'table'}: {problem.what}" + (f"; repaired: {problem.repaired}" if problem.repaired else ""))
+            repaired = f"; repaired: {problem.repaired}" if problem.repaired else ""
+            line(escaped(f"{base}: {problem.document or 'table'}: {problem.what}{repaired}"))
         if not found:
             line("nothing is wrong")
         elif not repair:

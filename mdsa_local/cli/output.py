@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any
+from unicodedata import category
 
 import typer
 
@@ -43,6 +44,11 @@ def piece(text: str) -> None:
     sys.stdout.flush()
 
 
+def escaped(name: str) -> str:
+    """A name, as of a file, on one line: line ends and control characters as Python writes them."""
+    return "".join(char if category(char) not in ("Cc", "Zl", "Zp") else char.encode("unicode_escape").decode() for char in name)
+
+
 def note(text: str) -> None:
     """Tell something that is not output: progress, warnings."""
     sys.stderr.write(text + "\n")
@@ -51,7 +57,8 @@ def note(text: str) -> None:
 
 def tell(error: MDSAError) -> None:
     """An error of ours, with what to do about it."""
-    note(f"error: {error}" + (f"\n  {error.hint}" if error.hint else ""))
+    said = f"error: {error}" + (f"\n  {error.hint}" if error.hint else "")
+    note("\n".join(map(escaped, said.split("\n"))))
 
 
 def bold(text: str) -> str:

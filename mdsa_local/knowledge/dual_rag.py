@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -202,6 +203,7 @@ class DualRAG:
     ) -> list[Ranked]:
         """All candidates :meth:`search` chooses from, best first, with what decided it; passages whose text a better one has are still there.
         ``filters`` as for :meth:`query`."""
+        _counted(top_k)
         fused = self._fused(text, vector, Scope(self._shared, domain).tables, top_k, filtering.sql(filters or {}), floor)
         return self._reranked(text, fused, top_k)
 
@@ -305,8 +307,7 @@ class DualRAG:
         where: str | None = None,
         floor: float | None = None,
     ) -> list[Hit]:
-        if top_k < 1:
-            raise InputError(f"top_k must be at least 1, not {top_k}")
+        _counted(top_k)
         ranked = self._reranked(text, self._fused(text, vector, tables, top_k, where, floor, every=False), top_k)
         return [entry.hit for entry in ranked if entry.twin_of is None][:top_k]
 
@@ -364,6 +365,11 @@ class DualRAG:
         knowledge_base.add(entries)
         knowledge_base.tidy()
         return [entry.document for entry in entries]
+
+
+def _counted(top_k: int) -> None:
+    if not isinstance(top_k, Integral) or isinstance(top_k, bool) or top_k < 1:
+        raise InputError(f"top_k must be a whole number of at least 1, not {top_k!r}", "Pass how many passages to return, such as top_k=5.")
 
 
 def _entry(number: int, document: Mapping[str, Any], embedder: Embedder) -> Entry:

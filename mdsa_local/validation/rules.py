@@ -34,7 +34,7 @@ def question(text: str, max_chars: int) -> str:
         raise InputError("the question is not valid UTF-8 text", "Send it as UTF-8; check your terminal's encoding.") from None
     stripped = text.removeprefix("\ufeff").strip()
     if not stripped:
-        raise InputError("the question is empty", 'Ask something: mdsa ask "How do I dispute a charge?"')
+        raise InputError("the question is empty", "Ask something, in words.")
     if len(stripped) > max_chars:
         raise InputError(
             f"the question has {len(stripped):,} characters; at most {max_chars:,} are accepted",

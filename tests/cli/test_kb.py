@@ -238,7 +238,7 @@ def test_search_explains_why_tells_and_show_opens(home: Path, capsys: pytest.Cap
     shown = json.loads(out)
     assert (code, shown["state"], shown["before"] + shown["text"] + shown["after"]) == (0, "unchanged", "# Roses\n\nRoses are pruned in March.\n")
     code, out, _ = inside(capsys, "kb", "show", "roses.md#0", "-d", "garden")
-    assert (code, out.rstrip().splitlines()[-1]) == (0, "Roses are pruned in March.")
+    assert (code, out.splitlines()[1:]) == (0, ["# Roses", ">>>", "Roses are pruned in March.", "<<<"])
 
 
 def test_a_document_cannot_send_commands_to_the_terminal(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -255,6 +255,34 @@ def test_a_document_cannot_send_commands_to_the_terminal(home: Path, capsys: pyt
         code, out, err = inside(capsys, "kb", *command)
         assert (code, "bad.md" in out) == (0, True)
         assert not {"\x1b", "\x07", "\x9b"} & set(out + err)
+
+
+def test_a_name_stands_on_one_line(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "new\nline\x1b\u2028.md"
+    (home / name).write_text("The red shed.\n")
+    (home / "bad\n.md").write_bytes(b"\0")
+    shown = "new\\nline\\x1b\\u2028.md"
+    code, _, err = inside(capsys, "kb", "add", str(home / name), str(home / "bad\n.md"), "-d", "garden")
+    assert (code, "bad\\n.md: is binary" in err) == (2, True)
+    assert shown in inside(capsys, "kb", "list", "-d", "garden")[1]
+    for command in (["search", "red shed"], ["why", "red", "--doc", name], ["show", f"{name}#0"]):
+        assert shown in inside(capsys, "kb", *command, "-d", "garden")[1].splitlines()[0], command
+    error = inside(capsys, "kb", "remove", "new", "-d", "garden")[2]
+    assert shown in error and "\x1b" not in error
+    (home / name).unlink()
+    assert shown in inside(capsys, "kb", "check")[1]
+
+
+def test_a_home_in_quotes_is_found(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(home))
+    (home / "notes.md").write_text("The shed.\n")
+    assert inside(capsys, "kb", "add", "~/notes.md")[:2] == (0, "global: 1 added, 0 changed, 0 unchanged\n")
+    assert "no such file or folder" in inside(capsys, "kb", "add", "~/nothing.md")[2]
+
+
+def test_an_empty_search_says_what_to_do(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = inside(capsys, "kb", "search", " ")
+    assert (code, err) == (2, "error: the question is empty\n  Ask something, in words.\n")
 
 
 def test_eval_measures_and_names_bad_lines(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

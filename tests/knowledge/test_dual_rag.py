@@ -9,6 +9,7 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mdsa_local.errors import InputError, StorageError, UnknownNameError
@@ -136,6 +137,17 @@ def test_the_place_of_a_passage_is_not_replaced_by_what_was_given(tmp_path: Path
 def test_top_k_is_at_least_one(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="top_k"):
         search(DualRAG(tmp_path, ToyEmbedder()), "x", top_k=0)
+
+
+@pytest.mark.parametrize("top_k", [0, 1.5, "5", None, True])
+def test_what_is_no_number_of_passages_is_refused(tmp_path: Path, top_k: Any) -> None:
+    rag = DualRAG(tmp_path, ToyEmbedder())
+    rag.add_global_documents([{"content": "apples"}])
+    with pytest.raises(InputError, match="top_k must be a whole number"):
+        rag.query("apples", top_k=top_k)
+    with pytest.raises(InputError, match="top_k must be a whole number"):
+        rag.ranked("apples", ToyEmbedder().encode(["apples"])[0], None, top_k)
+    assert len(rag.query("apples", top_k=np.int64(5))) == 1  # type: ignore[arg-type]
 
 
 def test_both_knowledge_bases_have_their_say_and_copies_are_dropped(tmp_path: Path) -> None:

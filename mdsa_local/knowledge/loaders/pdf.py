@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mdsa_local.knowledge.loaders import Section, UnreadableError, titled
 from mdsa_local.knowledge.loaders.pdf_pieces import Places
@@ -22,7 +23,7 @@ def read(path: Path) -> Iterator[Section]:
                 raise UnreadableError("is encrypted with a password")
             if not reader.pages:
                 raise UnreadableError("has no pages")
-            empty = True
+            empty, pictured = True, False
             places, tables = Places(), Tables()
             title = titled(reader.metadata and reader.metadata.title, path.stem)
             for number, page in enumerate(reader.pages, 1):
@@ -30,7 +31,15 @@ def read(path: Path) -> Iterator[Section]:
                 if text.strip():
                     empty = False
                     yield Section(text + "\n\n", f"{title} > page {number}")
+                pictured = pictured or (empty and _pictured(page))
             if empty:
-                raise UnreadableError("has no text: its pages are pictures; recognise their text first (OCR)")
+                pictures = ": its pages are pictures; recognise their text first (OCR)" if pictured else ", nor a picture that could have some"
+                raise UnreadableError(f"has no text{pictures}")
     except PyPdfError as error:
         raise UnreadableError(f"is damaged or no PDF: {error}") from None
+
+
+def _pictured(page: Any) -> bool:
+    """Whether a page shows a picture, or something that may have one in it."""
+    resources: object = getattr(page.get("/Resources"), "get_object", dict)()
+    return isinstance(resources, dict) and bool(resources.get("/XObject"))

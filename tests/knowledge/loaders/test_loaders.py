@@ -256,7 +256,8 @@ def test_json_records(tmp_path: Path) -> None:
     [
         ("a.pdf", b"%PDF-1.4 and then nothing", "damaged or no PDF"),
         ("b.pdf", pdf(), "has no pages"),
-        ("c.pdf", pdf("", ""), "pages are pictures"),
+        ("c.pdf", pdf("", ""), "has no text, nor a picture"),
+        ("p.pdf", pdf("").replace(b"/Resources << ", b"/Resources << /XObject << /I 3 0 R >> "), "its pages are pictures"),
         ("d.docx", b"PK\x03\x04 broken", "damaged or no Word document"),
         ("e.json", b"[" * 100_000, "nested too deeply"),
         ("f.json", b'{"a": ', "not valid JSON"),
