@@ -26,7 +26,7 @@ def read(path: Path) -> Iterator[Section]:
         document = Document(str(path))
     except (OpcError, KeyError, ValueError, BadZipFile) as error:
         raise UnreadableError(f"is damaged or no Word document: {error}") from None
-    stem = titled(document.core_properties.title, path.stem)
+    stem = titled(_title(document), path.stem)
     outline: dict[int, str] = {}
     blocks: list[str] = []
     for block in document.iter_inner_content():
@@ -41,6 +41,14 @@ def read(path: Path) -> Iterator[Section]:
         elif block.text.strip():
             blocks.append(("- " if name.startswith("List") else "") + block.text.strip())
     yield from _section(blocks, headed(stem, outline))
+
+
+def _title(document: Any) -> object:
+    try:
+        return document.core_properties.title
+    except (AttributeError, ValueError):
+        # What a file tells of itself may be damaged where its text is not.
+        return None
 
 
 def _rows(table: Any) -> Iterator[str]:

@@ -25,7 +25,7 @@ def read(path: Path) -> Iterator[Section]:
                 raise UnreadableError("has no pages")
             empty, pictured = True, False
             places, tables = Places(), Tables()
-            title = titled(reader.metadata and reader.metadata.title, path.stem)
+            title = titled(_title(reader), path.stem)
             for number, page in enumerate(reader.pages, 1):
                 text = tables.told(*places.taken(page)).encode(errors="replace").decode()
                 if text.strip():
@@ -37,6 +37,16 @@ def read(path: Path) -> Iterator[Section]:
                 raise UnreadableError(f"has no text{pictures}")
     except PyPdfError as error:
         raise UnreadableError(f"is damaged or no PDF: {error}") from None
+
+
+def _title(reader: Any) -> object:
+    from pypdf.errors import PyPdfError
+
+    try:
+        return reader.metadata and reader.metadata.title
+    except PyPdfError:
+        # What a file tells of itself may be damaged where its pages are not.
+        return None
 
 
 def _pictured(page: Any) -> bool:

@@ -188,6 +188,15 @@ def test_a_document_that_names_itself_is_called_so(tmp_path: Path, title: str, u
     assert [name for name, _ in texts(read(tmp_path, "a.docx", out.getvalue()))] == [used, "Head"]
 
 
+def test_a_damaged_title_hides_no_text(tmp_path: Path) -> None:
+    assert texts(read(tmp_path, "a.pdf", pdf("Text.").replace(b"/Root", b"/Info [] /Root"))) == [("a > page 1", "Text.")]
+    word, changed = BytesIO(docx()), BytesIO()
+    with zipfile.ZipFile(word) as archive, zipfile.ZipFile(changed, "w") as other:
+        for name in archive.namelist():
+            other.writestr(name, b"<other/>" if name == "docProps/core.xml" else archive.read(name))
+    assert texts(read(tmp_path, "a.docx", changed.getvalue()))[0] == ("Handbook", "Before all.")
+
+
 def test_a_title_without_end_hides_nothing(tmp_path: Path) -> None:
     assert texts(read(tmp_path, "a.html", "<title>Name<p>Text.")) == [("Name", "Text.")]
     assert texts(read(tmp_path, "b.html", "<head><title>Name</head><body><p>Text.")) == [("Name", "Text.")]
