@@ -17,6 +17,7 @@ from mdsa_local.errors import BackendError, BusyError, MDSAError
 from mdsa_local.runtime.answering import LEAD_TOKENS, NO_TARGET, Request, Seat, late
 from mdsa_local.runtime.backend import Finished
 from mdsa_local.runtime.cores import Cores
+from mdsa_local.runtime.forked import Origin
 from mdsa_local.runtime.native import BATCH_TOKENS, Context, ContextOptions, Model
 from mdsa_local.runtime.prefix_store import PrefixStore
 from mdsa_local.runtime.prefixes import Prefixes, boundary
@@ -85,6 +86,7 @@ class Engine:
         """``parallel`` answers at once, ``queue_limit`` more wait. ``store`` and ``parked_bytes``: see :class:`Prefixes`. ``cores``: what to ask
         how many of the threads of ``options`` to use; all when None."""
         self.name, self.model, self.options = name, model, options
+        self.origin = Origin(name)
         self._parallel, self._queue_limit, self._cores = parallel, queue_limit, cores
         self.context = Context(model, options)
         self._free = list(range(options.sequences))
@@ -106,7 +108,8 @@ class Engine:
         self._thread.start()
 
     def submit(self, request: Request) -> None:
-        """Queue a request. Raises :class:`BusyError` when the queue is full, :class:`BackendError` after :meth:`close` or a failure."""
+        """Queue a request. Raises :class:`BusyError` when the queue is full, :class:`BackendError` after :meth:`close`, a failure or a fork."""
+        self.origin.refuse_forked()
         with self._changed:
             if self._closing:
                 raise self._failure or BackendError(f"{self.name} was closed")
@@ -122,6 +125,8 @@ class Engine:
 
     def cancel(self, request: Request | None = None) -> None:
         """Stop a request, or all of them, even while a prompt is read: each ends as ``cancelled``."""
+        if self.origin.left:
+            return
         with self._changed:
             for stopped in [request] if request else self._all():
                 stopped.cancelled = True
@@ -141,7 +146,10 @@ class Engine:
             return replace(self._stats, running=len(self._seats), waiting=len(self._waiting) + len(self._paused), threads=self.context.threads)
 
     def close(self) -> None:
-        """End all requests as ``cancelled`` and free the context. Returns when that is done. Safe twice, and from whom :meth:`when_failed` tells."""
+        """End all requests as ``cancelled`` and free the context. Returns when that is done. Safe twice, and from whom :meth:`when_failed` tells.
+        In a process that was forked since it leaves the context alone."""
+        if self.origin.left:
+            return
         with self._changed:
             self._closing = True
             for request in self._all():

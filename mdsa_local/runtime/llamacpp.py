@@ -145,14 +145,18 @@ class LlamaCppBackend:
         self._engine.when_failed(tell)
 
     def close(self) -> None:
-        """See :class:`~mdsa_local.runtime.backend.Backend`. Returns when the memory is free."""
+        """See :class:`~mdsa_local.runtime.backend.Backend`. Returns when the memory is free; nothing is done in a process that was forked
+        since."""
         self._engine.close()
+        if self._engine.origin.left:
+            return
         with self._vocabulary:
             self._closed = True
             self._model.close()
 
     def _requests(self, messages: Sequence[Message], generation: Generation, deadline_s: float) -> Generator[Request, None, None]:
         """The one request of a stream, made when the first piece is asked for."""
+        self._engine.origin.refuse_forked()
         deadline = time.monotonic() + deadline_s
         prompt = self._prompt(messages)
         if len(prompt) + 1 > self.n_context_tokens:

@@ -14,6 +14,7 @@ from mdsa_local.domains.config import DomainConfig, Generation
 from mdsa_local.errors import BackendError, BackendUnavailableError, InputError, MDSAError, ModelError, ModelMemoryError
 from mdsa_local.runtime.backend import Backend, Reference, backend_module, parse_reference
 from mdsa_local.runtime.catalog import ModelFile, at, find, verify
+from mdsa_local.runtime.forked import Origin
 from mdsa_local.runtime.hardware import memory_budget_bytes
 from mdsa_local.runtime.lending import Handle, ManagedStream, Prompt, Tokenizer, as_messages, checked_deadline
 from mdsa_local.runtime.residency import FOLLOWING, Resident, State, choose_evictions, describe_bytes, parse_bytes
@@ -21,6 +22,8 @@ from mdsa_local.runtime.slots import Failing, Held, LoadedModel, Measured, Model
 from mdsa_local.settings import Settings
 
 DEFAULT_GENERATION = Generation()
+# Schemes of models that are evaluated by threads of this process.
+IN_PROCESS = ("gguf", "transformers")
 CLOSED = "Make a new ModelManager, or a new TinyBERTOrchestrator where that was closed."
 
 
@@ -44,6 +47,8 @@ class ModelManager:
         self._measured: dict[str, int] = {}
         self._clock = 0
         self._closed = False
+        # Where the first model was loaded into a process, None before.
+        self._origin: Origin | None = None
         self._ahead: list[threading.Thread] = []
         if self.settings.keep_alive_s:
             threading.Thread(target=self._expire, name="keep-alive", daemon=True).start()
@@ -65,8 +70,8 @@ class ModelManager:
         """The model, loaded. Should others need its room meanwhile, it is loaded again when used; while a call runs it stays.
 
         Raises :class:`ModelMemoryError` with the numbers when it is larger than the budget leaves, :class:`ModelError` when ``max_models`` are
-        pinned, :class:`BackendUnavailableError` when models in use leave no room until ``request_timeout_s`` has passed, and whatever its backend
-        raises on loading.
+        pinned, :class:`BackendUnavailableError` when models in use leave no room until ``request_timeout_s`` has passed, :class:`BackendError` after
+        :meth:`close` and in a process that was forked after a model had been loaded, and whatever its backend raises on loading.
         """
         target = self._target(ref)
         with self.lease(target) as backend:
@@ -88,6 +93,7 @@ class ModelManager:
         """Begin to load a model in this process that will be asked in a moment, unless it is loaded. Who asks for it waits for the rest, and meets
         the error where loading fails: nothing is raised here."""
         try:
+            self._refuse_forked()
             target = self._target(ref)
         except MDSAError:
             return
@@ -111,6 +117,7 @@ class ModelManager:
 
     def unload(self, ref: str) -> bool:
         """Unload a model now, pinned or not; False when it is not loaded or in use. Its memory is free on return."""
+        self._refuse_forked()
         target = self._target(ref)
         with self._changed:
             slot = self._slots.get(target.key)
@@ -148,7 +155,10 @@ class ModelManager:
             ]
 
     def close(self) -> None:
-        """Unload everything; safe twice. Running streams end as ``cancelled``."""
+        """Unload everything; safe twice. Running streams end as ``cancelled``. In a process that was forked since a model was loaded nothing is
+        done: what there is of it belongs to the other process."""
+        if self._left:
+            return
         with self._changed:
             self._closed = True
             slots = [slot for slot in self._slots.values() if slot.state == "ready"]
@@ -193,12 +203,23 @@ class ModelManager:
 
     def release(self, held: Held) -> None:
         """Let go of what :meth:`acquire` gave; it may be unloaded then."""
+        if self._left:
+            return
         with self._changed:
             # The backend may have failed since, and another be loaded in its place.
             if held.slot.backend is held.backend:
                 held.slot.uses -= 1
                 held.slot.idle_since = time.monotonic()
                 self._changed.notify_all()
+
+    @property
+    def _left(self) -> bool:
+        """Whether this process was forked since a model was loaded."""
+        return self._origin is not None and self._origin.left
+
+    def _refuse_forked(self) -> None:
+        if self._origin is not None:
+            self._origin.refuse_forked()
 
     def _slot(self, target: Target) -> Slot:
         return self._slots.setdefault(target.key, Slot(target.name))
@@ -212,6 +233,7 @@ class ModelManager:
 
     def acquire(self, target: Target) -> Held:
         """The model, loaded, and held until :meth:`release`. Raises as :meth:`ensure_ready`."""
+        self._refuse_forked()
         deadline = time.monotonic() + self.settings.request_timeout_s
         size: int | None = None
         while True:
@@ -316,6 +338,8 @@ class ModelManager:
     def _load(self, target: Target, slot: Slot, victims: list[Slot]) -> Backend | None:
         """Unload the victims, load the model, publish it; None when it turned out too large for what is left, to be tried again."""
         backend, failed = None, ""
+        if target.scheme in IN_PROCESS and self._origin is None:
+            self._origin = Origin(target.name)
         began = time.monotonic()
         try:
             self._unload(victims)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -515,3 +516,64 @@ def test_a_failure_before_anybody_asks_to_be_told_is_told_at_once(tiny: Path, mo
     with pytest.raises(BackendError, match="ZeroDivisionError"):
         list(backend.stream(QUESTION, SHORT, deadline_s=30))
     backend.close()
+
+
+FORKED = """
+import gc, os, sys, time
+from mdsa_local import BackendError, Generation, ModelManager
+from mdsa_local.runtime.backend import Message
+from mdsa_local.settings import Settings
+
+path, asked, short = sys.argv[1], [Message("user", "hello?")], Generation(max_tokens=4)
+manager = ModelManager(Settings.load(request_timeout_s=20))
+idle = ModelManager()
+backend = manager.ensure_ready(path)
+slot = next(iter(manager._slots.values())).backend
+said = manager.generate(path, asked, short)
+left_open = manager.stream(path, asked, short)
+next(left_open)
+if child := os.fork():
+    assert os.waitpid(child, 0)[1] == 0
+    assert manager.generate(path, asked, short) == said
+    manager.close()
+    print("fine")
+else:
+    code = 1
+    try:
+        began = time.monotonic()
+        works = [
+            lambda: manager.generate(path, asked, short),
+            lambda: list(backend.stream(asked, short, deadline_s=20)),
+            lambda: list(slot.stream(asked, short, deadline_s=20)),
+            lambda: manager.ensure_ready(path),
+            lambda: manager.unload(path),
+        ]
+        for number, work in enumerate(works):
+            try:
+                work()
+            except BackendError as error:
+                assert "was forked after" in str(error) and "a new ModelManager" in error.hint, error
+            else:
+                raise AssertionError(number)
+        manager.load_ahead(path)
+        left_open.close()
+        del left_open
+        gc.collect()
+        slot.close()
+        manager.close()
+        assert time.monotonic() - began < 5
+        # Where nothing was loaded before, and where it is made anew, all goes as ever.
+        assert idle.generate(path, asked, short) == said
+        with ModelManager() as new:
+            assert new.generate(path, asked, short) == said
+        code = 0
+    finally:
+        sys.stderr.flush()
+        os._exit(code) if code == 0 else None
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_a_process_forked_after_a_model_was_loaded_is_told_so_at_once(tiny: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FORKED, str(tiny)], capture_output=True, text=True, timeout=100)
+    assert done.stdout == "fine\n", done.stderr
