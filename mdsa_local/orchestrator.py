@@ -8,11 +8,12 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from mdsa_local.domains import quoting
 from mdsa_local.domains.config import DomainConfig
@@ -26,7 +27,8 @@ from mdsa_local.knowledge.forked import refuse_forked
 from mdsa_local.onnx_models import OnnxModels
 from mdsa_local.runtime.manager import ModelManager
 from mdsa_local.settings import Settings
-from mdsa_local.stoppable import Leash, Stoppable
+from mdsa_local.stoppable import Leash, Stoppable, StoppedError
+from mdsa_local.threads import Threads
 from mdsa_local.types import Answer, Completed, Draft, Event, Passage, Query, Retrieved, Revised, Route, Routed, Stage, Token, Turn, Verdict
 from mdsa_local.unclaimed import unclaimed
 from mdsa_local.validation import ladder, rules
@@ -44,6 +46,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 # So many passages, of different headings, are named where none answers.
 NEAREST = 3
+# So many questions of event loops are worked on at once; more wait. A model writes 8 at once and lets 64 wait unless it is set otherwise.
+ASKING, STOPPING = 32, 4
+# A task that is cancelled waits so long for the model to stop. Routing and retrieval cannot be stopped in the middle; the stop comes behind them.
+PATIENCE_S = 0.2
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +107,7 @@ class TinyBERTOrchestrator:
         self._counts: Counter[str] = Counter()
         self._by_domain: Counter[str] = Counter()
         self._total_ms = 0.0
+        self._asking, self._stopping = Threads(ASKING, "mdsa-ask"), Threads(STOPPING, "mdsa-stop")
         self._watcher = self._watched() if watch else None
 
     def _watched(self) -> DomainWatcher:
@@ -247,10 +255,12 @@ class TinyBERTOrchestrator:
             self._onnx.load_judge_ahead()
             read: _Read = self._timed("route", trace, lambda: self._route(query))
             trace[-1] = replace(trace[-1], detail=read.detail)
+            leash.check()
             asked = read.text
             embed = self.encoder.remembering()
             read, evidence = self._looked_up(read, embed, trace)
             route = read.route
+            leash.check()
             yield Routed(route)
             if route.domain is None:
                 verdict, draft = Verdict("abstained", unclaimed(route, self.registry, self.settings), (), (), route.reason), None
@@ -276,14 +286,12 @@ class TinyBERTOrchestrator:
         except MDSAError:
             self._count("error", None, began)
             raise
-        except GeneratorExit:
+        except (GeneratorExit, StoppedError):
             self._count("cancelled", None, began)
-            raise
 
     def ask(self, text: str, *, domain: str | None = None, history: Sequence[str] | None = (), context: Mapping[str, Any] | None = None) -> Answer:
         """The whole answer: the last event of :meth:`stream`."""
-        *_, last = self.stream(text, domain=domain, history=history, context=context)
-        return _completed(last)
+        return _answered(self.stream(text, domain=domain, history=history, context=context))
 
     def process_request(
         self,
@@ -311,27 +319,34 @@ class TinyBERTOrchestrator:
     async def aask(
         self, text: str, *, domain: str | None = None, history: Sequence[str] | None = (), context: Mapping[str, Any] | None = None
     ) -> Answer:
-        """:meth:`ask` without blocking the event loop; cancelling the task stops the model."""
-        events = [event async for event in self.astream(text, domain=domain, history=history, context=context)]
-        return _completed(events[-1])
+        """:meth:`ask` without blocking the event loop, in a thread of its own; cancelling the task stops the model."""
+        events = self.stream(text, domain=domain, history=history, context=context)
+        return await self._apart(events, lambda: _answered(events))
 
     async def astream(
         self, text: str, *, domain: str | None = None, history: Sequence[str] | None = (), context: Mapping[str, Any] | None = None
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event, None]:
         """:meth:`stream` without blocking the event loop; leaving the loop early or cancelling the task stops the model, whatever it does."""
         events = self.stream(text, domain=domain, history=history, context=context)
-        waiting: asyncio.Future[Event | None] | None = None
         try:
-            while True:
-                waiting = asyncio.ensure_future(asyncio.to_thread(next, events, None))
-                event = await asyncio.shield(waiting)
-                if event is None:
-                    return
+            while (event := await self._apart(events, lambda: next(events, None))) is not None:
                 yield event
         finally:
-            await asyncio.to_thread(events.close)
-            if waiting is not None and not waiting.done():
-                await asyncio.wait([waiting])
+            await self._stopped(events)
+
+    async def _apart(self, events: Stoppable[Event], work: Callable[[], T]) -> T:
+        """``work`` on ``events``, done in a thread; they are stopped when the task is cancelled meanwhile."""
+        step = self._asking.submit(work)
+        try:
+            return await asyncio.wrap_future(step)
+        except asyncio.CancelledError:
+            await self._stopped(events, step)
+            raise
+
+    async def _stopped(self, events: Stoppable[Event], *steps: Future[Any]) -> None:
+        """Stop ``events``, which is certain from now on, and wait a moment for that and for ``steps``."""
+        work: list[Future[Any]] = [self._stopping.submit(events.close), *steps]
+        await asyncio.wait([asyncio.wrap_future(_end(one)) for one in work], timeout=PATIENCE_S)
 
     def get_stats(self) -> dict[str, Any]:
         """Counts since the start. ``success_rate`` is 0..1: answered or honestly declined, over all."""
@@ -356,6 +371,8 @@ class TinyBERTOrchestrator:
             self.knowledge.close()
         if self._own_manager:
             self.manager.close()
+        self._asking.close()
+        self._stopping.close()
 
     def __enter__(self) -> TinyBERTOrchestrator:
         return self
@@ -367,7 +384,7 @@ class TinyBERTOrchestrator:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await asyncio.to_thread(self.close)
+        await asyncio.wrap_future(self._stopping.submit(self.close))
 
     def _query(self, text: str, domain: str | None, history: Sequence[str] | None, context: Mapping[str, Any] | None) -> Query:
         # Before the encoder's turn, which is lost in such a process too.
@@ -520,10 +537,19 @@ def _nearest(passages: Iterable[Passage]) -> tuple[Passage, ...]:
     return tuple(places.values())[:NEAREST]
 
 
-def _completed(last: Event) -> Answer:
+def _answered(events: Iterable[Event]) -> Answer:
+    """The answer at the end of ``events``."""
+    *_, last = events
     if not isinstance(last, Completed):
         raise AssertionError("a stream ends with Completed")
     return last.answer
+
+
+def _end(work: Future[Any]) -> Future[None]:
+    """What is done when ``work`` is; what that came to is nobody's concern."""
+    ended = Future[None]()
+    work.add_done_callback(lambda _: ended.set_result(None))
+    return ended
 
 
 MDSA = TinyBERTOrchestrator

@@ -21,6 +21,10 @@ class Closeable(Protocol):
         """Stop the work. Safe twice."""
 
 
+class StoppedError(Exception):
+    """Nobody wants the rest: what raises it has told nothing, and whoever catches it ends."""
+
+
 class Leash:
     """What a generator waits for at the moment."""
 
@@ -38,6 +42,11 @@ class Leash:
             if stopped:
                 work.close()
         return work
+
+    def check(self) -> None:
+        """Raise :class:`StoppedError` where all was stopped: between two steps that cannot be stopped themselves."""
+        if self._stopped:
+            raise StoppedError
 
     def stop(self) -> None:
         """Close what is held, and all that will be."""

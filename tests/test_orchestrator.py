@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -398,6 +399,82 @@ def test_cancelling_stops_the_model_while_it_reads_the_prompt(slow: TinyBERTOrch
     asyncio.run(cancelled())
     assert slow.get_stats()["by_status"] == {"cancelled": 1}
     assert stopped_reading(slow)
+
+
+def test_questions_of_an_event_loop_leave_its_own_threads_alone(says: TinyBERTOrchestrator, monkeypatch: pytest.MonkeyPatch) -> None:
+    go = threading.Event()
+    real = says._route
+
+    def held(query: Any) -> Any:
+        go.wait(10)
+        return real(query)
+
+    monkeypatch.setattr(says, "_route", held)
+    scripted.SAYS["finance"] = NOT_FOUND
+
+    async def asked() -> float:
+        tasks = [asyncio.create_task(says.aask("What does an overdraft cost?", domain="finance")) for _ in range(40)]
+        await asyncio.sleep(0.1)
+        began = time.monotonic()
+        await asyncio.to_thread(int)
+        waited = time.monotonic() - began
+        assert says._asking._running == 32
+        go.set()
+        assert {answer.status for answer in await asyncio.gather(*tasks)} == {"not_found"}
+        return waited
+
+    assert asyncio.run(asked()) < 1
+
+
+@pytest.mark.parametrize("ask", ["astream", "aask"])
+def test_a_cancelled_task_does_not_wait_for_what_cannot_be_stopped(says: TinyBERTOrchestrator, monkeypatch: pytest.MonkeyPatch, ask: str) -> None:
+    go, real, looked = threading.Event(), says._route, list[object]()
+
+    def held(query: Any) -> Any:
+        go.wait(10)
+        return real(query)
+
+    monkeypatch.setattr(says, "_route", held)
+    monkeypatch.setattr(says, "_looked_up", lambda *given: looked.append(given))
+
+    async def one() -> None:
+        if ask == "aask":
+            await says.aask("What does an overdraft cost?")
+        async for _ in says.astream("What does an overdraft cost?"):
+            pass
+
+    async def cancelled() -> float:
+        began = time.monotonic()
+        # More than there are threads: those that never began end too.
+        tasks = [asyncio.create_task(asyncio.wait_for(one(), 0.2)) for _ in range(40)]
+        done = await asyncio.gather(*tasks, return_exceptions=True)
+        assert {type(error) for error in done} == {TimeoutError}
+        return time.monotonic() - began
+
+    assert asyncio.run(cancelled()) < 3
+    # The stop is certain to follow: none of them goes on to look into the documents.
+    go.set()
+    until = time.monotonic() + 10
+    while says.get_stats()["by_status"].get("cancelled", 0) < 32 and time.monotonic() < until:
+        time.sleep(0.01)
+    assert says.get_stats()["by_status"] == {"cancelled": 32}
+    assert looked == []
+
+
+def test_an_async_stream_is_closed_by_its_name(says: TinyBERTOrchestrator) -> None:
+    scripted.SAYS["finance"] = "one two three four five"
+
+    async def left() -> None:
+        async with aclosing(says.astream("What does an overdraft cost?")) as events:
+            async for event in events:
+                if isinstance(event, Token):
+                    break
+        events = says.astream("What does an overdraft cost?")
+        await anext(events)
+        await events.aclose()
+
+    asyncio.run(left())
+    assert says.get_stats()["by_status"] == {"cancelled": 2}
 
 
 def test_a_stream_may_be_closed_from_another_thread_while_the_prompt_is_read(slow: TinyBERTOrchestrator) -> None:

@@ -1,0 +1,62 @@
+"""Threads for event loops: a bounded number, begun when needed, ended when not."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import Future
+
+import pytest
+
+from mdsa_local import threads
+from mdsa_local.threads import Threads
+
+
+def running(name: str) -> int:
+    return sum(thread.name == name for thread in threading.enumerate())
+
+
+def gone(name: str) -> bool:
+    until = time.monotonic() + 5
+    while running(name) and time.monotonic() < until:
+        time.sleep(0.01)
+    return not running(name)
+
+
+def test_no_more_than_so_many_work_at_once_and_all_work_is_done() -> None:
+    pool, go = Threads(3, "three"), threading.Event()
+    assert not running("three")
+    done = [pool.submit(lambda n=n: (go.wait(5), n)[1]) for n in range(10)]  # type: ignore[misc]
+    assert running("three") == 3
+    go.set()
+    assert [future.result(5) for future in done] == list(range(10))
+    assert all(pool.submit(lambda: threading.current_thread().daemon).result(5) for _ in range(5))
+    assert running("three") <= 3
+    pool.close()
+    pool.close()
+    assert gone("three")
+    # Whoever comes later still gets what it waits for.
+    assert pool.submit(lambda: 1).result(5) == 1
+    assert gone("three")
+
+
+def test_what_is_raised_is_the_futures_and_what_was_cancelled_is_not_done() -> None:
+    pool, go, done = Threads(1, "one"), threading.Event(), list[int]()
+    first = pool.submit(lambda: go.wait(5))
+    second = pool.submit(lambda: done.append(1))
+    third: Future[float] = pool.submit(lambda: 1 / 0)
+    assert second.cancel()
+    go.set()
+    assert first.result(5)
+    with pytest.raises(ZeroDivisionError):
+        third.result(5)
+    assert done == []
+    pool.close()
+
+
+def test_a_thread_without_work_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "IDLE_S", 0.05)
+    pool = Threads(2, "idle")
+    assert pool.submit(lambda: 5).result(5) == 5
+    assert gone("idle")
+    assert pool.submit(lambda: 6).result(5) == 6
