@@ -28,8 +28,8 @@ _WHERE = {
         "Token", "Verdict",
     ),
     "errors": (
-        "BackendError", "BackendTimeoutError", "BackendUnavailableError", "BusyError", "ConfigError", "ContextOverflowError", "InputError",
-        "InvalidOutputError",
+        "BackendError", "BackendTimeoutError", "BackendUnavailableError", "BusyError", "ClosedError", "ConfigError", "ContextOverflowError",
+        "InputError", "InvalidOutputError",
         "MDSAError", "ModelError", "ModelFileError", "ModelMemoryError", "ModelNotFoundError", "StorageError", "UnknownNameError",
     ),
 }  # fmt: skip

@@ -12,6 +12,7 @@
     ├── BackendError             a runtime failed
     │   ├── BackendUnavailableError   not installed, not running, or not reachable
     │   ├── BackendTimeoutError       did not answer in time
+    │   ├── ClosedError               it, or the whole orchestrator, was closed
     │   ├── BusyError                 its queue is full; says when to come back
     │   └── InvalidOutputError        answered what does not follow the schema, twice
     ├── DependencyError          an optional package is missing; says how to install it
@@ -139,6 +140,12 @@ class BackendTimeoutError(BackendError):
     """The runtime did not answer in time."""
 
     status, retryable = 504, True
+
+
+class ClosedError(BackendError):
+    """The orchestrator, or its model manager, was closed."""
+
+    status = 503
 
 
 class BusyError(BackendError):

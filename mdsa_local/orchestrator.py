@@ -20,7 +20,7 @@ from mdsa_local.domains.config import DomainConfig
 from mdsa_local.domains.executor import DomainExecutor
 from mdsa_local.domains.prompts import NOT_FOUND
 from mdsa_local.domains.registry import DomainRegistry
-from mdsa_local.errors import ConfigError, InputError, MDSAError, StorageError
+from mdsa_local.errors import BackendUnavailableError, ClosedError, ConfigError, InputError, MDSAError, StorageError
 from mdsa_local.evidence import Evidence, Searcher, resolved
 from mdsa_local.knowledge.following import Following
 from mdsa_local.knowledge.forked import refuse_forked
@@ -108,6 +108,9 @@ class TinyBERTOrchestrator:
         self._by_domain: Counter[str] = Counter()
         self._total_ms = 0.0
         self._asking, self._stopping = Threads(ASKING, "mdsa-ask"), Threads(STOPPING, "mdsa-stop")
+        self._closed = False
+        # Of questions under way, each by itself.
+        self._leashes: dict[int, Leash] = {}
         self._watcher = self._watched() if watch else None
 
     def _watched(self) -> DomainWatcher:
@@ -188,9 +191,10 @@ class TinyBERTOrchestrator:
         an edit. Nothing to do costs some milliseconds.
 
         On a disk that cannot be written it warns and goes on with what was ingested before; with nothing ingested it raises
-        :class:`StorageError`. Knowledge given to the constructor is left alone.
+        :class:`StorageError`. Knowledge given to the constructor is left alone. After :meth:`close` it raises :class:`ClosedError`.
         """
         refuse_forked()
+        self._refuse_closed()
         return self._following.prepare(progress) if self._keeps_in_step else []
 
     @property
@@ -210,8 +214,9 @@ class TinyBERTOrchestrator:
     ) -> None:
         """Add or replace a domain, given as a :class:`DomainConfig` or by its parts. Takes effect with the next question.
 
-        ``model`` is another name of ``model_name``. Raises :class:`ConfigError`.
+        ``model`` is another name of ``model_name``. Raises :class:`ConfigError`, and :class:`ClosedError` after :meth:`close`.
         """
+        self._refuse_closed()
         if isinstance(name, DomainConfig) and (description or keywords or model or model_name or settings):
             raise ConfigError("a DomainConfig and parts of one were given", "Put the parts into the DomainConfig, or give its name in its place.")
         if model is not None and model_name is not None:
@@ -228,7 +233,8 @@ class TinyBERTOrchestrator:
             router.register(domain)
 
     def unregister_domain(self, name: str) -> None:
-        """Forget a domain; its knowledge base stays on disk. Raises :class:`UnknownNameError`."""
+        """Forget a domain; its knowledge base stays on disk. Raises :class:`UnknownNameError`, and :class:`ClosedError` after :meth:`close`."""
+        self._refuse_closed()
         with self._lock:
             self.registry.unregister(name)
             if "router" in self.__dict__:
@@ -240,27 +246,34 @@ class TinyBERTOrchestrator:
         """The events of one question: :class:`Routed`, :class:`Retrieved`, :class:`Token` …, perhaps :class:`Revised`, :class:`Completed`.
 
         ``domain`` skips the routing. ``history`` holds the user's earlier turns, oldest first; where the question does not stand alone, the last
-        that names its topic is read before it: to route, to search and to answer. Raises :class:`MDSAError`; closing the iterator early, from any
-        thread, stops the model, even while it reads the prompt.
-        """
-        return Stoppable(lambda leash: self._events(text, domain, history, context, leash))
+        that names its topic is read before it: to route, to search and to answer.
 
-    def _events(
-        self, text: str, domain: str | None, history: Sequence[str] | None, context: Mapping[str, Any] | None, leash: Leash
-    ) -> Generator[Event, None, None]:
-        began, request_id = time.perf_counter(), uuid.uuid4().hex
-        trace: list[Stage] = []
+        What is wrong with the arguments is raised at once: :class:`InputError`, :class:`UnknownNameError` for an unknown domain,
+        :class:`ClosedError` after :meth:`close`; any :class:`MDSAError` while it is read. Closing the iterator early, from any thread, stops the
+        model, even while it reads the prompt.
+        """
         try:
             query = self._query(text, domain, history, context)
+        except MDSAError:
+            self._count("error", None, time.perf_counter())
+            raise
+        return Stoppable(lambda leash: self._events(query, leash))
+
+    def _events(self, query: Query, leash: Leash) -> Generator[Event, None, None]:
+        began, request_id = time.perf_counter(), uuid.uuid4().hex
+        trace: list[Stage] = []
+        self._leashes[id(leash)] = leash
+        try:
+            self._go_on(leash)
             self._onnx.load_judge_ahead()
             read: _Read = self._timed("route", trace, lambda: self._route(query))
             trace[-1] = replace(trace[-1], detail=read.detail)
-            leash.check()
+            self._go_on(leash)
             asked = read.text
             embed = self.encoder.remembering()
             read, evidence = self._looked_up(read, embed, trace)
             route = read.route
-            leash.check()
+            self._go_on(leash)
             yield Routed(route)
             if route.domain is None:
                 verdict, draft = Verdict("abstained", unclaimed(route, self.registry, self.settings), (), (), route.reason), None
@@ -278,16 +291,35 @@ class TinyBERTOrchestrator:
                 verdict = self._marked(verdict)
                 if verdict.text != draft.text:
                     yield Revised(verdict.text, verdict.reason, kind)
+            self._go_on(leash)
             answer = self._answer(request_id, query, route, draft, verdict, trace, (time.perf_counter() - began) * 1000)
             if answer.status == "not_found":
                 answer = replace(answer, nearest=_nearest(evidence.passages))
             self._log(answer, asked)
-            yield Completed(answer)
         except MDSAError:
             self._count("error", None, began)
+            # Whatever failed then did so for that.
+            self._refuse_closed()
             raise
         except (GeneratorExit, StoppedError):
             self._count("cancelled", None, began)
+            return
+        finally:
+            del self._leashes[id(leash)]
+            if self._closed:
+                # It may have opened them again.
+                self._let_go()
+        # Outside: whoever stops reading at this one has got the answer.
+        yield Completed(answer)
+
+    def _go_on(self, leash: Leash) -> None:
+        """Between two stages: raise :class:`ClosedError` after :meth:`close`, and :class:`StoppedError` where nobody wants the rest."""
+        self._refuse_closed()
+        leash.check()
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise ClosedError("the orchestrator was closed", "Make a new TinyBERTOrchestrator.") from None
 
     def ask(self, text: str, *, domain: str | None = None, history: Sequence[str] | None = (), context: Mapping[str, Any] | None = None) -> Answer:
         """The whole answer: the last event of :meth:`stream`."""
@@ -323,11 +355,13 @@ class TinyBERTOrchestrator:
         events = self.stream(text, domain=domain, history=history, context=context)
         return await self._apart(events, lambda: _answered(events))
 
-    async def astream(
+    def astream(
         self, text: str, *, domain: str | None = None, history: Sequence[str] | None = (), context: Mapping[str, Any] | None = None
     ) -> AsyncGenerator[Event, None]:
         """:meth:`stream` without blocking the event loop; leaving the loop early or cancelling the task stops the model, whatever it does."""
-        events = self.stream(text, domain=domain, history=history, context=context)
+        return self._as_they_come(self.stream(text, domain=domain, history=history, context=context))
+
+    async def _as_they_come(self, events: Stoppable[Event]) -> AsyncGenerator[Event, None]:
         try:
             while (event := await self._apart(events, lambda: next(events, None))) is not None:
                 yield event
@@ -349,14 +383,16 @@ class TinyBERTOrchestrator:
         await asyncio.wait([asyncio.wrap_future(_end(one)) for one in work], timeout=PATIENCE_S)
 
     def get_stats(self) -> dict[str, Any]:
-        """Counts since the start. ``success_rate`` is 0..1: answered or honestly declined, over all."""
+        """Counts since the start. ``requests_success``: answered or honestly declined; ``success_rate`` is its share of all, 0..1. Those that were
+        cancelled are among all, and neither a success nor failed: ``by_status`` tells how many."""
         with self._lock:
             total, failed = sum(self._counts.values()), self._counts["error"]
+            good = total - failed - self._counts["cancelled"]
             return {
                 "requests_total": total,
-                "requests_success": total - failed,
+                "requests_success": good,
                 "requests_failed": failed,
-                "success_rate": (total - failed) / total if total else 0.0,
+                "success_rate": good / total if total else 0.0,
                 "average_latency_ms": self._total_ms / total if total else 0.0,
                 "domains_registered": len(self.registry),
                 "domain_stats": dict(self._by_domain),
@@ -364,15 +400,23 @@ class TinyBERTOrchestrator:
             }
 
     def close(self) -> None:
-        """Free the models this orchestrator loaded and the knowledge bases it opened. Safe to call twice."""
+        """Free the models this orchestrator loaded and the knowledge bases it opened. Questions under way, and whatever is asked of it later, end
+        with :class:`ClosedError`. Safe to call twice."""
         if self._watcher:
             self._watcher.close()
-        if self._knowledge is None and "knowledge" in self.__dict__:
-            self.knowledge.close()
+        self._closed = True
+        for leash in list(self._leashes.values()):
+            leash.stop()
         if self._own_manager:
             self.manager.close()
+        self._let_go()
         self._asking.close()
         self._stopping.close()
+
+    def _let_go(self) -> None:
+        """Close the knowledge bases, where they are ours."""
+        if self._knowledge is None and "knowledge" in self.__dict__:
+            self.knowledge.close()
 
     def __enter__(self) -> TinyBERTOrchestrator:
         return self
@@ -387,19 +431,18 @@ class TinyBERTOrchestrator:
         await asyncio.wrap_future(self._stopping.submit(self.close))
 
     def _query(self, text: str, domain: str | None, history: Sequence[str] | None, context: Mapping[str, Any] | None) -> Query:
+        """The question, once it is sure that it can be asked. Nothing here takes long: an event loop waits for it."""
         # Before the encoder's turn, which is lost in such a process too.
         refuse_forked()
+        self._refuse_closed()
         if not isinstance(text, str):
             raise InputError(f"the question is a {type(text).__name__}, not a string", "Pass the question as text.")
         if not isinstance(context, Mapping | None):
             raise InputError(f"the context is a {type(context).__name__}, no mapping", 'Pass a dict, such as {"user_id": "u1"}, or None.')
         limit = self.settings.max_question_chars
         asked, turns = rules.question(text, limit), rules.previous(history, limit)
-        if len(turns) > 1:
-            # Slow to import, and most questions are the first.
-            from mdsa_local.routing.conversation import topic
-
-            turns = (topic(turns),)
+        if domain is not None:
+            self.registry.get(domain)
         return Query(asked, domain, dict(context or {}), turns)
 
     def _looked_up(self, read: _Read, embed: Embed, trace: list[Stage]) -> tuple[_Read, Evidence]:
@@ -430,6 +473,11 @@ class TinyBERTOrchestrator:
         return replace(read, route=route, text=part.text if part else read.text), evidence
 
     def _route(self, query: Query) -> _Read:
+        if len(query.history) > 1:
+            # Slow to import, and most questions are the first.
+            from mdsa_local.routing.conversation import topic
+
+            query = replace(query, history=(topic(query.history),))
         chosen = self.registry.get(query.domain) if query.domain is not None else None
         if chosen is not None and not query.history:
             route = Route(chosen.name, 1.0, {chosen.name: 1.0}, "chosen by the caller")
@@ -452,13 +500,12 @@ class TinyBERTOrchestrator:
         self, domain: DomainConfig, question: str, evidence: Evidence, embed: Embed, trace: list[Stage], leash: Leash
     ) -> Generator[Event, None, Draft]:
         began, first, detail = time.perf_counter(), 0.0, dict[str, Any]()
-        passages = evidence.passages
-        draft = Draft(NOT_FOUND, "", "stop", 0, 0)
+        passages, draft = evidence.passages, Draft("", "", "cancelled", 0, 0)
         reason = self._doubt(domain, question, evidence, embed) if passages else "no passage was found"
         if reason:
             # No answer could stand: the model is not asked.
-            yield Token(draft.text)
-            return replace(draft, doubt=reason)
+            yield Token(NOT_FOUND)
+            return Draft(NOT_FOUND, "", "stop", 0, 0, reason)
         for piece in self.executor.stream(domain, question, passages, embed, leash, evidence.extracts):
             if isinstance(piece, str):
                 first = first or (time.perf_counter() - began) * 1000
@@ -467,6 +514,10 @@ class TinyBERTOrchestrator:
                 draft = piece
             else:
                 detail = piece.detail()
+        if draft.finish_reason == "cancelled":
+            # What was stopped in the middle is no answer.
+            self._go_on(leash)
+            raise BackendUnavailableError(f"the model of {domain.name} was stopped before its answer was complete", "Ask again.")
         trace.append(Stage("generate", (time.perf_counter() - began) * 1000, {**detail, "first_token_ms": round(first, 2)}))
         return draft
 

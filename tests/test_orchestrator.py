@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,12 @@ import yaml
 
 from mdsa_local import (
     BackendError,
+    BackendUnavailableError,
+    ClosedError,
     ConfigError,
     DomainConfig,
     DomainExecutor,
+    Feedback,
     InputError,
     ModelManager,
     StorageError,
@@ -489,6 +492,125 @@ def test_a_stream_may_be_closed_from_another_thread_while_the_prompt_is_read(slo
     assert not reader.is_alive()
     assert not any(isinstance(event, Token | Completed) for event in seen)
     assert stopped_reading(slow)
+
+
+@pytest.mark.parametrize("read", [1, 2, 3])
+def test_closing_in_the_middle_of_an_answer_is_an_error_and_no_answer(slow: TinyBERTOrchestrator, read: int) -> None:
+    logging = slow.settings.changed(answer_log=10)
+    with TinyBERTOrchestrator(settings=logging, knowledge=slow.knowledge, domains=slow.registry) as closing:
+        closing.__dict__["encoder"] = slow.encoder
+        stream = closing.stream(QUESTION, domain="finance")
+        seen = [next(stream) for _ in range(read)]
+        closing.close()
+        with pytest.raises(ClosedError, match="the orchestrator was closed") as caught:
+            list(stream)
+        assert "a new TinyBERTOrchestrator" in caught.value.hint
+        assert not any(isinstance(event, Completed) for event in seen)
+        assert closing.get_stats()["by_status"] == {"error": 1}
+    assert Feedback(logging).recent() == []
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_closing_while_another_thread_waits_for_its_answer(slow: TinyBERTOrchestrator, own: bool) -> None:
+    manager = None if own else slow.manager
+    closing = TinyBERTOrchestrator(settings=slow.settings, manager=manager, knowledge=slow.knowledge, domains=slow.registry)
+    closing.__dict__["encoder"] = slow.encoder
+    closing.manager.preload([domain.model for domain in slow.registry if domain.model])
+    told: list[object] = []
+
+    def ask() -> None:
+        try:
+            told.append(closing.ask(QUESTION, domain="finance"))
+        except ClosedError as error:
+            told.append(str(error))
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    while not work(closing)[0]:
+        time.sleep(0.01)
+    closing.close()
+    for thread in threads:
+        thread.join(10)
+    assert told == ["the orchestrator was closed"] * 3
+
+
+def test_a_model_that_others_stop_gives_no_answer(slow: TinyBERTOrchestrator) -> None:
+    stream = slow.stream(QUESTION, domain="finance")
+    assert isinstance([next(stream), next(stream)][-1], Retrieved)
+    (slot,) = slow.manager._slots.values()
+    assert isinstance(slot.backend, LlamaCppBackend)
+    threading.Timer(0.2, slot.backend.cancel).start()
+    with pytest.raises(BackendUnavailableError, match="the model of finance was stopped before its answer was complete"):
+        list(stream)
+
+
+def test_a_closed_one_refuses_everything_alike(product: TinyBERTOrchestrator) -> None:
+    closed = TinyBERTOrchestrator(settings=product.settings, domains=[create_finance_domain()])
+    closed.__dict__["encoder"] = product.encoder
+    assert closed.ask("what's the weather on mars").status == "abstained"
+    closed.close()
+    closed.close()
+    calls: list[Callable[[], object]] = [
+        lambda: closed.ask("hello there"),
+        lambda: closed.ask("How do I freeze my card?"),
+        lambda: closed.stream("hello there"),
+        lambda: asyncio.run(closed.aask("hello there")),
+        lambda: closed.astream("hello there"),
+        lambda: closed.register_domain("garden", "Plants"),
+        lambda: closed.unregister_domain("finance"),
+        closed.prepare,
+    ]
+    for call in calls:
+        with pytest.raises(ClosedError, match="the orchestrator was closed"):
+            call()
+    told = closed.process_request("hello there")
+    assert (told["status"], told["error"]["code"], told["error"]["retryable"]) == ("error", "closed", False)
+
+
+def test_a_question_in_the_middle_of_its_search_leaves_no_knowledge_base_open(product: TinyBERTOrchestrator) -> None:
+    closing = TinyBERTOrchestrator(settings=product.settings, domains=[create_finance_domain()])
+    closing.__dict__["encoder"] = product.encoder
+    real = closing._looked_up
+
+    def held(*given: Any) -> Any:
+        closing.close()
+        return real(*given)
+
+    closing.__dict__["_looked_up"] = held
+    with pytest.raises(ClosedError):
+        closing.ask("How do I freeze my card?")
+    assert closing.knowledge._knowledge_bases == {}
+
+
+def test_what_is_wrong_with_a_question_is_told_by_the_call(says: TinyBERTOrchestrator) -> None:
+    wrong: list[tuple[type[Exception], str, dict[str, Any]]] = [
+        (UnknownNameError, "hello there", {"domain": "nope"}),
+        (InputError, "hello there", {"history": "and then?"}),
+        (InputError, "hello there", {"context": 5}),
+        (InputError, " ", {}),
+        (InputError, "x" * 9000, {}),
+    ]
+    for kind, text, given in wrong:
+        with pytest.raises(kind):
+            says.stream(text, **given)
+        with pytest.raises(kind):
+            says.astream(text, **given)
+    assert says.get_stats()["by_status"] == {"error": 10}
+
+
+def test_who_stops_at_the_answer_is_counted_once_and_the_cancelled_are_no_success(says: TinyBERTOrchestrator) -> None:
+    scripted.SAYS["finance"] = NOT_FOUND
+    for event in says.stream("What does an overdraft cost?"):
+        if isinstance(event, Completed):
+            break
+    assert says.get_stats()["by_status"] == {"not_found": 1}
+    for event in says.stream("What does an overdraft cost?"):
+        if isinstance(event, Token):
+            break
+    stats = says.get_stats()
+    assert stats["by_status"] == {"not_found": 1, "cancelled": 1}
+    assert [stats[name] for name in ("requests_total", "requests_success", "requests_failed", "success_rate")] == [2, 1, 0, 0.5]
 
 
 def test_a_stream_closed_early_is_counted(says: TinyBERTOrchestrator) -> None:

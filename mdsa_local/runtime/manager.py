@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from mdsa_local.domains.config import DomainConfig, Generation
-from mdsa_local.errors import BackendError, BackendUnavailableError, InputError, MDSAError, ModelError, ModelMemoryError
+from mdsa_local.errors import BackendError, BackendUnavailableError, ClosedError, InputError, MDSAError, ModelError, ModelMemoryError
 from mdsa_local.runtime.backend import Backend, Reference, backend_module, parse_reference
 from mdsa_local.runtime.catalog import ModelFile, at, find, verify
 from mdsa_local.runtime.forked import Origin
@@ -70,8 +70,8 @@ class ModelManager:
         """The model, loaded. Should others need its room meanwhile, it is loaded again when used; while a call runs it stays.
 
         Raises :class:`ModelMemoryError` with the numbers when it is larger than the budget leaves, :class:`ModelError` when ``max_models`` are
-        pinned, :class:`BackendUnavailableError` when models in use leave no room until ``request_timeout_s`` has passed, :class:`BackendError` after
-        :meth:`close` and in a process that was forked after a model had been loaded, and whatever its backend raises on loading.
+        pinned, :class:`BackendUnavailableError` when models in use leave no room until ``request_timeout_s`` has passed, :class:`ClosedError` after
+        :meth:`close`, :class:`BackendError` in a process that was forked after a model had been loaded, and whatever its backend raises on loading.
         """
         target = self._target(ref)
         with self.lease(target) as backend:
@@ -284,7 +284,7 @@ class ModelManager:
         unknown."""
         while True:
             if self._closed:
-                raise BackendError("the model manager was closed", CLOSED)
+                raise ClosedError("the model manager was closed", CLOSED)
             slot = self._slot(target)
             if slot.state == "ready":
                 self._touch(slot)
@@ -398,7 +398,7 @@ class ModelManager:
                 slot.uses = 0
                 self._move(slot, "absent")
             if closed:
-                raise BackendError("the model manager was closed", CLOSED)
+                raise ClosedError("the model manager was closed", CLOSED)
             self._check_room(target, slot.size_bytes)
         return fits
 
