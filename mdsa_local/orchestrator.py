@@ -343,7 +343,7 @@ class TinyBERTOrchestrator:
         except MDSAError as error:
             happened = str(error)
             said = f"{happened if happened.endswith(('.', '!', '?')) else f'{happened}.'} {error.hint}".strip()
-            failed = Answer(uuid.uuid4().hex, "error", said, "error", 0.0, {}, "", 0, 0.0, (), Verdict("error", said, (), ()), ())
+            failed = Answer(uuid.uuid4().hex, "error", said, "error", 0.0, {}, "", 0, 0.0, (), Verdict("error", said, (), ()), (), reason=happened)
             return {**failed.to_dict(), **error.envelope(), "metadata": dict(context) if isinstance(context, Mapping) else {}}
 
     process = process_request

@@ -184,7 +184,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The final answer. ``confidence`` is that of the routing.
+    """The final answer. ``confidence`` is that of the routing; ``reason`` says why it is no ``success``, or else why it was routed so.
 
     ``elsewhere``: the parts of the question that belong to other domains and were not asked there. ``nearest``: where the documents do not answer
     (``not_found``), up to three passages that came nearest, for the user to judge.
@@ -232,6 +232,7 @@ class Answer:
             "nearest": [passage.to_dict() for passage in self.nearest],
             "verdict": {"status": self.verdict.status, "reason": self.verdict.reason, "checks": [asdict(check) for check in self.verdict.checks]},
             "trace": [{"stage": s.stage, "ms": round(s.ms, 2), **s.detail} for s in self.trace],
+            "reason": self.reason,
             "error": None,
             "metadata": dict(self.metadata),
         }

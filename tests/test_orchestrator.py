@@ -47,7 +47,7 @@ from tests.runtime.gguf_writer import Shape, metadata, random_weights, write_ggu
 
 FLAT = {
     "request_id", "status", "response", "domain", "confidence", "scores", "used_reasoning", "degraded", "elsewhere", "model", "tokens_generated",
-    "latency_ms", "citations", "nearest", "verdict", "trace", "error", "metadata",
+    "latency_ms", "citations", "nearest", "verdict", "trace", "reason", "error", "metadata",
 }  # fmt: skip
 
 
@@ -159,6 +159,7 @@ def test_a_question_of_no_domain_gets_no_answer(product: TinyBERTOrchestrator) -
     answer = product.ask("what's the weather on mars")
     assert (answer.status, answer.domain, answer.citations) == ("abstained", None, ())
     assert answer.reason
+    assert answer.to_dict()["reason"] == answer.reason
 
 
 def test_only_the_model_of_the_questions_domain_is_loaded_and_while_passages_are_looked_up(product: TinyBERTOrchestrator) -> None:
@@ -196,6 +197,7 @@ def test_the_flat_result_and_its_friendly_error(product: TinyBERTOrchestrator) -
     bad = product.process_request("")
     assert (bad["domain"], bad["confidence"], bad["status"]) == ("error", 0.0, "error")
     assert bad["error"]["code"] == "input"
+    assert bad["reason"] == "the question is empty"
     assert "empty" in bad["response"]
     assert set(bad) == FLAT
     assert product.process(query="How do I freeze my card?")["domain"] == "finance"
