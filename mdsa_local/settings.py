@@ -65,7 +65,11 @@ def default_home(environ: Mapping[str, str]) -> Path:
 
 
 class Settings(BaseModel):
-    """All settings. Each can be given in ``config.yaml`` by its name or in the environment as ``MDSA_`` plus its name in capitals."""
+    """All settings. Each can be given in ``config.yaml`` by its name or in the environment as ``MDSA_`` plus its name in capitals.
+
+    Made by :meth:`load`, which reads these and takes settings as keywords: ``Settings.load(top_k=3)``. ``Settings(...)`` itself reads nothing, needs
+    ``home``, and raises pydantic's own ``ValidationError``.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
@@ -111,6 +115,16 @@ class Settings(BaseModel):
     )
     hub_url: str = Field("https://huggingface.co", description="where `mdsa models pull` fetches from; nothing else uses it")
     request_timeout_s: float = Field(120.0, gt=0, le=LONGEST_WAIT_S, description="longest wait for a runtime, in seconds")
+
+    @field_validator("home")
+    @classmethod
+    def _home(cls, home: Path) -> Path:
+        return user_path(home)
+
+    @field_validator("encoder", "default_model", "knowledge_uri", "reranker", "judge", mode="before")
+    @classmethod
+    def _path(cls, value: object) -> object:
+        return str(value) if isinstance(value, Path) else value
 
     @field_validator("gpu_layers", mode="wrap")
     @classmethod
@@ -194,10 +208,13 @@ class Settings(BaseModel):
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
-        """Read the settings. Raises :class:`ConfigError` that names the file or variable, the key and what was expected. A variable that is no
-        setting is told once, as a warning."""
+        """Read the settings; ``overrides`` are settings as keywords, ``home`` too, and go before all else. Raises :class:`ConfigError` that names the
+        file, variable or keyword, the key and what was expected. A variable that is no setting is told once, as a warning."""
         environ = os.environ if environ is None else environ
-        home = Path(overrides.pop("home", None) or default_home(environ))
+        home = overrides.pop("home", None) or default_home(environ)
+        if not isinstance(home, str | Path):
+            raise ConfigError(f"settings: home is {home!r}, no path", "Pass a folder as home=..., or leave it out for $MDSA_HOME.")
+        home = user_path(home)
         values = read_yaml(home / "config.yaml") if (home / "config.yaml").is_file() else {}
         if "home" in values:
             raise ConfigError(f"{home / 'config.yaml'}: unknown key 'home'", "The folder of the file is the home; set MDSA_HOME to use another.")
@@ -212,10 +229,11 @@ class Settings(BaseModel):
                 values[key], origin[key] = environ[name], f"environment variable {name}"
         tell_unknown(environ, cls.names())
         values.update(overrides)
+        origin |= {key: f"the call, keyword {key}" for key in overrides}
         try:
             return cls(home=home, **values)
         except ValidationError as error:
-            place = origin.get(str(error.errors()[0]["loc"][0]), home / "config.yaml")
+            place = origin.get(str(error.errors()[0]["loc"][0]), "the call")
             raise ConfigError(f"settings: {explain(error)}", f"{near_key(error, cls.names())}Fix it in {place}.") from None
 
     def changed(self, **values: Any) -> Settings:
@@ -233,6 +251,14 @@ class Settings(BaseModel):
         except OSError as error:
             raise storage_error(error, path) from None
         return path
+
+
+def user_path(path: str | Path) -> Path:
+    """``path``, absolute, ``~`` being the user's folder. Raises :class:`ConfigError` where that is unknown."""
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError:
+        raise ConfigError(f"settings: {path}: there is no such user", "Write the folder in full.") from None
 
 
 def storage_error(error: OSError, path: Path) -> StorageError:

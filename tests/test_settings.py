@@ -3,9 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from mdsa_local import settings
 from mdsa_local.errors import ConfigError
+from mdsa_local.knowledge.place import located
 from mdsa_local.settings import Settings
 
 
@@ -68,3 +70,34 @@ def test_ollama_address_comes_from_its_own_variables(tmp_path: Path) -> None:
     assert Settings.load({"MDSA_HOME": str(tmp_path), "OLLAMA_HOST": "10.0.0.1:1"}).ollama_base_url == "10.0.0.1:1"
     both = {"MDSA_HOME": str(tmp_path), "OLLAMA_HOST": "a:1", "OLLAMA_BASE_URL": "http://b:2"}
     assert Settings.load(both).ollama_base_url == "http://b:2"
+
+
+def test_the_users_folder_may_be_written_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "config.yaml").write_text("top_k: 7\n")
+    for home in ("~/x", Path("~/x")):
+        settings = Settings.load({}, home=home)
+        assert (settings.home, settings.top_k) == (tmp_path / "x", 7)
+    assert settings.changed(home="~/y").home == Settings(home=Path("~/y")).home == tmp_path / "y"
+    settings = Settings.load({}, home=tmp_path, reranker=Path("~/r"), judge="~/j", knowledge_uri=Path("~/k"), encoder=Path("~/e"))
+    assert (settings.reranker_place, settings.judge_place) == (tmp_path / "r", tmp_path / "j")
+    assert located(settings.knowledge_place) == tmp_path / "k"
+    assert settings.encoder == str(Path("~/e"))
+
+
+def test_a_wrong_keyword_is_named_and_no_file(tmp_path: Path) -> None:
+    for given in ({"top_k": 99}, {"top_kk": 3}):
+        (key,) = given
+        with pytest.raises(ConfigError, match=key) as caught:
+            Settings.load({"MDSA_TOP_K": "2"}, home=tmp_path, **given)
+        assert caught.value.hint.endswith(f"Fix it in the call, keyword {key}.")
+        assert "config.yaml" not in caught.value.hint
+    with pytest.raises(ConfigError, match="home is 5"):
+        Settings.load({}, home=5)
+    with pytest.raises(ConfigError, match="no such user"):
+        Settings.load({}, home="~nobody-of-this-name/x")
+    # Made directly it is pydantic's own error, as its docstring says.
+    with pytest.raises(ValidationError):
+        Settings(top_k=3)  # type: ignore[call-arg]
