@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import SequenceMatcher, get_close_matches
+from types import UnionType
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -66,6 +67,13 @@ class MDSAError(Exception):
     def envelope(self) -> dict[str, object]:
         """The one shape in which an error leaves the program, on the command line and over HTTP."""
         return {"error": {"code": self.code, "message": str(self), "hint": self.hint, "retryable": self.retryable}}
+
+
+def expected(value: object, kind: type | UnionType, what: str, hint: str, error: type[MDSAError] | None = None) -> None:
+    """Raise ``error``, :class:`InputError` when None, where an argument, called ``what`` in its message, is not of ``kind``."""
+    if not isinstance(value, kind):
+        shown = "None" if value is None else f"{type(value).__name__} {value!r:.60}"
+        raise (error or InputError)(f"{what} cannot be {shown}", hint)
 
 
 class InputError(MDSAError):

@@ -20,7 +20,7 @@ from mdsa_local.domains.config import DomainConfig
 from mdsa_local.domains.executor import DomainExecutor
 from mdsa_local.domains.prompts import NOT_FOUND
 from mdsa_local.domains.registry import DomainRegistry
-from mdsa_local.errors import BackendUnavailableError, ClosedError, ConfigError, InputError, MDSAError, StorageError
+from mdsa_local.errors import BackendUnavailableError, ClosedError, ConfigError, InputError, MDSAError, StorageError, expected
 from mdsa_local.evidence import Evidence, Searcher, resolved
 from mdsa_local.knowledge.following import Following
 from mdsa_local.knowledge.forked import refuse_forked
@@ -93,6 +93,7 @@ class TinyBERTOrchestrator:
         watch: bool = False,
         onnx: OnnxModels | None = None,
     ) -> None:
+        _checked(settings, manager, onnx, knowledge)
         changes = {"encoder": str(intent_model_path) if intent_model_path else None, "use_reasoning_threshold": use_reasoning_threshold}
         given = {key: value for key, value in changes.items() if value is not None}
         self.settings = (settings or Settings.load()).changed(**given)
@@ -235,6 +236,7 @@ class TinyBERTOrchestrator:
     def unregister_domain(self, name: str) -> None:
         """Forget a domain; its knowledge base stays on disk. Raises :class:`UnknownNameError`, and :class:`ClosedError` after :meth:`close`."""
         self._refuse_closed()
+        expected(name, str, "the domain", 'Pass the name of one, such as "finance".')
         with self._lock:
             self.registry.unregister(name)
             if "router" in self.__dict__:
@@ -442,6 +444,7 @@ class TinyBERTOrchestrator:
         limit = self.settings.max_question_chars
         asked, turns = rules.question(text, limit), rules.previous(history, limit)
         if domain is not None:
+            expected(domain, str, "the domain", 'Pass the name of one, such as "finance", or None to have the question routed.')
             self.registry.get(domain)
         return Query(asked, domain, dict(context or {}), turns)
 
@@ -578,6 +581,17 @@ class TinyBERTOrchestrator:
             self._total_ms += (time.perf_counter() - began) * 1000
             if domain:
                 self._by_domain[domain] += 1
+
+
+def _checked(settings: object, manager: object, onnx: object, knowledge: object) -> None:
+    """Raise :class:`ConfigError` for parts that are none."""
+    expected(settings, Settings | None, "settings", "Pass Settings.load(top_k=3), for example, or None to have them read.", ConfigError)
+    expected(manager, ModelManager | None, "manager", "Pass a ModelManager, or None to have one made.", ConfigError)
+    expected(onnx, OnnxModels | None, "onnx", "Pass OnnxModels(settings), or None to have them loaded.", ConfigError)
+    if knowledge is not None:
+        from mdsa_local.knowledge.dual_rag import DualRAG
+
+        expected(knowledge, DualRAG, "knowledge", "Pass a DualRAG, such as DualRAG(folder), or None for the configured place.", ConfigError)
 
 
 def _nearest(passages: Iterable[Passage]) -> tuple[Passage, ...]:

@@ -677,6 +677,17 @@ def test_wrong_arguments_are_our_errors(product: TinyBERTOrchestrator) -> None:
         TinyBERTOrchestrator(use_reasoning_threshold=85)
     with pytest.raises(ConfigError, match="DomainConfig"):
         TinyBERTOrchestrator(domains=["hr"])  # type: ignore[list-item]
+    for domain in (5, ["finance"], {"a": 1}):
+        with pytest.raises(InputError, match="the domain cannot be"):
+            product.ask("How do I freeze my card?", domain=domain)  # type: ignore[arg-type]
+        assert product.process_request("How do I freeze my card?", domain=domain)["error"]["code"] == "input"  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="the domain cannot be None"):
+        product.unregister_domain(None)  # type: ignore[arg-type]
+    for given in ({"settings": {"top_k": 3}}, {"manager": 5}, {"knowledge": Path("kb")}, {"onnx": 1}):
+        (name,) = given
+        with pytest.raises(ConfigError, match=f"{name} cannot be") as caught:
+            TinyBERTOrchestrator(**given)
+        assert "None" in caught.value.hint
     with pytest.raises(InputError, match="history"):
         product.ask("How do I freeze my card?", history="and then?")
     for context in ("abc", 5, ["a"]):

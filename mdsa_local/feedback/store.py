@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mdsa_local.errors import InputError, StorageError, UnknownNameError
+from mdsa_local.domains.config import NAME
+from mdsa_local.errors import InputError, StorageError, UnknownNameError, expected, nearest
 from mdsa_local.settings import Settings
 from mdsa_local.types import Answer
 
@@ -26,6 +27,8 @@ WAIT_S = 10.0
 # Shorter beginnings of an id are too easily another's.
 LEAST_ID = 4
 LAST = "last"
+# Of so many logged answers the domains are known to be some.
+MANY = 1000
 SCHEMA = """
 create table answers (id text primary key, at real not null, question text not null, answer text not null);
 create table marks (id text primary key, at real not null, question text not null, answer text not null, mark text not null);
@@ -137,6 +140,7 @@ class Feedback:
 
         Raises :class:`UnknownNameError`, and :class:`InputError` where several begin so.
         """
+        expected(id, str, "the id of an answer", f"Pass it as text, or {LAST!r}.")
         if id == LAST:
             if found := self.recent(1):
                 return found[0]
@@ -170,14 +174,19 @@ class Feedback:
         """Keep what a user makes of an answer: its id in the log, or the :class:`Answer` itself with its ``question``. A second mark replaces it.
 
         ``domain``: where a wrongly routed question belongs; ``out_of_scope``: nowhere; ``unanswerable``: it should have been refused, since the
-        documents do not answer it. Raises :class:`InputError`, :class:`UnknownNameError`, :class:`StorageError`.
+        documents do not answer it. Raises :class:`InputError`, :class:`UnknownNameError` for an unknown answer and for a domain that is none but is
+        written much like one (others may be known to a program alone), :class:`StorageError`.
         """
+        expected(right, bool, "right", "Pass True or False.")
+        expected(answer, str | Answer, "the answer", f"Pass an Answer, its id, or {LAST!r}.")
+        expected(domain, str | None, "the domain", "Pass the name of one, or None.")
         if isinstance(answer, Answer):
             if not question.strip():
                 raise InputError("the question of the answer is missing", "Pass question=..., an answer does not hold it.")
             about = logged(answer, question)
         else:
             about = self.find(answer)
+        self._check_domain(domain, answer)
         _agree(right, domain, out_of_scope, facts, sources, unanswerable, about)
         routed = right or domain is not None or out_of_scope
         belongs = None if out_of_scope else (domain or (about.domain if right else None))
@@ -197,13 +206,13 @@ class Feedback:
         made = [_mark(row) for row in found]
         return [mark for mark in made if right in (None, mark.right) and domain in (None, mark.domain)]
 
-    def remove(self, ids: Sequence[str] = (), *, everything: bool = False) -> list[str]:
-        """Remove answers by id, with their marks, or everything; the questions that were removed. No copy of them stays in the file.
+    def remove(self, ids: str | Sequence[str] = (), *, everything: bool = False) -> list[str]:
+        """Remove answers by id, one or several, with their marks, or everything; the questions that were removed. No copy of them stays in the file.
 
         Raises :class:`UnknownNameError` before anything is removed. What a router has learned from them is
         :func:`mdsa_local.routing.learning.forget`'s to undo.
         """
-        wanted = [self.find(id).id for id in ids]
+        wanted = [self.find(id).id for id in ([ids] if isinstance(ids, str) else ids)]
         if not self.path.is_file():
             return []
         with self._changing() as db:
@@ -214,6 +223,16 @@ class Feedback:
             for name in tables:
                 db.execute(f"delete from {name} where {chosen}", given)
         return list(dict.fromkeys(gone))
+
+    def _check_domain(self, name: str | None, answer: str | Answer) -> None:
+        """Raise :class:`UnknownNameError` for what cannot be a domain's name, or is near one that is known and is none itself."""
+        if name is None:
+            return
+        folders = [path.parent.name for place in self.settings.domain_dirs for path in place.glob("*/domain.yaml")]
+        answered = [found.domain for found in self.recent(MANY) if found.domain]
+        known = {*folders, *answered, *(answer.scores if isinstance(answer, Answer) else ())}
+        if name not in known and (nearest(name, known) or not NAME.fullmatch(name)):
+            raise UnknownNameError.among("domain", name, known)
 
     def _unknown(self, id: str) -> UnknownNameError:
         error = UnknownNameError.among("answer", id, [found.id for found in self.recent(5)])

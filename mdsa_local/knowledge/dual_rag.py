@@ -7,11 +7,11 @@ import logging
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdsa_local.errors import ConfigError, InputError, StorageError, UnknownNameError
+from mdsa_local.errors import ConfigError, InputError, StorageError, UnknownNameError, expected
 from mdsa_local.knowledge import Embedder
 from mdsa_local.knowledge import filters as filtering
 from mdsa_local.knowledge.chunking import chunk
@@ -161,6 +161,9 @@ class DualRAG:
         refuse_forked()
         if not isinstance(query, str):
             raise InputError(f"the question is a {type(query).__name__}, not a string", "Pass the question as text.")
+        expected(domain, str | None, "the domain", "Pass the name of one, or None for the shared knowledge base alone.")
+        expected(filters, Mapping | None, "filters", 'Pass a mapping, such as {"source": "docs/*"}, or None.')
+        expected(floor, Real | None, "floor", "Pass a cosine, such as 0.3, or None.")
         query = rules.question(query, len(query))
         scope = Scope(self._shared, domain)
         tables = [name for name in scope.tables if (use_global if name == self._shared else use_local)]

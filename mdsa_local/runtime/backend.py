@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
 from mdsa_local.domains.config import Generation
-from mdsa_local.errors import InputError, UnknownNameError
+from mdsa_local.errors import InputError, UnknownNameError, expected
 from mdsa_local.settings import Settings
 
 PORT = re.compile(r":\d+$")
@@ -155,6 +155,7 @@ def parse_reference(ref: str) -> Reference:
 
     A path comes back absolute. Raises :class:`InputError` for an empty reference, :class:`UnknownNameError` for an unknown scheme.
     """
+    expected(ref, str, "a model reference", "Give a text: a name like nano, a path to a .gguf file, ollama://name:tag.")
     ref = ref.strip()
     scheme, separator, target = ref.partition("://")
     if scheme.lower() in PORTS and target:

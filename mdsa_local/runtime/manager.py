@@ -11,7 +11,17 @@ from types import TracebackType
 from typing import Self
 
 from mdsa_local.domains.config import DomainConfig, Generation
-from mdsa_local.errors import BackendError, BackendUnavailableError, ClosedError, InputError, MDSAError, ModelError, ModelMemoryError
+from mdsa_local.errors import (
+    BackendError,
+    BackendUnavailableError,
+    ClosedError,
+    ConfigError,
+    InputError,
+    MDSAError,
+    ModelError,
+    ModelMemoryError,
+    expected,
+)
 from mdsa_local.runtime.backend import Backend, Reference, backend_module, parse_reference
 from mdsa_local.runtime.catalog import ModelFile, at, find, verify
 from mdsa_local.runtime.forked import Origin
@@ -33,6 +43,7 @@ class ModelManager:
     def __init__(self, settings: Settings | None = None, memory_budget: int | str | None = None, max_models: int | None = None) -> None:
         """``memory_budget`` in bytes or like ``"4GB"``; None takes it from the settings: 70 % of the memory that is free now unless they say
         otherwise. ``max_models`` limits how many are loaded at a time; None sets no limit."""
+        expected(settings, Settings | None, "settings", "Pass Settings.load(parallel=2), for example, or None to have them read.", ConfigError)
         if max_models is not None and max_models < 1:
             raise InputError(f"max_models is {max_models}", "Give 1 or more, or None for no limit.")
         self.settings = settings or Settings.load()
@@ -84,9 +95,9 @@ class ModelManager:
         with self.lease(target) as backend:
             return Handle(self, target, backend.n_context_tokens), Tokenizer(self, target)
 
-    def preload(self, refs: Iterable[str]) -> None:
-        """Load models ahead of need, one after the other. Raises as :meth:`ensure_ready`."""
-        for ref in refs:
+    def preload(self, refs: str | Iterable[str]) -> None:
+        """Load models ahead of need, one after the other; a single one may be given as it is. Raises as :meth:`ensure_ready`."""
+        for ref in [refs] if isinstance(refs, str) else refs:
             self.ensure_ready(ref)
 
     def load_ahead(self, ref: str) -> None:
@@ -133,6 +144,7 @@ class ModelManager:
         ``deadline_s`` is ``request_timeout_s`` unless given. ``close`` of what is returned stops the work, from any thread. Raises
         :class:`InputError` for messages or a deadline that are none, and as :meth:`ensure_ready` and :meth:`Backend.stream`.
         """
+        expected(generation, Generation, "generation", "Pass Generation(max_tokens=64), for example.")
         deadline_s = self.settings.request_timeout_s if deadline_s is None else checked_deadline(deadline_s)
         return ManagedStream(self, self._target(ref), as_messages(messages), generation, deadline_s)
 

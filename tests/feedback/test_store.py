@@ -52,6 +52,29 @@ def test_the_log_keeps_the_last_and_only_its_owner_reads_it(feedback: Feedback) 
     assert os.name == "nt" or stat.S_IMODE(feedback.path.stat().st_mode) == 0o600
 
 
+def test_marks_of_the_wrong_kind_are_told(feedback: Feedback) -> None:
+    for number in range(2):
+        feedback.record(answer(f"{number}aaa1111"), QUESTION)
+    feedback.record(answer("caaa1111", domain="hr-desk"), QUESTION)
+    with pytest.raises(UnknownNameError, match="unknown domain 'finanse'") as caught:
+        feedback.mark("last", False, domain="finanse")
+    assert caught.value.hint.startswith("Did you mean 'finance'? ")
+    for domain, near in (("hr-desc", "hr-desk"), ("Med ical", "medical")):
+        with pytest.raises(UnknownNameError) as caught:
+            feedback.mark("last", False, domain=domain)
+        assert f"Did you mean {near!r}" in caught.value.hint
+    # A program may know more of them than there are folders.
+    assert feedback.mark("last", False, domain="garden").domain == "garden"
+    shown = answer("daaa1111", scores={"finances": 1.0})
+    assert feedback.mark(shown, False, question=QUESTION, domain="finances").domain == "finances"
+    wrong: list[tuple[object, object, object]] = [("last", "yes", None), ("last", 1, None), (None, True, None), (5, True, None), ("last", False, 5)]
+    for about, right, domain_ in wrong:
+        with pytest.raises(InputError, match="cannot be"):
+            feedback.mark(about, right, domain=domain_)  # type: ignore[arg-type]
+    assert feedback.remove("0aaa1111") == [QUESTION]
+    assert [found.id for found in feedback.recent()] == ["caaa1111", "1aaa1111"]
+
+
 def test_a_mark_outlives_the_log(feedback: Feedback) -> None:
     feedback.record(answer(), QUESTION)
     feedback.mark("last", True, note="good")

@@ -286,3 +286,11 @@ def test_a_single_path_is_one_path(tmp_path: Path) -> None:
     for number, given in enumerate(single):
         report = rag.add_paths(given, f"domain{number}")
         assert (report.added, report.failed) == (("a.md",), ())
+
+
+def test_a_query_of_the_wrong_kind_is_told(tmp_path: Path) -> None:
+    rag = DualRAG(tmp_path, ToyEmbedder())
+    for given in ({"domain": 5}, {"domain": ["finance"]}, {"filters": "a"}, {"floor": "a"}):
+        with pytest.raises(InputError, match="cannot be"):
+            rag.query("card", **given)
+    assert rag.query("card", filters=None, floor=1) == []

@@ -577,3 +577,18 @@ else:
 def test_a_process_forked_after_a_model_was_loaded_is_told_so_at_once(tiny: Path) -> None:
     done = subprocess.run([sys.executable, "-c", FORKED, str(tiny)], capture_output=True, text=True, timeout=100)
     assert done.stdout == "fine\n", done.stderr
+
+
+def test_arguments_of_the_wrong_kind_are_told(tiny: Path, settings: Settings) -> None:
+    with ModelManager(settings) as manager:
+        manager.preload(str(tiny))
+        assert [model.name for model in manager.loaded()] == [tiny.stem]
+        for make in (manager.generate, manager.stream):
+            with pytest.raises(InputError, match="generation cannot be dict") as caught:
+                make(str(tiny), "hello?", {"max_tokens": 3})  # type: ignore[arg-type]
+            assert "Generation(max_tokens=" in caught.value.hint
+        for wrong in (5, None, tiny):
+            with pytest.raises(InputError, match="a model reference cannot be"):
+                manager.ensure_ready(wrong)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="settings cannot be dict"):
+        ModelManager({"parallel": 2})  # type: ignore[arg-type]
