@@ -457,7 +457,8 @@ class TinyBERTOrchestrator:
         if self._keeps_in_step:
             self._following.follow()
         if route.domain is not None and self.knowledge.holds(route.domain):
-            # While passages are looked up; where there are none to be had, the model will not be asked.
+            # Before and while passages are looked up; where there are none to be had, the model will not be asked.
+            self.executor.refuse_when_full(self.registry.get(route.domain))
             self.executor.load_ahead(self.registry.get(route.domain))
         searcher = Searcher(
             self.knowledge,

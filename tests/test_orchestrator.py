@@ -17,11 +17,13 @@ import yaml
 from mdsa_local import (
     BackendError,
     BackendUnavailableError,
+    BusyError,
     ClosedError,
     ConfigError,
     DomainConfig,
     DomainExecutor,
     Feedback,
+    Generation,
     InputError,
     ModelManager,
     StorageError,
@@ -30,6 +32,7 @@ from mdsa_local import (
     create_finance_domain,
     create_medical_domain,
 )
+from mdsa_local import orchestrator as orchestrator_module
 from mdsa_local.cli.ask import details
 from mdsa_local.domains import quoting
 from mdsa_local.domains.prompts import NOT_FOUND
@@ -385,6 +388,29 @@ def stopped_reading(orchestrator: TinyBERTOrchestrator) -> bool:
     stream.close()
     read, under_way = work(orchestrator)
     return not under_way and read < sum(len(passage.text) for passage in retrieved.passages)
+
+
+def test_a_full_queue_is_told_before_the_search(product: TinyBERTOrchestrator, letters: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, model = product.settings.changed(threads=1, parallel=1, queue_limit=1), str(letters)
+    with TinyBERTOrchestrator(settings=settings, knowledge=product.knowledge, domains=[create_finance_domain(model=model)]) as one:
+        one.__dict__["encoder"] = product.encoder
+        # Nothing is known of a model that is not loaded, or not there.
+        one.manager.refuse_when_full(model)
+        one.manager.refuse_when_full("nope")
+        one.manager.preload(model)
+        streams = [one.manager.stream(model, "x" * 4000, Generation(max_tokens=500)) for _ in range(2)]
+        threads = [threading.Thread(target=lambda stream=stream: list(stream)) for stream in streams]
+        for number, thread in enumerate(threads, 1):
+            thread.start()
+            while work(one)[1] < number or not work(one)[0]:
+                time.sleep(0.01)
+        monkeypatch.setattr(orchestrator_module, "resolved", lambda *_: pytest.fail("the documents were searched"))
+        with pytest.raises(BusyError) as caught:
+            one.ask(QUESTION, domain="finance")
+        assert caught.value.retry_after_s >= 1
+        for stream, thread in zip(streams, threads, strict=True):
+            stream.close()
+            thread.join(10)
 
 
 @pytest.mark.parametrize("ask", ["astream", "aask"])

@@ -35,6 +35,10 @@ class DomainExecutor:
         """Begin to load the model of a domain that will be asked in a moment."""
         self.manager.load_ahead(domain.model or self.manager.settings.default_model)
 
+    def refuse_when_full(self, domain: DomainConfig) -> None:
+        """Raise :class:`BusyError` where the domain's model takes nobody more at the moment."""
+        self.manager.refuse_when_full(domain.model or self.manager.settings.default_model)
+
     def stream(
         self,
         domain: DomainConfig,

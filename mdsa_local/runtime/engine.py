@@ -113,15 +113,24 @@ class Engine:
         with self._changed:
             if self._closing:
                 raise self._failure or BackendError(f"{self.name} was closed")
-            # Those that the next turn will seat do not wait.
-            free = max(0, self._parallel - len(self._seats) - len(self._paused))
-            if len(self._waiting) >= self._queue_limit + free:
-                wait_s = max(1.0, round(self._seconds * len(self._waiting) / self._parallel, 1))
-                raise BusyError(
-                    f"{self.name} answers {len(self._seats)} requests and {len(self._waiting)} wait", f"Ask again in about {wait_s:g} s.", wait_s
-                )
+            self._refuse_when_full()
             self._waiting.append(request)
             self._changed.notify()
+
+    def refuse_when_full(self) -> None:
+        """Raise :class:`BusyError` where :meth:`submit` would now, for whoever has work to do before that."""
+        self.origin.refuse_forked()
+        with self._changed:
+            self._refuse_when_full()
+
+    def _refuse_when_full(self) -> None:
+        # Those that the next turn will seat do not wait.
+        free = max(0, self._parallel - len(self._seats) - len(self._paused))
+        if len(self._waiting) >= self._queue_limit + free:
+            wait_s = max(1.0, round(self._seconds * len(self._waiting) / self._parallel, 1))
+            raise BusyError(
+                f"{self.name} answers {len(self._seats)} requests and {len(self._waiting)} wait", f"Ask again in about {wait_s:g} s.", wait_s
+            )
 
     def cancel(self, request: Request | None = None) -> None:
         """Stop a request, or all of them, even while a prompt is read: each ends as ``cancelled``."""

@@ -132,6 +132,10 @@ class LlamaCppBackend:
         buffers = self._model.size_bytes + self._engine.context.size_bytes
         return buffers + self._parked_bytes + VOCABULARY_BYTES * self._model.vocabulary_size + OVERHEAD_BYTES
 
+    def refuse_when_full(self) -> None:
+        """Raise :class:`BusyError` where a stream begun now would."""
+        self._engine.refuse_when_full()
+
     def stats(self) -> EngineStats:
         """What the engine did so far."""
         return self._engine.stats()

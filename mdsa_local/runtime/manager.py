@@ -28,7 +28,7 @@ from mdsa_local.runtime.forked import Origin
 from mdsa_local.runtime.hardware import memory_budget_bytes
 from mdsa_local.runtime.lending import Handle, ManagedStream, Prompt, Tokenizer, as_messages, checked_deadline
 from mdsa_local.runtime.residency import FOLLOWING, Resident, State, choose_evictions, describe_bytes, parse_bytes
-from mdsa_local.runtime.slots import Failing, Held, LoadedModel, Measured, ModelStatus, Slot, Target
+from mdsa_local.runtime.slots import Failing, Held, LoadedModel, Measured, ModelStatus, Queueing, Slot, Target
 from mdsa_local.settings import Settings
 
 DEFAULT_GENERATION = Generation()
@@ -114,6 +114,20 @@ class ModelManager:
             self._ahead = [thread for thread in self._ahead if thread.is_alive()]
             self._ahead.append(threading.Thread(target=self._load_quietly, args=(target,), name=f"load-{target.name}"))
             self._ahead[-1].start()
+
+    def refuse_when_full(self, ref: str) -> None:
+        """Raise :class:`BusyError` where a model that is loaded has as many waiting as it takes. For whoever has work to do before asking it: costs
+        microseconds, and promises nothing to who is not refused. What else is wrong with it is met by who asks it."""
+        try:
+            self._refuse_forked()
+            target = self._target(ref)
+        except MDSAError:
+            return
+        with self._changed:
+            slot = self._slots.get(target.key)
+            backend = slot.backend if slot and slot.state == "ready" else None
+        if isinstance(backend, Queueing):
+            backend.refuse_when_full()
 
     def _load_quietly(self, target: Target) -> None:
         with suppress(MDSAError), self.lease(target):

@@ -30,6 +30,14 @@ class Failing(Protocol):
         """Have ``tell`` called when that happens; at once when it has."""
 
 
+@runtime_checkable
+class Queueing(Protocol):
+    """A backend with a queue of its own."""
+
+    def refuse_when_full(self) -> None:
+        """Raise :class:`~mdsa_local.errors.BusyError` where it takes nobody more."""
+
+
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
     """A model in memory, and the bytes counted for it against the budget."""
