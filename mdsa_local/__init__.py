@@ -29,7 +29,7 @@ _WHERE = {
     ),
     "errors": (
         "BackendError", "BackendTimeoutError", "BackendUnavailableError", "BusyError", "ClosedError", "ConfigError", "ContextOverflowError",
-        "InputError", "InvalidOutputError",
+        "DependencyError", "InputError", "InvalidOutputError",
         "MDSAError", "ModelError", "ModelFileError", "ModelMemoryError", "ModelNotFoundError", "StorageError", "UnknownNameError",
     ),
 }  # fmt: skip
