@@ -185,19 +185,17 @@ def nearest(orchestrator: TinyBERTOrchestrator, case: Case, domain_given: bool) 
     began = time.perf_counter()
     passages: tuple[Any, ...] = ()
     domain: str | None = None
-    events = orchestrator.stream(case.question, domain=case.domain if domain_given else None)
     try:
-        for event in events:
-            if isinstance(event, Routed):
-                domain = event.route.domain
-            if isinstance(event, Retrieved):
-                passages = event.passages
-            if isinstance(event, Retrieved | Token):
-                break
+        with orchestrator.stream(case.question, domain=case.domain if domain_given else None) as events:
+            for event in events:
+                if isinstance(event, Routed):
+                    domain = event.route.domain
+                if isinstance(event, Retrieved):
+                    passages = event.passages
+                if isinstance(event, Retrieved | Token):
+                    break
     except MDSAError as error:
         return Response("error", "", domain, passages, (), latency_ms=(time.perf_counter() - began) * 1000, error=str(error))
-    finally:
-        events.close()
     best = quoting.shortlist(case.question, [(passage.title, passage.text) for passage in passages], orchestrator.encoder.encode, 1)
     ms = (time.perf_counter() - began) * 1000
     if domain is None or not best or best[0].nearness < FLOOR:
