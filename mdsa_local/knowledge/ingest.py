@@ -261,7 +261,7 @@ def _usable(path: Path, failed: list[tuple[str, str]], root: Path | None = None)
         if root is not None and path.name.startswith("~$"):
             failed.append((str(path), LOCKED))
             return False
-        if root is not None and path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
+        if root is not None and _leads_out(path, root):
             failed.append((str(path), OUTSIDE))
             return False
         exists = path.exists()
@@ -283,6 +283,13 @@ def _usable(path: Path, failed: list[tuple[str, str]], root: Path | None = None)
             return False
         return True
     return False
+
+
+def _leads_out(path: Path, root: Path) -> bool:
+    """Whether ``path``, below ``root``, is a link to elsewhere. Installers may make links of all that ships with the product."""
+    if not path.is_symlink() or root.is_relative_to(shipped("domains").resolve()):
+        return False
+    return not Path(os.path.realpath(path)).is_relative_to(root)
 
 
 def _size(file: _File) -> int:

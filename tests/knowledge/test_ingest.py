@@ -144,6 +144,16 @@ def test_files_that_cannot_be_used_are_reported(tmp_path: Path, docs: Path) -> N
     }
 
 
+def test_what_ships_with_the_product_may_be_installed_as_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "cache/cards.md", "How to freeze a card.")
+    knowledge = tmp_path / "domains/finance/knowledge"
+    knowledge.mkdir(parents=True)
+    (knowledge / "cards.md").symlink_to(tmp_path / "cache/cards.md")
+    assert ingest(base(tmp_path / "kb"), [knowledge]).added == ()
+    monkeypatch.setattr("mdsa_local.knowledge.ingest.shipped", lambda name: tmp_path / name)
+    assert ingest(base(tmp_path / "kb"), [knowledge]).added == ("cards.md",)
+
+
 def test_where_all_would_go_nothing_does(tmp_path: Path, docs: Path) -> None:
     knowledge_base = base(tmp_path / "kb")
     other = write(tmp_path / "other/keep.md", "keep this").parent
