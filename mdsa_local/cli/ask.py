@@ -50,7 +50,7 @@ def opened(settings: Settings, model: str | None = None) -> TinyBERTOrchestrator
     orchestrator = TinyBERTOrchestrator(settings=settings, onnx=onnx)
     for name, report in orchestrator.prepare(progress("knowledge bases")):
         for path, reason in (*report.failed, *report.remarks):
-            note(f"warning: {name}: {path}: {reason}")
+            note(escaped(f"warning: {name}: {path}: {reason}"))
     if model is not None:
         parse_reference(model)
         for known in orchestrator.registry:
