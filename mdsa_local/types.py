@@ -26,7 +26,7 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A question as it enters. ``history``: at most the user's previous turn. ``metadata`` carries ``user_id``, ``session_id`` and whatever
+    """A question as it enters. ``history``: the user's earlier turns, oldest first. ``metadata`` carries ``user_id``, ``session_id`` and whatever
     else the caller passes."""
 
     text: str
