@@ -4,7 +4,7 @@
     python scripts/make_encoder.py --data DIR --teacher DIR --work DIR
 
 ``--data`` holds the public data sets (see ``mdsa_local/training/sources.py``; ``mdsa_local.training.documentation`` makes one of them), ``--teacher``
-the sentence-transformers folder of all-MiniLM-L6-v2. Seeds are fixed. On a GPU it does what the shipped model was made by, on an H100 in about six
+the sentence-transformers folder of all-MiniLM-L6-v2. Seeds are fixed. On a GPU it does what the shipped model was made by, on an H100 in about ten
 minutes; on a CPU it takes a quarter of the texts and smaller steps. Checksums, calibration and ``report.json`` of the model folder are brought up to
 date; the words in its ``model.yaml`` are left to a person.
 """
@@ -19,15 +19,18 @@ from _making import ROOT, step
 
 from mdsa_local.training.card import refresh
 
-# Steps of contrast are drawn by as many processes as there are cores to spare.
+# Steps of contrast and gather are drawn by as many processes as there are cores to spare.
+WORKERS = str(max(1, (os.cpu_count() or 1) - 2))
 RUNS: dict[str, dict[str, tuple[str, ...]]] = {
     "gpu": {
         "first": ("distil", "--epochs", "4", "--batch", "2048", "--rate", "1.2e-3"),
-        "second": ("contrast", "--steps", "380", "--scale", "8", "--rate", "3e-4", "--workers", str(max(1, (os.cpu_count() or 1) - 2))),
+        "second": ("contrast", "--steps", "380", "--scale", "8", "--rate", "3e-4", "--workers", WORKERS),
+        "third": ("gather", "--steps", "710", "--scale", "8", "--workers", WORKERS),
     },
     "cpu": {
         "first": ("distil", "--epochs", "4", "--batch", "128", "--most", "250000"),
         "second": ("contrast", "--steps", "450", "--scale", "1"),
+        "third": ("gather", "--steps", "700", "--scale", "1"),
     },
 }
 NEW_CARD = """\
@@ -52,12 +55,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0 for torch's choice")
     args = parser.parse_args()
     data, work, out = args.data.resolve(), args.work.resolve(), args.out.resolve()
-    common = ("--data", data, "--teacher", args.teacher.resolve(), "--threads", args.threads)
+    common = ("--data", data, "--threads", args.threads)
+    begun: dict[str, tuple[str | Path, ...]] = {
+        "first": ("--teacher", args.teacher.resolve()),
+        "second": ("--teacher", args.teacher.resolve(), "--start", work / "first"),
+        "third": ("--start", work / "second"),
+    }
     for name, (module, *options) in RUNS[args.on].items():
-        starts = ("--start", work / "first") if name == "second" else ()
         if not (work / name / "student").is_dir():
-            step(module, *common, "--work", work / name, *options, *starts)
-    step("export_encoder", "--student", work / "second/student", "--out", out)
+            step(module, *common, *begun[name], "--work", work / name, *options)
+    step("export_encoder", "--student", work / "third/student", "--out", out)
     refresh(out, NEW_CARD, calibration="{}")
     said = step("calibrate", "--data", data, "--encoder", out)
     refresh(out, NEW_CARD, calibration=said[said.index("calibration:") + len("calibration:") :].strip())

@@ -161,22 +161,29 @@ class Pairs(Dataset[list[tuple[Block, Block, Block | None]]]):
 
     def tokens(self, texts: list[str]) -> Block:
         """``(ids, mask)``, padded."""
-        made = self._tokenizer(texts, truncation=True, max_length=MAX_TOKENS, padding=True, pad_to_multiple_of=ROUND_TO, return_tensors="pt")
-        return made["input_ids"], made["attention_mask"]
+        rows = self._tokenizer(texts, truncation=True, max_length=MAX_TOKENS)["input_ids"]
+        lengths = np.array([len(row) for row in rows])
+        ids = np.zeros((len(rows), -(-int(lengths.max()) // ROUND_TO) * ROUND_TO), dtype=np.int64)
+        mask = np.arange(ids.shape[1]) < lengths[:, None]
+        ids[mask] = np.concatenate(rows)
+        return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
 
-    def __getitem__(self, step: int) -> list[tuple[Block, Block, Block | None]]:
+    def parts(self, step: int) -> list[tuple[list[Pair], list[str]]]:
+        """The pairs of a step, in the order of :data:`SHARES`, and what answers none of a part's questions."""
         rng, n = random.Random(self._seed * 1_000_003 + step), self._scale
         written, others = written_pairs(self._written, rng, 8 * n)
-        parts: list[tuple[list[Pair], list[str]]] = [
+        return [
             (fact_pairs(self._topics, self.templates, rng, min(12 * n, len(self._topics)), 5), []),
             (intent_pairs(self._known, rng, 48 * n), []),
             (passage_pairs(self._subjects, rng, 4 * n), []),
             (written, others),
             (heading_pairs(self._sections, rng, 12 * n), []),
         ]
+
+    def __getitem__(self, step: int) -> list[tuple[Block, Block, Block | None]]:
         return [
             (self.tokens([asked for asked, _ in pairs]), self.tokens([said for _, said in pairs]), self.tokens(rest) if rest else None)
-            for pairs, rest in parts
+            for pairs, rest in self.parts(step)
         ]
 
 

@@ -154,6 +154,17 @@ def dialogues(data: Path) -> Iterator[list[tuple[str, str]]]:
             raise InputError(f"{path}: a turn is no list of speaker and text: {str(row['turns'])[:200]}", SOURCES["sgd"].form) from None
 
 
+def services(data: Path) -> dict[str, list[str]]:
+    """What users say to each kind of service of the dialogues, sorted: turns of 4 to 25 words that concern one service alone."""
+    (path,) = need(data, ["sgd"])
+    found: dict[str, set[str]] = {}
+    for row in rows(path, {"turns": list}, SOURCES["sgd"].form):
+        for turn in row["turns"]:
+            if isinstance(turn, list) and len(turn) == 3 and turn[0] == "user" and len(turn[2]) == 1 and 4 <= len(str(turn[1]).split()) <= 25:
+                found.setdefault(str(turn[2][0]), set()).add(_clean(str(turn[1])))
+    return {kind: sorted(texts) for kind, texts in sorted(found.items())}
+
+
 def banking(data: Path) -> Iterator[tuple[str, str]]:
     """Text and category."""
     (path,) = need(data, ["banking77"])

@@ -74,7 +74,8 @@ def write_data(folder: Path) -> Path:
             for name, text in zip(names, said, strict=True)
         ),
         "sgd/dialogues.jsonl": "\n".join(
-            json.dumps({"turns": [["user", f"book a {name} table", []], ["system", "for when?", []]]}) for name in names
+            json.dumps({"turns": [["user", f"book a {name} table", []], ["system", "for when?", []], ["user", f"a {name} taxi please", ["taxis"]]]})
+            for name in names
         ),
     }
     for book in ("18f_handbook", "rust_book"):
