@@ -1,4 +1,5 @@
-"""Help articles of invented organisations with the questions people ask of them, and which sentences answer; all written for this project.
+"""Help articles of invented organisations, and papers of invented households and clubs (the files ``unofficial_*``: notes, lists, contracts, rows of
+tables), with the questions people ask of them, and which sentences answer; all written for this project.
 
 ``training/articles/*.txt``, line by line: ``@ `` begins an organisation, ``# `` an article, ``## `` a heading in it, ``S `` a sentence. Below its
 sentences stand an article's questions, each after the numbers of the sentences of the article that answer it, from 1, or after ``- `` when no page
@@ -15,6 +16,7 @@ from pathlib import Path
 from mdsa_local.errors import InputError
 
 ARTICLES = Path(__file__).parent / "articles"
+UNOFFICIAL = "unofficial"
 QUESTION = re.compile(r"(-|\d+(?:,\d+)*) (\S.*)")
 FORM = "Lines begin with '@ ', '# ', '## ', 'S ', numbers of sentences, or '- '."
 
@@ -31,17 +33,20 @@ class Article:
 
 @dataclass(slots=True)
 class Organisation:
-    """All pages of one organisation."""
+    """All pages of one organisation; ``unofficial``: they are somebody's papers, no help articles."""
 
     name: str
     articles: list[Article] = field(default_factory=list)
+    unofficial: bool = False
 
 
 def read(folder: Path = ARTICLES) -> list[Organisation]:
     """All organisations, in the order of the files. Raises :class:`InputError` that names file and line."""
     found: list[Organisation] = []
     for path in sorted(folder.glob("*.txt")):
-        found += parsed(path.read_text(encoding="utf-8").split("\n"), str(path))
+        for organisation in parsed(path.read_text(encoding="utf-8").split("\n"), str(path)):
+            organisation.unofficial = path.name.startswith(UNOFFICIAL)
+            found.append(organisation)
     return found
 
 

@@ -40,7 +40,7 @@ NEAREST = 24
 # Passages of one manual say the same more than once: the nearest sentences of others, so many, are not taken for rivals, as they may well answer.
 SPARED = 3
 # How often each question is drawn, by source.
-TIMES = {"articles": 8, "written": 3, "templates": 6, "medical": 1}
+TIMES = {"articles": 8, "papers": 16, "written": 3, "templates": 6, "medical": 1}
 HEADING_TAILS = ("Overview", "Details", "What to know", "Rules", "Questions", "Before you start", "Limits", "Good to know")
 
 
@@ -71,7 +71,7 @@ def training(data: Path, embed: Embed, seed: int = 0) -> Iterator[Group]:
     # Read before anything is drawn: a data set that is missing is told at once.
     passages, _ = split(read_written(data))
     for organisation in learned:
-        yield from of_organisation(organisation, embed, rng, TIMES["articles"])
+        yield from of_organisation(organisation, embed, rng, TIMES["papers" if organisation.unofficial else "articles"])
     yield from of_written(passages, embed, rng, TIMES["written"])
     yield from of_templates(Templates(), embed, rng, TIMES["templates"])
     yield from of_medical(data, rng, TIMES["medical"])
@@ -84,7 +84,8 @@ def held_out(data: Path, embed: Embed) -> dict[str, list[Group]]:
     _, organisations = split(articles.read())
     _, passages = split(read_written(data))
     return {
-        "articles": [group for one in organisations for group in of_organisation(one, embed, rng, 1, plain=True)],
+        "articles": [group for one in organisations if not one.unofficial for group in of_organisation(one, embed, rng, 1, plain=True)],
+        "papers": [group for one in organisations if one.unofficial for group in of_organisation(one, embed, rng, 1, plain=True)],
         "written": list(of_written(passages, embed, rng, 1, plain=True)),
     }
 
