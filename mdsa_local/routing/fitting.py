@@ -33,7 +33,7 @@ HEADS = 2
 TEMPERATURES = np.geomspace(0.005, 0.5, 40)
 SHARPNESS = np.geomspace(0.2, 4.0, 40)
 # At most this share of the questions that belong somewhere is refused.
-REFUSED = 0.0175
+REFUSED = 0.013
 # More of them may be, up to the threshold before a fit, where their share is worth so many times less than that of the questions of no domain which
 # are refused too.
 WORTH = 2.0
