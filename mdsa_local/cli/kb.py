@@ -87,12 +87,12 @@ def _counts(report: Report) -> dict[str, object]:
 
 def _tell(name: str, kinds: Sequence[str], report: Report) -> None:
     """What an ingestion did, and which files it did not take."""
-    from mdsa_local.knowledge.ingest import OUTSIDE
+    from mdsa_local.knowledge.ingest import LINKED, OUTSIDE
 
     counts = [f"{len(getattr(report, kind))} {kind}" for kind in kinds]
     line(f"{name}: {', '.join([*counts, *([f'{len(report.failed)} not read'] if report.failed else [])])}")
     for path, reason in report.failed:
-        note(escaped(f"not followed: {path} {reason}" if reason.startswith(OUTSIDE) else f"not added: {path}: {reason}"))
+        note(escaped(f"not followed: {path} {reason}" if reason.startswith((OUTSIDE, LINKED)) else f"not added: {path}: {reason}"))
     for path, remark in report.remarks:
         note(escaped(f"warning: {path}: {remark}"))
 

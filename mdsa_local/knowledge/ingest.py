@@ -22,10 +22,11 @@ from mdsa_local.settings import shipped
 COMMIT_CHUNKS = 512
 # Reasons for which a file that is only met in a folder is passed over, not refused; the first is how a reason begins.
 LOCKED = "a lock file of an office program"
-OUTSIDE = "leads out of the folder"
+OUTSIDE = "leads out of the folder, so it has to be named itself"
+LINKED = "is a link to a folder, so it has to be named itself"
 MISSING = "does not exist"
 EMPTY = "has no text"
-PASSED_OVER = (UNSUPPORTED, LOCKED, OUTSIDE, MISSING)
+PASSED_OVER = (UNSUPPORTED, LOCKED, OUTSIDE, LINKED, MISSING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +249,7 @@ def _files(roots: Iterable[Path], failed: list[tuple[str, str]]) -> Iterator[_Fi
             for folder, below, names in os.walk(root, onerror=lambda error: failed.append((str(error.filename), _reason(error)))):
                 # A knowledge base may lie in a folder of documents; its own files are none.
                 below[:] = sorted(name for name in below if not name.startswith(".") and not name.endswith(".lance"))
+                failed.extend((str(Path(folder, name)), LINKED) for name in below if Path(folder, name).is_symlink())
                 found = [Path(folder, name) for name in sorted(names) if not name.startswith(".")]
                 yield from (_File(path, root, source_of(path)) for path in found if _usable(path, failed, root))
         elif _usable(root, failed):

@@ -87,7 +87,7 @@ def test_what_is_passed_over_in_a_folder_is_told_and_no_failure(home: Path, caps
     (docs / "photo.png").write_bytes(b"PNG")
     code, out, err = inside(capsys, "kb", "add", str(docs))
     assert (code, out) == (0, "global: 0 added, 0 changed, 0 unchanged, 5 not read\n")
-    assert f"not followed: {docs}/diary.md leads out of the folder\n" in err and err.count("\n") == 5
+    assert f"not followed: {docs}/diary.md leads out of the folder, so it has to be named itself\n" in err and err.count("\n") == 5
     assert inside(capsys, "kb", "add", str(docs / "empty.json"))[0] == 2
     assert inside(capsys, "kb", "add", str(docs / "diary.md"))[:2] == (0, "global: 1 added, 0 changed, 0 unchanged\n")
 

@@ -138,7 +138,8 @@ def test_files_that_cannot_be_used_are_reported(tmp_path: Path, docs: Path) -> N
         "round.md": "does not exist",
         "~$notes.docx": "a lock file of an office program",
         "nothing.pdf": "has no text",
-        "diary.md": "leads out of the folder",
+        "diary.md": "leads out of the folder, so it has to be named itself",
+        "above": "is a link to a folder, so it has to be named itself",
         "pipe.txt": "not a file",
         "missing.md": "does not exist",
     }
