@@ -9,7 +9,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mdsa_local.cli.output import Domain, Json, Question, bold, dim, document, escaped, interrupted_at_once, joined, line, note, piece, progress
+from mdsa_local.cli.output import (
+    Domain,
+    Json,
+    Question,
+    bold,
+    dim,
+    document,
+    escaped,
+    interrupted_at_once,
+    joined,
+    line,
+    note,
+    piece,
+    plain,
+    progress,
+)
 from mdsa_local.errors import InputError, MDSAError
 
 if TYPE_CHECKING:
@@ -106,11 +121,11 @@ def show(orchestrator: TinyBERTOrchestrator, text: str, domain: str | None, hist
             for event in events:
                 if isinstance(event, Token):
                     begun = True
-                    piece(event.text)
+                    piece(plain(event.text))
                 elif isinstance(event, Revised):
                     line()
                     line(dim("-- with its citations set right:" if event.kind == "citations" else f"-- withdrawn: {event.reason}. Instead:"))
-                    piece(event.text)
+                    piece(plain(event.text))
                 elif isinstance(event, Completed):
                     answer = event.answer
         except MDSAError:

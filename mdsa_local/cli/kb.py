@@ -8,12 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
-from unicodedata import category
 
 import typer
 
 from mdsa_local.cli.meter import Meter
-from mdsa_local.cli.output import Domain, Json, Question, bold, dim, document, escaped, joined, note, progress, table
+from mdsa_local.cli.output import Domain, Json, Question, bold, dim, document, escaped, joined, note, plain, progress, table
 from mdsa_local.cli.output import line as write_line
 from mdsa_local.errors import InputError, UnknownNameError
 
@@ -39,11 +38,7 @@ EMPTY = "no documents; add some with: mdsa kb add PATH, or those in the domains'
 
 def line(text: str = "") -> None:
     """Print a line without the control characters with which a document could command a terminal."""
-    write_line(_plain(text))
-
-
-def _plain(text: str) -> str:
-    return "".join(char if char in "\n\t" or category(char) != "Cc" else "\ufffd" for char in text)
+    write_line(plain(text))
 
 
 # Where a passage begins and ends in what surrounds it.
@@ -249,7 +244,7 @@ def show(
     if shown.state in ("changed", "missing"):
         note(f"the file is {shown.state}; this is what was stored of it")
     if sys.stdout.isatty():
-        write_line(dim(_plain(shown.before)) + bold(_plain(found.text)) + dim(_plain(shown.after)))
+        write_line(dim(plain(shown.before)) + bold(plain(found.text)) + dim(plain(shown.after)))
     else:
         # Without bold the passage stands between two marks, on lines of its own.
         parts = ((shown.before, BEGINS), (found.text, ENDS), (shown.after, ""))

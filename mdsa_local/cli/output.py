@@ -49,6 +49,11 @@ def escaped(name: str) -> str:
     return "".join(char if category(char) not in ("Cc", "Zl", "Zp") else char.encode("unicode_escape").decode() for char in name)
 
 
+def plain(text: str) -> str:
+    """Text of a document or an answer, without what a terminal would take for commands."""
+    return "".join(char if char in "\n\t" or category(char) != "Cc" else "\ufffd" for char in text)
+
+
 def note(text: str) -> None:
     """Tell something that is not output: progress, warnings."""
     sys.stderr.write(text + "\n")

@@ -255,6 +255,9 @@ def test_a_document_cannot_send_commands_to_the_terminal(home: Path, capsys: pyt
         code, out, err = inside(capsys, "kb", *command)
         assert (code, "bad.md" in out) == (0, True)
         assert not {"\x1b", "\x07", "\x9b"} & set(out + err)
+    (home / "domains/garden/knowledge/shed.md").write_text("# Shed\n\nThe key of the shed hangs behind the \x1b[31mblue\x9b0m door.\n")
+    code, out, _ = inside(capsys, "ask", "where does the key of the shed hang?", "-d", "garden")
+    assert (code, "blue" in out, {"\x1b", "\x07", "\x9b"} & set(out)) == (0, True, set())
 
 
 def test_a_name_stands_on_one_line(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
