@@ -103,10 +103,8 @@ class ModelManager:
     def load_ahead(self, ref: str) -> None:
         """Begin to load a model in this process that will be asked in a moment, unless it is loaded. Who asks for it waits for the rest, and meets
         the error where loading fails: nothing is raised here."""
-        try:
-            self._refuse_forked()
-            target = self._target(ref)
-        except MDSAError:
+        target = self._target_if_any(ref)
+        if target is None:
             return
         with self._changed:
             if target.scheme != "gguf" or self._closed or self._slot(target).resident:
@@ -118,16 +116,22 @@ class ModelManager:
     def refuse_when_full(self, ref: str) -> None:
         """Raise :class:`BusyError` where a model that is loaded has as many waiting as it takes. For whoever has work to do before asking it: costs
         microseconds, and promises nothing to who is not refused. What else is wrong with it is met by who asks it."""
-        try:
-            self._refuse_forked()
-            target = self._target(ref)
-        except MDSAError:
+        target = self._target_if_any(ref)
+        if target is None:
             return
         with self._changed:
             slot = self._slots.get(target.key)
             backend = slot.backend if slot and slot.state == "ready" else None
         if isinstance(backend, Queueing):
             backend.refuse_when_full()
+
+    def _target_if_any(self, ref: str) -> Target | None:
+        """What a reference names; None where that is unknown, or this process was forked: whoever asks the model meets the error."""
+        try:
+            self._refuse_forked()
+            return self._target(ref)
+        except MDSAError:
+            return None
 
     def _load_quietly(self, target: Target) -> None:
         with suppress(MDSAError), self.lease(target):

@@ -29,7 +29,7 @@ from transformers import AutoTokenizer
 from mdsa_local.training import sources
 from mdsa_local.training.checkpoint import device
 from mdsa_local.training.corpus import windows, with_typo
-from mdsa_local.training.distil import MAX_TOKENS, ROUND_TO, Schedule, Tokens, departure, embed, finish, keep, label, projected, resumed
+from mdsa_local.training.distil import MAX_TOKENS, ROUND_TO, Schedule, Tokens, begun, departure, embed, finish, keep, label, projected, resumed
 from mdsa_local.training.grounded import Templates, fill, worded
 from mdsa_local.training.written import Written
 from mdsa_local.training.written import read as read_written
@@ -265,13 +265,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=0.0, help="stop after so long; 0: after the steps")
     parser.add_argument("--scale", type=int, default=0, help="how many times the pairs of a small step; 0: 8 on a GPU, 1 on a CPU")
     parser.add_argument("--rate", type=float, default=2e-4)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=0, help="processes that draw the pairs")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0 for torch's choice")
-    args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    args.work.mkdir(parents=True, exist_ok=True)
+    args = begun(parser)
     scale = args.scale or (8 if device().type == "cuda" else 1)
     train(args.data, args.teacher, args.start, args.work, args.steps, args.rate, args.seed, scale, args.workers, args.minutes)
 

@@ -307,6 +307,17 @@ def finish(student: BertModel, dense: torch.nn.Linear, tokenizer: object, work: 
     print(f"written: {work / 'student'}", flush=True)
 
 
+def begun(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The arguments of a run of the encoder, with those that each has: ``--seed``, and ``--threads``, which is set; the folder ``--work`` is made."""
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0 for torch's choice")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    args.work.mkdir(parents=True, exist_ok=True)
+    return args
+
+
 def main() -> None:
     """Command line of the distillation."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -318,12 +329,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=0, help="texts of 32 tokens in a batch; 0: 2048 on a GPU, 128 on a CPU")
     parser.add_argument("--rate", type=float, default=8e-4)
     parser.add_argument("--most", type=int, default=0, help="use so many of the texts; 0: all")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0 for torch's choice")
-    args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    args.work.mkdir(parents=True, exist_ok=True)
+    args = begun(parser)
     texts = first_texts(args.data, args.seed, args.most)
     size = args.batch or (2048 if device().type == "cuda" else 128)
     train(texts, args.teacher, args.work, args.epochs, size, args.rate, args.seed, args.minutes)

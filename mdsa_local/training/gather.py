@@ -38,7 +38,7 @@ from mdsa_local.training import articles, sources, utterances
 from mdsa_local.training.checkpoint import device, load, save
 from mdsa_local.training.contrast import SHARES, WARM, Block, Pairs, contrasted
 from mdsa_local.training.corpus import encoder_texts, with_typo
-from mdsa_local.training.distil import WIDTH, Schedule, Tokens, departure, embed, finish
+from mdsa_local.training.distil import WIDTH, Schedule, Tokens, begun, departure, embed, finish
 from mdsa_local.training.grounded import Templates, fill
 
 # Of a domain: utterances it is known by, drawn from these numbers, and utterances asked.
@@ -288,13 +288,8 @@ def main() -> None:
     parser.add_argument("--held", type=int, default=60_000, help="texts that are held to their vectors")
     parser.add_argument("--rate", type=float, default=2e-4)
     parser.add_argument("--share", type=float, default=SHARE, help="how much of the way from the first weights is kept")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=0, help="processes that draw the steps")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0 for torch's choice")
-    args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    args.work.mkdir(parents=True, exist_ok=True)
+    args = begun(parser)
     large = device().type == "cuda"
     scale = args.scale or (8 if large else 1)
     tokenizer = args.start / "student"
