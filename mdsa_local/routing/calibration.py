@@ -22,7 +22,7 @@ class Calibration:
 
     ``temperature``: how far apart two domains' evidence must be; ``sharpness``: exponent on the mixture of evidence and head.
     ``scope``, ``slope``: the best evidence at which a question is as likely in scope as out of it, and how steeply that changes;
-    ``sureness``: how much a doubtful choice among the domains speaks against being in scope at all.
+    ``sureness``: how much a doubtful choice among the domains, or two classifiers that differ, speak against being in scope at all.
     ``crowding``: how the temperature falls with the number of anchors, see :meth:`among`; 0 once it was fitted to the domains at hand.
     """
 
@@ -48,9 +48,9 @@ class Calibration:
             return self
         return replace(self, temperature=self.temperature * (USUAL / anchors) ** self.crowding, crowding=0.0)
 
-    def in_scope(self, evidence: NDArray[np.floating], share: NDArray[np.floating]) -> NDArray[np.floating]:
-        """Probability that questions with this best evidence, whose best domain has this share ``(n,)``, belong to any domain."""
-        odds = self.slope * (evidence - self.scope) + self.sureness * np.log(np.maximum(share, 1e-6))
+    def in_scope(self, evidence: NDArray[np.floating], sure: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Probability that questions with this best evidence ``(n,)``, among whose domains the choice is this ``sure``, belong to any of them."""
+        odds = self.slope * (evidence - self.scope) + self.sureness * np.log(np.maximum(sure, 1e-6))
         probability: NDArray[np.floating] = 1 / (1 + np.exp(-odds))
         return probability
 
@@ -74,7 +74,7 @@ def fit_scope(
     outside: tuple[NDArray[np.floating], NDArray[np.floating]],
     outside_share: float = OUTSIDE_SHARE,
 ) -> tuple[float, float, float]:
-    """``(scope, slope, sureness)`` from best evidence and best share ``(n,)`` of questions in and out of scope.
+    """``(scope, slope, sureness)`` from best evidence and how sure the choice is, ``(n,)`` each, of questions in and out of scope.
 
     The latter weigh ``outside_share`` of all, however many there are: about that many of the questions of a running system fit nowhere.
     """

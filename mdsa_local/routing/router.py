@@ -435,10 +435,10 @@ class IntentRouter:
         names, fit = now.index.names, now.fit
         calibration = fit.calibration.among(now.index.crowd)
         evidence = now.index.evidence(vectors)
-        judged = fitting.opinion(fit.judge, texts, vectors, names) if fit.judge is not None else None
-        shares = fitting.mixed(evidence, judged, fit.weight, calibration)
-        scope = calibration.in_scope(now.index.level(evidence), shares.max(axis=1))
-        return Scored(names, shares * scope[:, None], scope)
+        judged = fit.judge.opinion(texts, vectors, names) if fit.judge is not None else None
+        found = fitting.mixed(evidence, judged, fit.weight, calibration)
+        scope = calibration.in_scope(now.index.level(evidence), found.sure)
+        return Scored(names, found.shares * scope[:, None], scope)
 
 
 def stamp(domains: Iterable[DomainConfig]) -> str:

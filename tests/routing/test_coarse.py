@@ -76,8 +76,9 @@ def test_probabilities_among_many_domains_are_those_of_the_plain_product(crowd: 
 
     def probabilities(evidence: Floats) -> np.ndarray:
         calibration: Calibration = encoder.calibration
-        shares = fitting.mixed(evidence, None, 0.0, calibration)
-        return shares * calibration.in_scope(evidence.max(axis=1), shares.max(axis=1))[:, None]
+        found = fitting.mixed(evidence, None, 0.0, calibration)
+        probabilities: np.ndarray = found.shares * calibration.in_scope(evidence.max(axis=1), found.sure)[:, None]
+        return probabilities
 
     given_, wanted = probabilities(alone), probabilities(together)
     assert np.abs(given_ - wanted).max() < 2e-3

@@ -16,7 +16,7 @@ from mdsa_local.orchestrator import TinyBERTOrchestrator
 from mdsa_local.routing.anchors import Anchors, Floats, Index
 from mdsa_local.routing.calibration import Calibration, expected_calibration_error
 from mdsa_local.routing.encoder import Encoder
-from mdsa_local.routing.fitting import fit, mixed, opinion
+from mdsa_local.routing.fitting import Opinion, fit, mixed
 from mdsa_local.routing.router import IntentRouter
 from mdsa_local.settings import Settings
 from tests.conftest import DATA
@@ -65,9 +65,23 @@ def test_confidence_after_a_fit_is_a_probability() -> None:
     fresh = blobs(600, 2)
     vectors = np.concatenate(list(fresh.values()))
     labels = np.repeat(np.arange(3), 600)
-    judged = opinion(found.judge, [""] * len(vectors), vectors, index.names) if found.judge else None
-    shares = mixed(index.evidence(vectors), judged, found.weight, found.calibration)
+    judged = found.judge.opinion([""] * len(vectors), vectors, index.names) if found.judge else None
+    shares = mixed(index.evidence(vectors), judged, found.weight, found.calibration).shares
     assert expected_calibration_error(shares.max(axis=1).tolist(), (shares.argmax(axis=1) == labels).tolist()) <= 0.04
+
+
+def test_classifiers_that_differ_speak_against_any_domain() -> None:
+    """Both are as sure, the one by vectors and the one by words; where they name different domains nothing is sure."""
+    surely_first, surely_second = np.array([[0.9, 0.1]]), np.array([[0.1, 0.9]])
+    evidence, calibration = np.array([[0.6, 0.5]]), Calibration(sureness=1.0)
+    same, different = (Opinion.of(surely_first, by_words, 0.0) for by_words in (surely_first, surely_second))
+    assert same.agreed == pytest.approx([0.82]) and different.agreed == pytest.approx([0.18])
+    agreed, differed = (mixed(evidence, opinion, 0.5, calibration) for opinion in (same, different))
+    assert (agreed.shares == differed.shares).all()
+    level = evidence.max(axis=1)
+    assert calibration.in_scope(level, differed.sure) < calibration.in_scope(level, agreed.sure)
+    unheard = mixed(evidence, different, 0.0, calibration)
+    assert (unheard.sure == unheard.shares.max(axis=1)).all()
 
 
 def test_few_or_no_examples() -> None:
@@ -206,7 +220,7 @@ def test_words_that_vectors_blur_are_learned() -> None:
     assert found.report["accuracy"] > found.report["accuracy_nearest"] + 0.1
     assert found.judge
     fresh = blobs(20, 5, spread=2.0)["b"]
-    judged = opinion(found.judge, ["where is my b-form 41"] * 20, fresh, index.names)
+    judged = found.judge.opinion(["where is my b-form 41"] * 20, fresh, index.names).probabilities
     assert judged.mean(axis=0).argmax() == 1
 
 
