@@ -78,8 +78,8 @@ class Stoppable(Iterator[T], Generic[T]):
             step = next(self._steps)
         finally:
             with self._lock:
-                self._inside = False
-                closed = self._closed
+                # Of a closed one nobody else gets inside any more.
+                closed = self._inside = self._closed
             if closed:
                 self._steps.close()
         if closed:
@@ -96,7 +96,7 @@ class Stoppable(Iterator[T], Generic[T]):
         """Stop the work. Safe twice."""
         with self._lock:
             self._closed = True
-            inside = self._inside
+            inside, self._inside = self._inside, True
         self._leash.stop()
         if not inside:
             self._steps.close()

@@ -225,11 +225,12 @@ class Stream(Iterator[str | Finished]):
 
     def __init__(self, engine: Submit, prepare: Generator[Request, None, None], name: str) -> None:
         self._engine, self._prepare, self._name = engine, prepare, name
+        self._lock = threading.Lock()
         self._request: Request | None = None
-        self._ended = False
+        self._ended = self._closed = False
 
     def __next__(self) -> str | Finished:
-        if self._ended:
+        if self._ended or (self._closed and self._request is None):
             raise StopIteration
         try:
             event = self._next()
@@ -242,8 +243,12 @@ class Stream(Iterator[str | Finished]):
     def _next(self) -> str | Finished:
         if self._request is None:
             request = next(self._prepare)
-            self._engine.submit(request)
-            self._request = request
+            with self._lock:
+                self._engine.submit(request)
+                self._request = request
+                closed = self._closed
+            if closed:
+                self._engine.cancel(request)
         request = self._request
         try:
             event = request.events.get(timeout=min(max(0.0, request.deadline - time.monotonic()), threading.TIMEOUT_MAX))
@@ -256,10 +261,11 @@ class Stream(Iterator[str | Finished]):
 
     def close(self) -> None:
         """Stop the work. Safe twice."""
-        if self._request is None:
-            self._ended = True
-        elif not self._ended:
-            self._engine.cancel(self._request)
+        with self._lock:
+            self._closed = True
+            request = self._request
+        if request is not None and not self._ended:
+            self._engine.cancel(request)
 
     def __del__(self) -> None:
         # A caller that lets go of a stream does not want the rest.

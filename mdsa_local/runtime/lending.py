@@ -65,7 +65,12 @@ class ManagedStream(Iterator[str | Finished]):
             self._held = held
             ended = self._ended
         messages, generation, deadline_s = self._ask
-        self._inner = iter(()) if ended else held.backend.stream(messages, generation, deadline_s=deadline_s)
+        inner: Iterator[str | Finished] = iter(()) if ended else held.backend.stream(messages, generation, deadline_s=deadline_s)
+        with self._lock:
+            self._inner = inner
+            ended = self._ended
+        if ended:
+            _close(inner)
 
     def close(self) -> None:
         """Stop the work and let go of the model. Safe twice."""

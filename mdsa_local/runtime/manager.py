@@ -238,6 +238,9 @@ class ModelManager:
         with self._changed:
             # The backend may have failed since, and another be loaded in its place.
             if held.slot.backend is held.backend:
+                if isinstance(held.backend, Measured) and held.backend.memory_bytes:
+                    # It grows by the adapters it was asked with.
+                    held.slot.size_bytes = held.backend.memory_bytes
                 held.slot.uses -= 1
                 held.slot.idle_since = time.monotonic()
                 self._changed.notify_all()
@@ -274,6 +277,8 @@ class ModelManager:
             if slot:
                 if (backend := self._load(target, slot, victims)) is not None:
                     return Held(slot, backend)
+                # What was measured is more than what its header says.
+                size = None
                 continue
             # Not loaded: its header is read outside the lock, then the claim is made again with what the header says.
             size = self._size(target)

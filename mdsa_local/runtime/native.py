@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from mdsa_local.errors import ModelFileError
 from mdsa_local.runtime import adapters
 from mdsa_local.runtime.library import allocated_bytes, give_back, library, listen, load_error, release_workers
+from mdsa_local.runtime.prefix_store import fingerprint
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,6 +70,14 @@ class ContextOptions:
     pass_tokens: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A loaded LoRA adapter, and what tells its file, as it was then, from others."""
+
+    handle: Any
+    mark: str
+
+
 class Model:
     """A model's weights and vocabulary. The vocabulary may be read from any thread. Free it with :meth:`close`, after its contexts."""
 
@@ -94,7 +103,7 @@ class Model:
         template = self.lib.llama_model_chat_template(self.handle, None)
         self.chat_template = template.decode("utf-8", "replace") if template else ""
         # By path; freed with the model.
-        self.adapters: dict[str, Any] = {}
+        self.adapters: dict[str, Adapter] = {}
         # What keeps a running state in place of keys and values cannot be cut back to an earlier token.
         self.cuttable = not (self.lib.llama_model_is_recurrent(self.handle) or self.lib.llama_model_is_hybrid(self.handle))
 
@@ -204,15 +213,20 @@ class Context:
         if not path or path in self.model.adapters:
             return
         adapters.check(Path(path), self.model.path)
+        mark = fingerprint(Path(path))
         listen()
         if not (handle := self.lib.llama_adapter_lora_init(self.model.handle, os.fsencode(path))):
             raise load_error(Path(path), "llama.cpp cannot use it as an adapter", "Use an adapter made for this model.")
-        self.model.adapters[path] = handle
+        self.model.adapters[path] = Adapter(handle, mark)
         self.model.size_bytes += allocated_bytes()
+
+    def adapter_mark(self, path: str) -> str:
+        """The fingerprint of a loaded adapter's file as it was then; empty for none."""
+        return self.model.adapters[path].mark if path else ""
 
     def use_adapter(self, path: str) -> None:
         """Evaluate with a loaded adapter from now on, or with none for an empty path."""
-        handles = [self.model.adapters[path]] if path else []
+        handles = [self.model.adapters[path].handle] if path else []
         array, scales = (self.lib.llama_adapter_lora_p_ctypes * 1)(*handles), (ctypes.c_float * 1)(1.0)
         if self.lib.llama_set_adapters_lora(self.handle, array, len(handles), scales):
             raise ModelFileError(f"{path}: llama.cpp cannot apply it", "Use an adapter made for this model.")

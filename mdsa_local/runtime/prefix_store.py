@@ -33,8 +33,8 @@ class PrefixStore:
                 left.unlink(missing_ok=True)
 
     def path(self, tokens: Sequence[int], adapter: str = "") -> Path:
-        """Where the state of ``tokens`` under an adapter (a path) is, or would be."""
-        key = f"{self._key} {fingerprint(Path(adapter)) if adapter else ''}\0"
+        """Where the state of ``tokens`` under an adapter (its :func:`fingerprint`) is, or would be."""
+        key = f"{self._key} {adapter}\0"
         digest = hashlib.sha256(key.encode() + array("i", tokens).tobytes()).hexdigest()
         return self._folder / f"{digest[:40]}{SUFFIX}"
 

@@ -99,14 +99,14 @@ class Prefixes:
         """Read a static prefix back from disk, if it is there and not in memory."""
         if self._store is None or len(tokens) < LEAST_TOKENS or self.warm(tokens, adapter):
             return
-        if (state := self._store.load(tokens, adapter)) is None:
+        if (state := self._store.load(tokens, self._context.adapter_mark(adapter))) is None:
             return
         kept = Kept(PARKED, list(tokens), len(tokens), len(tokens), True, 0, adapter, saved=True, state=state)
         self._make_room()
         if self._wake(kept):
             self._add(kept)
         else:
-            self._store.drop(tokens, adapter)
+            self._store.drop(tokens, self._context.adapter_mark(adapter))
 
     def unsaved(self) -> bool:
         """Whether a static prefix is not on disk yet."""
@@ -119,7 +119,7 @@ class Prefixes:
 
     def _save(self, kept: Kept) -> None:
         if self._store is not None and kept.warm and not kept.saved:
-            self._store.save(kept.tokens, kept.state or self._context.state(kept.sequence), kept.adapter)
+            self._store.save(kept.tokens, kept.state or self._context.state(kept.sequence), self._context.adapter_mark(kept.adapter))
             kept.saved = True
 
     def warm(self, tokens: Sequence[int], adapter: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -37,9 +38,10 @@ def backend(files: tuple[Path, Path, Path], tmp_path: Path) -> Iterator[LlamaCpp
     opened.close()
 
 
-def text(backend: LlamaCppBackend, adapter: Path | None, tokens: int = 16) -> str:
+def text(backend: LlamaCppBackend, adapter: Path | None, tokens: int = 16, system: str = SYSTEM) -> str:
     generation = Generation(max_tokens=tokens, adapter=str(adapter or ""))
-    return "".join(piece for piece in backend.stream(QUESTION, generation, deadline_s=60) if isinstance(piece, str))
+    messages = [Message("system", system), *QUESTION[1:]]
+    return "".join(piece for piece in backend.stream(messages, generation, deadline_s=60) if isinstance(piece, str))
 
 
 def test_each_adapter_has_its_own_voice_and_none_leaks(backend: LlamaCppBackend, files: tuple[Path, Path, Path]) -> None:
@@ -92,6 +94,43 @@ def test_what_is_no_adapter_of_this_model_is_one_clear_error(backend: LlamaCppBa
     with pytest.raises(ModelFileError, match=r"cut\.gguf"):
         text(backend, cut)
     assert text(backend, files[1]), "the others go on"
+
+
+def test_a_file_that_goes_or_changes_leaves_what_was_loaded(files: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    """And the states of prompts read under it are its own, not those of what lies there now."""
+    base, one, two = files
+    voice, states = tmp_path / "voice.gguf", tmp_path / "states"
+
+    def opened() -> LlamaCppBackend:
+        return LlamaCppBackend(base, "base", threads=1, states=states, states_bytes=10**8)
+
+    other = f"other {SYSTEM}"
+    shutil.copy(two, voice)
+    backend = opened()
+    wanted = text(backend, voice, system=other)
+    backend.close()
+    shutil.rmtree(states)
+    shutil.copy(one, voice)
+    backend = opened()
+    text(backend, voice)
+    shutil.copy(two, voice)
+    before = text(backend, voice, system=other)
+    assert before != wanted, "it goes on with what was loaded"
+    backend.close()
+    backend = opened()
+    assert text(backend, voice, system=other) == wanted
+    voice.unlink()
+    assert text(backend, voice, system=f"third {SYSTEM}")
+    assert text(backend, None)
+    backend.close()
+
+
+def test_adapters_count_as_memory_of_their_model(files: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    with ModelManager(Settings.load({}, home=tmp_path, threads=1)) as manager:
+        manager.generate(str(files[0]), "hello", Generation(max_tokens=1))
+        alone = manager.status()[0].size_bytes
+        manager.generate(str(files[0]), "hello", Generation(max_tokens=1, adapter=str(files[1])))
+        assert manager.status()[0].size_bytes > alone
 
 
 def test_domains_on_one_base_load_it_once(files: tuple[Path, Path, Path], tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -48,6 +48,27 @@ def test_scripted_answer_with_characters_of_several_tokens(load: Load, write_scr
     pieces = list(backend.stream(QUESTION, GREEDY, deadline_s=30))
     assert pieces[:-1] == ["a", "ñ", "€", "😀", "."]
     assert pieces[-1] == Finished("stop", backend.count_tokens(QUESTION), 11)
+
+
+def test_a_stream_closed_while_its_prompt_is_prepared_writes_nothing(load: Load, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, begun, go = load(tiny), threading.Event(), threading.Event()
+    render = backend._prompt
+
+    def slow(messages: Sequence[Message]) -> list[int]:
+        begun.set()
+        go.wait(5)
+        return render(messages)
+
+    monkeypatch.setattr(backend, "_prompt", slow)
+    stream, told = backend.stream(QUESTION, GREEDY, deadline_s=30), list[str | Finished]()
+    reader = threading.Thread(target=lambda: told.extend(stream))
+    reader.start()
+    assert begun.wait(5)
+    stream.close()
+    go.set()
+    reader.join(5)
+    assert [event.reason for event in told if isinstance(event, Finished)] == ["cancelled"]
+    assert len(told) == 1 and backend.stats().tokens_generated == 0
 
 
 def test_a_character_cut_by_the_limit_is_dropped(load: Load, write_scripted: Callable[..., Path]) -> None:

@@ -231,6 +231,27 @@ def test_room_is_waited_for(settings: Settings, models: list[str], one_bytes: in
         assert names(manager) == ["b"]
 
 
+def test_a_model_larger_than_its_estimate_waits_for_room_too(
+    settings: Settings, models: list[str], one_bytes: int, opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was measured counts from the first load on: it is not loaded again and again for as long as there is no room."""
+    monkeypatch.setattr(LlamaCppBackend, "memory_bytes", property(lambda backend: one_bytes * (2 if backend.name == "b" else 1)))
+    with ModelManager(settings, memory_budget=int(2.5 * one_bytes)) as manager:
+        running = manager.stream("a", QUESTION, Generation(max_tokens=40))
+        next(running)
+        threading.Timer(0.5, running.close).start()
+        manager.ensure_ready("b")
+        assert names(manager) == ["b"]
+        assert opened == ["a", "b", "b"]
+    hasty = settings.model_copy(update={"request_timeout_s": 0.3})
+    with ModelManager(hasty, memory_budget=int(2.5 * one_bytes)) as manager:
+        running = manager.stream("a", QUESTION, Generation(max_tokens=40))
+        next(running)
+        with pytest.raises(BackendUnavailableError, match="no room"):
+            manager.ensure_ready("b")
+        running.close()
+
+
 def test_a_handle_outlives_its_model(settings: Settings, models: list[str], one_bytes: int, opened: list[str]) -> None:
     with ModelManager(settings, memory_budget=one_bytes) as manager:
         backend = manager.ensure_ready("a")
