@@ -31,24 +31,24 @@ def evaluate(router: IntentRouter, pairs: Sequence[tuple[str, str | None]]) -> d
 
     ``accuracy``: share of in-scope questions whose likeliest domain is right, abstaining or not. ``oos_auroc``: how well confidence tells
     in scope from out of it. ``oos_recall``: share of out-of-scope questions refused. ``coverage``: share of in-scope ones not refused.
+    Refused is what :meth:`IntentRouter.route` refuses, small talk too, and what is like a question known to belong nowhere.
     ``ece``: calibration error of the confidence over all questions, a refusable question never being right. Times are those of
     :meth:`IntentRouter.route` on single questions.
     """
-    names, scores = router.scores([text for text, _ in pairs])
-    best, confidence = np.array(names)[scores.argmax(axis=1)], scores.max(axis=1)
+    routes, best = router.decided([text for text, _ in pairs])
+    confidence = np.array([route.confidence for route in routes])
     wanted = [domain for _, domain in pairs]
     inside = np.array([domain is not None for domain in wanted])
     right = np.array([a == b for a, b in zip(best, wanted, strict=True)])
-    routes = [str(name) if router.accepts(float(sure), str(name)) else None for name, sure in zip(best, confidence, strict=True)]
-    given = np.array([name is not None for name in routes])
+    given = np.array([route.domain is not None for route in routes])
     times = []
     for text, _ in pairs[:TIMED]:
         began = time.perf_counter()
         router.route(text)
         times.append((time.perf_counter() - began) * 1000)
     confusion: dict[str, Counter[str]] = defaultdict(Counter)
-    for domain, name in zip(wanted, routes, strict=True):
-        confusion[domain or "none"][name or "none"] += 1
+    for domain, route in zip(wanted, routes, strict=True):
+        confusion[domain or "none"][route.domain or "none"] += 1
     both = bool(inside.any() and not inside.all())
     return {
         "n": len(pairs),

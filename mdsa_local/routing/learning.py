@@ -136,9 +136,8 @@ def right(router: IntentRouter, pairs: Sequence[Pair]) -> int:
     """How many questions are routed as they should be; one out of scope to no domain."""
     if not pairs:
         return 0
-    names, scores = router.scores([text for text, _ in pairs])
-    routes = [names[at] if router.accepts(float(row[at]), names[at]) else None for row in scores for at in (int(row.argmax()),)]
-    return sum(route == domain for route, (_, domain) in zip(routes, pairs, strict=True))
+    routes, _ = router.decided([text for text, _ in pairs])
+    return sum(route.domain == domain for route, (_, domain) in zip(routes, pairs, strict=True))
 
 
 def forget(orchestrator: TinyBERTOrchestrator, texts: Iterable[str]) -> bool:

@@ -287,12 +287,34 @@ class IntentRouter:
         route = routes([text])[0]
         # Of what was said before, "how do they work?" is a question.
         leaning = conversation.leaning(text) if history else None
-        if with_small_talk and (said := self._small_talk(now, text, encode, route, leaning is not None and leaning.leans)):
-            return replace(_nowhere(route, f"small talk, like {said!r}"), small_talk=True), text
+        if with_small_talk and (said := self._chatting(now, text, encode, route, leaning is not None and leaning.leans)):
+            return said, text
         route, text = conversation.route(text, history[-1], route, routes, self._thresholds(now)) if history else (route, text)
-        if route.domain is not None and (known := self._outside(now, encode([text])[0])):
-            return _nowhere(route, f"like {known!r}, which belongs to no domain"), text
-        return route, text
+        return self._within(now, text, encode, route), text
+
+    def decided(self, texts: Sequence[str]) -> tuple[list[Route], list[str | None]]:
+        """The routes of questions by themselves, untimed and not looked into for parts, as :meth:`route` gives them but scored together; and the
+        likeliest domain of each, refused or not, None without any."""
+        now = self._now
+        score, encode = self._reading(now)
+        asked = list(dict.fromkeys(texts))
+        scored = score(asked) if asked else Scored((), np.zeros((0, 0)), np.zeros(0))
+        found: dict[str, tuple[Route, str | None]] = {}
+        for at, text in enumerate(asked):
+            route = self._judged(now, scored, at)
+            likeliest = scored.names[int(scored.scores[at].argmax())] if scored.names else None
+            found[text] = self._chatting(now, text, encode, route, False) or self._within(now, text, encode, route), likeliest
+        return [found[text][0] for text in texts], [found[text][1] for text in texts]
+
+    def _chatting(self, now: Snapshot, text: str, encode: Encode, route: Route, leans: bool) -> Route | None:
+        """The route of small talk; None where ``text``, of this ``route``, is none."""
+        said = self._small_talk(now, text, encode, route, leans)
+        return replace(_nowhere(route, f"small talk, like {said!r}"), small_talk=True) if said else None
+
+    def _within(self, now: Snapshot, text: str, encode: Encode, route: Route) -> Route:
+        """``route``, or that of what is like a question that was said to belong to no domain."""
+        known = self._outside(now, encode([text])[0]) if route.domain is not None else ""
+        return _nowhere(route, f"like {known!r}, which belongs to no domain") if known else route
 
     @staticmethod
     def _outside(now: Snapshot, vector: Floats) -> str:
@@ -301,8 +323,10 @@ class IntentRouter:
         if now.outside is None or not now.outside.texts:
             return ""
         found = cosines(vector[None, :], now.outside.vectors)[0]
-        near, best = float(found.max()), now.index.best(vector)
-        like = (near >= SAME and near > best) or (near >= LIKE_OUTSIDE and near - best >= LESS_NEAR)
+        if (near := float(found.max())) < LIKE_OUTSIDE:
+            return ""
+        best = now.index.best(vector)
+        like = near - best >= LESS_NEAR or (near >= SAME and near > best)
         return now.outside.texts[int(found.argmax())] if like else ""
 
     @cached_property
@@ -406,10 +430,6 @@ class IntentRouter:
             for i in np.flatnonzero(best != owner)
         ]
         return sorted(found, key=lambda c: c.own - c.others)
-
-    def accepts(self, confidence: float, domain: str = "") -> bool:
-        """Whether ``domain`` is chosen at this confidence."""
-        return confidence >= self.thresholds.of(domain)
 
     def scores(self, texts: list[str]) -> tuple[tuple[str, ...], NDArray[np.floating]]:
         """Names of domains, and ``(n, domains)`` probabilities in their order; the rest to one is "none of these"."""

@@ -21,6 +21,7 @@ from mdsa_local.routing.calibration import USUAL
 from mdsa_local.routing.encoder import Encoder
 from mdsa_local.routing.evaluation import evaluate
 from mdsa_local.routing.fitting import Fit
+from mdsa_local.routing.learning import right
 from mdsa_local.routing.router import IntentRouter
 from tests.conftest import DATA
 
@@ -259,3 +260,22 @@ def test_a_small_domain_of_the_users_takes_in_little_of_what_belongs_nowhere(pro
         ("sailing", "The sailing club", ("boats", "regatta", "berth")),
     ):
         assert accepted(DomainConfig(name=name, description=description, keywords=keywords)) <= without + 0.08, name
+
+
+def test_what_is_measured_is_what_is_decided(product: TinyBERTOrchestrator, encoder: Encoder) -> None:
+    """Small talk, and what is like a question that was said to belong nowhere, are refused by the evaluation too."""
+    known = ["what is the price of gold today", "how do i fix a flat bicycle tyre", "which university is best for medicine", "can i sue my landlord"]
+    asked = [*known, "what's the gold price today", "hi there", "thanks a lot", "reset my router", "i was charged twice", "hi there"]
+    router = IntentRouter(encoder, encoder.calibration)
+    router.register_all(product.registry)
+    router.fit([(text, None) for text in known])
+    routes, likeliest = router.decided(asked)
+    one_by_one = [router.route(text, split=False) for text in asked]
+    assert [(route.domain, route.small_talk, route.reason) for route in routes] == [(r.domain, r.small_talk, r.reason) for r in one_by_one]
+    assert likeliest[7:9] == ["technical", "finance"]
+    assert all(route.domain is None for route in routes[:7])
+    figures = evaluate(router, [(text, None) for text in known])
+    assert figures["oos_recall"] == 1.0
+    assert right(router, [(text, None) for text in known]) == len(known)
+    assert IntentRouter(encoder).decided(["hello"])[1] == [None]
+    assert router.decided([]) == ([], [])
