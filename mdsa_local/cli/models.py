@@ -129,23 +129,30 @@ def show(
 ) -> None:
     """Show a model: architecture, parameters, quantisation, context, template, licence, memory."""
     from mdsa_local.errors import ModelNotFoundError
+    from mdsa_local.runtime.offers import find_offer
     from mdsa_local.runtime.residency import describe_bytes
     from mdsa_local.runtime.shelf import find_source
     from mdsa_local.settings import Settings
 
-    settings = Settings.load()
+    settings, catalogue = Settings.load(), _catalogue()
+    model, _, variant = name.partition(":")
     try:
-        facts = _facts(find_source(name, settings), settings)
+        # A file of the catalogue is installed as NAME-FILE.
+        found = find_source(f"{model}-{variant.lower()}" if variant and model in catalogue.models else name, settings)
     except ModelNotFoundError:
-        offers = _catalogue().models
-        if name.partition(":")[0] not in offers:
+        if model not in catalogue.models:
             raise
-        facts = {"name": name, "installed": False, **offers[name.partition(":")[0]].model_dump(mode="json")}
+        facts = {"name": name, "installed": False, **find_offer(catalogue, name)[0].model_dump(mode="json")}
+    else:
+        facts = _facts(found, settings)
     if as_json:
         document(facts)
         return
+    files = facts.pop("files", {})
     for key, value in facts.items():
         line(f"{key.replace('_', ' '):<16} {describe_bytes(value) if key.endswith('_bytes') else value}")
+    for file, offered in files.items():
+        line(f"{f'file {file}':<16} {offered['file']}, about {offered['size_gb']:g} GB")
 
 
 def _facts(model: ModelFile, settings: Settings) -> dict[str, Any]:
@@ -176,7 +183,7 @@ def _facts(model: ModelFile, settings: Settings) -> dict[str, Any]:
         "template": f"{len(template)} characters" if template else f"none: {NO_TEMPLATE}",
         "licence": card.get("licence") or texts.get("general.license.name") or texts.get("general.license") or "not stated in the file",
         "sha256": model.sha256 or "not recorded",
-        "source": card.get("source", ""),
+        "source": model.source,
     }
 
 

@@ -16,14 +16,14 @@ from mdsa_local.settings import explain, read_yaml
 
 # Hashing takes 1.4 s a gigabyte on an AMD EPYC, beside reading it: nothing for a small file, a wait before each start with a large one.
 REMEMBERED_BYTES = 64 << 20
-AGAIN = "Download or install the model again; one of yours: mdsa models add FILE again."
+AGAIN = "Download or install the model again; one of yours that was moved or changed: mdsa models add FILE --name NAME."
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
     """A model's file. ``sha256`` is empty and ``size_bytes`` 0 where no model.yaml says them.
 
-    ``decoding`` is ``quotes`` for a model that answers by quotation only; see :mod:`mdsa_local.domains.quoting`.
+    ``decoding`` is ``quotes`` for a model that answers by quotation only; see :mod:`mdsa_local.domains.quoting`. ``source`` is where it came from.
     """
 
     name: str
@@ -31,6 +31,7 @@ class ModelFile:
     sha256: str = ""
     size_bytes: int = 0
     decoding: str = ""
+    source: str = ""
 
 
 class FileEntry(BaseModel):
@@ -42,6 +43,7 @@ class FileEntry(BaseModel):
     path: Path | None = None
     sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     size_bytes: int = Field(0, ge=0)
+    source: str = ""
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
@@ -62,6 +64,7 @@ class ModelCard(BaseModel):
     files: Mapping[str, FileEntry]
     default: str
     decoding: Literal["", "quotes"] = ""
+    source: str = ""
 
 
 def find(name: str, folders: Sequence[Path]) -> ModelFile:
@@ -156,7 +159,8 @@ def _on_card(path: Path) -> Iterator[ModelFile]:
         raise ConfigError(f"{path}: key 'default' is {card.default!r}", f"Choose one of: {', '.join(sorted(card.files))}.")
     folder = path.parent
     for variant, entry in card.files.items():
-        model = ModelFile(f"{folder.name}-{variant}", entry.beside(folder), entry.sha256, entry.size_bytes, card.decoding)
+        source = entry.source or str(entry.path or card.source)
+        model = ModelFile(f"{folder.name}-{variant}", entry.beside(folder), entry.sha256, entry.size_bytes, card.decoding, source)
         yield model
         if variant == card.default:
             yield replace(model, name=folder.name)

@@ -50,6 +50,7 @@ HEADS = ("cls.output.weight", "cls.weight")
 # What a loaded model takes beside its buffers: tables for each token, and what loading and its threads leave behind.
 VOCABULARY_BYTES, OVERHEAD_BYTES = 220, 6 * 2**20
 HINT = "Download or build the file again."
+MISSING = "Check the path; where a file that was added was moved, mdsa models add FILE --name NAME."
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,13 +209,16 @@ def text_metadata(path: Path) -> dict[str, str]:
 def _opened(path: Path) -> Iterator[_Reader]:
     """A cursor at the beginning of a file. Raises as :func:`read_gguf`."""
     try:
+        # To open a named pipe would wait for whoever writes into it.
+        if path.exists() and not path.is_file():
+            raise ModelFileError(f"{path}: cannot be read: not a file", "Give a readable .gguf file.")
         with path.open("rb") as file:
             if (size := path.stat().st_size) < 24:
                 raise ModelFileError(f"{path}: not a GGUF file: {size} bytes are less than a header", HINT)
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 yield _Reader(data, path)
     except FileNotFoundError:
-        raise ModelNotFoundError(f"no model file {path}", "Check the path.") from None
+        raise ModelNotFoundError(f"no model file {path}", MISSING) from None
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read: {error.strerror or error}", "Give a readable .gguf file.") from None
 

@@ -84,7 +84,8 @@ def pull(
     """Download a file as ``variant`` of the model ``name``. What an earlier call left is gone on with; a file that is there is left alone.
 
     ``facts`` go into model.yaml. Raises :class:`ModelMemoryError` before the download when the file alone is larger than the memory budget and
-    not ``anyway``, :class:`InputError` when neither the hub nor the caller says its SHA-256, and as :class:`~mdsa_local.runtime.download.Fetcher`.
+    not ``anyway``, :class:`InputError` when neither the hub nor the caller says its SHA-256 and when the name is taken, and as
+    :class:`~mdsa_local.runtime.download.Fetcher`.
     """
     folder = home_folder(settings, name)
     remote = fetcher.look_up(file.url(settings.hub_url))
@@ -101,7 +102,12 @@ def pull(
         )
     target = folder / file.file_name
     entry = {"file": file.file_name, "sha256": remote.sha256, "size_bytes": remote.size_bytes}
-    if not (_card(folder).get("files", {}).get(variant) == entry and target.is_file() and target.stat().st_size == remote.size_bytes):
+    source = f"hf://{file.repository}/{file.path}"
+    taken = _card(folder)["files"].get(variant, {})
+    same = entry.items() <= taken.items()
+    if not same:
+        _refuse_another(folder, variant, source)
+    if not (same and target.is_file() and target.stat().st_size == remote.size_bytes):
         settings.writable(folder)
         try:
             fetcher.fetch(remote, target, progress)
@@ -114,21 +120,20 @@ def pull(
             # Empty where nothing of it is worth going on with.
             with suppress(OSError):
                 folder.rmdir()
-    return _enter(folder, variant, entry, {**facts, "source": f"hf://{file.repository}/{file.path}"})
+    return _enter(folder, variant, {**entry, "source": source}, facts)
 
 
 def add(path: Path, name: str, settings: Settings, progress: Progress = silent) -> ModelFile:
-    """Reference a GGUF file where it lies. Raises :class:`ModelFileError` for what is none, :class:`InputError` when the name is taken."""
+    """Reference a GGUF file where it lies. Raises :class:`ModelFileError` for what is none, :class:`InputError` when the name is taken by another
+    that is still where it was."""
     path = path.expanduser().absolute()
     info = read_gguf(path)
     folder = home_folder(settings, name)
     variant = info.quantization.lower()
-    taken = _card(folder).get("files", {}).get(variant)
-    if taken and taken.get("path") != str(path):
-        raise InputError(f"the model {name} has a {variant} file already", "Give another name with --name, or remove that one: mdsa models rm.")
+    _refuse_another(folder, variant, str(path))
     settings.writable(folder)
     entry = {"path": str(path), "sha256": sha256_of(path, progress), "size_bytes": info.size_bytes}
-    return _enter(folder, variant, entry, {"source": str(path)})
+    return _enter(folder, variant, entry, {})
 
 
 def remove(name: str, settings: Settings) -> tuple[list[Path], int]:
@@ -162,7 +167,8 @@ def remove(name: str, settings: Settings) -> tuple[list[Path], int]:
 def quantize(source: ModelFile, kind: str, name: str, settings: Settings, threads: int = 0) -> ModelFile:
     """Make a smaller file of an F16, BF16 or F32 one by llama.cpp, as another variant of the model ``name``.
 
-    Raises :class:`InputError` for an unknown kind and for a source that is quantised already, :class:`StorageError`, :class:`ModelError`.
+    Raises :class:`InputError` for an unknown kind, for a source that is quantised already and when the name is taken, :class:`StorageError`,
+    :class:`ModelError`.
     """
     from mdsa_local.runtime.library import library
 
@@ -172,7 +178,10 @@ def quantize(source: ModelFile, kind: str, name: str, settings: Settings, thread
     info = read_gguf(source.path)
     if info.quantization not in PLAIN:
         raise InputError(f"{source.path} is {info.quantization} already", f"Quantising twice loses more: give an {', '.join(PLAIN)} file.")
-    folder = settings.writable(home_folder(settings, name))
+    folder = home_folder(settings, name)
+    made_of = f"quantised from {source.path}"
+    _refuse_another(folder, kind.lower(), made_of)
+    settings.writable(folder)
     target = folder / f"{name}-{kind.lower()}.gguf"
     # The largest of them, Q8_0, takes 8.5 bits a weight; small tensors stay as they are.
     need_room(folder, info.n_parameters * 9 // 8)
@@ -195,8 +204,8 @@ def quantize(source: ModelFile, kind: str, name: str, settings: Settings, thread
         raise storage_error(error, target) from None
     finally:
         forget(partial)
-    entry = {"file": target.name, "sha256": digest, "size_bytes": target.stat().st_size}
-    return _enter(folder, kind.lower(), entry, {"source": f"quantised from {source.path}"})
+    entry = {"file": target.name, "sha256": digest, "size_bytes": target.stat().st_size, "source": made_of}
+    return _enter(folder, kind.lower(), entry, {})
 
 
 def unfinished(settings: Settings) -> list[Path]:
@@ -259,6 +268,19 @@ def _card(folder: Path) -> dict[str, Any]:
     path = folder / "model.yaml"
     card = read_yaml(path) if path.is_file() else {}
     return {**card, "files": card["files"]} if isinstance(card.get("files"), dict) else {**card, "files": {}}
+
+
+def _refuse_another(folder: Path, variant: str, source: str) -> None:
+    """Raise :class:`InputError` where the model has a file of this variant from elsewhere, unless it was added and is no longer where it lay."""
+    card = _card(folder)
+    taken = card["files"].get(variant)
+    if not taken or (taken.get("path") and not Path(taken["path"]).exists()):
+        return
+    if (there := taken.get("path") or taken.get("source") or card.get("source")) != source:
+        raise InputError(
+            f"the model {folder.name} has a {variant} file already, {there}",
+            f"Give another name with --name, or remove that one: mdsa models rm {folder.name}-{variant}",
+        )
 
 
 def _enter(folder: Path, variant: str, entry: Mapping[str, Any], facts: Mapping[str, Any]) -> ModelFile:

@@ -66,6 +66,20 @@ def test_fit_asks_no_network(capsys: Capture, hub: FileHub, monkeypatch: pytest.
     assert hub.server.calls == []
 
 
+def test_show_tells_of_a_file_of_the_catalogue(capsys: Capture, hub: FileHub, tmp_path: Path) -> None:
+    _, out, _ = inside(capsys, "models", "show", "qwen3-0.6b:q8_0")
+    assert "installed        False" in out and "\nfile q8_0        " in out and "{" not in out
+    assert "unknown file of qwen3-0.6b 'q9'" in inside(capsys, "models", "show", "qwen3-0.6b:q9")[2]
+    plain = write_random(tmp_path / "plain.gguf", SHAPES["tiny"], "Q8_0")
+    as_json(capsys, "add", str(plain), "--name", "qwen3-0.6b")
+    assert as_json(capsys, "show", "qwen3-0.6b:Q8_0") == as_json(capsys, "show", "qwen3-0.6b-q8_0")
+    facts = as_json(capsys, "show", "qwen3-0.6b")
+    assert isinstance(facts, dict) and facts["source"] == str(plain)
+    plain.unlink()
+    code, _, err = inside(capsys, "models", "show", "qwen3-0.6b:q8_0")
+    assert code == 5 and "was moved, mdsa models add FILE --name" in err
+
+
 def test_what_is_ready_is_called_by_the_name_of_its_own_file(capsys: Capture, hub: FileHub, tmp_path: Path) -> None:
     plain = write_random(tmp_path / "plain.gguf", SHAPES["tiny"], "F16")
     assert 'mdsa ask --model plain "' in inside(capsys, "models", "add", str(plain))[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -109,6 +110,13 @@ def test_damaged_headers_raise_only_our_errors(tmp_path: Path, tiny: Path, chang
         assert "damaged.gguf" in str(error)
     else:
         assert memory_estimate_bytes(info, 512) > 0
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.gguf")
+    with pytest.raises(ModelFileError, match=r"pipe\.gguf: cannot be read: not a file"):
+        read_gguf(tmp_path / "pipe.gguf")
 
 
 def test_per_layer_head_counts(tmp_path: Path) -> None:

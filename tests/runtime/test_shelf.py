@@ -62,7 +62,7 @@ def test_pulled_it_has_a_name_and_answers(home: Settings, hub: FileHub) -> None:
     assert (model.sha256, model.size_bytes) == (hub.server.sha256, NANO.stat().st_size)
     assert answer(home, "m") == answer(home, str(NANO))
     card = yaml.safe_load((home.home / "models/m/model.yaml").read_text())
-    assert (card["source"], card["licence"], card["default"]) == ("hf://owner/repo/good.gguf", "MIT", "q4_0")
+    assert (card["files"]["q4_0"]["source"], card["licence"], card["default"]) == ("hf://owner/repo/good.gguf", "MIT", "q4_0")
     hub.server.calls.clear()
     pull(home, "good")
     assert [method for method, *_ in hub.server.calls] == ["HEAD"], "what is there is not fetched again"
@@ -73,6 +73,24 @@ def test_a_second_file_is_another_variant(home: Settings) -> None:
     pull(home, "breaks-off", variant="q4_k_m")
     assert set(known([home.home / "models"])) == {"m", "m-q4_0", "m-q4_k_m"}
     assert find("m", home.model_dirs).path.name == "good.gguf"
+
+
+def test_a_file_from_elsewhere_does_not_take_its_place(home: Settings, plain: Path) -> None:
+    first = pull(home, "good", variant="q8_0")
+    with FileHub(NANO.with_name("nano-q8_0.gguf").read_bytes()) as other, Fetcher(other.url, "", ("localhost",)) as fetcher:
+        file = HubFile("bob/other", "main", "better.gguf")
+        with pytest.raises(InputError, match="has a q8_0 file already, hf://owner/repo/") as caught:
+            shelf.pull(file, "m", "q8_0", home.changed(hub_url=other.url), fetcher, facts={})
+    assert "models rm m-q8_0" in caught.value.hint
+    with pytest.raises(InputError, match="has a q8_0 file already"):
+        shelf.quantize(shelf.find_source(str(plain), home), "Q8_0", "m", home)
+    assert pull(home, "good", variant="q8_0") == first, "the same one can be pulled again"
+    pull(home, "breaks-off")
+    assert {name: model.source for name, model in known([home.home / "models"]).items()} == {
+        "m": "hf://owner/repo/good.gguf",
+        "m-q8_0": "hf://owner/repo/good.gguf",
+        "m-q4_0": "hf://owner/repo/breaks-off.gguf",
+    }
 
 
 @pytest.mark.parametrize("kind", ["wrong-content", "longer-than-it-is", "more-than-said", "dies", "elsewhere", "absent", "gated", "circle"])
@@ -165,6 +183,18 @@ def test_added_it_stays_where_it_lies(settings: Settings, tmp_path: Path) -> Non
     assert shelf.remove("mine", settings) == ([], 0)
     assert mine.exists()
     assert known([settings.home / "models"]) == {}
+
+
+def test_a_file_that_was_moved_is_added_from_its_new_place(settings: Settings, tmp_path: Path) -> None:
+    old, new = tmp_path / "old.gguf", tmp_path / "new.gguf"
+    shutil.copy(NANO, old)
+    shelf.add(old, "mv", settings)
+    old.rename(new)
+    with pytest.raises(ModelNotFoundError) as caught:
+        answer(settings, "mv")
+    assert "moved, mdsa models add FILE --name" in caught.value.hint
+    assert shelf.add(new, "mv", settings).path == new
+    assert find("mv", settings.model_dirs).source == str(new)
 
 
 @pytest.mark.parametrize("name", ["", "../x", "A", "a b", ".x", "x" * 65])
