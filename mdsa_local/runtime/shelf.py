@@ -5,7 +5,6 @@ A model is a folder with ``model.yaml`` and files. A file counts only once ``mod
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import os
 import re
@@ -32,6 +31,8 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 # llama_ftype of llama.h.
 QUANTIZATIONS = {"Q4_0": 2, "Q8_0": 7, "Q4_K_M": 15, "Q5_K_M": 17}
 PLAIN = ("F32", "F16", "BF16")
+# Behind the name of a file that is being made; nothing goes on with such a one, as a download does with its own.
+QUANTISING = ".quantising.partial"
 
 
 def silent(done: int, total: int) -> None:
@@ -139,13 +140,13 @@ def add(path: Path, name: str, settings: Settings, progress: Progress = silent) 
 def remove(name: str, settings: Settings) -> tuple[list[Path], int]:
     """Remove a model, or one variant as ``model-variant``, from the user's folder; the files removed and the bytes that frees.
 
-    An unfinished download goes by the name it was to have. A file that was added by reference stays where it lies. Raises
+    An unfinished download, or what quantising left, goes by the name it was to have. A file that was added by reference stays where it lies. Raises
     :class:`UnknownNameError` that lists what can be removed.
     """
     top = settings.home / "models"
     cards = {path.parent.name: path for path in sorted(top.glob("*/model.yaml"))}
     loose = {path.stem: path for path in sorted(top.glob("*.gguf"))}
-    begun = {path.parent.name for path in unfinished(settings)}
+    begun = {path.parent.name for path in (*unfinished(settings), *leftovers(settings))}
     variants = {f"{model}-{variant}": (model, variant) for model in cards for variant in _card(top / model).get("files", {})}
     try:
         if name in cards:
@@ -170,7 +171,8 @@ def quantize(source: ModelFile, kind: str, name: str, settings: Settings, thread
     Raises :class:`InputError` for an unknown kind, for a source that is quantised already and when the name is taken, :class:`StorageError`,
     :class:`ModelError`.
     """
-    from mdsa_local.runtime.library import library
+    from mdsa_local.runtime.library import OTHER_BUILD
+    from mdsa_local.runtime.quantising import quantised
 
     if kind.upper() not in QUANTIZATIONS:
         raise UnknownNameError.among("quantisation", kind, QUANTIZATIONS)
@@ -185,25 +187,28 @@ def quantize(source: ModelFile, kind: str, name: str, settings: Settings, thread
     target = folder / f"{name}-{kind.lower()}.gguf"
     # The largest of them, Q8_0, takes 8.5 bits a weight; small tensors stay as they are.
     need_room(folder, info.n_parameters * 9 // 8)
-    partial = target.with_name(f"{target.name}.partial")
-    lib = library()
-    params = lib.llama_model_quantize_default_params()
-    params.ftype, params.nthread = QUANTIZATIONS[kind], within_cores(threads or settings.threads)
+    partial = target.with_name(f"{target.name}{QUANTISING}")
+    lock = partial.with_name(f"{partial.name}.lock")
     try:
-        with partial.with_name(f"{target.name}.lock").open("ab+") as lock, only_one(lock, target):
-            code = lib.llama_model_quantize(os.fsencode(source.path), os.fsencode(partial), ctypes.byref(params))
-            if code != 0:
-                raise ModelError(f"{source.path}: llama.cpp could not quantise it to {kind}", "Its log says why: run with logging at DEBUG.")
-            read_gguf(partial)
-            digest = sha256_of(partial)
-            with partial.open("rb+") as file:
-                os.fsync(file.fileno())
-            settle(partial, target)
-        partial.with_name(f"{target.name}.lock").unlink(missing_ok=True)
+        with lock.open("ab+") as file, only_one(file, target):
+            try:
+                if reason := quantised(source.path, partial, QUANTIZATIONS[kind], within_cores(threads or settings.threads)):
+                    raise ModelError(reason, OTHER_BUILD)
+                read_gguf(partial)
+                digest = sha256_of(partial)
+                with partial.open("rb+") as made:
+                    os.fsync(made.fileno())
+                settle(partial, target)
+            finally:
+                forget(partial)
+                # Windows keeps what is open.
+                with suppress(OSError):
+                    lock.unlink()
     except OSError as error:
         raise storage_error(error, target) from None
     finally:
-        forget(partial)
+        with suppress(OSError):
+            folder.rmdir()
     entry = {"file": target.name, "sha256": digest, "size_bytes": target.stat().st_size, "source": made_of}
     return _enter(folder, kind.lower(), entry, {})
 
@@ -211,6 +216,11 @@ def quantize(source: ModelFile, kind: str, name: str, settings: Settings, thread
 def unfinished(settings: Settings) -> list[Path]:
     """Partial files that no running call will go on with by itself; pulling the same file again does."""
     return sorted((settings.home / "models").glob("*/*.gguf.partial"))
+
+
+def leftovers(settings: Settings) -> list[Path]:
+    """What quantising left where it was killed; making the same file again begins anew."""
+    return sorted((settings.home / "models").glob(f"*/*.gguf{QUANTISING}"))
 
 
 def home_folder(settings: Settings, name: str) -> Path:

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from mdsa_local.domains.config import Generation
-from mdsa_local.errors import InputError, MDSAError, ModelFileError, ModelMemoryError, ModelNotFoundError, StorageError, UnknownNameError
+from mdsa_local.errors import InputError, MDSAError, ModelError, ModelFileError, ModelMemoryError, ModelNotFoundError, StorageError, UnknownNameError
 from mdsa_local.runtime import shelf
 from mdsa_local.runtime.catalog import find, known
 from mdsa_local.runtime.download import Fetcher
@@ -266,6 +266,14 @@ def test_what_cannot_be_quantised(settings: Settings, plain: Path, tmp_path: Pat
     assert known([settings.home / "models"]) == {}
 
 
+def test_what_llama_cpp_does_not_quantise_is_told_with_its_reason(settings: Settings, plain: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "odd-F32.gguf"
+    odd.write_bytes(plain.read_bytes().replace(b"llama", b"lamas"))
+    with pytest.raises(ModelError, match=r"odd-F32\.gguf: llama.cpp could not quantise it: .*unknown.*architecture"):
+        shelf.quantize(shelf.find_source(str(odd), settings), "Q4_0", "odd", settings)
+    assert not (settings.home / "models" / "odd").exists()
+
+
 KILLED = """
 import sys
 from pathlib import Path
@@ -288,7 +296,7 @@ def test_kill_9_in_the_middle_loses_nothing(settings: Settings, plain: Path, wha
     running = subprocess.Popen([sys.executable, "-c", code, str(settings.home), what, str(plain)], stdout=subprocess.PIPE)
     assert running.stdout
     running.stdout.readline()
-    partial = settings.home / "models/killed/killed-q4_k_m.gguf.partial"
+    partial = settings.home / "models/killed/killed-q4_k_m.gguf.quantising.partial"
     deadline = time.monotonic() + 30
     while what == "quantize" and not (partial.exists() and partial.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -300,7 +308,10 @@ def test_kill_9_in_the_middle_loses_nothing(settings: Settings, plain: Path, wha
     if what == "add":
         shelf.add(plain, "killed", settings)
     else:
-        assert partial.exists(), "it was killed before the end"
+        assert shelf.leftovers(settings) == [partial], "it was killed before the end"
+        assert shelf.unfinished(settings) == []
+        assert shelf.remove("killed", settings)[1] > 0
+        assert not partial.parent.exists()
         shelf.quantize(shelf.find_source(str(plain), settings), "Q4_K_M", "killed", settings)
         assert not partial.exists()
     assert answer(settings, "killed")
@@ -319,4 +330,22 @@ def test_an_unfinished_download_can_be_removed(tmp_path: Path) -> None:
     partial.parent.mkdir(parents=True)
     partial.write_bytes(b"GGUF" * 100)
     assert shelf.remove("begun", settings) == ([], 400)
+    assert not partial.parent.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+def test_ctrl_c_ends_quantising_and_leaves_nothing(settings: Settings, plain: Path) -> None:
+    environment = {**os.environ, "MDSA_HOME": str(settings.home), "MDSA_THREADS": "1"}
+    command = [sys.executable, "-m", "mdsa_local", "models", "quantize", str(plain), "Q4_K_M", "--name", "stopped"]
+    running = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, start_new_session=True)
+    partial = settings.home / "models/stopped/stopped-q4_k_m.gguf.quantising.partial"
+    deadline = time.monotonic() + 30
+    while not (partial.exists() and partial.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    began = time.monotonic()
+    # As a terminal does: all processes of the group.
+    os.killpg(running.pid, signal.SIGINT)
+    said = running.communicate(timeout=10)[1].decode()
+    assert time.monotonic() - began < 2
+    assert (running.returncode, "Traceback" in said, "Exception" in said) == (130, False, False), said
     assert not partial.parent.exists()

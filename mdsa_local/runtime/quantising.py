@@ -1,0 +1,55 @@
+"""Quantising in a process of its own, because llama.cpp cannot be stopped in the middle of it:
+``python -m mdsa_local.runtime.quantising SOURCE TARGET TYPE THREADS``, which ends when its standard input does."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from mdsa_local.runtime.library import library, listen, load_error
+
+
+def quantised(source: Path, target: Path, file_type: int, threads: int) -> str:
+    """Write ``source`` to ``target`` as ``file_type``, a number of llama.cpp's; why it failed, empty where it did not. An exception, such as that of
+    Ctrl-C, ends it at once."""
+    command = [sys.executable, "-P", "-m", "mdsa_local.runtime.quantising", str(source), str(target), str(file_type), str(threads)]
+    # The child must find this package however the parent found it.
+    root = str(Path(__file__).parents[2])
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+        try:
+            assert process.stderr is not None
+            said = process.stderr.read().decode(errors="replace").strip().split("\n")[-1]
+            return (said or f"{source}: llama.cpp ended while it was quantising") if process.wait() else ""
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+
+
+def main() -> None:
+    """The child."""
+    # Ctrl-C reaches it as well; the parent ends it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    source, target, file_type, threads = sys.argv[1:]
+    lib = library()
+    listen()
+    params = lib.llama_model_quantize_default_params()
+    params.ftype, params.nthread = int(file_type), int(threads)
+    if lib.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(params)) != 0:
+        sys.exit(str(load_error(Path(source), "llama.cpp could not quantise it")))
+
+
+def _end_with_parent() -> None:
+    os.read(0, 1)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()
