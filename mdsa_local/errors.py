@@ -4,7 +4,7 @@
     ├── InputError               the question or an argument cannot be used
     │   └── ContextOverflowError the question alone does not fit the model's context
     ├── ConfigError              a YAML file or setting is wrong; names file and key
-    ├── UnknownNameError         no such domain, model or backend; lists the known ones
+    ├── UnknownNameError         no such domain, document or backend; lists the known ones
     ├── ModelError               a model cannot be used
     │   ├── ModelNotFoundError   its file or name does not exist
     │   ├── ModelFileError       the file is truncated, damaged or no GGUF
@@ -26,6 +26,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import SequenceMatcher, get_close_matches
 from types import UnionType
+from typing import Self
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -64,6 +65,18 @@ class MDSAError(Exception):
         name = type(self).__name__.removesuffix("Error")
         return "".join(f"_{c.lower()}" if c.isupper() and i else c.lower() for i, c in enumerate(name)).replace("m_d_s_a", "internal")
 
+    @classmethod
+    def among(cls, kind: str, name: str, known: Iterable[str]) -> Self:
+        """The error for the unknown ``name``, listing what is known, of very much the most alike, and the nearest match."""
+        names = sorted(known)
+        told, more = names, ""
+        if len(names) > MOST_TOLD:
+            alike = {other: SequenceMatcher(None, name.lower(), other.lower()).quick_ratio() for other in names}
+            told, more = sorted(sorted(names, key=lambda other: -alike[other])[:SHORT]), f" and {len(names) - SHORT} more"
+        # A file may have a line end in its name.
+        shown = ", ".join(one if one.isprintable() else repr(one)[1:-1] for one in told)
+        return cls(f"unknown {kind} {name!r}", f"{did_you_mean(name, names)}Known: {shown or 'none'}{more}.")
+
     def envelope(self) -> dict[str, object]:
         """The one shape in which an error leaves the program, on the command line and over HTTP."""
         return {"error": {"code": self.code, "message": str(self), "hint": self.hint, "retryable": self.retryable}}
@@ -95,21 +108,9 @@ class ConfigError(MDSAError):
 
 
 class UnknownNameError(MDSAError):
-    """No domain, model or backend has this name."""
+    """No domain, document or backend has this name."""
 
     status, exit_code = 404, 4
-
-    @classmethod
-    def among(cls, kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
-        """The error for ``name``, listing what is known, of very much the most alike, and the nearest match."""
-        names = sorted(known)
-        told, more = names, ""
-        if len(names) > MOST_TOLD:
-            alike = {other: SequenceMatcher(None, name.lower(), other.lower()).quick_ratio() for other in names}
-            told, more = sorted(sorted(names, key=lambda other: -alike[other])[:SHORT]), f" and {len(names) - SHORT} more"
-        # A file may have a line end in its name.
-        shown = ", ".join(one if one.isprintable() else repr(one)[1:-1] for one in told)
-        return cls(f"unknown {kind} {name!r}", f"{did_you_mean(name, names)}Known: {shown or 'none'}{more}.")
 
 
 class ModelError(MDSAError):

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from mdsa_local.errors import ConfigError, ModelFileError, ModelNotFoundError, UnknownNameError
+from mdsa_local.errors import ConfigError, ModelFileError, ModelNotFoundError
 from mdsa_local.settings import explain, read_yaml
 
 # Hashing takes 1.4 s a gigabyte on an AMD EPYC, beside reading it: nothing for a small file, a wait before each start with a large one.
@@ -74,7 +74,7 @@ def find(name: str, folders: Sequence[Path]) -> ModelFile:
     """
     models = known(folders)
     if name not in models:
-        unknown = UnknownNameError.among("model", name, models)
+        unknown = ModelNotFoundError.among("model", name, models)
         elsewhere = "A file is given by a path that ends in .gguf, an Ollama model as ollama://name:tag, a server's as openai://host:port/name."
         raise ModelNotFoundError(str(unknown), f"{unknown.hint} {elsewhere}")
     return models[name]

@@ -210,7 +210,9 @@ class Fetcher:
         except httpx.TimeoutException:
             raise BackendTimeoutError(f"{url}: the server fell silent", "Run it again: it goes on from there.") from None
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            raise InputError(f"{url!r} is no address: {error}", "Write hf://owner/repo/file.gguf.") from None
+            raise InputError(
+                f"{url!r} is no address: {error}", "Set hub_url, or MDSA_HUB_URL, to one that begins with https://, or http:// within your network."
+            ) from None
         except httpx.HTTPError as error:
             raise BackendUnavailableError(
                 f"{url}: {error or type(error).__name__}", "Check the network, then run it again: it goes on from there."

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mdsa_local.errors import ConfigError, UnknownNameError
+from mdsa_local.errors import ConfigError, ModelNotFoundError
 from mdsa_local.settings import explain, read_yaml
 
 Verdict = Literal["fits", "tight", "no"]
@@ -100,14 +100,14 @@ def read_catalogue(path: Path) -> Catalogue:
 
 
 def find_offer(catalogue: Catalogue, name: str) -> tuple[Offer, str]:
-    """The offer and the variant of ``qwen2.5-0.5b`` or ``qwen2.5-0.5b:q8_0``. Raises :class:`UnknownNameError` that lists the known ones."""
+    """The offer and the variant of ``qwen2.5-0.5b`` or ``qwen2.5-0.5b:q8_0``. Raises :class:`ModelNotFoundError` that lists the known ones."""
     model, _, variant = name.partition(":")
     if model not in catalogue.models:
-        raise UnknownNameError.among("model", model, catalogue.models)
+        raise ModelNotFoundError.among("model", model, catalogue.models)
     offer = catalogue.models[model]
     variant = variant.lower() or offer.default_variant
     if variant not in offer.files:
-        raise UnknownNameError.among(f"file of {model}", variant, offer.files)
+        raise ModelNotFoundError.among(f"file of {model}", variant, offer.files)
     return offer, variant
 
 

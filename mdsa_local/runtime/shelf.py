@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from mdsa_local.durable import only_one, settle, write_whole
-from mdsa_local.errors import InputError, ModelError, ModelFileError, ModelMemoryError, StorageError, UnknownNameError
+from mdsa_local.errors import InputError, ModelError, ModelFileError, ModelMemoryError, ModelNotFoundError, StorageError, UnknownNameError
 from mdsa_local.runtime.catalog import ModelFile, find, known
 from mdsa_local.runtime.cores import within_cores
 from mdsa_local.runtime.download import Fetcher, Progress, Remote, forget, need_room
@@ -141,7 +141,7 @@ def remove(name: str, settings: Settings) -> tuple[list[Path], int]:
     """Remove a model, or one variant as ``model-variant``, from the user's folder; the files removed and the bytes that frees.
 
     An unfinished download, or what quantising left, goes by the name it was to have. A file that was added by reference stays where it lies. Raises
-    :class:`UnknownNameError` that lists what can be removed.
+    :class:`ModelNotFoundError` that lists what can be removed.
     """
     top = settings.home / "models"
     cards = {path.parent.name: path for path in sorted(top.glob("*/model.yaml"))}
@@ -162,7 +162,7 @@ def remove(name: str, settings: Settings) -> tuple[list[Path], int]:
             return [], _deleted([], top / name)
     except OSError as error:
         raise storage_error(error, top / name) from None
-    raise UnknownNameError.among("model of yours", name, {*cards, *variants, *loose, *begun})
+    raise ModelNotFoundError.among("model of yours", name, {*cards, *variants, *loose, *begun})
 
 
 def quantize(source: ModelFile, kind: str, name: str, settings: Settings, threads: int = 0) -> ModelFile:

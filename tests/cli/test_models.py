@@ -108,14 +108,14 @@ def test_pull_use_and_remove(capsys: Capture, hub: FileHub) -> None:
         (["pull", "hf://owner/repo/dies.gguf", "--allow-host", "localhost"], 6, "dies.gguf"),
         (["pull", "hf://owner/repo/absent.gguf"], 5, "no such file"),
         (["pull", "http://owner/x"], 2, "no file on a hub"),
-        (["pull", "qwen9"], 4, "unknown model 'qwen9'"),
+        (["pull", "qwen9"], 5, "unknown model 'qwen9'"),
         (["pull", "qwen3-4b-2507"], 5, "no such file"),
         (["show", "nope"], 5, "unknown model 'nope'"),
-        (["rm", "nano"], 4, "unknown model of yours"),
+        (["rm", "nano"], 5, "unknown model of yours"),
         (["add", "/no/such.gguf"], 5, "no model file"),
         (["quantize", "nano", "Q4_0"], 2, "already"),
         (["quantize", "nano", "Q3"], 4, "unknown quantisation"),
-        (["fit", "nope"], 4, "unknown model"),
+        (["fit", "nope"], 5, "unknown model"),
     ],
 )
 def test_what_is_wrong_is_one_clear_error(capsys: Capture, hub: FileHub, arguments: list[str], code: int, said: str) -> None:

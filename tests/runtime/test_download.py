@@ -179,8 +179,9 @@ def test_not_running(tmp_path: Path) -> None:
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
     with Fetcher(url) as fetcher, pytest.raises(BackendUnavailableError):
         fetcher.look_up(f"{url}/x")
-    with Fetcher("http://127.0.0.1") as fetcher, pytest.raises(InputError, match="no address"):
+    with Fetcher("http://127.0.0.1") as fetcher, pytest.raises(InputError, match="no address") as caught:
         fetcher.look_up("ftp://127.0.0.1/x")
+    assert "hub_url" in caught.value.hint and "MDSA_HUB_URL" in caught.value.hint
 
 
 KILLED = """

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mdsa_local.errors import ConfigError, UnknownNameError
+from mdsa_local.errors import ConfigError, ModelNotFoundError
 from mdsa_local.runtime.offers import CONTEXTS, Catalogue, find_offer, fit, read_catalogue
 from mdsa_local.settings import shipped
 
@@ -70,7 +70,7 @@ def test_names(catalogue: Catalogue) -> None:
     assert find_offer(catalogue, "qwen2.5-0.5b:Q8_0")[1] == "q8_0"
     assert find_offer(catalogue, "smollm2-360m")[1] == "q8_0"
     for wrong, hint in (("qwen2.5-0.6b", "qwen2.5-0.5b"), ("qwen2.5-0.5b:q9", "q8_0")):
-        with pytest.raises(UnknownNameError) as caught:
+        with pytest.raises(ModelNotFoundError) as caught:
             find_offer(catalogue, wrong)
         assert hint in caught.value.hint
 

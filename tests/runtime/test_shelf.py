@@ -226,7 +226,7 @@ def test_removing(home: Settings) -> None:
     shutil.copy(NANO, home.home / "models" / "loose.gguf")
     assert shelf.remove("loose", home)[1] == NANO.stat().st_size
     for name in ("nano", "m", "nope"):
-        with pytest.raises(UnknownNameError):
+        with pytest.raises(ModelNotFoundError):
             shelf.remove(name, home)
 
 
