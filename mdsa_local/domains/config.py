@@ -23,7 +23,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 class Generation(BaseModel):
     """Sampling settings of a domain. Temperature 0 is deterministic. Raises :class:`ConfigError` that names the key."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     max_tokens: int = Field(256, ge=1, le=8192)
     temperature: float = Field(0.0, ge=0.0, le=5.0)
@@ -122,6 +122,8 @@ class DomainConfig(BaseModel):
         short = {key: values.pop(key) for key in SHORTHANDS if values.get(key) is not None}
         if short:
             own = values.get("generation") or {}
+            if isinstance(own, Mapping) and (twice := [key for key in short if key in own]):
+                raise ConfigError(f"{twice[0]!r} and 'generation.{twice[0]}' are the same setting", "Keep one of the two.")
             values["generation"] = {**(own.model_dump() if isinstance(own, Generation) else own), **short}
         return values
 

@@ -175,6 +175,9 @@ def test_a_folder_that_cannot_be_read_is_left_out(tmp_path: Path, caplog: pytest
     [
         ({"max_tokens": 0}, "generation.max_tokens"),
         ({"temperature": -1}, "generation.temperature"),
+        ({"temperature": float("nan")}, "generation.temperature"),
+        ({"logit_bias": {5: float("nan")}}, "generation.logit_bias"),
+        ({"choices": [("red", float("inf"))]}, "generation.choices"),
         ({"stop": 3}, "expected a text, or a list of texts"),
         ({"choices": ("red",)}, "valid list"),
         ({"tmeperature": 1}, "unknown key 'generation.tmeperature'"),
@@ -185,6 +188,12 @@ def test_wrong_generation_settings_are_errors_of_ours(values: dict[str, Any], sa
         with pytest.raises(ConfigError, match=said) as wrong:
             made()
         assert wrong.value.hint and "pydantic" not in str(wrong.value)
+
+
+def test_a_setting_and_its_shorthand_do_not_stand_together(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"garden/domain\.yaml: 'max_tokens' and 'generation\.max_tokens' are the same"):
+        DomainConfig.read(folder(tmp_path, "max_tokens: 5\ngeneration: {max_tokens: 7}\n"))
+    assert create_finance_domain(max_tokens=5).generation.max_tokens == 5
 
 
 def test_one_text_to_stop_at_needs_no_list() -> None:
