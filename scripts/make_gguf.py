@@ -13,6 +13,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from mdsa_local.errors import MDSAError
 from mdsa_local.runtime.synthetic import FILE_TYPE_IDS, SHAPES, write_random
 
 
@@ -35,7 +36,11 @@ def main() -> None:
         given["vocabulary"] = args.size_of_vocabulary
     if not args.out.parent.is_dir():
         parser.error(f"there is no folder {args.out.parent}")
-    path = write_random(args.out, replace(SHAPES[args.size], **given), args.quantization, seed=args.seed, like=args.vocabulary, name=args.out.stem)
+    shape = replace(SHAPES[args.size], **given)
+    try:
+        path = write_random(args.out, shape, args.quantization, seed=args.seed, like=args.vocabulary, name=args.out.stem)
+    except MDSAError as error:
+        parser.error(error.told)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
 

@@ -70,6 +70,13 @@ def write_random(path: Path, shape: Shape, quantization: str = "Q4_0", *, seed: 
 
     if quantization not in FILE_TYPE_IDS:
         raise UnknownNameError.among("quantization", quantization, FILE_TYPE_IDS)
+    if min(shape.layers, shape.width, shape.heads, shape.kv_heads, shape.inner, shape.context) < 1:
+        raise InputError("a model has no size below 1", "Give larger numbers.")
+    if shape.width % shape.heads or shape.width // shape.heads % 2 or shape.heads % shape.kv_heads:
+        raise InputError(
+            f"{shape.heads} heads, {shape.kv_heads} of keys and values, do not fit a width of {shape.width}",
+            "The width has to be an even multiple of the heads, the heads a multiple of those of keys and values.",
+        )
     block = TENSOR_TYPES[TYPE_IDS[quantization]][1]
     if shape.width % block or shape.inner % block:
         raise InputError(f"{quantization} needs rows that are multiples of {block}; {shape.width} and {shape.inner} are not", "Use Q4_0 or Q8_0.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,5 +51,11 @@ def test_what_cannot_be_made_is_refused(tmp_path: Path) -> None:
         write_random(tmp_path / "x.gguf", TINY, "Q9")
     with pytest.raises(InputError, match="multiples of 256"):
         write_random(tmp_path / "x.gguf", replace(TINY, width=128), "Q4_K")
+    for wrong in (replace(TINY, heads=3), replace(TINY, kv_heads=3), replace(TINY, heads=0)):
+        with pytest.raises(InputError):
+            write_random(tmp_path / "x.gguf", wrong)
+    script = Path(__file__).parents[2] / "scripts" / "make_gguf.py"
+    ran = subprocess.run([sys.executable, str(script), "x.gguf", "--width", "250", "--heads", "3"], cwd=tmp_path, capture_output=True, text=True)
+    assert (ran.returncode, "Traceback" in ran.stderr, "3 heads" in ran.stderr) == (2, False, True)
     with pytest.raises(InputError, match="vocabulary of 100"):
         write_random(tmp_path / "x.gguf", replace(TINY, vocabulary=100))
