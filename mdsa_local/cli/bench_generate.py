@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import statistics
 import subprocess
@@ -45,6 +46,8 @@ def weights(model: Path | None) -> Iterator[Path]:
 
 def generating(model: Path | None, runs: int, llama_server: Path | None, settings: Settings, result: Result) -> list[dict[str, Any]]:
     """The rows of the suite; rates in tokens a second, medians of ``runs`` turns."""
+    if llama_server and not shutil.which(llama_server):
+        raise BackendUnavailableError(f"{llama_server} is no program", "Give the path of a llama-server binary.")
     threads = threads_for(settings.threads)
     with weights(model) as path:
         rows = swapping(path, threads, runs, result)
@@ -59,7 +62,7 @@ def generating(model: Path | None, runs: int, llama_server: Path | None, setting
 
 
 def stressing(model: Path | None, seconds: float, callers: int, settings: Settings, result: Result) -> list[dict[str, Any]]:
-    """Many callers at once, a third of whom change their minds. Each row's baseline is what is allowed.
+    """Many callers at once, a third of whom change their minds. Each row's baseline is what is allowed, of ``answers`` what was asked.
 
     Without a model: random weights in float32, where rounding cannot turn an 8-bit activation. Raises :class:`BackendError` that lists what was
     wrong.
@@ -76,7 +79,7 @@ def stressing(model: Path | None, seconds: float, callers: int, settings: Settin
         raise BackendError(f"{len(failures)} of {report.answers} answers are wrong: {'; '.join(failures[:5])}", "This is a fault of mdsa_local.")
     early, late = report.rss_mb
     return [
-        result("answers", report.answers, report.answers + report.cancelled, "1", "higher"),
+        result("answers", report.answers, report.answers + report.cancelled, "1", "a third is cancelled on purpose"),
         result("equal_alone", report.equal + report.near_ties, report.answers, "1", "higher"),
         result("near_ties", report.near_ties, report.answers, "1", "lower"),
         result("tokens_per_s", report.tokens / report.seconds, report.tokens / report.seconds, "1/s", "higher"),

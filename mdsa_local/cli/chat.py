@@ -16,9 +16,10 @@ from mdsa_local.cli.output import Domain, dim, interrupted_at_once, line, note, 
 from mdsa_local.errors import InputError, MDSAError
 
 PROMPT = "> "
+ENDS = ("/bye", "/exit", "/quit", "exit", "quit")
 COMMAND = re.compile(r"/\w+")
 HELP = """Ask, and go on from it: "how long is the warranty?", then "and on batteries?".
-/new   forget what was asked     /bye   end, as Ctrl-D does
+/new   forget what was asked     /bye   end, as exit, quit and Ctrl-D do
 /help  this                      Ctrl-C stops an answer"""
 
 
@@ -46,7 +47,7 @@ def chat(
         if live:
             line(dim(HELP))
         asked: list[str] = []
-        while (text := _read(live)) is not None and text != "/bye":
+        while (text := _read(live)) is not None and text.lower() not in ENDS:
             if not text:
                 continue
             if text == "/new":

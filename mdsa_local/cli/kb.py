@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -283,26 +282,18 @@ def evaluate(
 
 def read_judged(path: Path) -> list[Judged]:
     """Questions with their documents. Raises :class:`InputError` with the line."""
+    from mdsa_local.jsonlines import rows
     from mdsa_local.knowledge.evaluate import Judged
 
     expected = 'Write lines like {"question": "...", "relevant": ["document.md"]}.'
-    try:
-        # Not splitlines(): U+2028 and the like may stand inside a JSON string.
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}", "Give a UTF-8 file of JSON lines.") from None
-    judged = []
-    for number, text in enumerate(lines, 1):
-        if not text.strip():
-            continue
-        try:
-            row = json.loads(text)
-        except ValueError as error:
-            raise InputError(f"{path}, line {number}: {error}", expected) from None
+
+    def parse(row: Any) -> Judged:
         question, relevant = (row.get("question"), row.get("relevant")) if isinstance(row, dict) else (None, None)
         if not isinstance(question, str) or not isinstance(relevant, list) or not relevant or not all(isinstance(name, str) for name in relevant):
-            raise InputError(f"{path}, line {number}: expected a question, a string, and relevant, a list of documents", expected)
-        judged.append(Judged(question, tuple(relevant)))
+            raise ValueError("expected a question, a string, and relevant, a list of documents")
+        return Judged(question, tuple(relevant))
+
+    judged = [item for _, item in rows(path, expected, parse)]
     if not judged:
         raise InputError(f"{path}: no questions in it", expected)
     return judged

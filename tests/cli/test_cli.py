@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shlex
@@ -95,6 +96,7 @@ def test_route_abstains_on_the_weather_on_mars(product: TinyBERTOrchestrator, ca
         (["kb", "remove", "nope.md"], 4, "unknown document"),
         (["router", "eval", "/no/such/file"], 2, "cannot be read"),
         (["bench", "nope"], 4, "unknown suite"),
+        (["bench", "generate", "--llama-server", "/nosuch"], 6, "/nosuch is no program"),
     ],
 )
 def test_bad_input_is_one_clear_error(
@@ -292,6 +294,14 @@ def test_a_conversation_goes_on_from_what_was_asked(product: TinyBERTOrchestrato
     assert b"control character" in ran.stderr
 
 
+def test_a_conversation_ends_by_each_word_for_it(
+    product: TinyBERTOrchestrator, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for word in ("exit", "Quit", "/exit", "/quit", "/bye"):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(f"{word}\nnever read\n"))
+        assert inside(capsys, "chat") == (0, "", "")
+
+
 def test_a_conversation_in_json_is_a_line_an_answer(product: TinyBERTOrchestrator) -> None:
     ran = mdsa("chat", "--json", "-d", "support", stdin=CONVERSATION)
     assert ran.returncode == 0, ran.stderr
@@ -327,3 +337,9 @@ def test_output_that_the_disk_does_not_take_is_told(tmp_path: Path) -> None:
         ended = subprocess.run([sys.executable, "-m", "mdsa_local", "--help"], stdout=full, stderr=subprocess.PIPE, text=True)
     assert ended.returncode == 7
     assert "No space left" in ended.stderr and "internal error" not in ended.stderr and "Traceback" not in ended.stderr
+
+
+def test_bench_stress_says_that_a_third_is_cancelled_on_purpose(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = inside(capsys, "bench", "stress", "--seconds", "1", "--callers", "2")
+    assert code == 0, err
+    assert "a third is cancelled on purpose" in next(row for row in out.splitlines() if row.startswith("answers"))

@@ -299,6 +299,8 @@ def test_eval_measures_and_names_bad_lines(home: Path, capsys: pytest.CaptureFix
     assert 0 < quality["p50_ms"] <= quality["p99_ms"]
     assert "tulips.md" in err
     assert "recall_at_5" in inside(capsys, "kb", "eval", str(file), "-d", "garden")[1]
+    file.write_text('{"question": "When are roses pruned?", "relevant": ["roses.md"]}\n', encoding="utf-8-sig")
+    assert inside(capsys, "kb", "eval", str(file), "-d", "garden")[0] == 0, "Windows begins a file with a mark"
     for bad in ('{"question": "x"}', '{"question": "x", "relevant": []}', '{"question": 1, "relevant": ["a"]}', "[]", "{"):
         file.write_text('{"question": "x", "relevant": ["roses.md"]}\n' + bad)
         code, out, _ = inside(capsys, "kb", "eval", str(file), "--json")
