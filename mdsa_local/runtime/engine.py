@@ -27,6 +27,8 @@ ABORTED, NO_ROOM = 2, 1
 # Tokens of prompts in a batch beside answers under way: half as long a pause for them, at 98 % of the speed of reading.
 SHARED_TOKENS = 32
 KEPT_PREFIXES = 8
+# Longest wait for the end of a batch, or of a grammar's work on one token, which nothing can interrupt.
+CLOSING_S = 15.0
 # Batches in a row for one adapter while answers with another wait.
 ADAPTER_TURNS = 8
 
@@ -154,19 +156,23 @@ class Engine:
         with self._changed:
             return replace(self._stats, running=len(self._seats), waiting=len(self._waiting) + len(self._paused), threads=self.context.threads)
 
-    def close(self) -> None:
-        """End all requests as ``cancelled`` and free the context. Returns when that is done. Safe twice, and from whom :meth:`when_failed` tells.
-        In a process that was forked since it leaves the context alone."""
+    def close(self) -> bool:
+        """End all requests as ``cancelled`` and free the context; False where it is in use after :data:`CLOSING_S` still. Safe twice, and from whom
+        :meth:`when_failed` tells. In a process that was forked since it leaves the context alone."""
         if self.origin.left:
-            return
+            return False
         with self._changed:
             self._closing = True
             for request in self._all():
                 request.cancelled = True
                 self._interrupt(request)
             self._changed.notify()
-        if self._thread is not threading.current_thread():
-            self._thread.join()
+        if self._thread is threading.current_thread():
+            return True
+        self._thread.join(CLOSING_S)
+        if stuck := self._thread.is_alive():
+            logger.warning("%s: still at work %g s after it was closed; its memory stays in use", self.name, CLOSING_S)
+        return not stuck
 
     def when_failed(self, tell: Callable[[BackendError], None]) -> None:
         """Have ``tell`` called, from the engine's thread, once that has failed and the context is free; at once when it has."""

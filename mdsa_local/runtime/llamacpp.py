@@ -149,14 +149,15 @@ class LlamaCppBackend:
         self._engine.when_failed(tell)
 
     def close(self) -> None:
-        """See :class:`~mdsa_local.runtime.backend.Backend`. Returns when the memory is free; nothing is done in a process that was forked
-        since."""
-        self._engine.close()
+        """See :class:`~mdsa_local.runtime.backend.Backend`. Returns when the memory is free, or the engine is stuck; nothing is done in a process
+        that was forked since."""
+        free = self._engine.close()
         if self._engine.origin.left:
             return
         with self._vocabulary:
             self._closed = True
-            self._model.close()
+            if free:
+                self._model.close()
 
     def _requests(self, messages: Sequence[Message], generation: Generation, deadline_s: float) -> Generator[Request, None, None]:
         """The one request of a stream, made when the first piece is asked for."""

@@ -67,7 +67,7 @@ class Sampler:
         ]
 
     def sample(self, row: int) -> int:
-        """Choose the token behind row ``row`` of the last batch, and take it for the next of the answer."""
+        """Choose the token behind row ``row`` of the last batch, and take it for the next of the answer. Raises as :meth:`accept`."""
         if self._grammar is None and not self._simple:
             return int(self._lib.llama_sampler_sample(self._chain, self._context.handle, row))
         token = int(self._context.logits(row).argmax()) if self._simple else self._apply(self._context.candidates(row))
@@ -90,8 +90,15 @@ class Sampler:
         return bool(one.logit != float("-inf"))
 
     def accept(self, token: int) -> None:
-        """Take ``token`` for sampled: grammar and penalties go on behind it."""
+        """Take ``token`` for sampled: grammar and penalties go on behind it. Raises :class:`InputError` where the grammar does not allow it."""
         if self._grammar is not None:
+            # llama.cpp would end the process.
+            if not self._allowed(token):
+                written = self._context.model.piece(token).decode("utf-8", "replace")
+                raise InputError(
+                    f"the grammar does not allow the answer to go on with {written!r}",
+                    "Make each of `choices` a beginning that `grammar` allows, of characters that the model can write.",
+                )
             self._lib.llama_sampler_accept(self._grammar, token)
         self._lib.llama_sampler_accept(self._chain, token)
 

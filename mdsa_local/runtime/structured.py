@@ -13,7 +13,7 @@ from typing import Any, NoReturn, cast
 from mdsa_local.domains.config import Generation
 from mdsa_local.errors import ContextOverflowError, InputError, InvalidOutputError
 from mdsa_local.runtime.backend import Backend, Finished, Message
-from mdsa_local.runtime.grammar import gbnf
+from mdsa_local.runtime.grammar import check_gbnf, gbnf
 from mdsa_local.runtime.schema_grammar import schema_rules
 
 # JSON that is indented twenty deep has fewer in a row; models without a grammar have been seen to write it for half an hour (llama-cpp-python#1500).
@@ -101,11 +101,12 @@ def instructed(messages: Sequence[Message], schema: Mapping[str, Any]) -> list[M
 
 
 def constrained_by_grammar(generation: Generation) -> Generation:
-    """For llama.cpp: the settings with the schema as a grammar. Raises :class:`InputError` for what the in-process engine cannot do, and for a
-    schema that is none."""
+    """For llama.cpp: the settings with the schema as a grammar. Raises :class:`InputError` for what the in-process engine cannot do, for a
+    schema that is none, and for a grammar that is too much."""
     if asked := [name for name in ("tools", "think") if getattr(generation, name)]:
         raise InputError(f"models in this process cannot follow {' and '.join(asked)}", "Remove it from the generation settings.")
     if generation.json_schema is None:
+        check_gbnf(generation.grammar)
         return generation
     if generation.grammar or generation.choices or generation.refusal:
         raise InputError(

@@ -13,8 +13,10 @@ import pytest
 
 from mdsa_local.domains.config import Generation
 from mdsa_local.errors import BackendTimeoutError, BusyError, InputError
+from mdsa_local.runtime import engine
 from mdsa_local.runtime.backend import Finished, Message
 from mdsa_local.runtime.llamacpp import LlamaCppBackend
+from mdsa_local.runtime.sampler import Sampler
 from mdsa_local.runtime.stress import departs, idle_after, requests, stress, told
 
 from .gguf_writer import VOCABULARY, Shape, metadata, random_weights, write_gguf
@@ -202,6 +204,41 @@ def test_a_grammar_holds_at_any_temperature(backend: LlamaCppBackend) -> None:
     with pytest.raises(InputError, match="GBNF"):
         text(backend, Generation(grammar="root ::= ("))
     assert text(backend, Generation(max_tokens=4)), "the engine goes on"
+
+
+def test_a_grammar_that_cannot_be_followed_is_an_error(backend: LlamaCppBackend) -> None:
+    for refused in (
+        Generation(grammar='root ::= "yes" | "no"', choices=(("Yes, ", 0.0), ("No, ", 0.0))),
+        Generation(grammar=r"root ::= [\x00]"),
+        Generation(grammar=f'root ::= {"(" * 20_000}"a"{")" * 20_000}'),
+        Generation(grammar='root ::= ("a"? "a"?){1,500}'),
+        Generation(grammar='root ::= a{500} a ::= "a"?'),
+    ):
+        with pytest.raises(InputError, match="the grammar") as caught:
+            text(backend, refused)
+        assert caught.value.hint
+    assert text(backend, Generation(grammar='root ::= "yes" | "no"', choices=(("ye", 0.0),))) == "yes"
+    assert text(backend, Generation(grammar='root ::= "((" ([)(]{0,500} | "(")', max_tokens=4)).startswith("((")
+
+
+def test_closing_an_engine_that_is_stuck(backend: LlamaCppBackend, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    stuck, go_on = threading.Event(), threading.Event()
+
+    def accept(*_: object) -> None:
+        stuck.set()
+        go_on.wait(20)
+
+    monkeypatch.setattr(engine, "CLOSING_S", 0.2)
+    monkeypatch.setattr(Sampler, "accept", accept)
+    stream = backend.stream(QUESTION, Generation(choices=(("a", 0.0),)), deadline_s=0.5)
+    with pytest.raises(BackendTimeoutError):
+        next(stream)
+    assert stuck.is_set()
+    backend.close()
+    assert "still at work" in caplog.text
+    go_on.set()
+    monkeypatch.undo()
+    backend.close()
 
 
 def test_probabilities_of_tokens(backend: LlamaCppBackend) -> None:
