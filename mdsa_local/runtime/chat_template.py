@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import NoReturn
 
@@ -14,27 +14,47 @@ from mdsa_local.runtime.backend import Message
 
 
 def render(template: str, messages: Sequence[Message], *, bos: str, eos: str, source: str) -> str:
-    """The prompt for ``messages``, ending where the model's answer begins.
+    """The prompt for ``messages``, ending where the model's answer begins. Where the template fails on a system message, that is put before what the
+    user says first. A model that can think is told not to, where its template asks for ``enable_thinking``.
 
     ``source`` names the file in errors. Raises :class:`ModelFileError` when the template is no Jinja, leaves the sandbox, or fails on ``messages``.
     """
     from jinja2 import TemplateError
 
-    try:
+    failures = (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError, MemoryError)
+
+    def rendered(messages: Sequence[Message]) -> str:
         return template_sandbox.compiled(template).render(
             template_sandbox.counting(),
             messages=[asdict(message) for message in messages],
             add_generation_prompt=True,
+            enable_thinking=False,
             bos_token=bos,
             eos_token=eos,
             raise_exception=_raise_exception,
             strftime_now=_strftime_now,
         )
-    except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError, MemoryError) as error:
+
+    try:
+        return rendered(messages)
+    except failures as error:
         reason = f"{type(error).__name__}: {error}"
-        raise ModelFileError(
-            f"{source}: its chat template failed: {reason}", "Use another build of the model, or one whose template takes these roles."
-        ) from None
+    if instead := without_system(messages):
+        with suppress(*failures):
+            return rendered(instead)
+    raise ModelFileError(f"{source}: its chat template failed: {reason}", "Use another build of the model, or one whose template takes these roles.")
+
+
+def without_system(messages: Sequence[Message]) -> list[Message]:
+    """The messages with the system's put before what the user says first; none where there is no system message or user."""
+    if not messages or messages[0].role != "system":
+        return []
+    system, *others = messages
+    first = next((at for at, message in enumerate(others) if message.role == "user"), None)
+    if first is None:
+        return []
+    others[first] = replace(others[first], content=f"{system.content}\n\n{others[first].content}")
+    return others
 
 
 def compile_ahead(template: str) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from jinja2 import Environment, Template, nodes
+    from jinja2.parser import Parser
     from jinja2.runtime import Context
 
 # Turns of loops and calls of one rendering: a tenth of a second of bare turns, seconds of macros. A template that compares each of 500 messages with
@@ -135,6 +136,7 @@ def compiled(template: str) -> Template:
 @lru_cache(maxsize=1)
 def _environment() -> Environment:
     from jinja2 import pass_context
+    from jinja2.ext import Extension
     from jinja2.runtime import Macro
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -172,6 +174,15 @@ def _environment() -> Environment:
                 kept.append(piece)
             return "".join(kept)
 
+    class Marked(Extension):
+        """What a template marks as the model's own words for training is rendered as what is not."""
+
+        tags = {"generation"}  # noqa: RUF012 - as jinja2 declares it
+
+        def parse(self, parser: Parser) -> list[nodes.Node]:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
     def flat(value: Any) -> Any:
         if not isinstance(value, str):
             _allow_flat(value)
@@ -187,7 +198,7 @@ def _environment() -> Environment:
         return str(context.parent[STEPS].take_in(Counting.concat(str(flat(item)) for item in items)))
 
     # The settings under which templates are written: those of transformers' apply_chat_template.
-    environment = Counting(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"], finalize=flat)
+    environment = Counting(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", Marked], finalize=flat)
     environment.filters["tojson"] = _tojson
     environment.filters = {name: _bounded(name, filter) for name, filter in environment.filters.items()} | {COUNT: count, JOIN: join}
     # Filler text, as much as asked for.

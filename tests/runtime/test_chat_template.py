@@ -11,7 +11,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from mdsa_local.errors import ModelFileError
 from mdsa_local.runtime.backend import Message
-from mdsa_local.runtime.chat_template import render
+from mdsa_local.runtime.chat_template import render, without_system
 
 MESSAGES = [Message("system", "Be brief."), Message("user", "Grüße {{ 7 * 7 }}")]
 
@@ -131,6 +131,31 @@ def test_each_rendering_has_its_own_steps_and_loops_are_as_before() -> None:
 {%- if loop.last and loop.length == 999 and a == 299 %}{{ loop.index }}{% endif -%}
 {%- endfor -%}{%- else -%}none{%- endfor -%}{%- for c in nothing %}{{ c }}{% else %} none{% endfor -%}"""
     assert [rendered(template) for _ in range(3)] == ["999 none"] * 3
+
+
+TURNS = "{% for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}"
+NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+
+
+def test_a_system_message_that_the_template_refuses_goes_before_the_first_question() -> None:
+    assert rendered(NO_SYSTEM + TURNS) == "<user>Be brief.\n\nGrüße {{ 7 * 7 }}"
+    assert rendered(TURNS) == "<system>Be brief.<user>Grüße {{ 7 * 7 }}", "only where it is refused"
+    later = [Message("system", "s"), Message("assistant", "a"), Message("user", "b"), Message("user", "c")]
+    assert without_system(later) == [Message("assistant", "a"), Message("user", "s\n\nb"), Message("user", "c")]
+    assert without_system(later[:2]) == without_system(later[1:]) == without_system([]) == []
+    with pytest.raises(ModelFileError, match="System role not supported"):
+        rendered(NO_SYSTEM + "{{ raise_exception('nor this') }}")
+
+
+def test_what_is_marked_for_training_is_rendered() -> None:
+    marked = "{% for message in messages %}{% generation %}{{ message.role }}{% if loop.last %}!{% endif %}{% endgeneration %} {% endfor %}"
+    assert rendered(marked) == "system user! "
+    with pytest.raises(ModelFileError, match="steps"):
+        rendered("{% generation %}{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}{% endgeneration %}")
+
+
+def test_models_are_told_not_to_think() -> None:
+    assert rendered("{% if enable_thinking is defined and enable_thinking is false %}<think></think>{% endif %}") == "<think></think>"
 
 
 def test_the_template_says_why() -> None:
