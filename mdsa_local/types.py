@@ -138,7 +138,8 @@ class Citation:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What a model wrote, before validation; or the refusal, with the ``doubt`` for which no model was asked."""
+    """What a model wrote, before validation; or the refusal, with the ``doubt`` for which no model was asked. ``thought``: whether it
+    wrote thoughts before, which are not in the text."""
 
     text: str
     model: str
@@ -146,6 +147,7 @@ class Draft:
     prompt_tokens: int
     tokens_generated: int
     doubt: str = ""
+    thought: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,8 @@ class DomainExecutor:
         for piece in (leash or Leash()).hold(stream):
             if isinstance(piece, Finished):
                 text = "".join(written)
-                yield Draft(text if domain.generation.formed else text.strip(), reference, piece.reason, piece.prompt_tokens, piece.tokens_generated)
+                shown = text if domain.generation.formed else text.strip()
+                yield Draft(shown, reference, piece.reason, piece.prompt_tokens, piece.tokens_generated, thought=bool(piece.thinking))
             else:
                 written.append(piece)
                 yield piece

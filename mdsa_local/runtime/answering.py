@@ -19,7 +19,7 @@ from mdsa_local.errors import BackendTimeoutError, MDSAError
 from mdsa_local.runtime.backend import Finished, Reason, TokenProbability
 from mdsa_local.runtime.native import Context
 from mdsa_local.runtime.sampler import Sampler
-from mdsa_local.runtime.stopping import StopFilter
+from mdsa_local.runtime.stopping import THINKS, StopFilter
 
 if TYPE_CHECKING:
     import numpy as np
@@ -162,7 +162,9 @@ def _write(seat: Seat, row: int, begin: Sequence[int]) -> Generator[Evaluate, in
     """Write the answer, which begins with the tokens ``begin``."""
     request, context, model = seat.request, seat.context, seat.context.model
     generation, put = request.generation, request.events.put
-    stops, told = StopFilter(generation.stop), list[TokenProbability]()
+    # What has a form, or a beginning, is no thought.
+    thinks = not (generation.grammar or begin) and b"".join(map(model.piece, request.prompt[-8:])).rstrip().endswith(THINKS.encode())
+    stops, told = StopFilter(generation.stop, thinks), list[TokenProbability]()
     reason: Reason = "length"
     sampler = Sampler(context, generation)
     try:
@@ -193,7 +195,7 @@ def _write(seat: Seat, row: int, begin: Sequence[int]) -> Generator[Evaluate, in
         sampler.close()
     if rest := stops.flush():
         put(rest)
-    put(Finished(reason, len(request.prompt), request.made, probabilities=tuple(told)))
+    put(Finished(reason, len(request.prompt), request.made, thinking=stops.thoughts.told, probabilities=tuple(told)))
 
 
 def _probability(context: Context, row: int, token: int, n_alternatives: int) -> TokenProbability:

@@ -21,6 +21,8 @@ from mdsa_local.errors import (
     ModelNotFoundError,
 )
 from mdsa_local.runtime.backend import Finished, Message, Reason, ToolCall, refuse_unsupported
+from mdsa_local.runtime.chat_template import without_system
+from mdsa_local.runtime.stopping import Thoughts
 from mdsa_local.runtime.wire import Wire, Wires, as_json, estimated_tokens, is_loopback, limits, reason_of, silent, timeout
 from mdsa_local.settings import Settings
 from mdsa_local.stoppable import Leash, Stoppable
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 DEFAULT_CONTEXT_TOKENS = 4096
 # What these say of themselves in /v1/models; they refuse a prompt that is too long. Of others that is not known: LM Studio's default is to cut.
 REFUSING_OWNERS = ("llamacpp", "vllm")
+# What templates say that take no system message: Gemma's, Mistral's.
+NO_SYSTEM = ("system role", "only user and assistant roles")
 AGAIN = "Ask again; see the server's log when it repeats."
 
 
@@ -72,7 +76,7 @@ class OpenAIBackend:
         return Stoppable(lambda leash: self._events(messages, generation, deadline_s, leash))
 
     def _events(self, messages: Sequence[Message], generation: Generation, deadline_s: float, leash: Leash) -> Generator[str | Finished, None, None]:
-        request = {"model": self.name, "messages": as_json(messages), **parameters(generation)}
+        settings = parameters(generation)
         if not self._refuses and (tokens := self.count_tokens(messages)) > self.n_context_tokens:
             raise ContextOverflowError(
                 f"the prompt may have {tokens} tokens; {self.name} has room for {self.n_context_tokens}",
@@ -80,14 +84,20 @@ class OpenAIBackend:
             )
         client = self._connected()
 
-        def said(wire: Wire) -> Iterator[str | Finished]:
+        def said(wire: Wire, messages: Sequence[Message] = messages) -> Iterator[str | Finished]:
+            request = {"model": self.name, "messages": as_json(messages), **settings}
             waits = timeout(min(deadline_s, self._timeout_s))
             options: dict[str, Any] = {"json": request, "timeout": waits, "extensions": {"trace": wire.trace}}
             with self._mapped(), client.stream("POST", "/v1/chat/completions", **options) as response:
-                if response.status_code != 200:
-                    response.read()
-                    raise self._refused(response)
-                yield from self._answer(wire.hearing(_values(response.iter_lines())))
+                if response.status_code == 200:
+                    yield from self._answer(wire.hearing(_values(response.iter_lines())))
+                    return
+                response.read()
+                refused = self._refused(response)
+            instead = without_system(messages) if isinstance(refused, InputError) else ()
+            if not instead or not any(words in str(refused).lower() for words in NO_SYSTEM):
+                raise refused
+            yield from said(wire, instead)
 
         yield from self._wires.stream(deadline_s, said, leash)
 
@@ -111,6 +121,8 @@ class OpenAIBackend:
                 yield text
         if not said.reason:
             raise BackendError(f"the answer of {self.name} broke off before its end", AGAIN)
+        if rest := said.thoughts.flush():
+            yield rest
         yield said.finished()
 
     def _get(self, path: str) -> dict[str, Any]:
@@ -200,6 +212,7 @@ class _Said:
     pieces: int = 0
     usage: Mapping[str, Any] = field(default_factory=dict)
     thinking: list[str] = field(default_factory=list)
+    thoughts: Thoughts = field(default_factory=Thoughts)
     calls: dict[int, dict[str, str]] = field(default_factory=dict)
 
     def take(self, event: Mapping[str, Any]) -> str:
@@ -219,13 +232,13 @@ class _Said:
             if choice.get("finish_reason"):
                 self.reason = "length" if choice["finish_reason"] == "length" else "stop"
         self.pieces += bool(text)
-        return text
+        return self.thoughts.feed(text)
 
     def finished(self) -> Finished:
         """The end. A server that counts no tokens sends one an event, which are counted in their place."""
         calls = tuple(ToolCall(call["name"], arguments(call["arguments"]), call["id"]) for _, call in sorted(self.calls.items()))
         prompt, made = self.usage.get("prompt_tokens", 0), self.usage.get("completion_tokens", self.pieces)
-        return Finished(self.reason or "stop", prompt, made, tool_calls=calls, thinking="".join(self.thinking))
+        return Finished(self.reason or "stop", prompt, made, tool_calls=calls, thinking="".join((*self.thinking, self.thoughts.told)))
 
 
 def arguments(text: str) -> dict[str, Any]:

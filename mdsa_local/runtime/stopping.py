@@ -4,15 +4,62 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterable
+from typing import Literal
+
+THINKS, THOUGHT = "<think>", "</think>"
+
+
+class Thoughts:
+    """Text in, text out without the thoughts it begins with, between ``<think>`` and ``</think>``, which are in ``told``.
+
+    ``begun``: whether the prompt ends in ``<think>``.
+    """
+
+    def __init__(self, begun: bool = False) -> None:
+        self._place: Literal["before", "in", "behind", "after"] = "in" if begun else "before"
+        self._held = self.told = ""
+
+    def feed(self, piece: str) -> str:
+        """The text of the answer that is now certain."""
+        if self._place == "before":
+            piece, self._held = self._held + piece, ""
+            if not piece.strip():
+                return piece
+            if (text := piece.lstrip()).startswith(THINKS):
+                self._place, piece = "in", text[len(THINKS) :]
+            elif THINKS.startswith(text):
+                self._held = piece
+                return ""
+            else:
+                self._place = "after"
+        if self._place == "in":
+            told, end, piece = (self._held + piece).partition(THOUGHT)
+            size = len(told) - (0 if end else overlap(told, THOUGHT))
+            self.told += told[:size]
+            self._held = "" if end else told[size:]
+            self._place = "behind" if end else "in"
+        if self._place == "behind" and (piece := piece.lstrip()):
+            self._place = "after"
+        return piece
+
+    def flush(self) -> str:
+        """What was held back, once no more comes."""
+        held, self._held = self._held, ""
+        if self._place == "in":
+            self.told += held
+            return ""
+        return held
 
 
 class StopFilter:
     """Bytes in, text out. Text that may begin a stop string is held back until it is known; a stop string is never passed on.
 
-    The stop string that is complete first wins, so the result does not depend on how the bytes were cut into pieces.
+    The stop string that is complete first wins, so the result does not depend on how the bytes were cut into pieces. ``thoughts`` are kept apart.
     """
 
-    def __init__(self, stops: Iterable[str]) -> None:
+    def __init__(self, stops: Iterable[str], thinks: bool = False) -> None:
+        """``thinks``: whether the prompt ends where thoughts begin."""
+        self.thoughts = Thoughts(thinks)
         self._stops = tuple(stop for stop in stops if stop)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
@@ -27,15 +74,15 @@ class StopFilter:
         if found:
             self.stopped = True
             out, self._held = self._held[: min(found)[1]], ""
-            return out
+            return self.thoughts.feed(out)
         keep = max((overlap(self._held, stop) for stop in self._stops), default=0)
         out, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
-        return out
+        return self.thoughts.feed(out)
 
     def flush(self) -> str:
         """What was held back, once no more bytes come. The bytes of an unfinished character are dropped."""
         out, self._held = self._held, ""
-        return out
+        return self.thoughts.feed(out) + self.thoughts.flush()
 
 
 def overlap(text: str, stop: str) -> int:

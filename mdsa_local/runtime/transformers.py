@@ -30,7 +30,7 @@ from mdsa_local.runtime.chat_template import render
 from mdsa_local.runtime.cores import within_cores
 from mdsa_local.runtime.grammar import Follower
 from mdsa_local.runtime.schema_grammar import schema_rules
-from mdsa_local.runtime.stopping import StopFilter
+from mdsa_local.runtime.stopping import THINKS, StopFilter
 from mdsa_local.runtime.structured import checked_validator
 from mdsa_local.settings import Settings
 
@@ -132,7 +132,8 @@ class TransformersBackend:
 
     def _decode(self, prompt: list[int], generation: Generation, follower: Follower | None, deadline: float) -> Iterator[str | Finished]:
         limit = min(generation.max_tokens, self.n_context_tokens - len(prompt))
-        stops, made = StopFilter(generation.stop), list[int]()
+        thinks = follower is None and self._tokenizer.decode(prompt[-8:]).rstrip().endswith(THINKS)
+        stops, made = StopFilter(generation.stop, thinks), list[int]()
         text = _Text(self._tokenizer)
         random = self._torch.Generator(self._model.device)
         random.seed() if generation.seed is None else random.manual_seed(generation.seed % 2**63)
@@ -159,7 +160,7 @@ class TransformersBackend:
                 break
         if rest := stops.feed(text.rest().encode()) + stops.flush():
             yield rest
-        yield Finished(reason, len(prompt), len(made))
+        yield Finished(reason, len(prompt), len(made), thinking=stops.thoughts.told)
 
     def _evaluate(self, tokens: Sequence[int], state: Any, deadline: float) -> tuple[Any, Any]:
         """Logits after ``tokens``, ``(vocabulary,) float32``, and the state with them; no logits when cancelled."""

@@ -81,7 +81,7 @@ def says_not_found(text: str) -> bool:
 
 def plain_checks(draft: Draft) -> Iterator[Check]:
     """The rungs that need no passages."""
-    yield rules.not_empty(draft.text)
+    yield rules.not_empty(draft.text, draft.thought)
     yield rules.not_repeated(draft.text)
     yield rules.not_too_long(draft.text, draft.finish_reason)
 

@@ -65,9 +65,10 @@ def previous(history: Sequence[str] | None, max_chars: int) -> tuple[str, ...]:
     return tuple(heard)
 
 
-def not_empty(draft: str) -> Check:
-    """There is something to say."""
-    return Check("not_empty", bool(WORD.search(draft)), "" if draft.strip() else "the model wrote nothing")
+def not_empty(draft: str, thought: bool = False) -> Check:
+    """There is something to say, not only a thought before it."""
+    nothing = "the model wrote its thoughts and no answer; raise max_tokens, or use one that does not think" if thought else "the model wrote nothing"
+    return Check("not_empty", bool(WORD.search(draft)), "" if draft.strip() else nothing)
 
 
 def not_too_long(draft: str, finish_reason: str) -> Check:

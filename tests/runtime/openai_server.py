@@ -20,7 +20,7 @@ REFUSALS = {
     "strict": (422, {"detail": [{"msg": "Extra inputs are not permitted: top_k"}]}),
 }
 OPTIONS = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "stop", "seed")
-MODELS = ("nano", "plain", "slow", "silent", "stalling", "hanging", "tooler", "thinker", "uncounted")
+MODELS = ("nano", "plain", "slow", "silent", "stalling", "hanging", "tooler", "thinker", "inline-thinker", "gemma", "uncounted")
 KEY = "sesame"
 
 
@@ -54,6 +54,8 @@ class OpenAIHandler(JsonHandler):
         elif kind == "hanging":
             self.server.released.wait(10)
             self.drop()
+        elif kind == "gemma" and body["messages"][0]["role"] == "system":
+            self.json(400, {"error": {"message": "System role not supported at row 1"}})
         elif kind != "nano":
             self._script(kind)
         elif self.server.fits(body["messages"]):
@@ -82,6 +84,9 @@ class OpenAIHandler(JsonHandler):
         self.chunk(b": a comment keeps the connection alive\n\n")
         if kind == "silent":
             self.server.released.wait(10)
+        if kind == "inline-thinker":
+            for part in ("<thi", "nk>so", " so</think>\n\n"):
+                self._delta({"content": part})
         if kind == "thinker":
             self._delta({"reasoning_content": "hmm"})
         if kind == "tooler":

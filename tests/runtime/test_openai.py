@@ -85,6 +85,21 @@ def test_tools_and_thinking(server: Daemon, connect: Connect) -> None:
     assert server.server.calls[-1][1]["chat_template_kwargs"] == {"enable_thinking": True}
 
 
+def test_thoughts_in_the_text_are_kept_apart(connect: Connect) -> None:
+    *pieces, finished = ask(connect("inline-thinker"))
+    assert "".join(map(str, pieces)) == "".join(map(str, ask(connect("plain"))[:-1]))
+    assert isinstance(finished, Finished)
+    assert finished.thinking == "so so"
+
+
+def test_a_system_message_that_the_server_refuses_goes_before_the_first_question(server: Daemon, connect: Connect) -> None:
+    messages = [Message("system", "Be brief."), Message("user", "hello")]
+    assert list(connect("gemma").stream(messages, Generation(), deadline_s=20))[-1] == Finished("stop", 11, 3)
+    assert server.server.calls[-1][1]["messages"] == [{"role": "user", "content": "Be brief.\n\nhello"}]
+    with pytest.raises(InputError, match="System role not supported"):
+        list(connect("gemma").stream(messages[:1], Generation(), deadline_s=20))
+
+
 def test_the_context_is_what_the_server_says(server: Daemon, connect: Connect) -> None:
     for model, wanted, found in (("plain", 0, 2048), ("plain", 512, 512), ("plain", 9999, 2048), ("org/vllm", 0, 1024), ("lm-studio", 0, 4096)):
         backend = connect(model, n_context_tokens=wanted)

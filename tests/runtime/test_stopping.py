@@ -36,6 +36,23 @@ def test_only_what_may_begin_a_stop_string_is_held_back() -> None:
     assert filter_.feed(b"more") == filter_.flush() == ""
 
 
+@given(st.lists(st.integers(1, 9), max_size=30))
+def test_thoughts_before_the_answer_are_kept_apart(sizes: list[int]) -> None:
+    for text, begun, thoughts, answer in (
+        ("<think>hm < 3</think>\n\nYes.", False, "hm < 3", "Yes."),
+        ("hm</think> Yes <think>.", True, "hm", "Yes <think>."),
+        ("<think>no end </thin", False, "no end </thin", ""),
+        ("<thinking> is hard", False, "", "<thinking> is hard"),
+        ("<thi", False, "", "<thi"),
+        (" a </think> b", False, "", " a </think> b"),
+    ):
+        raw, filter_, out = text.encode(), StopFilter([], begun), ""
+        for size in [*sizes, len(raw)]:
+            out += filter_.feed(raw[:size])
+            raw = raw[size:]
+        assert (out + filter_.flush(), filter_.thoughts.told) == (answer, thoughts)
+
+
 def test_invalid_bytes_are_marked_and_unfinished_ones_dropped() -> None:
     filter_ = StopFilter([])
     assert filter_.feed(b"a\xffb\xe2\x82") == "a\ufffdb"

@@ -105,3 +105,4 @@ def test_an_answer_cut_off_is_said_to_be() -> None:
 @pytest.mark.parametrize("draft", ["", "   ", "... [1]"[:3]])
 def test_nothing_is_no_answer(draft: str) -> None:
     assert not rules.not_empty(draft).passed
+    assert "thoughts" in rules.not_empty("", thought=True).detail
