@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mdsa_local.domains import prompts
 from mdsa_local.domains.config import DomainConfig, Generation
 from mdsa_local.domains.registry import DomainRegistry
 from mdsa_local.errors import MDSAError, ModelError
+from mdsa_local.runtime.backend import Message
 from mdsa_local.runtime.manager import ModelManager
 
 logger = logging.getLogger(__name__)
@@ -101,6 +103,8 @@ class DomainWatcher:
     def _prove(self, domain: DomainConfig) -> None:
         """Load the model and let it write a few tokens. Raises whatever keeps it from that."""
         reference = domain.model or self._manager.settings.default_model
+        # As questions are put: not every template takes a system message.
+        asked = [Message("system", prompts.system_message(domain.system_prompt)), Message("user", prompts.user_message((), "Hello"))]
         generation = SMOKE.model_copy(update={"adapter": domain.sampling.adapter})
-        if not any(True for _ in self._manager.stream(reference, "Hello", generation)):
+        if not any(True for _ in self._manager.stream(reference, asked, generation)):
             raise ModelError(f"{reference} wrote nothing", "Use another model.")

@@ -12,6 +12,7 @@ import pytest
 from mdsa_local.domains.config import Generation
 from mdsa_local.errors import MDSAError
 from mdsa_local.orchestrator import TinyBERTOrchestrator
+from mdsa_local.runtime import synthetic
 from mdsa_local.runtime.synthetic import SHAPES, write_random
 from mdsa_local.settings import Settings
 
@@ -97,6 +98,18 @@ def test_a_damaged_model_is_not_switched_to(mdsa: TinyBERTOrchestrator, garden: 
     garden.write_text(f"description: plants\nmodel: {models[1]}\n")
     assert until(lambda: bool(mdsa.changes))
     assert "truncated" in mdsa.changes[0].message
+    assert mdsa.registry.get("garden").model == str(models[0])
+
+
+def test_a_model_that_does_not_take_the_real_prompt_is_not_switched_to(
+    mdsa: TinyBERTOrchestrator, garden: Path, models: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing = "{% if 'Answer only from' in messages[0].content %}{{ raise_exception('no rules') }}{% endif %}"
+    monkeypatch.setattr(synthetic, "TEMPLATE", refusing + synthetic.TEMPLATE)
+    write_random(models[1], SHAPES["tiny"], seed=1)
+    garden.write_text(f"description: plants\nmodel: {models[1]}\n")
+    assert until(lambda: bool(mdsa.changes))
+    assert "no rules" in mdsa.changes[0].message
     assert mdsa.registry.get("garden").model == str(models[0])
 
 
