@@ -195,11 +195,19 @@ class _Converter:
             tails = opened
         return tails[False]
 
+    def _named(self, node: Node) -> Node:
+        """The node, as a rule of its own where it is long: written out twice, arrays in each other would double with each."""
+        if isinstance(node, str | Chars | Ref):
+            return node
+        name = f"item{len(self.rules)}"
+        self.rules[name] = node
+        return Ref(name)
+
     def _array(self, schema: Mapping[str, Any]) -> Node:
         first = [self.node(part) for part in schema.get("prefixItems", ())]
         least, most, items = schema.get("minItems", 0), schema.get("maxItems"), schema.get("items", True)
         if not first:
-            content = _listed(self.node(items), least, most) if items is not False else ""
+            content = _listed(self._named(self.node(items)), least, most) if items is not False else ""
         else:
             # Tuples are written out whole.
             rest = None if "items" not in schema or items is False else Repeat(Seq((COMMA, self.node(items))), max(0, least - len(first)))

@@ -18,6 +18,8 @@ from mdsa_local.runtime.schema_grammar import schema_rules
 
 # JSON that is indented twenty deep has fewer in a row; models without a grammar have been seen to write it for half an hour (llama-cpp-python#1500).
 MOST_WHITESPACE = 200
+# jsonschema goes into a schema by recursion, several calls a level.
+MOST_DEEP = 100
 FENCED = re.compile(r"\A\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*\Z", re.DOTALL)
 DEFAULT_GENERATION = Generation()
 
@@ -76,6 +78,8 @@ def checked_validator(schema: Mapping[str, Any]) -> Any:
     import referencing
     from jsonschema.validators import validator_for
 
+    if _deeper(schema, MOST_DEEP):
+        raise InputError(f"the JSON schema has more than {MOST_DEEP} objects and lists in each other", "Make it flatter, with $defs and $ref.")
     kind = validator_for(schema, default=jsonschema.Draft202012Validator)
     try:
         kind.check_schema(schema)
@@ -84,6 +88,15 @@ def checked_validator(schema: Mapping[str, Any]) -> Any:
         raise InputError(f"the JSON schema is wrong at {where}: {error.message}", "See https://json-schema.org for what a schema may hold.") from None
     # Without a registry jsonschema would open https:// references.
     return kind(schema, registry=referencing.Registry())
+
+
+def _deeper(schema: Mapping[str, Any], most: int) -> bool:
+    """Whether more than ``most`` objects and lists stand in each other."""
+    level: list[Any] = [schema]
+    for _ in range(most):
+        inside = (value.values() if isinstance(value, Mapping) else value for value in level)
+        level = [value for values in inside for value in values if isinstance(value, Mapping | list | tuple)]
+    return bool(level)
 
 
 def parse(text: str) -> Any:

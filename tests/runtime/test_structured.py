@@ -130,6 +130,18 @@ def test_a_wrong_schema_makes_no_grammar(nano: Backend, capfd: pytest.CaptureFix
     assert capfd.readouterr().err == ""
 
 
+def test_a_schema_that_is_too_deep(nano: Backend) -> None:
+    for depth in (40, 200):
+        deep: dict[str, Any] = {"type": "integer"}
+        for _ in range(depth):
+            deep = {"type": "array", "items": {"type": "object", "properties": {"a": deep}}} if depth == 200 else {"type": "array", "items": deep}
+        if depth == 40:
+            assert constrained_by_grammar(Generation(json_schema=deep)).grammar.count("::=") < 100
+        else:
+            with pytest.raises(InputError, match="in each other"):
+                generate_json(nano, QUESTION, deep, deadline_s=60)
+
+
 def test_the_shipped_model_can_only_write_what_follows(nano: Backend) -> None:
     schema = {
         "type": "object",
