@@ -71,9 +71,10 @@ def test_a_stream_closed_while_its_prompt_is_prepared_writes_nothing(load: Load,
     assert len(told) == 1 and backend.stats().tokens_generated == 0
 
 
-def test_thoughts_are_no_part_of_the_answer(load: Load, write_scripted: Callable[..., Path]) -> None:
-    text, finished = ask(load(write_scripted("<think>b</think>\n\na")))
-    assert (text, finished.thinking) == ("a", "b")
+def test_thoughts_are_no_part_of_the_answer(load: Load, tiny: Path) -> None:
+    text, finished = ask(load(tiny), generation=Generation(choices=(("<think>b</think>\n\na", 0.0),), max_tokens=24))
+    assert text.startswith("a")
+    assert finished.thinking == "b"
 
 
 def test_a_character_cut_by_the_limit_is_dropped(load: Load, write_scripted: Callable[..., Path]) -> None:
