@@ -22,6 +22,7 @@ Level = Literal["ok", "note", "problem"]
 LOW_DISK_BYTES = 2_000_000_000
 LOW_MEMORY_BYTES = 1_000_000_000
 OLLAMA_TIMEOUT_S = 3.0
+TEMPLATE_KEY = "tokenizer.chat_template"
 # Names in llama.cpp's system info for the features of a processor that its build can use.
 LLAMA_NAMES = {
     "avx": "AVX",
@@ -192,7 +193,7 @@ def models(settings: Settings, detector: HardwareDetector) -> Iterator[Finding]:
     from mdsa_local.domains.registry import DomainRegistry
     from mdsa_local.runtime.manager import ModelManager
     from mdsa_local.runtime.offers import read_catalogue
-    from mdsa_local.runtime.shelf import unfinished
+    from mdsa_local.runtime.shelf import leftovers, unfinished
 
     named = {settings.default_model: "default_model"}
     domains = list(DomainRegistry.from_folders(settings.domain_dirs))
@@ -212,6 +213,11 @@ def models(settings: Settings, detector: HardwareDetector) -> Iterator[Finding]:
             f"{partial} is an unfinished download of {describe_bytes(size)}",
             f"Pull it again to go on, or: mdsa models rm {partial.parent.name}",
         )
+    for partial in leftovers(settings):
+        text = f"{partial} is a leftover of quantising, {describe_bytes(partial.stat().st_size)}"
+        yield Finding(
+            "models", "note", text, f"Quantise again, or remove that file; where the model has no other: mdsa models rm {partial.parent.name}"
+        )
     better = read_catalogue(shipped("models") / "catalog.yaml").default_for(detector.memory_gb())
     if _is_nano(settings) and better:
         hint = f"mdsa models pull {better}, then `default_model: {better}` in config.yaml."
@@ -220,12 +226,19 @@ def models(settings: Settings, detector: HardwareDetector) -> Iterator[Finding]:
 
 def _model(ref: str, where: str, manager: Any, settings: Settings) -> Iterator[Finding]:
     from mdsa_local.runtime import llamacpp
+    from mdsa_local.runtime.backend import Message
+    from mdsa_local.runtime.chat_template import render
+    from mdsa_local.runtime.metadata import metadata_texts
 
     target = manager.resolve(ref)
     if not isinstance(target, Path):
         yield Finding("models", "ok", f"{where}: {ref}, by {target.scheme}", facts={"ref": ref})
         return
     needed = llamacpp.estimate_bytes(str(target), settings)
+    template = metadata_texts(target, (TEMPLATE_KEY,)).get(TEMPLATE_KEY, "")
+    if not template:
+        raise llamacpp.no_template(target)
+    render(template, [Message("system", "Be brief."), Message("user", "Hello")], bos="", eos="", source=str(target))
     facts = {"ref": ref, "path": str(target), "memory_bytes": needed}
     if needed > manager.memory_budget_bytes:
         text = f"{where}: {ref} needs {describe_bytes(needed)}, the budget is {describe_bytes(manager.memory_budget_bytes)}"

@@ -11,6 +11,7 @@ import pytest
 from mdsa_local import doctor
 from mdsa_local.doctor import Finding, examine
 from mdsa_local.orchestrator import TinyBERTOrchestrator
+from mdsa_local.runtime import synthetic
 from mdsa_local.runtime.hardware import Gpu, HardwareDetector, Integer, Number
 from mdsa_local.runtime.library import library
 from mdsa_local.runtime.synthetic import SHAPES, write_lora
@@ -66,6 +67,13 @@ def test_ollama_that_is_needed_and_not_there(settings: Settings, ollama: Daemon)
     assert (missing.level, missing.fix) == ("problem", "ollama pull other:1b")
 
 
+def test_an_address_that_is_not_ollamas(settings: Settings, ollama: Daemon) -> None:
+    [found] = findings(settings.changed(ollama_base_url=f"{ollama.url}/v1"), "ollama")
+    assert (found.level, "answers, but not with Ollama's API" in found.message) == ("note", True)
+    assert "/v1" in found.fix
+    assert "ollama pull" not in found.fix
+
+
 def test_an_old_ollama(settings: Settings) -> None:
     with Daemon(version="0.11.4") as old:
         found = findings(settings.changed(ollama_base_url=old.url), "ollama")[0]
@@ -91,6 +99,15 @@ def test_what_is_wrong_is_found_with_its_fix_and_the_rest_is_still_examined(
     problems = [finding for finding in found if finding.level == "problem"]
     assert any(finding.check == check and said in finding.message and finding.fix for finding in problems), problems
     assert {"llama.cpp", "ollama", "knowledge"} <= {finding.check for finding in found}
+
+
+@pytest.mark.parametrize(("template", "said"), [("", "no chat template"), ("{{ raise_exception('nothing') }}", "its chat template failed")])
+def test_a_model_that_cannot_be_asked(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: str, said: str) -> None:
+    monkeypatch.setattr(synthetic, "TEMPLATE", template)
+    path = synthetic.write_random(tmp_path / "x.gguf", SHAPES["tiny"])
+    [problem] = only(iter(findings(settings.changed(default_model=str(path)), "models")), "problem")
+    assert said in problem.message
+    assert problem.fix
 
 
 def test_a_home_that_cannot_be_written(tmp_path: Path) -> None:
@@ -167,6 +184,6 @@ def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     assert all(set(finding) == {"check", "level", "message", "fix", "facts"} for finding in found["findings"])
     monkeypatch.setenv("MDSA_DEFAULT_MODEL", str(shipped("models") / "nano" / "model.yaml"))
     code, out, _ = inside(capsys, "doctor")
-    assert code == 0
+    assert code == 1
     assert "BAD" in out
-    assert "1 problems" in out
+    assert "1 problem," in out

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import typer
+
 from mdsa_local.cli.output import Json, bold, document, line
 
 
 def doctor(as_json: Json = False) -> None:
-    """Examine this machine and installation: what is there, what is wrong and how to mend it, what would serve better."""
+    """Examine this machine and installation: what is there, what is wrong and how to mend it, what would serve better. Exit code 1 when something is
+    wrong."""
     from dataclasses import asdict
 
     from mdsa_local.doctor import Finding, examine
@@ -27,4 +30,7 @@ def doctor(as_json: Json = False) -> None:
         document({"healthy": not problems, "hardware": detector.get_summary(), "findings": [asdict(finding) for finding in found]})
     else:
         notes = sum(finding.level == "note" for finding in found)
-        line(f"\n{problems} problems, {notes} notes" if problems or notes else "\nall is well")
+        counts = [f"{count} {word}{'s' * (count != 1)}" for count, word in ((problems, "problem"), (notes, "note"))]
+        line(f"\n{', '.join(counts)}" if problems or notes else "\nall is well")
+    if problems:
+        raise typer.Exit(1)

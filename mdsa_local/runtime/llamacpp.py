@@ -67,10 +67,7 @@ class LlamaCppBackend:
         """
         info = read_gguf(path)
         if not info.has_chat_template:
-            raise ModelError(
-                f"{path}: the model has no chat template, so how to put a question to it is unknown",
-                "Use the 'instruct' or 'chat' build of the model, or add tokenizer.chat_template to the file.",
-            )
+            raise no_template(path)
         self.name = name
         self.n_context_tokens = context_tokens(info.context_length, n_context_tokens)
         self._path = path
@@ -220,6 +217,14 @@ class LlamaCppBackend:
             if len(self._static) > REMEMBERED:
                 self._static.popitem(last=False)
         return known
+
+
+def no_template(path: Path) -> ModelError:
+    """The error for a model without a chat template."""
+    return ModelError(
+        f"{path}: the model has no chat template, so how to put a question to it is unknown",
+        "Use the 'instruct' or 'chat' build of the model, or add tokenizer.chat_template to the file.",
+    )
 
 
 def context_tokens(trained: int, wanted: int) -> int:

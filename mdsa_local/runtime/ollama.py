@@ -161,11 +161,18 @@ class OllamaBackend:
 
     def _get(self, path: str, *, raw_errors: bool = False) -> dict[str, Any]:
         client = self._connected()
-        with self._wires.request(self._timeout_s) as wire, self._mapped(raw_errors=raw_errors):
-            found = client._request_raw("GET", path, timeout=timeout(self._timeout_s), extensions={"trace": wire.trace}).json()  # type: ignore[no-untyped-call]
-            if not isinstance(found, dict):
-                raise TypeError(f"expected an object, found {type(found).__name__}")
-            return found
+        try:
+            with self._wires.request(self._timeout_s) as wire, self._mapped(raw_errors=raw_errors):
+                found = client._request_raw("GET", path, timeout=timeout(self._timeout_s), extensions={"trace": wire.trace}).json()  # type: ignore[no-untyped-call]
+                if not isinstance(found, dict):
+                    raise TypeError(f"expected an object, found {type(found).__name__}")
+                return found
+        except ModelNotFoundError:
+            # None was asked for.
+            raise BackendError(
+                f"{self._base_url} answers, but not with Ollama's API: it has no {path}",
+                "Set ollama_base_url to where Ollama listens, without a path such as /v1.",
+            ) from None
 
     def _connected(self) -> Client:
         with self._connecting:
@@ -260,15 +267,17 @@ def connect(base_url: str, api_key: str = "") -> Client:
     try:
         # A proxy of the environment must not see, nor break, what stays on this machine; nor may a redirect lead off it.
         headers = {"authorization": f"Bearer {api_key}"} if api_key else None
-        check_address(base_url)
-        return Client(reachable(base_url), trust_env=not is_loopback(base_url), follow_redirects=False, limits=limits(), headers=headers)
+        address = reachable(base_url)
+        check_address(address)
+        return Client(address, trust_env=not is_loopback(base_url), follow_redirects=False, limits=limits(), headers=headers)
     except (ValueError, httpx.InvalidURL) as error:
         raise no_address(base_url, error) from None
 
 
 def reachable(base_url: str) -> str:
-    """``base_url``, but this machine in place of the addresses that mean "listen everywhere" in ``OLLAMA_HOST`` and that Windows cannot reach."""
-    return re.sub(r"^((?:https?://)?)(?:0\.0\.0\.0|\[::\])(?=$|[:/])", r"\g<1>127.0.0.1", base_url)
+    """``base_url``, but this machine in place of no host, and of the addresses that mean "listen everywhere" in ``OLLAMA_HOST``, which Windows
+    cannot reach."""
+    return re.sub(r"^((?:https?://)?)(?:(?:0\.0\.0\.0|\[::\])(?=$|[:/])|(?=:\d))", r"\g<1>127.0.0.1", base_url)
 
 
 def check_address(base_url: str) -> None:

@@ -351,6 +351,7 @@ def test_the_key_is_sent_and_not_shown(settings: Settings, monkeypatch: pytest.M
     ("given", "used"),
     [
         ("0.0.0.0", "127.0.0.1"),
+        (":11999", "127.0.0.1:11999"),
         ("http://0.0.0.0:1234", "http://127.0.0.1:1234"),
         ("http://[::]:1234", "http://127.0.0.1:1234"),
         ("http://10.0.0.0:1234", "http://10.0.0.0:1234"),
@@ -358,6 +359,7 @@ def test_the_key_is_sent_and_not_shown(settings: Settings, monkeypatch: pytest.M
 )
 def test_listening_everywhere_is_reached_here(given: str, used: str) -> None:
     assert reachable(given) == used
+    assert connect_client(given)._client.base_url.host in used
 
 
 def test_every_error_of_httpx_is_mapped() -> None:
