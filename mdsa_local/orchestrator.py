@@ -243,12 +243,13 @@ class TinyBERTOrchestrator:
                 self.router.unregister(name)
 
     def stream(
-        self, text: str, *, domain: str | None = None, history: Sequence[str] | None = (), context: Mapping[str, Any] | None = None
+        self, text: str, *, domain: str | DomainConfig | None = None, history: Sequence[str] | None = (), context: Mapping[str, Any] | None = None
     ) -> Stoppable[Event]:
         """The events of one question: :class:`Routed`, :class:`Retrieved`, :class:`Token` …, perhaps :class:`Revised`, :class:`Completed`.
 
-        ``domain`` skips the routing. ``history`` holds the user's earlier turns, oldest first; where the question does not stand alone, the last
-        that names its topic is read before it: to route, to search and to answer.
+        ``domain``, the name of one or a :class:`DomainConfig` that need not be registered, skips the routing. ``history`` holds the user's earlier
+        turns, oldest first; where the question does not stand alone, the last that names its topic is read before it: to route, to search and to
+        answer.
 
         What is wrong with the arguments is raised at once: :class:`InputError`, :class:`UnknownNameError` for an unknown domain,
         :class:`ClosedError` after :meth:`close`; any :class:`MDSAError` while it is read. Closing the iterator early, from any thread, stops the
@@ -273,7 +274,7 @@ class TinyBERTOrchestrator:
             self._go_on(leash)
             asked = read.text
             embed = self.encoder.remembering()
-            read, evidence = self._looked_up(read, embed, trace)
+            read, evidence = self._looked_up(query, read, embed, trace)
             route = read.route
             self._go_on(leash)
             yield Routed(route)
@@ -285,7 +286,7 @@ class TinyBERTOrchestrator:
             else:
                 passages = evidence.passages
                 yield Retrieved(passages)
-                chosen = self.registry.get(route.domain)
+                chosen = self._domain(query, route.domain)
                 draft = yield from self._generate(chosen, read.text, evidence, embed, trace, leash)
                 form = chosen.generation
                 verdict = self._timed("validate", trace, lambda: ladder.judge(read.text, draft, passages, embed, evidence.answering, form))
@@ -323,7 +324,9 @@ class TinyBERTOrchestrator:
         if self._closed:
             raise ClosedError("the orchestrator was closed", "Make a new TinyBERTOrchestrator.") from None
 
-    def ask(self, text: str, *, domain: str | None = None, history: Sequence[str] | None = (), context: Mapping[str, Any] | None = None) -> Answer:
+    def ask(
+        self, text: str, *, domain: str | DomainConfig | None = None, history: Sequence[str] | None = (), context: Mapping[str, Any] | None = None
+    ) -> Answer:
         """The whole answer: the last event of :meth:`stream`."""
         return _answered(self.stream(text, domain=domain, history=history, context=context))
 
@@ -333,7 +336,7 @@ class TinyBERTOrchestrator:
         context: Mapping[str, Any] | None = None,
         *,
         query: str = "",
-        domain: str | None = None,
+        domain: str | DomainConfig | None = None,
         history: Sequence[str] | None = (),
     ) -> dict[str, Any]:
         """As :meth:`ask`, but a flat dict and never an exception of ours: errors come as ``domain: "error"`` with ``error`` filled. ``query`` is
@@ -351,14 +354,14 @@ class TinyBERTOrchestrator:
     process = process_request
 
     async def aask(
-        self, text: str, *, domain: str | None = None, history: Sequence[str] | None = (), context: Mapping[str, Any] | None = None
+        self, text: str, *, domain: str | DomainConfig | None = None, history: Sequence[str] | None = (), context: Mapping[str, Any] | None = None
     ) -> Answer:
         """:meth:`ask` without blocking the event loop, in a thread of its own; cancelling the task stops the model."""
         events = self.stream(text, domain=domain, history=history, context=context)
         return await self._apart(events, lambda: _answered(events))
 
     def astream(
-        self, text: str, *, domain: str | None = None, history: Sequence[str] | None = (), context: Mapping[str, Any] | None = None
+        self, text: str, *, domain: str | DomainConfig | None = None, history: Sequence[str] | None = (), context: Mapping[str, Any] | None = None
     ) -> AsyncGenerator[Event, None]:
         """:meth:`stream` without blocking the event loop; leaving the loop early or cancelling the task stops the model, whatever it does."""
         return self._as_they_come(self.stream(text, domain=domain, history=history, context=context))
@@ -432,7 +435,7 @@ class TinyBERTOrchestrator:
     async def __aexit__(self, *_: object) -> None:
         await asyncio.wrap_future(self._stopping.submit(self.close))
 
-    def _query(self, text: str, domain: str | None, history: Sequence[str] | None, context: Mapping[str, Any] | None) -> Query:
+    def _query(self, text: str, domain: str | DomainConfig | None, history: Sequence[str] | None, context: Mapping[str, Any] | None) -> Query:
         """The question, once it is sure that it can be asked. Nothing here takes long: an event loop waits for it."""
         # Before the encoder's turn, which is lost in such a process too.
         refuse_forked()
@@ -443,12 +446,16 @@ class TinyBERTOrchestrator:
             raise InputError(f"the context is a {type(context).__name__}, no mapping", 'Pass a dict, such as {"user_id": "u1"}, or None.')
         limit = self.settings.max_question_chars
         asked, turns = rules.question(text, limit), rules.previous(history, limit)
-        if domain is not None:
-            expected(domain, str, "the domain", 'Pass the name of one, such as "finance", or None to have the question routed.')
-            self.registry.get(domain)
-        return Query(asked, domain, dict(context or {}), turns)
+        hint = 'Pass the name of one, such as "finance", a DomainConfig, or None to have the question routed.'
+        expected(domain, str | DomainConfig | None, "the domain", hint)
+        chosen = self.registry.get(domain) if isinstance(domain, str) else domain
+        return Query(asked, chosen, dict(context or {}), turns)
 
-    def _looked_up(self, read: _Read, embed: Embed, trace: list[Stage]) -> tuple[_Read, Evidence]:
+    def _domain(self, query: Query, name: str) -> DomainConfig:
+        """The domain called ``name``. The one the caller chose may be registered otherwise, or not at all."""
+        return query.domain if query.domain is not None else self.registry.get(name)
+
+    def _looked_up(self, query: Query, read: _Read, embed: Embed, trace: list[Stage]) -> tuple[_Read, Evidence]:
         """How the question is understood after a look into the documents, and what they say."""
         route, judge = read.route, None if self._degraded else self.judge
         if route.domain is None and (judge is None or route.small_talk or not route.scores):
@@ -458,8 +465,8 @@ class TinyBERTOrchestrator:
             self._following.follow()
         if route.domain is not None and self.knowledge.holds(route.domain):
             # Before and while passages are looked up; where there are none to be had, the model will not be asked.
-            self.executor.refuse_when_full(self.registry.get(route.domain))
-            self.executor.load_ahead(self.registry.get(route.domain))
+            self.executor.refuse_when_full(self._domain(query, route.domain))
+            self.executor.load_ahead(self._domain(query, route.domain))
         searcher = Searcher(
             self.knowledge,
             read.text,
@@ -467,7 +474,7 @@ class TinyBERTOrchestrator:
             embed,
             judge.remembering() if judge else None,
             self.settings.top_k,
-            lambda name: self.executor.quotes(self.registry.get(name)),
+            lambda name: self.executor.quotes(self._domain(query, name)),
             # What was asked before is no part of what is asked now.
             () if read.turn else quoting.divided(read.text),
             read.turn,
@@ -482,7 +489,7 @@ class TinyBERTOrchestrator:
             from mdsa_local.routing.conversation import topic
 
             query = replace(query, history=(topic(query.history),))
-        chosen = self.registry.get(query.domain) if query.domain is not None else None
+        chosen = query.domain
         if chosen is not None and not query.history:
             route = Route(chosen.name, 1.0, {chosen.name: 1.0}, "chosen by the caller")
             return _Read(route, query.text, self.encoder.encode([query.text])[0], {"truncated": self.encoder.cuts(query.text)})

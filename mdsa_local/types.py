@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from mdsa_local.domains.config import DomainConfig
 
 Status = Literal["success", "degraded", "not_found", "abstained", "error"]
 
@@ -26,11 +29,11 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A question as it enters. ``history``: the user's earlier turns, oldest first. ``metadata`` carries ``user_id``, ``session_id`` and whatever
-    else the caller passes."""
+    """A question as it enters. ``domain``: the one the caller chose. ``history``: the user's earlier turns, oldest first. ``metadata`` carries
+    ``user_id``, ``session_id`` and whatever else the caller passes."""
 
     text: str
-    domain: str | None = None
+    domain: DomainConfig | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     history: tuple[str, ...] = ()
 

@@ -224,6 +224,36 @@ def test_the_three_line_quick_start(product: TinyBERTOrchestrator) -> None:
     assert 0.0 <= result["confidence"] <= 1.0
 
 
+def test_two_domains_of_one_name_are_answered_each_by_its_own_model(says: TinyBERTOrchestrator, monkeypatch: pytest.MonkeyPatch) -> None:
+    executor, question = DomainExecutor(says.manager), "What does an overdraft cost?"
+    one, other = (create_finance_domain(model=f"scripted://{name}") for name in ("one", "other"))
+    scripted.SAYS.update(one="An overdraft costs $25. [1]", other="An overdraft costs $25. [1]")
+    assert executor.execute(question, one)["model"] == "scripted://one"
+    front, between = executor._front, list[str]()
+    assert front is not None
+    looked_up = front._looked_up
+
+    def held(*given: Any) -> Any:
+        if not between:
+            between.append("")
+            between[:] = [executor.execute(question, other)["model"]]
+        return looked_up(*given)
+
+    monkeypatch.setattr(front, "_looked_up", held)
+    assert executor.execute(question, one)["model"] == "scripted://one"
+    assert between == ["scripted://other"]
+
+
+def test_a_domain_that_is_not_registered_can_be_asked(says: TinyBERTOrchestrator) -> None:
+    other = create_finance_domain(model="scripted://other")
+    scripted.SAYS.update(finance="An overdraft costs $25. [1]", other="An overdraft costs $25. [1]")
+    assert says.ask("What does an overdraft cost?", domain=other).model == "scripted://other"
+    assert says.ask("And a replacement card?", domain=other, history=["What does an overdraft cost?"]).model == "scripted://other"
+    assert says.ask("What does an overdraft cost?", domain="finance").model == "scripted://finance"
+    empty = TinyBERTOrchestrator(settings=says.settings, knowledge=says.knowledge, manager=says.manager, domains=[])
+    assert empty.ask("And a replacement card?", domain=other, history=["What does an overdraft cost?"]).model == "scripted://other"
+
+
 def test_async_gives_the_same(product: TinyBERTOrchestrator) -> None:
     async def both() -> tuple[str, str]:
         whole = await product.aask("What does an overdraft cost?", domain="finance")

@@ -82,8 +82,8 @@ class DomainExecutor:
             # Kept, because it holds the encoder and the open tables.
             if self._front is None:
                 self._front = TinyBERTOrchestrator(settings=self.manager.settings, manager=self.manager, domains=[])
-        self._front.register_domain(domain)
-        answer = self._front.ask(query, domain=domain.name)
+        # Not registered: others may ask a domain of that name, with another model, at the same time.
+        answer = self._front.ask(query, domain=domain)
         return {**answer.to_dict(), "confidence": round(answer.verdict.support, 4), "routing_confidence": answer.confidence}
 
 
