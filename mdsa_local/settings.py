@@ -32,7 +32,15 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class YamlLoader(_Loader):  # type: ignore[misc]
-    """Reads YAML, and refuses a key that stands twice in one mapping, of which the last would win in silence."""
+    """Reads YAML, and refuses a key that stands twice in one mapping, of which the last would win in silence. What is wrong with a value, such as a
+    date that there is none of, is a ``YAMLError`` too."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """As PyYAML does."""
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError) as error:
+            raise yaml.constructor.ConstructorError(None, None, f"{node.value!r} cannot be read: {error}", node.start_mark) from None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """As PyYAML does."""
@@ -268,16 +276,21 @@ def storage_error(error: OSError, path: Path) -> StorageError:
     )
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping, or :class:`ConfigError` with file and line."""
+def load_yaml(path: Path) -> Any:
+    """What a YAML file holds, or :class:`ConfigError` with file and line."""
     try:
-        loaded = yaml.load(path.read_text(encoding="utf-8"), YamlLoader)
-    except yaml.YAMLError as error:
+        return yaml.load(path.read_text(encoding="utf-8"), YamlLoader)
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}", "Fix the line named above.") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})", "Save the file as UTF-8.") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}", "Check that the file exists and its permissions.") from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping, or :class:`ConfigError` with file and line."""
+    loaded = load_yaml(path)
     if loaded is not None and not isinstance(loaded, dict):
         raise ConfigError(f"{path}: expected a mapping of keys to values, found {type(loaded).__name__}", "Write lines like `key: value`.")
     for key in loaded or {}:

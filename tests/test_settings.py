@@ -25,7 +25,16 @@ def test_home_is_the_platforms_user_data_folder_and_never_the_current_one() -> N
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("top_k: many\n", "top_k"), ("colour: red\n", "unknown key 'colour'"), ("a: [1\n", "not valid YAML"), ("- a\n", "expected a mapping")],
+    [
+        ("top_k: many\n", "top_k"),
+        ("colour: red\n", "unknown key 'colour'"),
+        ("a: [1\n", "not valid YAML"),
+        ("- a\n", "expected a mapping"),
+        ("top_k: 4\nencoder: 2024-99-99\n", """'2024-99-99' cannot be read: month must be in 1..12 in "<unicode string>", line 2"""),
+        ("encoder: !!bool perhaps\n", "not valid YAML: 'perhaps' cannot be read"),
+        ("encoder: !!timestamp noon\n", "not valid YAML: 'noon' cannot be read"),
+        ("[" * 9000, "not valid YAML"),
+    ],
 )
 def test_a_wrong_file_is_named_with_its_key(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "config.yaml").write_text(text)

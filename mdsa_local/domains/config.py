@@ -7,12 +7,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from mdsa_local.errors import ConfigError
-from mdsa_local.settings import YamlLoader, explain, near_key, read_yaml
+from mdsa_local.settings import explain, load_yaml, near_key, read_yaml
 
 SHORTHANDS = ("max_tokens", "temperature")
 # Of a domain that has no model of its own.
@@ -207,10 +206,7 @@ def read_examples(path: Path) -> tuple[str, ...]:
     """The questions in ``examples.yaml``: a list of strings; empty when there is no such file."""
     if not path.is_file():
         return ()
-    try:
-        loaded = yaml.load(path.read_text(encoding="utf-8"), YamlLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}", "Fix the line named above.") from None
+    loaded = load_yaml(path)
     hint = "Write one question a line: `- How do I ...?`, in quotes where it holds a colon or is a number."
     if not isinstance(loaded, list):
         raise ConfigError(f"{path}: expected a list of questions", hint)

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from mdsa_local.domains.config import DomainConfig
@@ -40,20 +41,17 @@ class DomainRegistry:
 
     @classmethod
     def from_folders(cls, folders: Iterable[Path]) -> DomainRegistry:
-        """Read every sub-folder that holds a ``domain.yaml``; those of later folders replace equal names of earlier ones. One that holds other files
-        alone is told as a warning."""
-        found = []
-        for place in (path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())):
+        """Read the :func:`owners`. A sub-folder that holds other files than a ``domain.yaml`` alone is told as a warning."""
+        listed = list(folders)
+        for place in (path for folder in listed if folder.is_dir() for path in sorted(folder.iterdir())):
             try:
-                if not place.is_dir():
+                if not place.is_dir() or (place / "domain.yaml").is_file():
                     continue
-                if (place / "domain.yaml").is_file():
-                    found.append(place)
-                elif not place.name.startswith(NO_DOMAIN) and any(place.iterdir()):
+                if not place.name.startswith(NO_DOMAIN) and any(place.iterdir()):
                     logger.warning("%s holds no domain.yaml, so it is no domain. Write one, or move the folder away.", place)
             except OSError as error:
                 logger.warning("%s cannot be read and is left out: %s", place, error.strerror or error)
-        return cls(DomainConfig.read(folder) for folder in found)
+        return cls(DomainConfig.read(folder) for folder in owners(listed).values())
 
     def register(self, domain: DomainConfig) -> None:
         """Add or replace a domain."""
@@ -87,3 +85,14 @@ class DomainRegistry:
 
     def __contains__(self, name: object) -> bool:
         return name in self._domains
+
+
+def owners(folders: Iterable[Path]) -> dict[str, Path]:
+    """The sub-folder that each domain is read from, one with a ``domain.yaml``: those of later folders hide equal names of earlier ones."""
+    found = {}
+    for path in (path for folder in folders for path in sorted(folder.glob("*/domain.yaml"))):
+        # One that may not be looked at is none.
+        with suppress(OSError):
+            if path.is_file():
+                found[path.parent.name] = path.parent
+    return found

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mdsa_local.domains import prompts
 from mdsa_local.domains.config import DomainConfig, Generation
-from mdsa_local.domains.registry import DomainRegistry
+from mdsa_local.domains.registry import DomainRegistry, owners
 from mdsa_local.errors import MDSAError, ModelError
 from mdsa_local.runtime.backend import Message
 from mdsa_local.runtime.manager import ModelManager
@@ -19,7 +19,7 @@ from mdsa_local.runtime.manager import ModelManager
 logger = logging.getLogger(__name__)
 POLL_S = 0.5
 SMOKE = Generation(max_tokens=4)
-Stamp = tuple[tuple[str, int, int], ...]
+Stamp = tuple[tuple[Path, int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +55,12 @@ class DomainWatcher:
         self._stop.set()
         self._thread.join()
 
-    def _stamps(self) -> dict[Path, Stamp]:
+    def _stamps(self) -> dict[str, Stamp]:
+        """Of each domain the files that define it."""
         found = {}
-        for path in (path for folder in self._folders for path in sorted(folder.glob("*/domain.yaml"))):
-            files = [file for file in (path, path.with_name("examples.yaml")) if file.is_file()]
-            found[path.parent] = tuple((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files)
+        for name, folder in owners(self._folders).items():
+            files = [file for file in (folder / "domain.yaml", folder / "examples.yaml") if file.is_file()]
+            found[name] = tuple((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files)
         return found
 
     def _run(self) -> None:
@@ -69,9 +70,9 @@ class DomainWatcher:
             except OSError:
                 # A file went between being listed and being looked at; the next look is soon.
                 continue
-            for folder in sorted({*now, *self._seen}):
-                if now.get(folder) != self._seen.get(folder):
-                    self._note(self._follow(folder, folder in now))
+            for name in sorted({*now, *self._seen}):
+                if now.get(name) != self._seen.get(name):
+                    self._note(self._follow(name, now.get(name)))
             self._seen = now
 
     def _note(self, change: Change | None) -> None:
@@ -79,24 +80,25 @@ class DomainWatcher:
             self.changes = [*self.changes[-99:], change]
             logger.log(logging.INFO if change.applied else logging.WARNING, "domain %s: %s", change.domain, change.message)
 
-    def _follow(self, folder: Path, there: bool) -> Change | None:
-        """Take over what became of a folder, or say why not."""
-        name = folder.name
+    def _follow(self, name: str, stamp: Stamp | None) -> Change | None:
+        """Take over what became of a domain's files, or say why not."""
         before = self._registry.get(name) if name in self._registry else None
-        if not there:
-            if before is None or before.folder != folder:
-                return None
-            self._unregister(name)
-            return Change(name, True, "removed")
         try:
-            domain = DomainConfig.read(folder)
+            if not stamp:
+                if before is None or before.folder is None or before.folder.parent not in self._folders:
+                    return None
+                self._unregister(name)
+                return Change(name, True, "removed")
+            domain = DomainConfig.read(stamp[0][0].parent)
             began = time.monotonic()
-            if before is None or (before.model, before.adapter) != (domain.model, domain.adapter):
+            if before is None or (before.model, before.sampling.adapter) != (domain.model, domain.sampling.adapter):
                 self._prove(domain)
             self._register(domain)
-        except MDSAError as error:
+        except Exception as error:
+            # Whatever it was: later edits are to be followed.
+            told = error.told if isinstance(error, MDSAError) else f"{type(error).__name__}: {error}."
             kept = "it goes on as it was" if before else "it is not used"
-            return Change(name, False, f"{error.told} Until that is put right {kept}.")
+            return Change(name, False, f"{told} Until that is put right {kept}.")
         model = domain.model or self._manager.settings.default_model
         return Change(name, True, f"answers with {model} from now on; loaded and tried in {time.monotonic() - began:.1f} s")
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mdsa_local.domains.registry import owners
 from mdsa_local.errors import StorageError, UnknownNameError
 from mdsa_local.knowledge import place
 from mdsa_local.knowledge.ingest import EMPTY, PASSED_OVER, Report, Step, source_of
@@ -30,12 +31,10 @@ def folders(settings: Settings) -> Iterator[tuple[str | None, Path]]:
 
     A domain's folder hides the one of that name in an earlier folder of domains, as its ``domain.yaml`` does; the shared ones add up.
     """
-    owners: dict[str, Path] = {}
     for parent in settings.domain_dirs:
         yield from ((None, folder) for folder in parent.glob(f"{GLOBAL_FOLDER}/knowledge") if folder.is_dir())
-        owners |= {path.parent.name: path.parent for path in sorted(parent.glob("*/domain.yaml")) if path.parent.name != GLOBAL_FOLDER}
-    for domain, owner in owners.items():
-        yield from ((domain, folder) for folder in owner.glob("knowledge") if folder.is_dir())
+    for domain, owner in owners(settings.domain_dirs).items():
+        yield from ((domain, folder) for folder in owner.glob("knowledge") if folder.is_dir() and domain != GLOBAL_FOLDER)
 
 
 def files(settings: Settings) -> Iterator[tuple[str | None, str, Path]]:

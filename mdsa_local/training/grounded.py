@@ -19,6 +19,7 @@ import yaml
 
 from mdsa_local.domains.prompts import NOT_FOUND, user_message
 from mdsa_local.errors import ConfigError, InputError
+from mdsa_local.settings import YamlLoader
 from mdsa_local.training import sources
 from mdsa_local.training.corpus import sentences, with_typo
 
@@ -186,7 +187,7 @@ def _topics(path: Path) -> list[dict[str, Any]]:
     """The topics of one file of templates. Raises :class:`ConfigError` that names the file and the topic."""
     hint = "Expected a list of topics: {title: [..], slots: {name: [..]}, facts: [{asks: [..], says: [..]} or {asks: [..], steps: [..]}]}."
     try:
-        loaded = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        loaded = yaml.load(path.read_text(encoding="utf-8"), YamlLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not UTF-8 YAML: {' '.join(str(error).split())}", hint) from None
     except OSError as error:

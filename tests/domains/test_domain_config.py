@@ -129,7 +129,13 @@ def test_an_unknown_domain_lists_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("examples", "said"), [("- what: is this\n", "entry 1"), ("- a\n- 5\n", "entry 2 is no text: 5"), ("a: b\n", "expected a list")]
+    ("examples", "said"),
+    [
+        ("- what: is this\n", "entry 1"),
+        ("- a\n- 5\n", "entry 2 is no text: 5"),
+        ("a: b\n", "expected a list"),
+        ("- a\n- 2024-02-30\n", "day is out of range.* line 2"),
+    ],
 )
 def test_an_example_that_is_no_text_is_named(tmp_path: Path, examples: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
@@ -203,3 +209,16 @@ def test_one_text_to_stop_at_needs_no_list() -> None:
 def test_a_domain_may_leave_its_model_to_the_settings() -> None:
     assert DomainConfig(name="garden", model="default").model is None
     assert {domain.model for domain in DomainRegistry.from_folders([shipped("domains")])} == {None}
+
+
+def test_examples_that_may_not_be_read_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, read_text = folder(tmp_path, "description: Plants.\n", "- a\n"), Path.read_text
+
+    def refused(path: Path, **given: str) -> str:
+        if path.name == "examples.yaml":
+            raise PermissionError(13, "Permission denied")
+        return read_text(path, **given)
+
+    monkeypatch.setattr(Path, "read_text", refused)
+    with pytest.raises(ConfigError, match=r"examples\.yaml: cannot be read: Permission denied"):
+        DomainConfig.read(made)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from mdsa_local.domains.config import Generation
+from mdsa_local.domains.registry import DomainRegistry
+from mdsa_local.domains.watching import POLL_S, DomainWatcher
 from mdsa_local.errors import MDSAError
 from mdsa_local.orchestrator import TinyBERTOrchestrator
 from mdsa_local.runtime import synthetic
+from mdsa_local.runtime.manager import ModelManager
 from mdsa_local.runtime.synthetic import SHAPES, write_random
 from mdsa_local.settings import Settings
 
@@ -77,6 +81,7 @@ def test_the_model_is_swapped_and_no_request_is_dropped(mdsa: TinyBERTOrchestrat
     [
         ("model: /no/such.gguf\n", "no model file"),
         ("model: [\n", "not valid YAML"),
+        ("title: 2024-13-01\n", "not valid YAML"),
         ("modle: nano\n", "unknown key 'modle'"),
         ("model: zzz\n", "zzz"),
     ],
@@ -121,3 +126,27 @@ def test_domains_come_and_go(mdsa: TinyBERTOrchestrator, garden: Path, models: l
     (other / "domain.yaml").unlink()
     assert until(lambda: "kitchen" not in mdsa.registry)
     assert "garden" in mdsa.registry
+
+
+def test_a_folder_that_hides_another_of_its_name_does_so_while_it_is_there(tmp_path: Path) -> None:
+    shipped, own = (tmp_path / name / "garden/domain.yaml" for name in ("shipped", "own"))
+    for path in (shipped, own):
+        path.parent.mkdir(parents=True)
+        path.write_text(f"description: {path.parent.parent.name}\n")
+    folders = (shipped.parent.parent, own.parent.parent)
+    registry = DomainRegistry.from_folders(folders)
+    with (
+        closing(ModelManager(Settings.load({}, home=tmp_path))) as manager,
+        closing(DomainWatcher(folders, registry, manager, registry.register, registry.unregister)) as watcher,
+    ):
+        shipped.write_text("description: shipped, edited\n")
+        own.write_text("description: own, edited\n")
+        assert until(lambda: bool(watcher.changes))
+        assert registry.get("garden").description == "own, edited"
+        shipped.write_text("description: shipped, edited again\n")
+        time.sleep(3 * POLL_S)
+        assert (registry.get("garden").description, len(watcher.changes)) == ("own, edited", 1)
+        own.unlink()
+        assert until(lambda: registry.get("garden").description == "shipped, edited again")
+        shipped.unlink()
+        assert until(lambda: "garden" not in registry)
