@@ -160,15 +160,21 @@ def remove(
     if bool(ids) == everything:
         raise InputError("nothing was named to remove, or both ids and --all", "Give the ids of answers, or --all.")
     feedback = Feedback()
-    gone = feedback.remove(ids or (), everything=everything)
-    unlearned = False
-    if gone and feedback.settings.router_file.is_file():
+    about = feedback.questions(ids or (), everything=everything)
+    done = ""
+    if about and feedback.settings.router_file.is_file():
         from mdsa_local.orchestrator import TinyBERTOrchestrator
         from mdsa_local.routing.learning import forget
 
+        # First: where it cannot be done nothing is removed, and the same can be asked again.
         with TinyBERTOrchestrator(settings=feedback.settings) as orchestrator:
-            unlearned = forget(orchestrator, gone)
+            done = forget(orchestrator, about)
+    gone = feedback.remove(ids or (), everything=everything)
     if as_json:
-        document({"removed": len(gone), "router_fitted_again": unlearned})
+        document({"removed": len(gone), "router_fitted_again": done == "fitted", "router_removed": done == "removed"})
         return
-    line(f"{len(gone)} removed" + ("; the router was fitted again without them" if unlearned else ""))
+    told = {
+        "fitted": "; the router was fitted again without them",
+        "removed": "; the router, which could not be used any more, was removed: make another by `mdsa router fit`",
+    }
+    line(f"{len(gone)} removed{told.get(done, '')}")

@@ -29,6 +29,7 @@ LEAST_ID = 4
 LAST = "last"
 # Of so many logged answers the domains are known to be some.
 MANY = 1000
+TABLES = ("answers", "marks")
 SCHEMA = """
 create table answers (id text primary key, at real not null, question text not null, answer text not null);
 create table marks (id text primary key, at real not null, question text not null, answer text not null, mark text not null);
@@ -150,7 +151,7 @@ class Feedback:
         begin, end = id, id + "\uffff"
         query = "select id, at, question, answer from {} where id between ? and ?"
         with self._reading() as db:
-            rows = [row for name in ("answers", "marks") for row in db.execute(query.format(name), (begin, end))] if db else []
+            rows = [row for name in TABLES for row in db.execute(query.format(name), (begin, end))] if db else []
         known = {row[0]: row for row in rows}
         if len(known) > 1 and id not in known:
             raise InputError(f"{len(known)} answers have an id that begins with {id}", "Give more of it.")
@@ -206,23 +207,31 @@ class Feedback:
         made = [_mark(row) for row in found]
         return [mark for mark in made if right in (None, mark.right) and domain in (None, mark.domain)]
 
+    def questions(self, ids: str | Sequence[str] = (), *, everything: bool = False) -> list[str]:
+        """The questions that :meth:`remove` would remove. Raises :class:`UnknownNameError`."""
+        chosen = self._chosen(ids, everything)
+        with self._reading() as db:
+            return _questions(db, *chosen) if db else []
+
     def remove(self, ids: str | Sequence[str] = (), *, everything: bool = False) -> list[str]:
         """Remove answers by id, one or several, with their marks, or everything; the questions that were removed. No copy of them stays in the file.
 
         Raises :class:`UnknownNameError` before anything is removed. What a router has learned from them is
         :func:`mdsa_local.routing.learning.forget`'s to undo.
         """
-        wanted = [self.find(id).id for id in ([ids] if isinstance(ids, str) else ids)]
+        chosen, given = self._chosen(ids, everything)
         if not self.path.is_file():
             return []
         with self._changing() as db:
-            chosen = "1" if everything else f"id in ({', '.join('?' * len(wanted))})"
-            given = () if everything else tuple(wanted)
-            tables = ("answers", "marks")
-            gone = [row[0] for name in tables for row in db.execute(f"select question from {name} where {chosen}", given)]
-            for name in tables:
+            gone = _questions(db, chosen, given)
+            for name in TABLES:
                 db.execute(f"delete from {name} where {chosen}", given)
-        return list(dict.fromkeys(gone))
+        return gone
+
+    def _chosen(self, ids: str | Sequence[str], everything: bool) -> tuple[str, tuple[str, ...]]:
+        """A condition for the answers of these ids, or for all, and its parameters."""
+        wanted = tuple(self.find(id).id for id in ([ids] if isinstance(ids, str) else ids))
+        return ("1", ()) if everything else (f"id in ({', '.join('?' * len(wanted))})", wanted)
 
     def _check_domain(self, name: str | None, answer: str | Answer) -> None:
         """Raise :class:`UnknownNameError` for what cannot be a domain's name, or is near one that is known and is none itself."""
@@ -298,6 +307,11 @@ class Feedback:
             raise StorageError(f"{self.path}: {error}", "The file is damaged: move it away, or restore it from a copy.") from None
         except OSError as error:
             raise StorageError(f"{self.path}: {error.strerror or error}", HINT) from None
+
+
+def _questions(db: sqlite3.Connection, chosen: str, given: tuple[str, ...]) -> list[str]:
+    gone = [row[0] for name in TABLES for row in db.execute(f"select question from {name} where {chosen}", given)]
+    return list(dict.fromkeys(gone))
 
 
 def _agree(

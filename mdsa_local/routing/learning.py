@@ -6,7 +6,7 @@ import logging
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -140,27 +140,29 @@ def right(router: IntentRouter, pairs: Sequence[Pair]) -> int:
     return sum(route.domain == domain for route, (_, domain) in zip(routes, pairs, strict=True))
 
 
-def forget(orchestrator: TinyBERTOrchestrator, texts: Iterable[str]) -> bool:
-    """Fit the installed router again without ``texts``, unless they are examples of the domains' own; whether it held any of them.
+def forget(orchestrator: TinyBERTOrchestrator, texts: Iterable[str]) -> Literal["", "fitted", "removed"]:
+    """Fit the installed router again without ``texts``, unless they are examples of the domains' own; what was done, empty where it held none.
 
-    A file that cannot be used any more, made for other domains say, is removed: it would keep them.
+    A file that cannot be used any more, made for other domains say, is removed: it would keep them. Raises :class:`ConfigError` where the encoder
+    is not at work, and leaves the file then.
     """
     path = orchestrator.settings.router_file
     shipped = {_folded(text) for domain in orchestrator.registry for text in domain.examples}
     gone = [text for text in texts if _folded(text) not in shipped]
     if not gone or not path.is_file():
-        return False
+        return ""
+    encoder = _Remembering(_encoder(orchestrator))
     try:
         known = _saved(orchestrator)
     except ConfigError as error:
         logger.warning("%s; it is removed", error)
         path.unlink()
-        return True
+        return "removed"
     bare = known.without(gone)
     if bare == known:
-        return False
-    _router(orchestrator, _Remembering(_encoder(orchestrator)), bare, 0).save(path, orchestrator.registry)
-    return True
+        return ""
+    _router(orchestrator, encoder, bare, 0).save(path, orchestrator.registry)
+    return "fitted"
 
 
 def _encoder(orchestrator: TinyBERTOrchestrator) -> Encoder:

@@ -56,6 +56,18 @@ def test_from_an_answer_to_a_question_set(
     assert CARD.encode() not in (home / "feedback.db").read_bytes()
 
 
+def test_without_the_encoder_nothing_is_removed(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    router = home / "router.npz"
+    router.write_bytes(b"made by another version")
+    with monkeypatch.context() as patched:
+        patched.setenv("MDSA_ENCODER", "tinybertx")
+        code, out, _ = inside(capsys, "feedback", "remove", "last", "--json")
+        assert (code, "without its encoder" in json.loads(out)["error"]["message"]) == (3, True)
+    assert router.exists()
+    assert inside(capsys, "feedback", "remove", "last")[1].startswith("1 removed; the router, which could not be used any more, was removed: ")
+    assert not router.exists()
+
+
 def test_mistakes_are_told(home: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for arguments, code in (
         (("right", "nosuchid"), "unknown_name"),

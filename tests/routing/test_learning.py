@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mdsa_local.domains.config import DomainConfig
-from mdsa_local.errors import InputError, UnknownNameError
+from mdsa_local.errors import ConfigError, InputError, UnknownNameError
 from mdsa_local.orchestrator import TinyBERTOrchestrator
 from mdsa_local.routing import fitting
 from mdsa_local.routing.encoder import Encoder
@@ -49,13 +49,15 @@ def test_it_learns_what_it_did_not_know_and_forgets_it_again(orchestrator: TinyB
     assert not learn(orchestrator, OWN, seed=1).installed
     assert path.read_bytes() == written
     gone = [text for text, domain in OWN if domain == "finance"]
-    assert forget(orchestrator, gone)
+    assert forget(orchestrator, gone) == "fitted"
     kept = path.read_bytes()
     assert b"gribble" not in kept
     assert b"plonk" in kept
     assert not forget(orchestrator, gone)
     path.write_bytes(b"damaged gribble")
-    assert forget(orchestrator, gone)
+    with TinyBERTOrchestrator(settings=orchestrator.settings.changed(encoder="tinybertx")) as degraded, pytest.raises(ConfigError, match="encoder"):
+        forget(degraded, gone)
+    assert forget(orchestrator, gone) == "removed"
     assert not path.exists(), "what cannot be used would only keep what was to be forgotten"
 
 
