@@ -5,15 +5,19 @@ from __future__ import annotations
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mdsa_local.cli.output import Json, document, line, note, table
 from mdsa_local.errors import InputError
 
+if TYPE_CHECKING:
+    from mdsa_local.settings import Settings
+
 app = typer.Typer(no_args_is_help=True, help="Say which answers were right, and put that to use.")
 
+# As in mdsa_local.feedback.store, which need not be imported for it.
 NOWHERE = "none"
 Id = Annotated[str, typer.Argument(help="Id of an answer, the beginning of one, or last.")]
 Note = Annotated[str, typer.Option("--note", help="Anything worth remembering.")]
@@ -58,13 +62,11 @@ def wrong(
     as_json: Json = False,
 ) -> None:
     """Mark an answer wrong, and say what would have been right: the domain, or facts with their source, or nothing at all."""
-    from mdsa_local.domains.registry import DomainRegistry
     from mdsa_local.feedback.store import Feedback
     from mdsa_local.settings import Settings
 
     settings = Settings.load()
-    if domain not in (None, NOWHERE):
-        DomainRegistry.from_folders(settings.domain_dirs).get(domain)
+    _known(domain, settings)
     made = Feedback(settings).mark(
         id,
         False,
@@ -85,17 +87,21 @@ def wrong(
 
 @app.command("list")
 def list_(
-    domain: Annotated[str | None, typer.Option("--domain", "-d", help="Only of questions that belong there.")] = None, as_json: Json = False
+    domain: Annotated[str | None, typer.Option("--domain", "-d", help="Only of questions that belong there; none for nowhere.")] = None,
+    as_json: Json = False,
 ) -> None:
     """List the marks, the oldest first."""
     from mdsa_local.feedback.store import Feedback
 
-    found = Feedback().marks(domain=domain)
+    feedback = Feedback()
+    found = feedback.marks(domain=domain)
+    if not found:
+        _known(domain, feedback.settings)
     if as_json:
         document([mark.to_dict() for mark in found])
         return
     if not found:
-        line("No answer has been marked.")
+        line("No answer has been marked." if domain is None else f"No marked answer belongs to {'no domain' if domain == NOWHERE else domain}.")
         return
     rows = [
         (m.answer.id[:8], "right" if m.right else "wrong", (m.domain or NOWHERE) if m.routed else "", m.answer.question[:70], m.note[:40])
@@ -131,14 +137,17 @@ def export(
     kind: Annotated[
         Kind, typer.Option("--as", help="Questions for eval answers, lines for train router, pairs for train adapter, or all.")
     ] = Kind.answers,
-    domain: Annotated[str | None, typer.Option("--domain", "-d", help="Only of questions that belong there.")] = None,
+    domain: Annotated[str | None, typer.Option("--domain", "-d", help="Only of questions that belong there; none for nowhere.")] = None,
     as_json: Json = False,
 ) -> None:
     """Write the marks as questions for evaluation, examples for routing, pairs for an adapter, or as they are."""
     from mdsa_local.feedback import export as exporting
     from mdsa_local.feedback.store import Feedback
 
-    made = exporting.export(Feedback().marks(domain=domain), kind.value)
+    feedback = Feedback()
+    made = exporting.export(feedback.marks(), kind.value, domain)
+    if not made.rows:
+        _known(domain, feedback.settings)
     exporting.write(made, file.expanduser())
     if as_json:
         document({"file": str(file), "as": kind.value, "rows": len(made.rows), "left_out": made.left_out})
@@ -178,3 +187,11 @@ def remove(
         "removed": "; the router, which could not be used any more, was removed: make another by `mdsa router fit`",
     }
     line(f"{len(gone)} removed{told.get(done, '')}")
+
+
+def _known(domain: str | None, settings: Settings) -> None:
+    """Raise :class:`UnknownNameError` for what is no domain."""
+    from mdsa_local.domains.registry import DomainRegistry
+
+    if domain is not None and domain != NOWHERE:
+        DomainRegistry.from_folders(settings.domain_dirs).get(domain)

@@ -28,11 +28,12 @@ class Exported:
     left_out: dict[str, int]
 
 
-def export(marks: Sequence[Mark], kind: Kind) -> Exported:
-    """The marks as rows of ``kind``. A question marked several times counts as it was marked last."""
+def export(marks: Sequence[Mark], kind: Kind, domain: str | None = None) -> Exported:
+    """The marks as rows of ``kind``, those of ``domain`` alone unless it is None. A question marked several times counts as it was marked last."""
     last = {_folded(mark.answer.question): mark for mark in marks}
     make = {"answers": _question, "router": _example, "pairs": _pair, "all": Mark.to_dict}[kind]
-    made = [make(mark) for mark in (marks if kind == "all" else last.values())]
+    chosen = marks if kind == "all" else list(last.values())
+    made = [make(mark) if mark.belongs(domain) else f"not known to belong to {domain}" for mark in chosen]
     left_out = Counter(reason for reason in made if isinstance(reason, str))
     if kind != "all" and len(marks) > len(last):
         left_out["the same question, marked again later"] = len(marks) - len(last)
@@ -40,10 +41,13 @@ def export(marks: Sequence[Mark], kind: Kind) -> Exported:
 
 
 def write(exported: Exported, path: Path) -> None:
-    """The rows as JSON lines; the file is whole or as it was. Raises :class:`StorageError`, :class:`InputError` when there is nothing to write."""
+    """The rows as JSON lines; the file is whole or not there. Raises :class:`StorageError`, :class:`InputError` when there is nothing to write, or
+    something of that name."""
     if not exported.rows:
         why = "; ".join(f"{count}: {reason}" for reason, count in exported.left_out.items()) or "no answer has been marked"
         raise InputError(f"nothing to export: {why}", "Mark answers with `mdsa feedback right` and `mdsa feedback wrong`.")
+    if path.exists():
+        raise InputError(f"{path}: there is already something of this name", "Name another file, or remove it first.")
     try:
         write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in exported.rows))
     except OSError as error:

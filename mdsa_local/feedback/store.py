@@ -27,6 +27,8 @@ WAIT_S = 10.0
 # Shorter beginnings of an id are too easily another's.
 LEAST_ID = 4
 LAST = "last"
+# What stands for a domain's name where a question belongs to none.
+NOWHERE = "none"
 # Of so many logged answers the domains are known to be some.
 MANY = 1000
 TABLES = ("answers", "marks")
@@ -80,6 +82,10 @@ class Mark:
     facts: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     unanswerable: bool = False
+
+    def belongs(self, domain: str | None) -> bool:
+        """Whether its question is known to belong to ``domain``, or nowhere for :data:`NOWHERE`; to whichever for None."""
+        return domain is None or (self.routed and domain == (self.domain or NOWHERE))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, the ``--json`` form."""
@@ -201,11 +207,12 @@ class Feedback:
         return made
 
     def marks(self, *, right: bool | None = None, domain: str | None = None) -> list[Mark]:
-        """All marks, the oldest first; of right or wrong answers, of questions that belong to a domain. Raises :class:`StorageError`."""
+        """All marks, the oldest first; of right or wrong answers, of questions that belong to a domain, or to none for ``none``. Raises
+        :class:`StorageError`."""
         with self._reading() as db:
             found = db.execute("select id, at, question, answer, mark from marks order by at, rowid").fetchall() if db else []
         made = [_mark(row) for row in found]
-        return [mark for mark in made if right in (None, mark.right) and domain in (None, mark.domain)]
+        return [mark for mark in made if right in (None, mark.right) and mark.belongs(domain)]
 
     def questions(self, ids: str | Sequence[str] = (), *, everything: bool = False) -> list[str]:
         """The questions that :meth:`remove` would remove. Raises :class:`UnknownNameError`."""

@@ -74,11 +74,14 @@ def test_mistakes_are_told(home: Path, capsys: pytest.CaptureFixture[str], tmp_p
         (("wrong", "last", "-d", "astrology"), "unknown_name"),
         (("wrong", "last", "--fact", "x"), "input"),
         (("export", str(tmp_path / "x")), "input"),
+        (("list", "-d", "astrology"), "unknown_name"),
+        (("export", str(tmp_path / "x"), "-d", "astrology"), "unknown_name"),
         (("remove",), "input"),
         (("remove", "abcd1234", "--all"), "input"),
     ):
         assert json.loads(inside(capsys, "feedback", *arguments, "--json")[1])["error"]["code"] == code, arguments
     assert not (tmp_path / "x").exists()
+    assert inside(capsys, "feedback", "list", "-d", "none")[1] == "No marked answer belongs to no domain.\n"
 
 
 def test_train_router_installs_what_is_better(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -216,6 +216,23 @@ def test_marks_become_examples_questions_and_pairs(feedback: Feedback, tmp_path:
     assert training.read(tmp_path / "pairs").total == 2
 
 
+def test_a_question_belongs_where_it_was_marked_last(feedback: Feedback, tmp_path: Path) -> None:
+    feedback.mark(answer("aaaa1111"), True, question="where is my parcel")
+    feedback.mark(answer("bbbb1111"), False, question="where is my parcel", domain="support")
+    feedback.mark(answer("cccc1111", domain=None), True, question="weather on mars")
+    feedback.mark(answer("dddd1111"), False, question="and then?")
+    marks = feedback.marks()
+    assert [mark.answer.id for mark in feedback.marks(domain="none")] == ["cccc1111"]
+    assert export(marks, "router", "finance").rows == ()
+    assert [row["text"] for row in export(marks, "router", "support").rows] == ["where is my parcel"]
+    assert [row["text"] for row in export(marks, "router", "none").rows] == ["weather on mars"]
+    assert [row["id"] for row in export(marks, "all", "finance").rows] == ["aaaa1111"]
+    write(export(marks, "router", "support"), tmp_path / "lines.jsonl")
+    with pytest.raises(InputError, match="already something of this name"):
+        write(export(marks, "router"), tmp_path / "lines.jsonl")
+    assert (tmp_path / "lines.jsonl").read_text(encoding="utf-8").count("\n") == 1
+
+
 def test_nothing_to_export_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no answer has been marked"):
         write(export([], "answers"), tmp_path / "x")
