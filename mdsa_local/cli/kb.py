@@ -342,8 +342,7 @@ def remove(
             raise UnknownNameError.among("document", name, sources)
         if path := followed.get(sources[name]):
             raise InputError(f"{name} follows a file in the domain's folder and would come back", f"Delete the file instead: {path}")
-    for name in names:
-        parts.knowledge.remove(name, domain)
+    parts.knowledge.remove(names, domain)
     if as_json:
         document({"knowledge_base": domain or SHARED, "removed": names})
     else:

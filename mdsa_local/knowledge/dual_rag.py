@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import threading
 from collections.abc import Iterable, Mapping
@@ -244,11 +245,18 @@ class DualRAG:
         """The documents of one knowledge base, sorted; none when nothing was added."""
         return self._knowledge_base(domain).documents()
 
-    def remove(self, document: str, domain: str | None = None) -> None:
-        """Remove a document. Raises :class:`UnknownNameError` when it is not there."""
+    def remove(self, document: str | Iterable[str], domain: str | None = None, *, missing_ok: bool = False) -> None:
+        """Remove a document, or several in one commit. Raises :class:`UnknownNameError`, and removes none, when one is not there, unless that is
+        ``missing_ok``."""
         knowledge_base = self._knowledge_base(domain)
-        if not knowledge_base.delete(document):
-            raise UnknownNameError.among("document", document, [known.document for known in knowledge_base.documents()])
+        names = [document] if isinstance(document, str) else list(dict.fromkeys(document))
+        # That one alone was not there is told by its removal.
+        known = set(names) if missing_ok or len(names) == 1 else {stored.document for stored in knowledge_base.documents()}
+        missing = next((name for name in names if name not in known), None)
+        if missing is None and not knowledge_base.delete_all(names) and names and not missing_ok:
+            missing = names[0]
+        if missing is not None:
+            raise UnknownNameError.among("document", missing, [stored.document for stored in knowledge_base.documents()])
         knowledge_base.tidy()
 
     def check(self, domain: str | None = None, *, repair: bool = False) -> list[Problem]:
@@ -381,6 +389,12 @@ def _entry(number: int, document: Mapping[str, Any], embedder: Embedder) -> Entr
     content, metadata = document.get("content"), document.get("metadata") or {}
     if not isinstance(content, str) or not isinstance(metadata, Mapping):
         raise InputError(f"document {number}: expected content, a string, and metadata, a mapping", f"Write {DOCUMENT}.")
+    try:
+        json.dumps([content, dict(metadata)], ensure_ascii=False, default=str).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"document {number} cannot be stored: {error}", "Its text has to be valid UTF-8, and the keys of its metadata strings."
+        ) from None
     chunks = chunk(content, embedder.count_tokens, title=str(metadata.get("title", "")))
     if not chunks:
         raise InputError(f"document {number}: its content has no text", "Leave it out.")

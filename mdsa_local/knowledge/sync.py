@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mdsa_local.domains.registry import owners
-from mdsa_local.errors import StorageError, UnknownNameError
+from mdsa_local.errors import StorageError
 from mdsa_local.knowledge import place
 from mdsa_local.knowledge.ingest import EMPTY, PASSED_OVER, Report, Step, source_of
 from mdsa_local.knowledge.loaders import REVISIONS
@@ -109,10 +109,8 @@ def _synced(rag: DualRAG, settings: Settings, fingerprint: str, progress: Callab
     alone = isinstance(place.located(settings.knowledge_place), Path)
     reports = {domain: rag.add_paths(group, domain, tell, follow_deletes=alone, even_all=True) for domain, group in _by_domain(folders(settings))}
     for domain, documents in _orphans(rag, settings) if alone else ():
-        for document in documents:
-            # Another process may have been quicker.
-            with suppress(UnknownNameError):
-                rag.remove(document, domain)
+        # Another process may have been quicker.
+        rag.remove(documents, domain, missing_ok=True)
         rag.optimize(domain)
         report = reports.get(domain, Report())
         reports[domain] = replace(report, removed=(*report.removed, *documents))

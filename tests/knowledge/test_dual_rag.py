@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import gc
 import multiprocessing
 import random
@@ -105,7 +106,21 @@ def test_a_domain_that_is_no_name_is_refused(tmp_path: Path, domain: str) -> Non
         rag.add_local_documents(domain, [{"content": "x"}])
 
 
-@pytest.mark.parametrize("document", [{}, {"content": 3}, {"content": " "}, {"content": "x", "metadata": "y"}, "text", None])
+@pytest.mark.parametrize(
+    "document",
+    [
+        {},
+        {"content": 3},
+        {"content": " "},
+        {"content": "x", "metadata": "y"},
+        "text",
+        None,
+        {"content": "bad \ud800 text"},
+        {"content": "x", "metadata": {"title": "\ud800"}},
+        {"content": "x", "metadata": {"tags": ["\ud800"]}},
+        {"content": "x", "metadata": {("a", "b"): 1}},
+    ],
+)
 def test_a_document_that_cannot_be_used_is_refused(tmp_path: Path, document: Any) -> None:
     with pytest.raises(InputError, match="document 1"):
         DualRAG(tmp_path, ToyEmbedder()).add_global_documents([{"content": "fine"}, document])
@@ -171,6 +186,24 @@ def test_documents_are_listed_and_removed(tmp_path: Path) -> None:
         rag.remove("b.md", "finance")
     rag.remove("a.md", "finance")
     assert search(rag, "apples", "finance") == ()
+
+
+def test_several_documents_are_removed_in_one_commit_or_none_is(tmp_path: Path) -> None:
+    rag = DualRAG(tmp_path, ToyEmbedder())
+    rag.add_global_documents([{"content": text, "metadata": {"id": text}} for text in ("apples", "pears", "plums", "figs")])
+    with pytest.raises(UnknownNameError, match="cherries"):
+        rag.remove(["apples", "cherries"])
+    assert len(rag.list_documents()) == 4
+    table = rag._knowledge_base(None).opened()
+    assert table is not None
+    before = asyncio.run(table.version())
+    rag.remove(["apples", "pears"])
+    rag.remove(["pears", "cherries", "plums"], missing_ok=True)
+    rag.remove([])
+    assert [document.document for document in rag.list_documents()] == ["figs"]
+    table = rag._knowledge_base(None).opened()
+    assert table is not None
+    assert asyncio.run(table.version()) == before + 2
 
 
 def test_a_folder_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
