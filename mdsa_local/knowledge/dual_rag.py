@@ -123,18 +123,19 @@ class DualRAG:
 
     def nearest(self, text: str, vector: NDArray[np.float32], domains: Iterable[str], most: int) -> tuple[str, ...]:
         """The ``most`` of ``domains`` whose own knowledge bases have something nearest to ``text`` and its ``vector``, nearest first; without
-        those that have none, or one that cannot be searched. Each is searched by itself."""
+        those that have none, or one that cannot be searched."""
         found: dict[str, float] = {}
         held = {*self._database.names()}
         # None of them is the one that was asked for. But a store elsewhere that fails does so for all.
         passed_over = (ConfigError, StorageError) if self._database.local else (ConfigError,)
-        for name in domains:
-            if (table := Scope(self._shared, name).tables[-1]) not in held:
-                continue
-            try:
-                found[name] = nearness(self._named(table), vector, text)
-            except passed_over as error:
-                logger.warning("knowledge base %s is left out: %s", name, error)
+        tables = {name: table for name in domains if (table := Scope(self._shared, name).tables[-1]) in held}
+        for name, near in zip(tables, nearness(map(self._named, tables.values()), vector, text), strict=True):
+            if isinstance(near, passed_over):
+                logger.warning("knowledge base %s is left out: %s", name, near)
+            elif isinstance(near, ConfigError | StorageError):
+                raise near
+            else:
+                found[name] = near
         return tuple(sorted(found, key=lambda name: -found[name])[:most])
 
     def holds(self, domain: str | None) -> bool:

@@ -325,14 +325,38 @@ def rank_all(
         return _ranked(_asked(opened, vector, text, k, where), text, k, floor, every)
 
 
-def nearness(knowledge_base: Readable, vector: NDArray[np.float32], text: str) -> float:
-    """The cosine of ``vector`` with what is nearest to it there, -1 where nothing is."""
-    opened = _opened([knowledge_base])
-    if not opened:
-        return -1.0
-    # Many are looked at and few are searched: those would make room in memory for these.
-    (searched,) = _at_hand(opened, vector, text, 1) or _asked(opened, vector, text, 1, None, hold=False)
-    return max((one.cosine for one in searched.found), default=-1.0)
+def nearness(knowledge_bases: Iterable[Readable], vector: NDArray[np.float32], text: str) -> list[float | ConfigError | StorageError]:
+    """For each of knowledge bases in one database, searched at the same time, the cosine of ``vector`` with what is nearest to it there, -1 where
+    nothing is; or why it cannot be searched."""
+    found: dict[Readable, list[Found] | BaseException] = {}
+    waiting: list[_Opened] = []
+    for base in knowledge_bases:
+        try:
+            found[base], opened = [], _opened([base])
+            if (here := _at_hand(opened, vector, text, 1)) is not None:
+                found[base] = here[0].found
+            else:
+                waiting += opened
+        except (ConfigError, StorageError) as error:
+            found[base] = error
+
+    async def search(base: Readable, table: Any) -> list[Found]:
+        with storage_errors(base.database.folder, base.name):
+            # Many are looked at and few are searched: those would make room in memory for these.
+            return (await base.search_now(table, vector, text, 1, hold=False))[1]
+
+    async def search_every() -> list[list[Found] | BaseException]:
+        return await asyncio.gather(*(search(*one) for one in waiting), return_exceptions=True)
+
+    if waiting:
+        asked = waiting[0].base.database.run(search_every())
+        found |= {base: there for (base, _), there in zip(waiting, asked, strict=True)}
+    near: list[float | ConfigError | StorageError] = []
+    for there in found.values():
+        if isinstance(there, BaseException) and not isinstance(there, ConfigError | StorageError):
+            raise there
+        near.append(there if isinstance(there, BaseException) else max((one.cosine for one in there), default=-1.0))
+    return near
 
 
 class _Opened(NamedTuple):
@@ -354,13 +378,11 @@ def _at_hand(opened: Sequence[_Opened], vector: NDArray[np.float32] | None, text
     return [_Searched(base, *one, base.find_at_hand(*one, vector, text, k)) for (base, _), one in zip(opened, known, strict=True)]
 
 
-def _asked(
-    opened: Sequence[_Opened], vector: NDArray[np.float32] | None, text: str, k: int, where: str | None, *, hold: bool = True
-) -> list[_Searched]:
-    """What LanceDB finds in them. ``hold``: see :meth:`Readable.snapshot`."""
+def _asked(opened: Sequence[_Opened], vector: NDArray[np.float32] | None, text: str, k: int, where: str | None) -> list[_Searched]:
+    """What LanceDB finds in them."""
 
     async def search(base: Readable, table: Any) -> _Searched:
-        at, found = await base.search_now(table, vector, text, k, where, hold=hold)
+        at, found = await base.search_now(table, vector, text, k, where)
         return _Searched(base, at, None, found)
 
     async def search_every() -> list[_Searched]:

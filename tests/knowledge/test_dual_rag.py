@@ -15,6 +15,7 @@ import pytest
 
 from mdsa_local.errors import InputError, StorageError, UnknownNameError
 from mdsa_local.knowledge.dual_rag import DualRAG, Scope
+from mdsa_local.knowledge.reading import Readable
 from mdsa_local.types import Passage
 
 from .toy_embedder import ToyEmbedder
@@ -85,6 +86,26 @@ def test_the_nearest_knowledge_bases_are_told_and_one_that_cannot_be_searched_is
     DualRAG(tmp_path, ToyEmbedder("another")).add_local_documents("law", [{"content": question}])
     assert rag.nearest(question, vector, ["law", "medical"], 2) == ("medical",)
     assert "law" in caplog.text
+
+
+def test_many_knowledge_bases_are_looked_into_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rag, question = DualRAG(tmp_path, ToyEmbedder()), "where is the bike pool"
+    for domain in DOMAINS:
+        rag.add_local_documents(domain, [{"content": f"{question} of {domain}"}])
+    vector = ToyEmbedder().encode([question])[0]
+    waited, search, together = list[str](), Readable.search_now, asyncio.Event()
+
+    async def held(base: Readable, *given: Any, **named: Any) -> Any:
+        waited.append(base.name)
+        if len(waited) == len(DOMAINS):
+            together.set()
+        await asyncio.wait_for(together.wait(), 10)
+        if base.name == DOMAINS[0]:
+            raise OSError("damaged")
+        return await search(base, *given, **named)
+
+    monkeypatch.setattr(Readable, "search_now", held)
+    assert set(rag.nearest(question, vector, DOMAINS, 5)) == {*DOMAINS[1:]}
 
 
 def test_a_scope_has_two_names_at_most() -> None:
