@@ -123,6 +123,16 @@ def test_an_unfinished_download(settings: Settings) -> None:
     assert any("unfinished" in finding.message and finding.level == "note" for finding in findings(settings, "models"))
 
 
+def test_what_a_killed_quantisation_left(settings: Settings) -> None:
+    folder = settings.home / "models" / "x"
+    folder.mkdir(parents=True)
+    (folder / "x.gguf.quantising.partial").write_bytes(b"x" * 100)
+    found = [finding for finding in findings(settings, "models") if "x.gguf.quantising.partial" in finding.message]
+    assert [(finding.level, "leftover of quantising" in finding.message, "mdsa models rm x" in finding.fix) for finding in found] == [
+        ("note", True, True)
+    ]
+
+
 def test_adapters_of_domains(settings: Settings, tmp_path: Path) -> None:
     lora = write_lora(tmp_path / "lora.gguf", SHAPES["tiny"])
     model = shipped("models") / "nano" / "nano-q4_0.gguf"

@@ -2,7 +2,7 @@
 
 Jinja's own bounds a range, not what ranges in each other come to, nor macros that call themselves twice, nor what is doubled sixty times: so turns of
 loops, calls, and what they make are counted over the whole of a rendering, and nothing is begun that may make a text or a number beyond all measure.
-Slices and comparisons are not counted: of the largest texts, one takes a millisecond.
+Slices and comparisons of texts are not counted: of the largest, one takes a millisecond.
 """
 
 from __future__ import annotations
@@ -27,10 +27,15 @@ CHARS_A_STEP = 1000
 LARGEST = 8_000_000
 # Nor a number of more bits, nor a text of a list that has more items at all depths.
 MOST_BITS, MOST_ITEMS = 4096, 500_000
-# Where the count is among the variables of a rendering, the filter that counts and the one that joins; no template can write names with a blank.
-STEPS, COUNT, JOIN = "steps taken", "count step", "join texts"
-# Filters that go into what lists hold.
-FLATTENING = frozenset(("e", "escape", "format", "forceescape", "join", "pprint", "string", "sum", "tojson", "urlencode", "xmlattr"))
+# A comparison takes a step for each so many items in what is compared, at all depths.
+ITEMS_A_STEP = 10
+# Where the count is among the variables of a rendering, and filters: the one that counts, the one that joins, and the one that looks through what is
+# compared; no template can write names with a blank.
+STEPS, COUNT, JOIN, WHOLE = "steps taken", "count step", "join texts", "look through"
+# Filters that go into what lists hold: to write it, or to compare it.
+WRITING = ("e", "escape", "format", "forceescape", "join", "pprint", "string", "sum", "tojson", "urlencode", "xmlattr")
+FLATTENING = frozenset((*WRITING, "dictsort", "groupby", "max", "min", "sort", "unique"))
+COMPARING = ("==", "eq", "equalto", "!=", "ne", ">", "gt", "greaterthan", "ge", ">=", "<", "lt", "lessthan", "<=", "le", "in")
 # A width in a format.
 WIDE = re.compile(r"\d{5}|\*")
 
@@ -77,8 +82,8 @@ def _allow_format(text: Any) -> None:
         _give_up("it formats with a width of five digits, or one that an argument gives")
 
 
-def _allow_flat(value: Any) -> None:
-    """Whether what stands in ``value`` at any depth, and may stand there many times, may be made one text."""
+def _allow_flat(value: Any) -> int:
+    """Whether what stands in ``value`` at any depth, and may stand there many times, may be made one text, or compared; how many items that is."""
     left = MOST_ITEMS
     waiting = [value]
     while waiting:
@@ -86,8 +91,9 @@ def _allow_flat(value: Any) -> None:
         inner = [*item.keys(), *item.values()] if isinstance(item, Mapping) else item if isinstance(item, list | tuple | set | frozenset) else ()
         left -= len(inner) + _size(item) // CHARS_A_STEP
         if left < 0:
-            _give_up(f"it writes lists of more than {MOST_ITEMS:,} items as text")
+            _give_up(f"it writes or compares lists of more than {MOST_ITEMS:,} items")
         waiting += inner
+    return MOST_ITEMS - left
 
 
 def _size(value: Any) -> int:
@@ -174,6 +180,11 @@ def _environment() -> Environment:
                 kept.append(piece)
             return "".join(kept)
 
+        def getitem(self, value: Any, argument: Any) -> Any:
+            if isinstance(argument, tuple):
+                _allow_flat(argument)
+            return super().getitem(value, argument)
+
     class Marked(Extension):
         """What a template marks as the model's own words for training is rendered as what is not."""
 
@@ -197,13 +208,39 @@ def _environment() -> Environment:
     def join(context: Context, items: list[Any]) -> str:
         return str(context.parent[STEPS].take_in(Counting.concat(str(flat(item)) for item in items)))
 
+    @pass_context
+    def whole(context: Context, value: Any) -> Any:
+        _look_through(context, value)
+        return value
+
     # The settings under which templates are written: those of transformers' apply_chat_template.
     environment = Counting(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", Marked], finalize=flat)
     environment.filters["tojson"] = _tojson
-    environment.filters = {name: _bounded(name, filter) for name, filter in environment.filters.items()} | {COUNT: count, JOIN: join}
+    environment.filters = {name: _bounded(name, filter) for name, filter in environment.filters.items()} | {COUNT: count, JOIN: join, WHOLE: whole}
+    tests: Mapping[str, Any] = environment.tests
+    environment.tests = {**tests, **{name: _compared(tests[name]) for name in COMPARING}}
     # Filler text, as much as asked for.
     del environment.globals["lipsum"]
     return environment
+
+
+def _look_through(context: Context, value: Any) -> None:
+    """Whether ``value`` may be compared; counted."""
+    if isinstance(value, Mapping | list | tuple | set | frozenset):
+        context.parent[STEPS].take(_allow_flat(value) // ITEMS_A_STEP)
+
+
+def _compared(test: Callable[..., Any]) -> Callable[..., Any]:
+    """The test, of what may be compared."""
+    from jinja2 import pass_context
+
+    @pass_context
+    def compared(context: Context, value: Any, other: Any) -> Any:
+        _look_through(context, value)
+        _look_through(context, other)
+        return test(value, other)
+
+    return compared
 
 
 def _bounded(name: str, filter: Callable[..., Any]) -> Callable[..., Any]:
@@ -227,16 +264,32 @@ def _bounded(name: str, filter: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _counting(tree: nodes.Template) -> nodes.Template:
-    """The template with a step counted in every turn of its loops, for each item that a loop's condition is asked about, and for what ``~`` joins."""
+    """The template with a step counted in every turn of its loops, for each item that a loop's condition is asked about, and for what ``~`` joins,
+    and with what is compared, or names an entry, looked through before."""
     from jinja2 import nodes
     from jinja2.visitor import NodeTransformer
 
-    class Joining(NodeTransformer):
+    class Rewriting(NodeTransformer):
         def visit_Concat(self, node: nodes.Concat) -> nodes.Filter:  # noqa: N802 - jinja2 finds it by this name
             self.generic_visit(node)
             return nodes.Filter(nodes.List(node.nodes, lineno=node.lineno), JOIN, [], [], None, None, lineno=node.lineno)
 
-    Joining().visit(tree)
+        def visit_Compare(self, node: nodes.Compare) -> nodes.Compare:  # noqa: N802
+            self.generic_visit(node)
+            node.expr = looked_through(node.expr)
+            for operand in node.ops:
+                operand.expr = looked_through(operand.expr)
+            return node
+
+        def visit_Pair(self, node: nodes.Pair) -> nodes.Pair:  # noqa: N802
+            self.generic_visit(node)
+            node.key = looked_through(node.key)
+            return node
+
+    def looked_through(value: nodes.Expr) -> nodes.Expr:
+        return value if isinstance(value, nodes.Const) else nodes.Filter(value, WHOLE, [], [], None, None, lineno=value.lineno)
+
+    Rewriting().visit(tree)
     for loop in tree.find_all(nodes.For):
         count = nodes.Filter(nodes.Const(None), COUNT, [], [], None, None, lineno=loop.lineno)
         loop.body.insert(0, nodes.ExprStmt(count, lineno=loop.lineno))

@@ -111,6 +111,48 @@ def test_a_template_that_makes_too_much_is_stopped(template: str) -> None:
     assert time.monotonic() - began < 20
 
 
+NESTED = (
+    "{{% set ns = namespace(x=[1], y=[1], t=(1,)) %}}{{% for i in range(60) %}}{{% set ns.x = [ns.x, ns.x] %}}{{% set ns.y = [ns.y, ns.y] %}}"
+    "{{% set ns.t = (ns.t, ns.t) %}}{{% endfor %}}{{{{ {0} }}}}"
+)
+
+
+@pytest.mark.parametrize(
+    "compared",
+    [
+        "ns.x == ns.y",
+        "ns.x < ns.y",
+        "ns.x in [ns.y]",
+        "ns.x is eq(ns.y)",
+        "ns.x is in([ns.y])",
+        "[ns.x] | select('eq', ns.y) | list | length",
+        "[[ns.x, 1], [ns.y, 0]] | sort | length",
+        "[ns.x, ns.y] | max | length",
+        "[ns.y].index(ns.x)",
+        "{ns.t: 1} | length",
+        "{'a': 1}[ns.t]",
+        "ns.t in {'a': 1}",
+    ],
+)
+def test_lists_in_each_other_are_not_compared_without_end(compared: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(ModelFileError, match="more than 500,000 items"):
+        rendered(NESTED.format(compared))
+    assert time.monotonic() - began < 20
+
+
+def test_comparing_long_lists_takes_steps() -> None:
+    with pytest.raises(ModelFileError, match="more than 500000 steps"):
+        rendered("{% set a = [0] * 200000 %}{% set b = [0] * 200000 %}{% for i in range(99999) %}{{ a == b }}{% endfor %}")
+
+
+def test_usual_comparisons_are_as_before() -> None:
+    template = """{{ [1, [2]] == [1, [2]] }} {{ 1 < 2 <= 2 }} {{ 'a' in messages[0] }}
+{{- ' ' }}{{ messages | selectattr('role', 'eq', 'user') | list | length }}
+{{- {'a': 1}['a'] }} {{ [3, 1] | sort }} {{ 2 is gt 1 }} {{ messages[0] in messages }} {{ messages[::-1] == messages }}"""
+    assert rendered(template) == "True True False 11 [1, 3] True True False"
+
+
 def test_usual_arithmetic_and_formats_are_as_before() -> None:
     template = "{{ '-' * 3 ~ 2 ** 10 ~ '%s|%5d' % ('a', 3) ~ '{:>4}'.format('b') }}{{ messages | tojson(indent=2) | length }}{{ nothing ~ none }}"
     assert rendered(template).startswith("---1024a|    3   b")
