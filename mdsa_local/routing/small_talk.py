@@ -13,7 +13,7 @@ from mdsa_local.routing.anchors import Anchors, Floats, Index, cosines
 ALIKE, NEARER = 0.75, 0.1
 # A message of up to MOST_WORDS is also small talk where each of its clauses is ("hi there, how's your day going"): longer ones rarely are.
 MOST_WORDS = 12
-CLAUSE = re.compile(r"[^,.;:!?\n–—]*\w[^,.;:!?\n–—]*[!?]?")
+CLAUSE, WORD = re.compile(r"[^,.;:!?\n–—]+[!?]?"), re.compile(r"\w")
 # "that" may point to what was said before, not in "thanks, that helped a lot".
 SAME = 0.95
 # A domain that knows something as NEAR (cosine) to so large a share of the phrases, and NEAR_ENOUGH to the one at hand, is there for it. Of the
@@ -52,7 +52,7 @@ def clauses(text: str) -> list[str]:
     """The clauses of a short message of several; none of any other."""
     if len(text.split()) > MOST_WORDS:
         return []
-    found = [clause.strip() for clause in CLAUSE.findall(text)]
+    found = [clause.strip() for clause in CLAUSE.findall(text) if WORD.search(clause)]
     return found if len(found) > 1 else []
 
 

@@ -337,7 +337,12 @@ def test_an_unfinished_download_can_be_removed(tmp_path: Path) -> None:
 def test_ctrl_c_ends_quantising_and_leaves_nothing(settings: Settings, plain: Path) -> None:
     environment = {**os.environ, "MDSA_HOME": str(settings.home), "MDSA_THREADS": "1"}
     command = [sys.executable, "-m", "mdsa_local", "models", "quantize", str(plain), "Q4_K_M", "--name", "stopped"]
-    running = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, start_new_session=True)
+
+    def heed() -> None:
+        # A shell's background jobs ignore it, and so would what they start.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    running = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, start_new_session=True, preexec_fn=heed)
     partial = settings.home / "models/stopped/stopped-q4_k_m.gguf.quantising.partial"
     deadline = time.monotonic() + 30
     while not (partial.exists() and partial.stat().st_size) and time.monotonic() < deadline:
