@@ -6,22 +6,18 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-import subprocess
 import sys
 import threading
 from pathlib import Path
 
+from mdsa_local import child
 from mdsa_local.runtime.library import library, listen, load_error
 
 
 def quantised(source: Path, target: Path, file_type: int, threads: int) -> str:
     """Write ``source`` to ``target`` as ``file_type``, a number of llama.cpp's; why it failed, empty where it did not. An exception, such as that of
     Ctrl-C, ends it at once."""
-    command = [sys.executable, "-P", "-m", "mdsa_local.runtime.quantising", str(source), str(target), str(file_type), str(threads)]
-    # The child must find this package however the parent found it.
-    root = str(Path(__file__).parents[2])
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+    with child.started("mdsa_local.runtime.quantising", str(source), str(target), str(file_type), str(threads)) as process:
         try:
             assert process.stderr is not None
             said = process.stderr.read().decode(errors="replace").strip().split("\n")[-1]

@@ -141,7 +141,6 @@ def compiled(template: str) -> Template:
 
 @lru_cache(maxsize=1)
 def _environment() -> Environment:
-    from jinja2 import pass_context
     from jinja2.ext import Extension
     from jinja2.runtime import Macro
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -171,14 +170,7 @@ def _environment() -> Environment:
                 _allow_format(value)
             return super().getattr(value, attribute)
 
-        @staticmethod
-        def concat(pieces: Iterable[str]) -> str:
-            kept, size = [], 0
-            for piece in pieces:
-                size += len(piece)
-                _allow(size)
-                kept.append(piece)
-            return "".join(kept)
+        concat = staticmethod(_concat)
 
         def getitem(self, value: Any, argument: Any) -> Any:
             if isinstance(argument, tuple):
@@ -194,10 +186,20 @@ def _environment() -> Environment:
             next(parser.stream)
             return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
-    def flat(value: Any) -> Any:
-        if not isinstance(value, str):
-            _allow_flat(value)
-        return value
+    # The settings under which templates are written: those of transformers' apply_chat_template.
+    environment = Counting(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", Marked], finalize=_flat)
+    environment.filters["tojson"] = _tojson
+    environment.filters = {name: _bounded(name, filter) for name, filter in environment.filters.items()} | _own_filters()
+    tests: Mapping[str, Any] = environment.tests
+    environment.tests = {**tests, **{name: _compared(tests[name]) for name in COMPARING}}
+    # Filler text, as much as asked for.
+    del environment.globals["lipsum"]
+    return environment
+
+
+def _own_filters() -> dict[str, Callable[..., Any]]:
+    """The filters that no template can name: for what :func:`_counting` writes into it."""
+    from jinja2 import pass_context
 
     @pass_context
     def count(context: Context, _: Any) -> bool:
@@ -206,22 +208,29 @@ def _environment() -> Environment:
 
     @pass_context
     def join(context: Context, items: list[Any]) -> str:
-        return str(context.parent[STEPS].take_in(Counting.concat(str(flat(item)) for item in items)))
+        return str(context.parent[STEPS].take_in(_concat(str(_flat(item)) for item in items)))
 
     @pass_context
     def whole(context: Context, value: Any) -> Any:
         _look_through(context, value)
         return value
 
-    # The settings under which templates are written: those of transformers' apply_chat_template.
-    environment = Counting(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", Marked], finalize=flat)
-    environment.filters["tojson"] = _tojson
-    environment.filters = {name: _bounded(name, filter) for name, filter in environment.filters.items()} | {COUNT: count, JOIN: join, WHOLE: whole}
-    tests: Mapping[str, Any] = environment.tests
-    environment.tests = {**tests, **{name: _compared(tests[name]) for name in COMPARING}}
-    # Filler text, as much as asked for.
-    del environment.globals["lipsum"]
-    return environment
+    return {COUNT: count, JOIN: join, WHOLE: whole}
+
+
+def _concat(pieces: Iterable[str]) -> str:
+    kept, size = [], 0
+    for piece in pieces:
+        size += len(piece)
+        _allow(size)
+        kept.append(piece)
+    return "".join(kept)
+
+
+def _flat(value: Any) -> Any:
+    if not isinstance(value, str):
+        _allow_flat(value)
+    return value
 
 
 def _look_through(context: Context, value: Any) -> None:

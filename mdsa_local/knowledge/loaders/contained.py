@@ -6,7 +6,6 @@ import json
 import os
 import queue
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -18,6 +17,7 @@ from typing import IO
 
 import psutil
 
+from mdsa_local import child
 from mdsa_local.knowledge.loaders import CONTAINED, Section, UnreadableError, family, loader
 
 
@@ -88,11 +88,7 @@ class Reader:
             raise UnreadableError(problem)
 
     def _start(self) -> None:
-        command = [sys.executable, "-P", "-m", "mdsa_local.knowledge.loaders.child", str(2 * self.limits.memory_bytes)]
-        # The child must find this package however the parent found it.
-        root = str(Path(__file__).parents[3])
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+        process = child.started("mdsa_local.knowledge.loaders.child", str(2 * self.limits.memory_bytes), stdout=subprocess.PIPE)
         self._process, self._replies = process, queue.Queue()
         assert process.stdout is not None
         threading.Thread(target=_forward, args=(process.stdout, self._replies), daemon=True).start()
