@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 # What lance reads ahead when it merges files is 32 of them and 2 GB by default: with less a merge of 600,000 rows, a gigabyte, takes 435 MB of memory
@@ -23,30 +23,28 @@ LARGE_BYTES = 1 << 20
 # What glibc comes to by itself after the first large blocks were freed.
 _USUAL_MMAP_BYTES, _USUAL_TRIM_BYTES = 32 << 20, 64 << 20
 
-_lock = threading.Lock()
-_at_work = 0
 
+class WhileAtWork:
+    """Called, a context: from where the first thread enters it until the last has left, what glibc keeps is set to be little, by ``limit``."""
 
-@contextmanager
-def little_memory() -> Iterator[None]:
-    """While this lasts, in whatever thread, blocks of :data:`LARGE_BYTES` and more go back to the system as soon as they are freed.
+    def __init__(self, limit: Callable[[int, int], None]) -> None:
+        self._limit = limit
+        self._lock, self._at_work = threading.Lock(), 0
 
-    By itself glibc keeps them, in a heap for each thread, and small blocks that stay lie scattered among them: a process that indexes 600,000 vectors
-    takes 632 MB then, and 467 MB so, for an eighth more processor time.
-    """
-    global _at_work
-    with _lock:
-        _at_work += 1
-        if _at_work == 1:
-            _set(LARGE_BYTES, LARGE_BYTES)
-    try:
-        yield
-    finally:
-        with _lock:
-            _at_work -= 1
-            if _at_work == 0:
-                _set(_USUAL_MMAP_BYTES, _USUAL_TRIM_BYTES)
-        give_back_memory()
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            self._at_work += 1
+            if self._at_work == 1:
+                self._limit(LARGE_BYTES, LARGE_BYTES)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._at_work -= 1
+                if self._at_work == 0:
+                    self._limit(_USUAL_MMAP_BYTES, _USUAL_TRIM_BYTES)
+            give_back_memory()
 
 
 def give_back_memory() -> None:
@@ -59,3 +57,11 @@ def _set(mmap_bytes: int, trim_bytes: int) -> None:
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
         mallopt(_M_MMAP_THRESHOLD, mmap_bytes)
         mallopt(_M_TRIM_THRESHOLD, trim_bytes)
+
+
+little_memory = WhileAtWork(_set)
+"""While this lasts, in whatever thread, blocks of :data:`LARGE_BYTES` and more go back to the system as soon as they are freed.
+
+By itself glibc keeps them, in a heap for each thread, and small blocks that stay lie scattered among them: a process that indexes 600,000 vectors
+takes 632 MB then, and 467 MB so, for an eighth more processor time.
+"""

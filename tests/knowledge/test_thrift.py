@@ -7,11 +7,13 @@ import platform
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from mdsa_local.knowledge import thrift
+from mdsa_local.knowledge import store, thrift, upkeep
 from mdsa_local.knowledge.chunking import Chunk
 from mdsa_local.knowledge.dual_rag import DualRAG
 from mdsa_local.knowledge.store import EMBED_BATCH, Entry
@@ -65,17 +67,17 @@ def test_large_blocks_go_back_while_it_lasts_and_stay_for_the_next_time_after_it
     assert little[1] > 70, "afterwards it is as without it: who searches does not ask the system for each block"
 
 
-def test_it_lasts_until_the_last_of_those_who_are_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_lasts_until_the_last_of_those_who_are_at_work() -> None:
     settings: list[int] = []
-    monkeypatch.setattr(thrift, "_set", lambda mmap_bytes, trim_bytes: settings.append(mmap_bytes))
+    little_memory = thrift.WhileAtWork(lambda mmap_bytes, trim_bytes: settings.append(mmap_bytes))
     inside, leave = threading.Event(), threading.Event()
 
     def work() -> None:
-        with thrift.little_memory():
+        with little_memory():
             inside.set()
             leave.wait(10)
 
-    with pytest.raises(KeyError), thrift.little_memory():
+    with pytest.raises(KeyError), little_memory():
         thread = threading.Thread(target=work)
         thread.start()
         assert inside.wait(10)
@@ -87,12 +89,22 @@ def test_it_lasts_until_the_last_of_those_who_are_at_work(monkeypatch: pytest.Mo
 
 
 def test_large_commits_and_upkeep_take_little_memory_and_single_additions_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings: list[int] = []
-    monkeypatch.setattr(thrift, "_set", lambda mmap_bytes, trim_bytes: settings.append(mmap_bytes))
+    here, frugal = threading.current_thread(), 0
+
+    @contextmanager
+    def counted() -> Iterator[None]:
+        nonlocal frugal
+        # What knowledge bases tidy in the background is their affair.
+        frugal += threading.current_thread() is here
+        with thrift.little_memory():
+            yield
+
+    for module in (store, upkeep):
+        monkeypatch.setattr(module, "little_memory", counted)
     base = DualRAG(tmp_path, ToyEmbedder())._knowledge_base(None)
     base.add([Entry("one", "one", "0", (Chunk("", "text", 0, 0),))])
-    assert settings == []
+    single = frugal
     base.add(Entry(f"{n}", f"{n}", "0", (Chunk("", f"text {n}", 0, 0),)) for n in range(EMBED_BATCH))
-    assert len(settings) == 2
+    large = frugal
     base.optimize()
-    assert len(settings) >= 4 and settings[-1] == 32 << 20
+    assert (single, large - single) == (0, 1) and frugal > large
