@@ -22,6 +22,7 @@ from mdsa_local.knowledge.locks import Readers, acquire
 from mdsa_local.knowledge.place import located, own_folder
 from mdsa_local.knowledge.searching import Memory
 from mdsa_local.knowledge.thrift import MODEST
+from mdsa_local.machine import available_cores
 from mdsa_local.trimming import Trim, trimmed
 
 if TYPE_CHECKING:
@@ -81,10 +82,6 @@ def use_few_cores(cores: int) -> None:
     """Let lance compute on all cores where there are few: it leaves two to reading, and of two it would use one. It asks once."""
     if cores <= LANCE_RESERVES + 1:
         os.environ.setdefault("LANCE_CPU_THREADS", str(cores))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 class OvertakenError(StorageError):
@@ -248,7 +245,7 @@ class Database:
         used()
         with self._lock:
             if self._connection is None:
-                use_few_cores(_cores())
+                use_few_cores(available_cores())
                 for name, value in MODEST.items():
                     os.environ.setdefault(name, value)
                 lancedb = import_lancedb()

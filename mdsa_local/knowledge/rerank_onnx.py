@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from mdsa_local.errors import ModelFileError, ModelNotFoundError
 from mdsa_local.knowledge.rerank import Score
-from mdsa_local.routing.session import MOST_TOKENS, available_cores, inference_session, passes, session_errors, spread
+from mdsa_local.machine import available_cores
+from mdsa_local.routing.session import MOST_TOKENS, inference_session, passes, session_errors, spread
 
 if TYPE_CHECKING:
     import numpy as np

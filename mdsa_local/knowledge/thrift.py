@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from mdsa_local.machine import give_back_memory
+
 # What lance reads ahead when it merges files is 32 of them and 2 GB by default: with less a merge of 600,000 rows, a gigabyte, takes 435 MB of memory
 # in place of 529, and no longer. What it collects of a vector index before it writes a part is 128 MB by default, and twice that to sort it: with
 # less an index of 600,000 rows takes 60 MB less, and no longer.
@@ -45,12 +47,6 @@ class WhileAtWork:
                 if self._at_work == 0:
                     self._limit(_USUAL_MMAP_BYTES, _USUAL_TRIM_BYTES)
             give_back_memory()
-
-
-def give_back_memory() -> None:
-    """Return to the system what glibc keeps for the next time, after work that took much: 160 MB after a merge of 600,000 rows."""
-    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
-        trim(0)
 
 
 def _set(mmap_bytes: int, trim_bytes: int) -> None:

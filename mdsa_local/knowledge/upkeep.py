@@ -13,7 +13,8 @@ from typing import Any
 from mdsa_local.knowledge import index, sound
 from mdsa_local.knowledge.lance import Database, OvertakenError, storage_errors
 from mdsa_local.knowledge.table import Table
-from mdsa_local.knowledge.thrift import give_back_memory, little_memory
+from mdsa_local.knowledge.thrift import little_memory
+from mdsa_local.machine import give_back_memory
 
 # Readers see every commit at once, so a version that is no longer the latest is in use for one search at most; the longest read all of a table once.
 KEEP_VERSIONS = timedelta(seconds=20)

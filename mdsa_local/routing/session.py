@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdsa_local.errors import ConfigError, ModelFileError, ModelNotFoundError
+from mdsa_local.machine import available_cores
 from mdsa_local.settings import read_yaml
 
 if TYPE_CHECKING:
@@ -36,11 +36,6 @@ SHARED, WORKERS = 16, 2
 def read_card(folder: Path) -> dict[str, Any]:
     """The ``model.yaml`` of a folder; empty without one."""
     return read_yaml(folder / "model.yaml") if (folder / "model.yaml").is_file() else {}
-
-
-def available_cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def passes(lengths: Sequence[int], most_tokens: int) -> list[list[int]]:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 
+from mdsa_local.machine import processors
 from mdsa_local.runtime.hardware import HardwareDetector
 
 logger = logging.getLogger(__name__)
@@ -50,12 +51,6 @@ def others_busy(before: Use, after: Use) -> float:
     return max(0.0, (after.busy_s - before.busy_s) - (after.own_s - before.own_s)) / max(after.clock_s - before.clock_s, 1e-9)
 
 
-def usable() -> list[int]:
-    """Numbers of the logical processors that this process may use."""
-    allowed: list[int] = psutil.Process().cpu_affinity() if hasattr(psutil.Process, "cpu_affinity") else []
-    return allowed or list(range(psutil.cpu_count() or 1))
-
-
 def within_cores(threads: int) -> int:
     """``threads``, but no more than there are logical processors to use, which is told once: each would wait for a core hundreds of times a token."""
     count = HardwareDetector().cpu_count()
@@ -65,13 +60,14 @@ def within_cores(threads: int) -> int:
     return min(threads, count)
 
 
-def look(processors: list[int]) -> Use:
-    """What the machine has done so far on these processors; nothing where the system does not tell, so that nobody else is seen either."""
+def look(numbers: list[int]) -> Use:
+    """What the machine has done so far on the processors of these numbers; nothing where the system does not tell, so that nobody else is seen
+    either."""
     try:
         every = psutil.cpu_times(percpu=True)
     except (OSError, psutil.Error):
         every = []
-    busy = sum(getattr(every[at], field, 0.0) for at in processors if at < len(every) for field in BUSY_FIELDS)
+    busy = sum(getattr(every[at], field, 0.0) for at in numbers if at < len(every) for field in BUSY_FIELDS)
     return Use(time.monotonic(), busy, time.process_time())
 
 
@@ -90,9 +86,9 @@ class Cores:
     def __init__(self, cores: int | None = None, look_: Callable[[], Use] | None = None, running_: Callable[[], int | None] = running) -> None:
         """``cores``: how many logical processors there are to share; ``look_`` and ``running_``: how to see what they do. Of this machine when not
         given."""
-        processors = usable()
-        self._count = cores or len(processors)
-        self._look = look_ or (lambda: look(processors))
+        own = processors()
+        self._count = cores or len(own)
+        self._look = look_ or (lambda: look(own))
         self._lock = threading.Lock()
         self._running, self._last = running_, self._look()
         self._others = 0.0

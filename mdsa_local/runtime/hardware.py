@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from mdsa_local.machine import available_cores
+
 T = TypeVar("T")
 # Features that llama.cpp, onnxruntime and LanceDB have code for, by the names that Linux gives them.
 FEATURES = (
@@ -107,10 +109,7 @@ class HardwareDetector:
     @cached_property
     def cpu_count(self) -> Integer:
         """Logical processors that this process may use: fewer than the machine has where a container limits it."""
-        import psutil
-
-        allowed = len(psutil.Process().cpu_affinity() or ()) if hasattr(psutil.Process, "cpu_affinity") else 0
-        count = allowed or psutil.cpu_count() or 1
+        count = available_cores()
         quota = cgroup_cpus(_text("/sys/fs/cgroup/cpu.max"))
         return Integer(min(count, math.ceil(quota)) if quota else count)
 

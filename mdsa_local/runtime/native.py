@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdsa_local.errors import ModelFileError
+from mdsa_local.machine import give_back_memory
 from mdsa_local.runtime import adapters
-from mdsa_local.runtime.library import allocated_bytes, give_back, library, listen, load_error, release_workers
+from mdsa_local.runtime.library import allocated_bytes, library, listen, load_error, release_workers
 from mdsa_local.runtime.prefix_store import fingerprint
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ class Model:
         """Free the weights; safe twice."""
         if self.handle:
             self.lib.llama_model_free(self.handle)
-            give_back()
+            give_back_memory()
         self.handle = None
 
 

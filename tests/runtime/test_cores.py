@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from mdsa_local.domains.config import Generation
+from mdsa_local.machine import processors
 from mdsa_local.runtime.backend import Message
-from mdsa_local.runtime.cores import WINDOW_S, Cores, Use, look, others_busy, running, share, usable, within_cores
+from mdsa_local.runtime.cores import WINDOW_S, Cores, Use, look, others_busy, running, share, within_cores
 from mdsa_local.runtime.engine import context_options
 from mdsa_local.runtime.hardware import HardwareDetector
 from mdsa_local.runtime.llamacpp import LlamaCppBackend
@@ -106,10 +107,10 @@ def test_what_runs_is_counted() -> None:
 
 
 def test_a_busy_process_is_seen() -> None:
-    before = look(usable())
+    before = look(processors())
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
         time.sleep(1)
-        after = look(usable())
+        after = look(processors())
         busy.kill()
     assert others_busy(before, after) > 0.15, "one that has the core for itself counts 1, one beside six others a seventh"
 
@@ -118,9 +119,9 @@ def test_a_system_that_does_not_tell_counts_as_free(monkeypatch: pytest.MonkeyPa
     def refuse(percpu: bool) -> None:
         raise PermissionError("/proc/stat")
 
-    before = look(usable())
+    before = look(processors())
     monkeypatch.setattr("psutil.cpu_times", refuse)
-    assert others_busy(before, look(usable())) == 0.0
+    assert others_busy(before, look(processors())) == 0.0
 
 
 def threads() -> set[str]:
