@@ -159,9 +159,8 @@ class TinyBERTOrchestrator:
         """The router, with every registered domain."""
         from mdsa_local.routing.router import IntentRouter
 
-        given = self.settings.model_fields_set
-        accept, ask = (getattr(self.settings, name) if name in given else None for name in ("confidence_threshold", "use_reasoning_threshold"))
-        router = IntentRouter(self.encoder, self.encoder.calibration, accept, ask, self.settings.home / "cache" / "anchors", background=True)
+        anchors = self.settings.home / "cache" / "anchors"
+        router = IntentRouter.for_settings(self.settings, self.encoder, self.encoder.calibration, anchors, background=True)
         trained = getattr(self.encoder, "classifier", None) is not None
         if self.settings.router_file.is_file() and not self._degraded and not trained:
             try:

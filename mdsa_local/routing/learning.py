@@ -13,7 +13,6 @@ import numpy as np
 from mdsa_local.errors import ConfigError, InputError
 from mdsa_local.routing import fitting
 from mdsa_local.routing.anchors import Floats
-from mdsa_local.routing.calibration import Calibration
 from mdsa_local.routing.encoder import Encoder
 from mdsa_local.routing.router import IntentRouter, stamp
 
@@ -194,10 +193,7 @@ def _saved(orchestrator: TinyBERTOrchestrator) -> _Known:
 
 
 def _router(orchestrator: TinyBERTOrchestrator, encoder: _Remembering, known: _Known, seed: int) -> IntentRouter:
-    calibration: Calibration = _encoder(orchestrator).calibration
-    given = orchestrator.settings.model_fields_set
-    accept, ask = (getattr(orchestrator.settings, name) if name in given else None for name in ("confidence_threshold", "use_reasoning_threshold"))
-    router = IntentRouter(encoder, calibration, accept, ask)
+    router = IntentRouter.for_settings(orchestrator.settings, encoder, _encoder(orchestrator).calibration)
     router.register_all(
         [domain.model_copy(update={"examples": known.examples.get(domain.name, ())}) for domain in orchestrator.registry], refit=False
     )

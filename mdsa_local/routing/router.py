@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,9 @@ from mdsa_local.routing.calibration import Calibration
 from mdsa_local.routing.classifier import Classifier
 from mdsa_local.routing.fitting import Fit, Thresholds
 from mdsa_local.types import Near, Part, Route, RouteExplanation
+
+if TYPE_CHECKING:
+    from mdsa_local.settings import Settings
 
 logger = logging.getLogger(__name__)
 # Below this many examples a domain there is nothing to learn that the nearest examples do not tell.
@@ -112,6 +115,16 @@ class IntentRouter:
         self._refitting: threading.Thread | None = None
         # Counts explicit fits: what a refit in the background finds must not replace what was asked for meanwhile.
         self._asked = 0
+
+    @classmethod
+    def for_settings(
+        cls, settings: Settings, encoder: TextEncoder, calibration: Calibration, cache: Path | None = None, *, background: bool = False
+    ) -> Self:
+        """A router with the thresholds that somebody set; their defaults stand back for those of a fit."""
+        accept, ask = (
+            getattr(settings, name) if name in settings.model_fields_set else None for name in ("confidence_threshold", "use_reasoning_threshold")
+        )
+        return cls(encoder, calibration, accept, ask, cache, background=background)
 
     @property
     def domains(self) -> tuple[str, ...]:
