@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 import time
 import uuid
-from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
+from mdsa_local.awaiting import Awaiting
 from mdsa_local.domains import quoting
 from mdsa_local.domains.config import DomainConfig
 from mdsa_local.domains.executor import DomainExecutor
@@ -28,9 +26,10 @@ from mdsa_local.onnx_models import OnnxModels
 from mdsa_local.runtime.manager import ModelManager
 from mdsa_local.settings import Settings
 from mdsa_local.stoppable import Leash, Stoppable, StoppedError
-from mdsa_local.threads import Threads
-from mdsa_local.types import Answer, Completed, Draft, Event, Passage, Query, Retrieved, Revised, Route, Routed, Stage, Token, Turn, Verdict
+from mdsa_local.tally import Tally
+from mdsa_local.types import Answer, Completed, Draft, Event, Passage, Query, Retrieved, Revised, Route, Routed, Stage, Token, Verdict
 from mdsa_local.unclaimed import unclaimed
+from mdsa_local.understanding import Read, understood
 from mdsa_local.validation import ladder, rules
 
 if TYPE_CHECKING:
@@ -46,23 +45,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 # So many passages, of different headings, are named where none answers.
 NEAREST = 3
-# So many questions of event loops are worked on at once; more wait. A model writes 8 at once and lets 64 wait unless it is set otherwise.
-ASKING, STOPPING = 32, 4
-# A task that is cancelled waits so long for the model to stop. Routing and retrieval cannot be stopped in the middle; the stop comes behind them.
-PATIENCE_S = 0.2
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """How a question was understood: its route, the text that is searched and answered (with the previous turn where it leans on it),
-    the vector of that text, what the trace tells of it, and the turn it is read as, where it is."""
-
-    route: Route
-    text: str
-    vector: Any
-    detail: Mapping[str, Any]
-    turn: Turn | None = None
 
 
 class TinyBERTOrchestrator:
@@ -105,10 +87,7 @@ class TinyBERTOrchestrator:
         self._knowledge = knowledge
         self._lock = threading.RLock()
         self._following = Following(self.settings, lambda: self.knowledge, lambda: self.encoder.fingerprint)
-        self._counts: Counter[str] = Counter()
-        self._by_domain: Counter[str] = Counter()
-        self._total_ms = 0.0
-        self._asking, self._stopping = Threads(ASKING, "mdsa-ask"), Threads(STOPPING, "mdsa-stop")
+        self._tally, self._awaiting = Tally(), Awaiting()
         self._closed = False
         # Of questions under way, each by itself.
         self._leashes: dict[int, Leash] = {}
@@ -257,7 +236,7 @@ class TinyBERTOrchestrator:
         try:
             query = self._query(text, domain, history, context)
         except MDSAError:
-            self._count("error", None, time.perf_counter())
+            self._tally.count("error")
             raise
         return Stoppable(lambda leash: self._events(query, leash))
 
@@ -268,7 +247,7 @@ class TinyBERTOrchestrator:
         try:
             self._go_on(leash)
             self._onnx.load_judge_ahead()
-            read: _Read = self._timed("route", trace, lambda: self._route(query))
+            read: Read = self._timed("route", trace, lambda: self._route(query))
             trace[-1] = replace(trace[-1], detail=read.detail)
             self._go_on(leash)
             asked = read.text
@@ -299,12 +278,12 @@ class TinyBERTOrchestrator:
                 answer = replace(answer, nearest=_nearest(evidence.passages))
             self._log(answer, asked)
         except MDSAError:
-            self._count("error", None, began)
+            self._tally.count("error", began=began)
             # Whatever failed then did so for that.
             self._refuse_closed()
             raise
         except (GeneratorExit, StoppedError):
-            self._count("cancelled", None, began)
+            self._tally.count("cancelled", began=began)
             return
         finally:
             del self._leashes[id(leash)]
@@ -357,51 +336,18 @@ class TinyBERTOrchestrator:
     ) -> Answer:
         """:meth:`ask` without blocking the event loop, in a thread of its own; cancelling the task stops the model."""
         events = self.stream(text, domain=domain, history=history, context=context)
-        return await self._apart(events, lambda: _answered(events))
+        return await self._awaiting.done(events, lambda: _answered(events))
 
     def astream(
         self, text: str, *, domain: str | DomainConfig | None = None, history: Sequence[str] | None = (), context: Mapping[str, Any] | None = None
     ) -> AsyncGenerator[Event, None]:
         """:meth:`stream` without blocking the event loop; leaving the loop early or cancelling the task stops the model, whatever it does."""
-        return self._as_they_come(self.stream(text, domain=domain, history=history, context=context))
-
-    async def _as_they_come(self, events: Stoppable[Event]) -> AsyncGenerator[Event, None]:
-        try:
-            while (event := await self._apart(events, lambda: next(events, None))) is not None:
-                yield event
-        finally:
-            await self._stopped(events)
-
-    async def _apart(self, events: Stoppable[Event], work: Callable[[], T]) -> T:
-        """``work`` on ``events``, done in a thread; they are stopped when the task is cancelled meanwhile."""
-        step = self._asking.submit(work)
-        try:
-            return await asyncio.wrap_future(step)
-        except asyncio.CancelledError:
-            await self._stopped(events, step)
-            raise
-
-    async def _stopped(self, events: Stoppable[Event], *steps: Future[Any]) -> None:
-        """Stop ``events``, which is certain from now on, and wait a moment for that and for ``steps``."""
-        work: list[Future[Any]] = [self._stopping.submit(events.close), *steps]
-        await asyncio.wait([asyncio.wrap_future(_end(one)) for one in work], timeout=PATIENCE_S)
+        return self._awaiting.as_they_come(self.stream(text, domain=domain, history=history, context=context))
 
     def get_stats(self) -> dict[str, Any]:
         """Counts since the start. ``requests_success``: answered or honestly declined; ``success_rate`` is its share of all, 0..1. Those that were
         cancelled are among all, and neither a success nor failed: ``by_status`` tells how many."""
-        with self._lock:
-            total, failed = sum(self._counts.values()), self._counts["error"]
-            good = total - failed - self._counts["cancelled"]
-            return {
-                "requests_total": total,
-                "requests_success": good,
-                "requests_failed": failed,
-                "success_rate": good / total if total else 0.0,
-                "average_latency_ms": self._total_ms / total if total else 0.0,
-                "domains_registered": len(self.registry),
-                "domain_stats": dict(self._by_domain),
-                "by_status": dict(self._counts),
-            }
+        return {**self._tally.summary(), "domains_registered": len(self.registry)}
 
     def close(self) -> None:
         """Free the models this orchestrator loaded and the knowledge bases it opened. Questions under way, and whatever is asked of it later, end
@@ -414,8 +360,7 @@ class TinyBERTOrchestrator:
         if self._own_manager:
             self.manager.close()
         self._let_go()
-        self._asking.close()
-        self._stopping.close()
+        self._awaiting.close()
 
     def _let_go(self) -> None:
         """Close the knowledge bases, where they are ours."""
@@ -432,7 +377,7 @@ class TinyBERTOrchestrator:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await asyncio.wrap_future(self._stopping.submit(self.close))
+        await self._awaiting.closed(self.close)
 
     def _query(self, text: str, domain: str | DomainConfig | None, history: Sequence[str] | None, context: Mapping[str, Any] | None) -> Query:
         """The question, once it is sure that it can be asked. Nothing here takes long: an event loop waits for it."""
@@ -454,7 +399,7 @@ class TinyBERTOrchestrator:
         """The domain called ``name``. The one the caller chose may be registered otherwise, or not at all."""
         return query.domain if query.domain is not None else self.registry.get(name)
 
-    def _looked_up(self, query: Query, read: _Read, embed: Embed, trace: list[Stage]) -> tuple[_Read, Evidence]:
+    def _looked_up(self, query: Query, read: Read, embed: Embed, trace: list[Stage]) -> tuple[Read, Evidence]:
         """How the question is understood after a look into the documents, and what they say."""
         route, judge = read.route, None if self._degraded else self.judge
         if route.domain is None and (judge is None or route.small_talk or not route.scores):
@@ -482,29 +427,13 @@ class TinyBERTOrchestrator:
         trace.append(Stage("retrieve", (time.perf_counter() - began) * 1000, {"odds": odds} if judge else {}))
         return replace(read, route=route, text=part.text if part else read.text), evidence
 
-    def _route(self, query: Query) -> _Read:
-        if len(query.history) > 1:
-            # Slow to import, and most questions are the first.
-            from mdsa_local.routing.conversation import topic
+    def _route(self, query: Query) -> Read:
+        return understood(query, self.encoder, self._made_router)
 
-            query = replace(query, history=(topic(query.history),))
-        chosen = query.domain
-        if chosen is not None and not query.history:
-            route = Route(chosen.name, 1.0, {chosen.name: 1.0}, "chosen by the caller")
-            return _Read(route, query.text, self.encoder.encode([query.text])[0], {"truncated": self.encoder.cuts(query.text)})
+    def _made_router(self) -> IntentRouter:
+        # Made by one thread alone, and not while domains come or go.
         with self._lock:
-            router = self.router
-        route, vector = router.routed(query.text, query.history, with_small_talk=chosen is None)
-        if chosen is not None:
-            route = replace(route, domain=chosen.name, confidence=1.0, scores={chosen.name: 1.0}, reason="chosen by the caller", parts=())
-        if self._degraded:
-            route = replace(route, degraded=self._degraded)
-        turn = None if route.context == "message" else Turn(query.history[-1], query.text)
-        text = turn.together if turn else query.text
-        detail: dict[str, Any] = {"context": route.context, "truncated": self.encoder.cuts(text)}
-        if route.parts:
-            detail["parts"] = [[part.domain, part.text] for part in route.parts]
-        return _Read(route, text, vector, detail, turn)
+            return self.router
 
     def _generate(
         self, domain: DomainConfig, question: str, evidence: Evidence, embed: Embed, trace: list[Stage], leash: Leash
@@ -552,7 +481,7 @@ class TinyBERTOrchestrator:
     def _answer(
         self, request_id: str, query: Query, route: Route, draft: Draft | None, verdict: Verdict, trace: list[Stage], latency_ms: float
     ) -> Answer:
-        self._count(verdict.status, route.domain, time.perf_counter() - latency_ms / 1000)
+        self._tally.count(verdict.status, route.domain, time.perf_counter() - latency_ms / 1000)
         model, tokens = (draft.model, draft.tokens_generated) if draft else ("", 0)
         return Answer(
             request_id=request_id,
@@ -582,13 +511,6 @@ class TinyBERTOrchestrator:
             except StorageError as error:
                 logger.warning("the answer %s is not in the log: %s. %s", answer.request_id, error, error.hint)
 
-    def _count(self, status: str, domain: str | None, began: float) -> None:
-        with self._lock:
-            self._counts[status] += 1
-            self._total_ms += (time.perf_counter() - began) * 1000
-            if domain:
-                self._by_domain[domain] += 1
-
 
 def _checked(settings: object, manager: object, onnx: object, knowledge: object) -> None:
     """Raise :class:`ConfigError` for parts that are none."""
@@ -615,13 +537,6 @@ def _answered(events: Iterable[Event]) -> Answer:
     if not isinstance(last, Completed):
         raise AssertionError("a stream ends with Completed")
     return last.answer
-
-
-def _end(work: Future[Any]) -> Future[None]:
-    """What is done when ``work`` is; what that came to is nobody's concern."""
-    ended = Future[None]()
-    work.add_done_callback(lambda _: ended.set_result(None))
-    return ended
 
 
 MDSA = TinyBERTOrchestrator

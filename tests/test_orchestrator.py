@@ -479,7 +479,7 @@ def test_questions_of_an_event_loop_leave_its_own_threads_alone(says: TinyBERTOr
         began = time.monotonic()
         await asyncio.to_thread(int)
         waited = time.monotonic() - began
-        assert says._asking._running == 32
+        assert says._awaiting._reading._running == 32
         go.set()
         assert {answer.status for answer in await asyncio.gather(*tasks)} == {"not_found"}
         return waited

@@ -1,0 +1,50 @@
+"""How a question is understood: its route, and the text that is searched and answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from mdsa_local.types import Query, Route, Turn
+
+if TYPE_CHECKING:
+    from mdsa_local.routing.encoder import Encoder
+    from mdsa_local.routing.lexical import LexicalEncoder
+    from mdsa_local.routing.router import IntentRouter
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """How a question was understood: its route, the text that is searched and answered (with the previous turn where it leans on it),
+    the vector of that text, what the trace tells of it, and the turn it is read as, where it is."""
+
+    route: Route
+    text: str
+    vector: Any
+    detail: Mapping[str, Any]
+    turn: Turn | None = None
+
+
+def understood(query: Query, encoder: Encoder | LexicalEncoder, router: Callable[[], IntentRouter]) -> Read:
+    """How ``query`` is understood. ``router`` is asked for only where it is needed: a question without history whose domain was chosen needs none."""
+    if len(query.history) > 1:
+        # Slow to import, and most questions are the first.
+        from mdsa_local.routing.conversation import topic
+
+        query = replace(query, history=(topic(query.history),))
+    chosen = query.domain
+    if chosen is not None and not query.history:
+        route = Route(chosen.name, 1.0, {chosen.name: 1.0}, "chosen by the caller")
+        return Read(route, query.text, encoder.encode([query.text])[0], {"truncated": encoder.cuts(query.text)})
+    route, vector = router().routed(query.text, query.history, with_small_talk=chosen is None)
+    if chosen is not None:
+        route = replace(route, domain=chosen.name, confidence=1.0, scores={chosen.name: 1.0}, reason="chosen by the caller", parts=())
+    if degraded := getattr(encoder, "reason", ""):
+        route = replace(route, degraded=degraded)
+    turn = None if route.context == "message" else Turn(query.history[-1], query.text)
+    text = turn.together if turn else query.text
+    detail: dict[str, Any] = {"context": route.context, "truncated": encoder.cuts(text)}
+    if route.parts:
+        detail["parts"] = [[part.domain, part.text] for part in route.parts]
+    return Read(route, text, vector, detail, turn)
