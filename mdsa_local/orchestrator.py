@@ -238,7 +238,7 @@ class TinyBERTOrchestrator:
         except MDSAError:
             self._tally.count("error")
             raise
-        return Stoppable(lambda leash: self._events(query, leash))
+        return Stoppable(lambda leash: self._events(query, leash), unread=lambda: self._tally.count("cancelled"))
 
     def _events(self, query: Query, leash: Leash) -> Generator[Event, None, None]:
         began, request_id = time.perf_counter(), uuid.uuid4().hex
@@ -345,8 +345,11 @@ class TinyBERTOrchestrator:
         return self._awaiting.as_they_come(self.stream(text, domain=domain, history=history, context=context))
 
     def get_stats(self) -> dict[str, Any]:
-        """Counts since the start. ``requests_success``: answered or honestly declined; ``success_rate`` is its share of all, 0..1. Those that were
-        cancelled are among all, and neither a success nor failed: ``by_status`` tells how many."""
+        """Counts since the start, of each question once it has come to its end: those under way or waiting are not among them yet.
+
+        ``requests_success``: answered or honestly declined; ``success_rate`` is its share of all, 0..1. Those that were cancelled, before they began
+        too, are among all, and neither a success nor failed: ``by_status`` tells how many.
+        """
         return {**self._tally.summary(), "domains_registered": len(self.registry)}
 
     def close(self) -> None:

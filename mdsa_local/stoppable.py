@@ -59,13 +59,15 @@ class Leash:
 
 class Stoppable(Iterator[T], Generic[T]):
     """Iterates the generator that ``make`` returns for a leash. :meth:`close` works from any thread; the others then see the end,
-    and ``with`` closes it."""
+    and ``with`` closes it. ``unread`` is called where it is closed before anybody read from it: the generator has not begun then, and ends without
+    a word."""
 
-    def __init__(self, make: Callable[[Leash], Generator[T, None, None]]) -> None:
+    def __init__(self, make: Callable[[Leash], Generator[T, None, None]], unread: Callable[[], None] = lambda: None) -> None:
         self._leash = Leash()
         self._steps = make(self._leash)
+        self._unread = unread
         self._lock = threading.Lock()
-        self._inside = self._closed = False
+        self._begun = self._inside = self._closed = False
 
     def __next__(self) -> T:
         with self._lock:
@@ -73,7 +75,7 @@ class Stoppable(Iterator[T], Generic[T]):
                 raise StopIteration
             if self._inside:
                 raise ValueError("two threads read one stream")
-            self._inside = True
+            self._begun = self._inside = True
         try:
             step = next(self._steps)
         finally:
@@ -95,8 +97,11 @@ class Stoppable(Iterator[T], Generic[T]):
     def close(self) -> None:
         """Stop the work. Safe twice."""
         with self._lock:
+            unread = not self._begun and not self._closed
             self._closed = True
             inside, self._inside = self._inside, True
         self._leash.stop()
         if not inside:
             self._steps.close()
+        if unread:
+            self._unread()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator
+from functools import partial
 
 from mdsa_local.stoppable import Leash, Stoppable
 
@@ -39,3 +40,17 @@ def test_two_threads_close_one_stream_at_once() -> None:
     first.join(5)
     assert not failed
     assert list(stream) == []
+
+
+def test_what_is_closed_before_it_is_read_is_told_once() -> None:
+    def steps(leash: Leash) -> Generator[int, None, None]:
+        yield 1
+
+    told = list[str]()
+    for name, read in (("unread", False), ("read", True)):
+        stream = Stoppable(steps, unread=partial(told.append, name))
+        if read:
+            next(stream)
+        stream.close()
+        stream.close()
+    assert told == ["unread"]
