@@ -230,8 +230,8 @@ class TinyBERTOrchestrator:
         answer.
 
         What is wrong with the arguments is raised at once: :class:`InputError`, :class:`UnknownNameError` for an unknown domain,
-        :class:`ClosedError` after :meth:`close`; any :class:`MDSAError` while it is read. Closing the iterator early, from any thread, stops the
-        model, even while it reads the prompt.
+        :class:`ModelNotFoundError` for an unknown model of a :class:`DomainConfig`, :class:`ClosedError` after :meth:`close`; any
+        :class:`MDSAError` while it is read. Closing the iterator early, from any thread, stops the model, even while it reads the prompt.
         """
         try:
             query = self._query(text, domain, history, context)
@@ -396,6 +396,9 @@ class TinyBERTOrchestrator:
         hint = 'Pass the name of one, such as "finance", a DomainConfig, or None to have the question routed.'
         expected(domain, str | DomainConfig | None, "the domain", hint)
         chosen = self.registry.get(domain) if isinstance(domain, str) else domain
+        if isinstance(domain, DomainConfig) and domain.model:
+            # Not every question comes to a model; who gives a wrong one is told all the same.
+            self.manager.resolve(domain.model)
         return Query(asked, chosen, dict(context or {}), turns)
 
     def _domain(self, query: Query, name: str) -> DomainConfig:

@@ -26,6 +26,7 @@ from mdsa_local import (
     Generation,
     InputError,
     ModelManager,
+    ModelNotFoundError,
     StorageError,
     TinyBERTOrchestrator,
     UnknownNameError,
@@ -640,6 +641,15 @@ def test_a_question_in_the_middle_of_its_search_leaves_no_knowledge_base_open(pr
     with pytest.raises(ClosedError):
         closing.ask("How do I freeze my card?")
     assert closing.knowledge._knowledge_bases == {}
+
+
+def test_an_unknown_model_is_told_though_none_would_be_asked(says: TinyBERTOrchestrator) -> None:
+    empty = DomainConfig(name="empty", description="Nothing", keywords=["nothing"], model="nope")
+    for call in (says.ask, says.stream, says.astream):
+        with pytest.raises(ModelNotFoundError, match="unknown model 'nope'"):
+            call("Is there anything in here?", domain=empty)
+    assert says.process_request("Is there anything in here?", domain=empty)["error"]["code"] == "model_not_found"
+    assert says.get_stats()["by_status"] == {"error": 4}
 
 
 def test_what_is_wrong_with_a_question_is_told_by_the_call(says: TinyBERTOrchestrator) -> None:

@@ -47,7 +47,15 @@ Model = Annotated[str | None, typer.Option("--model", "-m", help="Model referenc
 
 
 def opened(settings: Settings, model: str | None = None) -> TinyBERTOrchestrator:
-    """An orchestrator whose knowledge bases are in step with the domains' folders; tells its progress. ``model`` takes the place of each domain's."""
+    """An orchestrator whose knowledge bases are in step with the domains' folders; tells its progress. ``model`` takes the place of each domain's.
+
+    Raises as :func:`~mdsa_local.runtime.catalog.refuse_unknown` before anything else: not every question comes to a model, and who named a wrong one
+    is told all the same.
+    """
+    if model is not None:
+        from mdsa_local.runtime.catalog import refuse_unknown
+
+        refuse_unknown([model], settings.model_dirs)
     from mdsa_local.onnx_models import OnnxModels
 
     onnx = OnnxModels(settings)
@@ -59,7 +67,6 @@ def opened(settings: Settings, model: str | None = None) -> TinyBERTOrchestrator
         import_ahead()
     from mdsa_local.orchestrator import TinyBERTOrchestrator
     from mdsa_local.runtime import library
-    from mdsa_local.runtime.backend import parse_reference
 
     library.import_bare()
     orchestrator = TinyBERTOrchestrator(settings=settings, onnx=onnx)
@@ -67,7 +74,6 @@ def opened(settings: Settings, model: str | None = None) -> TinyBERTOrchestrator
         for path, reason in (*report.failed, *report.remarks):
             note(escaped(f"warning: {name}: {path}: {reason}"))
     if model is not None:
-        parse_reference(model)
         for known in orchestrator.registry:
             orchestrator.registry.register(known.model_copy(update={"model": model}))
     return orchestrator

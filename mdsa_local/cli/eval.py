@@ -64,6 +64,7 @@ def answers(
     """Run a question set through the whole pipeline and judge the answers, beside those of the encoder without a model."""
     from mdsa_local.cli.ask import opened
     from mdsa_local.evaluation import questions
+    from mdsa_local.runtime.catalog import refuse_unknown
     from mdsa_local.settings import Settings
 
     cases = questions.read(file)
@@ -75,7 +76,9 @@ def answers(
         from mdsa_local.evaluation.plots import figure_class
 
         figure_class()
-    with opened(Settings.load()) as orchestrator:
+    settings = Settings.load()
+    refuse_unknown(model or [], settings.model_dirs)
+    with opened(settings) as orchestrator:
         if overlap:
             result = _overlap(cases, orchestrator)
         else:

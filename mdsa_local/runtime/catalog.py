@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +12,8 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mdsa_local.errors import ConfigError, ModelFileError, ModelNotFoundError
+from mdsa_local.runtime.backend import parse_reference
+from mdsa_local.runtime.gguf import MISSING
 from mdsa_local.settings import explain, read_yaml
 
 # Hashing takes 1.4 s a gigabyte on an AMD EPYC, beside reading it: nothing for a small file, a wait before each start with a large one.
@@ -80,6 +82,18 @@ def find(name: str, folders: Sequence[Path]) -> ModelFile:
     return models[name]
 
 
+def refuse_unknown(references: Iterable[str], folders: Sequence[Path]) -> None:
+    """Raise for a model reference that can be none, before anything is done for it: :class:`ModelNotFoundError` for an unknown name or a file that is
+    not there, and as :func:`~mdsa_local.runtime.backend.parse_reference`. What other programs hold only they know; that is met by who asks them."""
+    for reference in map(parse_reference, references):
+        if reference.scheme == "name":
+            model = find(reference.target, folders)
+            if not model.path.is_file():
+                raise _missing(model)
+        elif reference.scheme == "gguf" and not Path(reference.target).is_file():
+            raise ModelNotFoundError(f"no model file {reference.target}", MISSING)
+
+
 def perhaps_meant(target: str, folders: Sequence[Path]) -> str:
     """A sentence for who writes ``nano:int4`` for ``nano-int4``, which is taken for a model of Ollama; empty where no model here is called so."""
     name, colon, _ = target.partition(":")
@@ -130,9 +144,13 @@ def verify(model: ModelFile, seen: Path | None = None) -> None:
                     stamp.parent.mkdir(parents=True, exist_ok=True)
                     stamp.write_text(known, encoding="utf-8")
     except FileNotFoundError:
-        raise ModelNotFoundError(f"{model.name}: its file {model.path} is missing", AGAIN) from None
+        raise _missing(model) from None
     except OSError as error:
         raise ModelFileError(f"{model.path}: cannot be read: {error.strerror or error}", "Check its permissions.") from None
+
+
+def _missing(model: ModelFile) -> ModelNotFoundError:
+    return ModelNotFoundError(f"{model.name}: its file {model.path} is missing", AGAIN)
 
 
 def _in_folder(folder: Path) -> Iterator[ModelFile]:

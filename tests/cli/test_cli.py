@@ -89,6 +89,11 @@ def test_route_abstains_on_the_weather_on_mars(product: TinyBERTOrchestrator, ca
         (["ask", "what\x07"], 2, "U+0007"),
         (["ask", "atm limit", "--domain", "nope"], 4, "unknown domain 'nope'"),
         (["ask", "what is the atm limit", "--model", "nope"], 5, "unknown model 'nope'"),
+        # No domain takes this one, and no model is asked.
+        (["ask", "what's the weather on mars", "--model", "nope"], 5, "unknown model 'nope'"),
+        (["ask", "what's the weather on mars", "--model", "/no/such/file.gguf"], 5, "no model file"),
+        (["chat", "--model", "nope"], 5, "unknown model 'nope'"),
+        (["eval", "answers", "--model", "nope"], 5, "unknown model 'nope'"),
         (["ask", "what is the atm limit", "--model", "what://x"], 4, "unknown model scheme 'what'"),
         (["ask", "what is the atm limit", "--model", "/no/such/file.gguf"], 5, "no model file"),
         (["kb", "add", "/no/such/folder"], 2, "no such file or folder"),
