@@ -34,7 +34,7 @@ from mdsa_local import (
     create_medical_domain,
 )
 from mdsa_local import orchestrator as orchestrator_module
-from mdsa_local.cli.ask import details
+from mdsa_local.cli.ask import details, show
 from mdsa_local.domains import quoting
 from mdsa_local.domains.prompts import NOT_FOUND
 from mdsa_local.knowledge import sync
@@ -291,7 +291,9 @@ def test_the_model_hears_the_domains_prompt_the_passages_and_the_question(says: 
     ("said", "status"),
     [("An arranged overdraft has an annual rate of 35 percent. [1]", "degraded"), (NOT_FOUND, "not_found"), ("Sheep fly to the moon.", "degraded")],
 )
-def test_an_answer_by_a_schema_stays_what_the_model_wrote(says: TinyBERTOrchestrator, said: str, status: str) -> None:
+def test_an_answer_by_a_schema_stays_what_the_model_wrote(
+    says: TinyBERTOrchestrator, capsys: pytest.CaptureFixture[str], said: str, status: str
+) -> None:
     schema = {"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"]}
     says.register_domain(create_finance_domain(model="scripted://finance", generation={"json_schema": schema}))
     scripted.SAYS["finance"] = written = json.dumps({"answer": said}) + "\n"
@@ -301,6 +303,11 @@ def test_an_answer_by_a_schema_stays_what_the_model_wrote(says: TinyBERTOrchestr
     assert (answer.response, answer.status) == (written, status)
     assert "".join(event.text for event in events if isinstance(event, Token)) == written
     assert not any(isinstance(event, Revised) for event in events)
+    capsys.readouterr()
+    show(says, "What does an overdraft cost?", None)
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("-- ")]
+    assert told == ([f"-- degraded: {answer.reason}"] if status == "degraded" else [])
+    assert answer.to_dict()["reason"] == answer.reason != ""
 
 
 def test_what_an_answer_by_a_schema_quotes_is_cited_beside_it(says: TinyBERTOrchestrator) -> None:
@@ -315,7 +322,7 @@ def test_what_an_answer_by_a_schema_quotes_is_cited_beside_it(says: TinyBERTOrch
     assert (answer.status, [citation.number for citation in answer.citations]) == ("success", [1])
 
 
-def test_an_invented_answer_is_withdrawn_and_marked(says: TinyBERTOrchestrator) -> None:
+def test_an_invented_answer_is_withdrawn_and_marked(says: TinyBERTOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
     scripted.SAYS["finance"] = "The moon lends money at 77 percent to every sheep. [1]"
     events = list(says.stream("What does an overdraft cost?"))
     answer = events[-1]
@@ -323,6 +330,10 @@ def test_an_invented_answer_is_withdrawn_and_marked(says: TinyBERTOrchestrator) 
     assert answer.answer.degraded
     assert any(isinstance(event, Revised) for event in events)
     assert "77" not in answer.answer.response
+    capsys.readouterr()
+    show(says, "What does an overdraft cost?", None)
+    # Why is told once.
+    assert capsys.readouterr().out.count(answer.answer.reason) == 1
 
 
 def test_the_models_refusal_is_an_honest_not_found(says: TinyBERTOrchestrator) -> None:

@@ -121,7 +121,7 @@ def show(orchestrator: TinyBERTOrchestrator, text: str, domain: str | None, hist
     from mdsa_local.types import Completed, Revised, Token
 
     answer: Answer | None = None
-    begun = False
+    begun = withdrawn = False
     with orchestrator.stream(text, domain=domain, history=history) as events:
         try:
             for event in events:
@@ -129,6 +129,7 @@ def show(orchestrator: TinyBERTOrchestrator, text: str, domain: str | None, hist
                     begun = True
                     piece(plain(event.text))
                 elif isinstance(event, Revised):
+                    withdrawn = event.kind == "replaced"
                     line()
                     line(dim("-- with its citations set right:" if event.kind == "citations" else f"-- withdrawn: {event.reason}. Instead:"))
                     piece(plain(event.text))
@@ -141,6 +142,9 @@ def show(orchestrator: TinyBERTOrchestrator, text: str, domain: str | None, hist
             raise
     assert answer is not None
     line()
+    if answer.degraded and answer.domain is not None and not withdrawn:
+        # Of a form, or found without encoder or judge: it stands as it was written, so that nothing above says what is amiss with it.
+        line(dim(f"-- degraded: {escaped(answer.reason)}"))
     line(dim("\n".join(details(answer))))
     if orchestrator.settings.answer_log and _logged(orchestrator.settings, answer.request_id):
         line(dim(f"logged as {answer.request_id[:8]}: mdsa feedback right|wrong {answer.request_id[:8]}"))
