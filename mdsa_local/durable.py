@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BufferedRandom
 from pathlib import Path
 
 from mdsa_local.errors import InputError
+from mdsa_local.settings import storage_error
 
 
 def settle(partial: Path, target: Path) -> None:
@@ -21,6 +22,25 @@ def settle(partial: Path, target: Path) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """The name of a file to write beside ``target``; when all is written it takes its place.
+
+    Raises :class:`StorageError` for what the system refuses; what ``target`` held before is then still there, and nothing else is left.
+    """
+    partial = target.with_name(f"{target.name}.partial")
+    try:
+        yield partial
+        # Whoever wrote it need not have waited for the disk.
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        settle(partial, target)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise storage_error(error, target) from None
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mdsa_local.durable import only_one, write_whole
-from mdsa_local.errors import InputError
+from mdsa_local.durable import only_one, replacing, write_whole
+from mdsa_local.errors import InputError, StorageError
 
 HOLDS = """
 import sys
@@ -27,6 +27,28 @@ def test_small_files_are_written_whole(tmp_path: Path) -> None:
     write_whole(tmp_path / "a.yaml", "two\n")
     assert (tmp_path / "a.yaml").read_text() == "two\n"
     assert [path.name for path in tmp_path.iterdir()] == ["a.yaml"]
+
+
+def test_a_file_takes_the_place_of_the_one_before_when_it_is_written(tmp_path: Path) -> None:
+    target = tmp_path / "a.bin"
+    for content in (b"one", b"two"):
+        with replacing(target) as partial:
+            partial.write_bytes(content)
+            assert not target.exists() or target.read_bytes() == b"one"
+        assert target.read_bytes() == content
+    assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_what_cannot_be_written_leaves_the_file_before(tmp_path: Path) -> None:
+    target = tmp_path / "a.bin"
+    target.write_bytes(b"one")
+    with pytest.raises(StorageError, match="quota exceeded"), replacing(target) as partial:
+        partial.write_bytes(b"tw")
+        raise OSError(122, "quota exceeded")
+    assert target.read_bytes() == b"one"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
+    with pytest.raises(StorageError, match="cannot write"), replacing(target / "b.bin"):
+        pass
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

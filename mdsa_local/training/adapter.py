@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mdsa_local.domains.asking import Shown, asked
 from mdsa_local.domains.config import DomainConfig
 from mdsa_local.domains.installing import Installed, install
+from mdsa_local.durable import replacing
 from mdsa_local.errors import ContextOverflowError, InputError, ModelError, ModelFileError, ModelNotFoundError
 from mdsa_local.jsonlines import Sample
 from mdsa_local.runtime.adapters import check
@@ -315,13 +316,8 @@ def _write(model: Any, base: Base, options: lora.Options, file: Path, llama_cpp:
 
 
 def _kept(file: Path, target: Path) -> None:
-    partial = target.with_name(f"{target.name}.partial")
-    try:
+    with replacing(target) as partial:
         shutil.copyfile(file, partial)
-        partial.replace(target)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise storage_error(error, target) from None
 
 
 def _counted(tell: Callable[[str, int, int], None] | None) -> Callable[[int, int], None] | None:

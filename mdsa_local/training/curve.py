@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mdsa_local.durable import settle, write_whole
+from mdsa_local.durable import replacing, write_whole
 from mdsa_local.evaluation.plots import figure_class
 from mdsa_local.settings import storage_error
 
@@ -67,12 +66,5 @@ def draw(lines: Sequence[Mapping[str, Any]], path: Path, ends: Mapping[str, floa
         left.axvline(tokens / 1e6, color="0.5", linewidth=0.8, linestyle=":")
         left.annotate(name, (tokens / 1e6, 1), xycoords=("data", "axes fraction"), ha="right", va="top", fontsize=8, rotation=90)
     left.legend(*(a + b for a, b in zip(left.get_legend_handles_labels(), right.get_legend_handles_labels(), strict=True)), fontsize=8)
-    partial = path.with_name(f"{path.name}.partial")
-    try:
+    with replacing(path) as partial:
         figure.savefig(partial, dpi=120, format="png")
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        settle(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise storage_error(error, path) from None

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +16,7 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from mdsa_local.durable import settle
+from mdsa_local.durable import replacing
 from mdsa_local.errors import InputError
 from mdsa_local.runtime.gguf import read_gguf
 from mdsa_local.settings import storage_error
@@ -65,9 +64,11 @@ def tensors(model: Nano) -> dict[str, NDArray[np.float32]]:
 def write(weights: Tensors, shape: Shape, tokenizer: Path, path: Path, kind: str, name: str = "nano") -> Path:
     """Write one GGUF of ``kind`` (a key of :data:`KINDS`). Raises :class:`StorageError`; what ``path`` held before is then still there."""
     file_type, matrices, embeddings = KINDS[kind]
-    partial = path.with_name(f"{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(error, path) from None
+    with replacing(path) as partial:
         writer = gguf.GGUFWriter(partial, "llama")
         _header(writer, shape, name)
         writer.add_file_type(file_type)
@@ -86,12 +87,6 @@ def write(weights: Tensors, shape: Shape, tokenizer: Path, path: Path, kind: str
         finally:
             _close(writer)
         read_gguf(partial)
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        settle(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise storage_error(error, path) from None
     return path
 
 
