@@ -14,7 +14,7 @@ The small model, one command a step (``mdsa train``, docs/training.md):
 The encoder (``scripts/make_encoder.py``):
 
 - :mod:`~mdsa_local.training.corpus`, :mod:`~mdsa_local.training.documentation`, :mod:`~mdsa_local.training.written`: its texts and questions.
-- :mod:`~mdsa_local.training.utterances`: utterances of many domains, written for it.
+- :mod:`~mdsa_local.training.utterances`: utterances of many domains, written for it; read, as the articles are, with ``marked``.
 - :mod:`~mdsa_local.training.distil`, :mod:`~mdsa_local.training.contrast`, :mod:`~mdsa_local.training.gather`: distillation into a TinyBERT, and its
   second and third run.
 - :mod:`~mdsa_local.training.export_encoder`: ONNX export with optimum, INT8.

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mdsa_local.errors import InputError
+from mdsa_local.training.marked import files, marked
 
 ARTICLES = Path(__file__).parent / "articles"
 UNOFFICIAL = "unofficial"
@@ -43,8 +43,8 @@ class Organisation:
 def read(folder: Path = ARTICLES) -> list[Organisation]:
     """All organisations, in the order of the files. Raises :class:`InputError` that names file and line."""
     found: list[Organisation] = []
-    for path in sorted(folder.glob("*.txt")):
-        for organisation in parsed(path.read_text(encoding="utf-8").split("\n"), str(path)):
+    for path, lines in files(folder):
+        for organisation in parsed(lines, str(path)):
             organisation.unofficial = path.name.startswith(UNOFFICIAL)
             found.append(organisation)
     return found
@@ -55,29 +55,25 @@ def parsed(lines: Sequence[str], name: str = "articles") -> Iterator[Organisatio
     organisation: Organisation | None = None
     article: Article | None = None
     heading = ""
-    for number, raw in enumerate(lines, 1):
-        line = raw.rstrip()
-        mark, _, rest = line.partition(" ")
-        if not line:
-            continue
-        if mark == "@":
+    for line in marked(lines, name):
+        if line.mark == "@":
             if organisation:
                 yield organisation
-            organisation, article = Organisation(rest), None
-        elif mark == "#" and organisation:
-            article, heading = Article(rest), ""
+            organisation, article = Organisation(line.rest), None
+        elif line.mark == "#" and organisation:
+            article, heading = Article(line.rest), ""
             organisation.articles.append(article)
-        elif mark == "##" and article:
-            heading = rest
-        elif mark == "S" and article:
-            article.sentences.append(rest)
+        elif line.mark == "##" and article:
+            heading = line.rest
+        elif line.mark == "S" and article:
+            article.sentences.append(line.rest)
             article.headings.append(heading)
-        elif (match := QUESTION.fullmatch(line)) and article:
+        elif (match := QUESTION.fullmatch(line.text)) and article:
             places = tuple(int(place) - 1 for place in match[1].split(",")) if match[1] != "-" else ()
             if any(not 0 <= place < len(article.sentences) for place in places):
-                raise InputError(f"{name}:{number}: the article has {len(article.sentences)} sentences: {line}", FORM)
+                raise line.refused(FORM, f"the article has {len(article.sentences)} sentences")
             article.questions.append((places, match[2]))
         else:
-            raise InputError(f"{name}:{number}: not understood: {line}", FORM)
+            raise line.refused(FORM)
     if organisation:
         yield organisation

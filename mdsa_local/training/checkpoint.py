@@ -12,13 +12,12 @@ import logging
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from mdsa_local.durable import settle
+from mdsa_local.durable import replacing
 from mdsa_local.errors import DependencyError, StorageError
-from mdsa_local.settings import storage_error
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +37,12 @@ def save(state: object, path: Path) -> None:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     data = buffer.getbuffer()
-    partial = path.with_name(f"{path.name}.partial")
-    try:
+    with replacing(path) as partial:
         with partial.open("wb") as file:
             file.write(data)
             file.write(hashlib.sha256(data).digest())
             file.flush()
+            # Before the one of before goes.
             os.fsync(file.fileno())
         if path.exists():
             previous = _previous(path)
@@ -54,10 +53,6 @@ def save(state: object, path: Path) -> None:
             except OSError:
                 # Not every file system knows second names.
                 shutil.copyfile(path, previous)
-        settle(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise storage_error(error, path) from None
 
 
 def load(path: Path, where: torch.device | str = "cpu") -> dict[str, Any]:
@@ -70,6 +65,50 @@ def load(path: Path, where: torch.device | str = "cpu") -> dict[str, Any]:
     if state is None:
         raise StorageError(f"{path}: damaged, or no checkpoint of this program", "Delete it to begin this step again.")
     return state
+
+
+class Stateful(Protocol):
+    """What a checkpoint keeps and gives back: a model, an optimiser."""
+
+    def state_dict(self) -> Any:
+        """Its state."""
+
+    def load_state_dict(self, state: Any, /) -> object:
+        """Be as it was."""
+
+
+class Chance:
+    """The state of chance, kept that what is drawn is the same as without a stop."""
+
+    def state_dict(self) -> torch.Tensor:
+        """That of the device that trains."""
+        return torch.cuda.get_rng_state() if device().type == "cuda" else torch.get_rng_state()
+
+    def load_state_dict(self, state: torch.Tensor, /) -> None:
+        """Go on from it."""
+        (torch.cuda.set_rng_state if device().type == "cuda" else torch.set_rng_state)(state)
+
+
+def keep(path: Path, step: int, **parts: Stateful) -> None:
+    """Write what :func:`resume` reads: the state of each part under its name, and the step. Raises as :func:`save`."""
+    save({name: part.state_dict() for name, part in parts.items()} | {"step": step}, path)
+
+
+def resume(path: Path, **parts: Stateful) -> int:
+    """Put the state of each part in place and tell it, if there is a checkpoint; the step to go on with. Raises as :func:`load`."""
+    if not path.exists():
+        return 0
+    step = restore(path, **parts)
+    print(f"resumed at step {step}", flush=True)
+    return step
+
+
+def restore(path: Path, **parts: Stateful) -> int:
+    """Put the state of these parts in place, whatever else the checkpoint holds; its step. Raises as :func:`load`."""
+    state = load(path)
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    return int(state["step"])
 
 
 def _previous(path: Path) -> Path:

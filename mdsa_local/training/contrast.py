@@ -27,9 +27,9 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import AutoTokenizer
 
 from mdsa_local.training import sources
-from mdsa_local.training.checkpoint import device
+from mdsa_local.training.checkpoint import device, keep
 from mdsa_local.training.corpus import windows, with_typo
-from mdsa_local.training.distil import MAX_TOKENS, ROUND_TO, Schedule, Tokens, begun, departure, embed, finish, keep, label, projected, resumed
+from mdsa_local.training.distil import MAX_TOKENS, ROUND_TO, Schedule, Tokens, begun, departure, embed, finish, label, projected, resumed
 from mdsa_local.training.grounded import Templates, fill, worded
 from mdsa_local.training.written import Written
 from mdsa_local.training.written import read as read_written
@@ -227,9 +227,9 @@ def train(data: Path, teacher: Path, start: Path, work: Path, steps: int, rate: 
             figures = [round(float(one), 3) for one in (*running, loss)]
             print(f"step {step} losses {figures} {(time.time() - began) / (step - first):.3f} s/step", flush=True)
             if step % 250 == 0:
-                keep(student, dense, optimiser, step, checkpoint)
+                keep(checkpoint, step, student=student, dense=dense, optimiser=optimiser)
     print(f"step {step}, the end: {found(pairs, vectors)}", flush=True)
-    keep(student, dense, optimiser, step, checkpoint)
+    keep(checkpoint, step, student=student, dense=dense, optimiser=optimiser)
     finish(student, dense, AutoTokenizer.from_pretrained(teacher), work)
 
 

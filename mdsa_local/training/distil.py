@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoTokenizer, BertConfig, BertModel
 
-from mdsa_local.training.checkpoint import device, load, save
+from mdsa_local.training.checkpoint import device, keep, restore, resume
 from mdsa_local.training.corpus import encoder_texts, with_typo
 from mdsa_local.training.grounded import template_texts
 
@@ -157,24 +157,13 @@ def embed(student: BertModel, dense: torch.nn.Linear, ids: Tensor, mask: Tensor)
 def resumed(teacher_path: Path, start: Path | None, checkpoint: Path, rate: float) -> tuple[BertModel, torch.nn.Linear, torch.optim.Optimizer, int]:
     """Student, dense layer, optimiser and step: of ``checkpoint`` when there is one, else weights of the run in ``start``, else fresh."""
     student, dense = fresh_student(teacher_path)
-    found = checkpoint if checkpoint.exists() else start
-    state = load(found) if found else None
-    if state:
-        student.load_state_dict(state["student"])
-        dense.load_state_dict(state["dense"])
     student.to(device())
     dense.to(device())
     optimiser = torch.optim.AdamW([*student.parameters(), *dense.parameters()], lr=rate, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
-    if not state or found != checkpoint:
-        return student, dense, optimiser, 0
-    optimiser.load_state_dict(state["optimiser"])
-    print(f"resumed at step {state['step']}", flush=True)
-    return student, dense, optimiser, state["step"]
-
-
-def keep(student: BertModel, dense: torch.nn.Linear, optimiser: torch.optim.Optimizer, step: int, checkpoint: Path) -> None:
-    """Write what :func:`resumed` reads."""
-    save({"student": student.state_dict(), "dense": dense.state_dict(), "optimiser": optimiser.state_dict(), "step": step}, checkpoint)
+    step = resume(checkpoint, student=student, dense=dense, optimiser=optimiser)
+    if start and not checkpoint.exists():
+        restore(start, student=student, dense=dense)
+    return student, dense, optimiser, step
 
 
 def departure(out: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -274,9 +263,9 @@ def train(texts: list[str], teacher_path: Path, work: Path, epochs: int, size: i
         if step % 100 == 0:
             print(f"step {step} epoch {epoch} cosine {cosine.item():.4f} {(time.time() - began) / (step - first) * 1000:.0f} ms/step", flush=True)
         if step % 1000 == 0:
-            keep(student, dense, optimiser, step, checkpoint)
+            keep(checkpoint, step, student=student, dense=dense, optimiser=optimiser)
     print(f"step {step} held-out cosine {held_out_cosine():.4f}", flush=True)
-    keep(student, dense, optimiser, step, checkpoint)
+    keep(checkpoint, step, student=student, dense=dense, optimiser=optimiser)
     finish(student, dense, tokenizer, work)
 
 

@@ -35,7 +35,7 @@ from transformers import AutoTokenizer, BertModel
 
 from mdsa_local.routing.anchors import SOFTNESS, USUAL_FEW, WHOLE
 from mdsa_local.training import articles, sources, utterances
-from mdsa_local.training.checkpoint import device, load, save
+from mdsa_local.training.checkpoint import device, keep, resume
 from mdsa_local.training.contrast import SHARES, WARM, Block, Pairs, contrasted
 from mdsa_local.training.corpus import encoder_texts, with_typo
 from mdsa_local.training.distil import WIDTH, Schedule, Tokens, begun, departure, embed, finish
@@ -231,13 +231,8 @@ def train(
     encoder = Encoder(start / "student").to(device())
     before = copy.deepcopy(encoder).eval()
     optimiser = torch.optim.AdamW(encoder.parameters(), lr=rate, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
-    checkpoint, step = work / "gather.pt", 0
-    if checkpoint.exists():
-        state = load(checkpoint)
-        encoder.load_state_dict(state["encoder"])
-        optimiser.load_state_dict(state["optimiser"])
-        step = int(state["step"])
-        print(f"resumed at step {step}", flush=True)
+    checkpoint = work / "gather.pt"
+    step = resume(checkpoint, encoder=encoder, optimiser=optimiser)
     plan = Schedule(rate, len(steps), WARM, minutes)
     began, first = time.time(), step
     todo = Subset(steps, range(step, len(steps)))
@@ -267,8 +262,8 @@ def train(
             figures = [round(float(one.detach()), 3) for one in (*paired, gathered, held)]
             print(f"step {step} losses {figures} {(time.time() - began) / (step - first):.3f} s/step", flush=True)
         if step % 250 == 0:
-            save({"encoder": encoder.state_dict(), "optimiser": optimiser.state_dict(), "step": step}, checkpoint)
-    save({"encoder": encoder.state_dict(), "optimiser": optimiser.state_dict(), "step": step}, checkpoint)
+            keep(checkpoint, step, encoder=encoder, optimiser=optimiser)
+    keep(checkpoint, step, encoder=encoder, optimiser=optimiser)
     with torch.no_grad():
         for own, first_one in zip(encoder.parameters(), before.parameters(), strict=True):
             own.lerp_(first_one, 1 - share)

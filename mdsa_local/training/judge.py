@@ -33,7 +33,7 @@ from transformers import AutoTokenizer, BertForSequenceClassification
 
 from mdsa_local.durable import settle
 from mdsa_local.errors import InputError
-from mdsa_local.training.checkpoint import device, load, save
+from mdsa_local.training.checkpoint import Chance, device, keep, resume
 from mdsa_local.training.distil import ROUND_TO, Schedule, precision
 from mdsa_local.training.groups import SIZE, Group, held_out, titled, training
 
@@ -185,24 +185,6 @@ def measured(model: BertForSequenceClassification, pool: Pool, size: int) -> dic
     return {"groups": len(pool), "right": round(float(right), 4), "auc": round(float(above), 4)}
 
 
-def keep(model: BertForSequenceClassification, optimiser: torch.optim.Optimizer, step: int, checkpoint: Path) -> None:
-    """Write what :func:`resume` reads, with the state of chance, that what is dropped is the same as without a stop."""
-    chance = torch.cuda.get_rng_state() if device().type == "cuda" else torch.get_rng_state()
-    save({"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "chance": chance}, checkpoint)
-
-
-def resume(model: BertForSequenceClassification, optimiser: torch.optim.Optimizer, checkpoint: Path) -> int:
-    """Put the checkpoint's state in place, if there is one; the step to go on with."""
-    if not checkpoint.exists():
-        return 0
-    state = load(checkpoint)
-    model.load_state_dict(state["model"])
-    optimiser.load_state_dict(state["optimiser"])
-    (torch.cuda.set_rng_state if device().type == "cuda" else torch.set_rng_state)(state["chance"])
-    print(f"resumed at step {state['step']}", flush=True)
-    return int(state["step"])
-
-
 def train(
     pool: Pool,
     held: Mapping[str, Pool],
@@ -220,7 +202,8 @@ def train(
     model = opened(start)
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
     checkpoint = work / "judge.pt"
-    step = resume(model, optimiser, checkpoint)
+    chance = Chance()
+    step = resume(checkpoint, model=model, optimiser=optimiser, chance=chance)
     per_epoch = -(-len(pool) // size)
     plan = Schedule(rate, epochs * per_epoch, min(WARM, epochs * per_epoch // 10), minutes)
     began, first, epoch = time.time(), step, -1
@@ -245,10 +228,10 @@ def train(
         if step % 200 == 0:
             print(f"step {step} of {epochs * per_epoch} loss {float(loss):.3f} {(time.time() - began) / (step - first):.3f} s/step", flush=True)
         if step % KEEP_EVERY == 0:
-            keep(model, optimiser, step, checkpoint)
+            keep(checkpoint, step, model=model, optimiser=optimiser, chance=chance)
             print({name: measured(model, one, size) for name, one in held.items()}, flush=True)
     print(f"step {step}, the end:", {name: measured(model, one, size) for name, one in held.items()}, flush=True)
-    keep(model, optimiser, step, checkpoint)
+    keep(checkpoint, step, model=model, optimiser=optimiser, chance=chance)
     finish(model, start, work / "judge")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mdsa_local.errors import InputError
+from mdsa_local.training.marked import files, marked
 
 UTTERANCES = Path(__file__).parent / "utterances"
 FORM = "'@ ' begins a domain, '> ' describes it, '# ' begins an intent; what stands below that are utterances."
@@ -32,29 +32,25 @@ class Domain:
 
 def read(folder: Path = UTTERANCES) -> dict[str, list[Domain]]:
     """The domains of each file, by its name; those of one file exclude one another. Raises :class:`InputError` that names file and line."""
-    return {path.stem: list(parsed(path.read_text(encoding="utf-8").split("\n"), str(path))) for path in sorted(folder.glob("*.txt"))}
+    return {path.stem: list(parsed(lines, str(path))) for path, lines in files(folder)}
 
 
 def parsed(lines: Sequence[str], name: str = "utterances") -> Iterator[Domain]:
     """The domains of one file's lines."""
     domain: Domain | None = None
     said: list[str] | None = None
-    for number, raw in enumerate(lines, 1):
-        line = raw.strip()
-        mark, _, rest = line.partition(" ")
-        if not line:
-            continue
-        if mark == "@" and rest:
+    for line in marked(lines, name):
+        if line.mark == "@" and line.rest:
             if domain:
                 yield domain
-            domain, said = Domain(rest), None
-        elif mark == ">" and domain:
-            domain.description = rest
-        elif mark == "#" and domain and rest not in domain.intents:
-            said = domain.intents[rest] = []
-        elif mark not in {"@", ">", "#"} and said is not None:
-            said.append(line)
+            domain, said = Domain(line.rest), None
+        elif line.mark == ">" and domain:
+            domain.description = line.rest
+        elif line.mark == "#" and domain and line.rest not in domain.intents:
+            said = domain.intents[line.rest] = []
+        elif line.mark not in {"@", ">", "#"} and said is not None:
+            said.append(line.text)
         else:
-            raise InputError(f"{name}:{number}: not understood: {line}", FORM)
+            raise line.refused(FORM)
     if domain:
         yield domain

@@ -16,7 +16,7 @@ from mdsa_local.routing.session import read_card
 from mdsa_local.settings import shipped
 from mdsa_local.training import judge
 from mdsa_local.training.card import refresh
-from mdsa_local.training.checkpoint import load
+from mdsa_local.training.checkpoint import keep, load
 from mdsa_local.training.distil import ROUND_TO
 from mdsa_local.training.groups import SIZE, Group
 from mdsa_local.training.judge import Pool
@@ -169,10 +169,8 @@ def test_training_lowers_the_loss_and_goes_on_where_it_was_stopped(
     torch.manual_seed(0)
     assert loss(tmp_path / "whole" / "judge") < loss(start) - 0.1
 
-    keep = judge.keep
-
-    def kept_and_stopped(*arguments: Any) -> None:
-        keep(*arguments)
+    def kept_and_stopped(*arguments: Any, **parts: Any) -> None:
+        keep(*arguments, **parts)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(judge, "keep", kept_and_stopped)
