@@ -25,8 +25,8 @@ from mdsa_local.knowledge.chunking import Chunk
 from mdsa_local.knowledge.evaluate import PASSAGES, Judged, measure
 from mdsa_local.knowledge.fusion import Hit, fuse
 from mdsa_local.knowledge.lance import connect
-from mdsa_local.knowledge.reading import rank_all
 from mdsa_local.knowledge.store import Entry, KnowledgeBase
+from mdsa_local.knowledge.together import rank_all
 from mdsa_local.routing.encoder import Encoder
 from mdsa_local.types import Passage
 

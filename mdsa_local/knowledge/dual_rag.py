@@ -22,9 +22,10 @@ from mdsa_local.knowledge.ingest import Progress, Report, ingest
 from mdsa_local.knowledge.lance import connect
 from mdsa_local.knowledge.mentions import unknown
 from mdsa_local.knowledge.place import forget
-from mdsa_local.knowledge.reading import Document, nearness, rank_all
+from mdsa_local.knowledge.reading import Document
 from mdsa_local.knowledge.rerank import Reranker, load, reordered, wide
 from mdsa_local.knowledge.store import Entry, KnowledgeBase
+from mdsa_local.knowledge.together import nearness, rank_all
 from mdsa_local.settings import Settings
 
 if TYPE_CHECKING:

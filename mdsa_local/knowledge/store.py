@@ -15,6 +15,8 @@ from mdsa_local.knowledge.chunking import Chunk
 from mdsa_local.knowledge.copied import matrix
 from mdsa_local.knowledge.reading import FINGERPRINT, Readable, among
 from mdsa_local.knowledge.thrift import little_memory
+from mdsa_local.knowledge.together import search_all
+from mdsa_local.types import Passage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,6 +50,10 @@ class KnowledgeBase(Readable):
     ``label`` is what passages call it (default: the name). Threads may share it; processes may share its folder. Methods raise
     :class:`StorageError` when the disk fails, and :class:`ConfigError` when the table holds another encoder's vectors.
     """
+
+    def search(self, vector: NDArray[np.float32], text: str, k: int) -> list[Passage]:
+        """The best ``k`` passages, best first, as :func:`search_all` finds them. ``score`` is the cosine with ``vector``, 0 to 1."""
+        return [hit.passage for hit in search_all([self], vector, text, k)]
 
     def add(self, entries: Iterable[Entry]) -> None:
         """Store documents in one commit. What was stored of the same documents is replaced; one without chunks is removed."""

@@ -17,9 +17,9 @@ from mdsa_local.knowledge.chunking import Chunk
 from mdsa_local.knowledge.copied import Copy
 from mdsa_local.knowledge.fusion import WORDS_WEIGHT, Hit
 from mdsa_local.knowledge.lance import connect
-from mdsa_local.knowledge.reading import rank_all, search_all
 from mdsa_local.knowledge.searching import Found
 from mdsa_local.knowledge.store import Entry, KnowledgeBase
+from mdsa_local.knowledge.together import rank_all, search_all
 from tests.knowledge.toy_embedder import ToyEmbedder
 
 ROWS = 900

@@ -19,8 +19,8 @@ from mdsa_local.knowledge.chunking import Chunk
 from mdsa_local.knowledge.copied import ROWS_A_SEARCH
 from mdsa_local.knowledge.index import State, work
 from mdsa_local.knowledge.lance import connect
-from mdsa_local.knowledge.reading import search_all
 from mdsa_local.knowledge.store import Entry, KnowledgeBase
+from mdsa_local.knowledge.together import search_all
 
 ROOT = Path(__file__).parents[2]
 ROWS, WIDTH = 3000, 64

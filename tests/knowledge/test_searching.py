@@ -16,8 +16,8 @@ from mdsa_local.knowledge.chunking import Chunk
 from mdsa_local.knowledge.dual_rag import DualRAG
 from mdsa_local.knowledge.fusion import WORDS_WEIGHT, Hit, Ranked
 from mdsa_local.knowledge.lance import connect
-from mdsa_local.knowledge.reading import search_all
 from mdsa_local.knowledge.store import Entry, KnowledgeBase
+from mdsa_local.knowledge.together import search_all
 from mdsa_local.routing.encoder import Encoder
 from mdsa_local.settings import shipped
 from tests.knowledge.toy_embedder import ToyEmbedder
