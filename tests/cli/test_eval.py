@@ -13,6 +13,7 @@ import pytest
 
 from mdsa_local.orchestrator import TinyBERTOrchestrator
 from tests.cli.test_cli import inside
+from tests.conftest import json_lines
 
 LINES: list[dict[str, Any]] = [
     {"question": "what is the daily atm limit", "domain": "finance", "facts": ["$400"], "sources": ["atm-withdrawals.md"]},
@@ -29,9 +30,7 @@ LINES: list[dict[str, Any]] = [
 
 @pytest.fixture
 def questions(tmp_path: Path) -> Path:
-    path = tmp_path / "questions.jsonl"
-    path.write_text("\n".join(map(json.dumps, LINES)), encoding="utf-8")
-    return path
+    return json_lines(tmp_path / "questions.jsonl", LINES)
 
 
 def test_answers_in_json_with_picture_and_every_answer(

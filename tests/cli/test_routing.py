@@ -13,6 +13,7 @@ from mdsa_local.cli import bench
 from mdsa_local.orchestrator import TinyBERTOrchestrator
 from mdsa_local.routing import plots
 from tests.cli.test_cli import inside
+from tests.conftest import json_lines
 
 LINES = [
     {"text": "my card was charged twice", "domain": "finance"},
@@ -26,9 +27,7 @@ LINES = [
 
 @pytest.fixture
 def questions(tmp_path: Path) -> Path:
-    path = tmp_path / "questions.jsonl"
-    path.write_text("\n".join(map(json.dumps, LINES)), encoding="utf-8")
-    return path
+    return json_lines(tmp_path / "questions.jsonl", LINES)
 
 
 @pytest.fixture

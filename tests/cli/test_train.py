@@ -15,6 +15,7 @@ from mdsa_local.runtime.catalog import find
 from mdsa_local.training import curve
 from tests.cli.test_cli import inside
 from tests.cli.test_eval import LINES
+from tests.conftest import json_lines
 from tests.training.conftest import data, recipe, templates
 
 # Fixtures of the training tests.
@@ -69,8 +70,7 @@ def test_all_steps_in_one_command_make_a_model(tmp_path: Path, data: Path, templ
     done = json.loads(out)
     assert done["ground"]["of_tokens"] == 4000
     assert [Path(made["file"]).name for made in done["quantize"]["files"]] == ["toy-q8_0.gguf", "toy-q4_0.gguf"]
-    questions = tmp_path / "questions.jsonl"
-    questions.write_text("\n".join(map(json.dumps, LINES[:2])), encoding="utf-8")
+    questions = json_lines(tmp_path / "questions.jsonl", LINES[:2])
     judge = ("train", "evaluate", "--run", str(tmp_path / "run"), "--questions", str(questions), "--runs", "1", "--part", "cost", "--part", "answers")
     code, out, err = inside(capsys, *judge, "--json")
     assert code == 0, err

@@ -12,13 +12,12 @@ from mdsa_local.orchestrator import TinyBERTOrchestrator
 from mdsa_local.settings import shipped
 from tests.cli.test_cli import inside
 from tests.cli.test_eval import LINES
+from tests.conftest import json_lines
 
 
 @pytest.fixture
 def questions(tmp_path: Path) -> Path:
-    path = tmp_path / "questions.jsonl"
-    path.write_text("\n".join(map(json.dumps, LINES)), encoding="utf-8")
-    return path
+    return json_lines(tmp_path / "questions.jsonl", LINES)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -116,19 +117,24 @@ def test_single_additions_take_little_more_than_what_is_live(tmp_path: Path) -> 
     assert all(each <= 2 * live for each in sizes[2:]), (sizes, live)
 
 
+def hear_merges(monkeypatch: pytest.MonkeyPatch, folder: Path, heard: Callable[[], None]) -> None:
+    """Call ``heard`` before each merge in ``folder``: what earlier tests left elsewhere may be tidied meanwhile."""
+    tidied = KnowledgeBase._tidied
+
+    def hearing(base: KnowledgeBase, table: object) -> None:
+        if base.database.folder == folder:
+            heard()
+        tidied(base, table)
+
+    monkeypatch.setattr(KnowledgeBase, "_tidied", hearing)
+
+
 def test_a_burst_of_additions_leaves_few_copies_where_somebody_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then every merge leaves the file before it for as long as it may be read: with a merge for every 32 additions, fast ones would leave tens."""
     monkeypatch.setattr("mdsa_local.knowledge.upkeep.MOST_SMALL_FILES", 4)
     monkeypatch.setattr("mdsa_local.knowledge.upkeep.KEEP_VERSIONS", timedelta(hours=1))
     merges: list[int] = []
-    tidied = KnowledgeBase._tidied
-
-    def counted(base: KnowledgeBase, table: object) -> None:
-        if base.database.folder == tmp_path:
-            merges.append(1)
-        tidied(base, table)
-
-    monkeypatch.setattr(KnowledgeBase, "_tidied", counted)
+    hear_merges(monkeypatch, tmp_path, lambda: merges.append(1))
     rag = DualRAG(tmp_path, ToyEmbedder())
     rag._database.create("other", pa.schema([("text", pa.string())]))
     with connect(tmp_path).reading():
@@ -211,15 +217,7 @@ def test_while_much_is_added_few_merges_follow_each_other(tmp_path: Path, monkey
     monkeypatch.setattr("mdsa_local.knowledge.upkeep.MOST_SMALL_FILES", 4)
     monkeypatch.setattr("mdsa_local.knowledge.upkeep.KEEP_VERSIONS", timedelta(hours=1))
     merges: list[int] = []
-    tidied = KnowledgeBase._tidied
-
-    def counted(base: KnowledgeBase, table: object) -> None:
-        # What earlier tests left may be tidied meanwhile.
-        if base.database.folder == tmp_path:
-            merges.append(n)
-        tidied(base, table)
-
-    monkeypatch.setattr(KnowledgeBase, "_tidied", counted)
+    hear_merges(monkeypatch, tmp_path, lambda: merges.append(n))
     base = DualRAG(tmp_path, ToyEmbedder(width=300))._knowledge_base(None)
     with base.busy():
         for n in range(40):

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Self
+from http.server import BaseHTTPRequestHandler
+
+from .serving import Quiet, QuietServer, Serving
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(Quiet, BaseHTTPRequestHandler):
     """``/owner/repo/resolve/main/KIND.gguf``. KIND chooses how the file is handed out."""
 
     server: Server
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Keep the test output clean."""
 
     def do_HEAD(self) -> None:
         """What a hub says before it redirects to the storage."""
@@ -99,46 +94,24 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
 
-class Server(ThreadingHTTPServer):
+class Server(QuietServer):
     """Holds the content and remembers what it was asked: method, path, range, authorization."""
 
-    daemon_threads = True
-
     def __init__(self, content: bytes) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(Handler)
         self.content = content
         self.sha256 = hashlib.sha256(content).hexdigest()
         self.calls: list[tuple[str, str, str, str]] = []
         self.sends: list[int] = []
         self.absent = False
-        self.released = threading.Event()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that go away are what some tests are about."""
 
 
-class FileHub:
+class FileHub(Serving[Server]):
     """The server in a thread, as a context manager."""
 
     def __init__(self, content: bytes) -> None:
-        self.server = Server(content)
-        self._thread = threading.Thread(target=self.server.serve_forever, args=(0.02,))
-
-    @property
-    def url(self) -> str:
-        """Address of the hub."""
-        return f"http://127.0.0.1:{self.server.server_address[1]}"
+        super().__init__(Server(content))
 
     def file(self, kind: str) -> str:
         """Address of a file that is handed out as ``kind`` says."""
         return f"{self.url}/owner/repo/resolve/main/{kind}.gguf"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.server.released.set()
-        self.server.shutdown()
-        self._thread.join()
-        self.server.server_close()

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mdsa_local.runtime.synthetic import byte_letters
+
 Weights = Mapping[str, NDArray[np.float32]]
 Value = str | int | float | bool | list[str] | list[int]
 
@@ -32,16 +34,6 @@ class Shape:
     kv_heads: int = 2
     inner: int = 128
     context: int = 512
-
-
-def byte_letters() -> list[str]:
-    """The letter by which byte-level BPE writes each of the 256 bytes."""
-    plain = {*range(33, 127), *range(161, 173), *range(174, 256)}
-    letters, extra = [], 256
-    for byte in range(256):
-        letters.append(chr(byte) if byte in plain else chr(extra))
-        extra += byte not in plain
-    return letters
 
 
 VOCABULARY = [*byte_letters(), *(merge.replace(" ", "") for merge in MERGES), *SPECIAL]

@@ -6,15 +6,15 @@ The model's name chooses its behaviour. ``nano`` is real: it answers with the sh
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Self, cast
+from http.server import BaseHTTPRequestHandler
+from typing import Any, cast
 
 from mdsa_local.domains.config import Generation
 from mdsa_local.runtime.backend import Backend, Finished, Message
+
+from .serving import Quiet, QuietServer, Serving
 
 REFUSALS = {
     "missing": (404, "model 'missing' not found"),
@@ -36,14 +36,10 @@ def generate(engine: Backend, messages: list[dict[str, Any]], options: Mapping[s
     return engine.stream([Message(each["role"], each["content"]) for each in messages], generation, deadline_s=60)
 
 
-class JsonHandler(BaseHTTPRequestHandler):
+class JsonHandler(Quiet, BaseHTTPRequestHandler):
     """HTTP/1.1 with JSON and chunked answers."""
 
     server: Server
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Keep the test output clean."""
 
     def do_GET(self) -> None:
         """See :meth:`get`."""
@@ -193,17 +189,14 @@ class OllamaHandler(JsonHandler):
         self.chunk(json.dumps(value).encode() + b"\n")
 
 
-class Server(ThreadingHTTPServer):
+class Server(QuietServer):
     """Remembers what it was asked, and how often a model would have been loaded again."""
 
-    daemon_threads = True
-
     def __init__(self, handler: type[JsonHandler], engine: Backend | None, version: str) -> None:
-        super().__init__(("127.0.0.1", 0), handler)
+        super().__init__(handler)
         self.engine, self.version = engine, version
         self.n_context = engine.n_context_tokens if engine else 2048
         self.calls: list[tuple[str, dict[str, Any]]] = []
-        self.released = threading.Event()
         self.loads: list[tuple[str, dict[str, Any]]] = []
 
     def loaded(self, body: dict[str, Any]) -> None:
@@ -223,33 +216,14 @@ class Server(ThreadingHTTPServer):
         """Whether the request forbids cutting. Daemons before 0.12.6 do not know the word."""
         return body.get("truncate") is False and tuple(map(int, self.version.split("."))) >= (0, 12, 6)
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away in mid-stream is what some tests are about."""
 
-
-class Daemon:
+class Daemon(Serving[Server]):
     """The server in a thread, as a context manager."""
 
     def __init__(self, engine: Backend | None = None, version: str = "0.13.0", handler: type[JsonHandler] = OllamaHandler) -> None:
-        self.server = Server(handler, engine, version)
-        self._thread = threading.Thread(target=self.server.serve_forever, args=(0.02,))
-
-    @property
-    def url(self) -> str:
-        """Address of the server."""
-        return f"http://127.0.0.1:{self.server.server_address[1]}"
+        super().__init__(Server(handler, engine, version))
 
     @property
     def chats(self) -> list[dict[str, Any]]:
         """Bodies of all requests to ``/api/chat``."""
         return [body for path, body in self.server.calls if path == "/api/chat"]
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.server.released.set()
-        self.server.shutdown()
-        self._thread.join()
-        self.server.server_close()

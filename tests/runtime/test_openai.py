@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import socket
-import threading
-import time
 from collections.abc import Callable, Iterator
 
-import httpx
 import pytest
 
 from mdsa_local.domains.config import Generation
@@ -188,48 +185,6 @@ def test_the_key_opens_and_is_only_taken_from_our_settings(server: Daemon, setti
     assert Settings.load({"OPENAI_API_KEY": "foreign"}, home=settings.home).openai_api_key.get_secret_value() == ""
 
 
-@pytest.mark.parametrize("model", ["hanging", "silent", "stalling", "slow"])
-def test_the_deadline_holds_wherever_the_server_stops(connect: Connect, model: str) -> None:
-    began = time.monotonic()
-    with pytest.raises(BackendTimeoutError):
-        ask(connect(model), deadline_s=0.3)
-    assert time.monotonic() - began < 3
-
-
-@pytest.mark.parametrize("model", ["hanging", "silent", "stalling"])
-def test_closing_one_stream_from_another_thread_ends_it_alone(connect: Connect, model: str) -> None:
-    backend = connect(model)
-    stream = backend.stream(QUESTION, Generation(), deadline_s=60)
-    waiting = threading.Thread(target=list, args=(stream,))
-    waiting.start()
-    while not backend._wires.under_way:
-        time.sleep(0.01)
-    waiting.join(0.3)
-    assert waiting.is_alive()
-    stream.close()
-    waiting.join(3)
-    assert not waiting.is_alive()
-    assert not backend._wires.under_way
-    assert not backend._wires.closed
-
-
-@pytest.mark.parametrize("model", ["hanging", "silent", "stalling"])
-def test_close_wakes_a_stream_that_waits(connect: Connect, model: str) -> None:
-    backend = connect(model)
-    found: list[list[str | Finished]] = []
-    waiting = threading.Thread(target=lambda: found.append(ask(backend)))
-    waiting.start()
-    while not backend._wires.under_way:
-        time.sleep(0.01)
-    waiting.join(0.3)
-    assert waiting.is_alive()
-    backend.close()
-    waiting.join(3)
-    assert found[0][-1] == Finished("cancelled", 0, 0)
-    with pytest.raises(BackendError, match="closed"):
-        ask(backend)
-
-
 def test_not_running(connect: Connect) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -279,21 +234,3 @@ def test_reasons_and_contexts_of_any_shape() -> None:
     assert {reason_of(text) for text in shapes} == {"a"}
     assert context_of({"meta": {"n_ctx": 5}}) == context_of({"loaded_context_length": 5}) == 5
     assert context_of({"max_model_len": "5"}) == 0
-
-
-def test_every_error_of_httpx_is_mapped() -> None:
-    backend = OpenAIBackend("http://127.0.0.1", "m", 1)
-    request = httpx.Request("GET", "http://127.0.0.1")
-    kinds = [
-        kind for kind in vars(httpx).values() if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, httpx.CookieConflict)
-    ]
-    for kind in kinds:
-        error: Exception
-        if kind is httpx.HTTPStatusError:
-            error = httpx.HTTPStatusError("failed", request=request, response=httpx.Response(500))
-        elif issubclass(kind, httpx.StreamError):
-            error = httpx.StreamError("failed")
-        else:
-            error = kind("failed")
-        with pytest.raises(MDSAError), backend._mapped():
-            raise error
