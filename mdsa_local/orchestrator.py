@@ -23,10 +23,10 @@ from mdsa_local.evidence import Evidence, Searcher, resolved
 from mdsa_local.knowledge.following import Following
 from mdsa_local.knowledge.forked import refuse_forked
 from mdsa_local.onnx_models import OnnxModels
+from mdsa_local.outcomes import Outcomes
 from mdsa_local.runtime.manager import ModelManager
 from mdsa_local.settings import Settings
 from mdsa_local.stoppable import Leash, Stoppable, StoppedError
-from mdsa_local.tally import Tally
 from mdsa_local.types import Answer, Completed, Draft, Event, Passage, Query, Retrieved, Revised, Route, Routed, Stage, Token, Verdict
 from mdsa_local.unclaimed import unclaimed
 from mdsa_local.understanding import Read, understood
@@ -87,7 +87,7 @@ class TinyBERTOrchestrator:
         self._knowledge = knowledge
         self._lock = threading.RLock()
         self._following = Following(self.settings, lambda: self.knowledge, lambda: self.encoder.fingerprint)
-        self._tally, self._awaiting = Tally(), Awaiting()
+        self._outcomes, self._awaiting = Outcomes(), Awaiting()
         self._closed = False
         # Of questions under way, each by itself.
         self._leashes: dict[int, Leash] = {}
@@ -236,9 +236,9 @@ class TinyBERTOrchestrator:
         try:
             query = self._query(text, domain, history, context)
         except MDSAError:
-            self._tally.count("error")
+            self._outcomes.count("error")
             raise
-        return Stoppable(lambda leash: self._events(query, leash), unread=lambda: self._tally.count("cancelled"))
+        return Stoppable(lambda leash: self._events(query, leash), unread=lambda: self._outcomes.count("cancelled"))
 
     def _events(self, query: Query, leash: Leash) -> Generator[Event, None, None]:
         began, request_id = time.perf_counter(), uuid.uuid4().hex
@@ -278,12 +278,12 @@ class TinyBERTOrchestrator:
                 answer = replace(answer, nearest=_nearest(evidence.passages))
             self._log(answer, asked)
         except MDSAError:
-            self._tally.count("error", began=began)
+            self._outcomes.count("error", began=began)
             # Whatever failed then did so for that.
             self._refuse_closed()
             raise
         except (GeneratorExit, StoppedError):
-            self._tally.count("cancelled", began=began)
+            self._outcomes.count("cancelled", began=began)
             return
         finally:
             del self._leashes[id(leash)]
@@ -350,7 +350,7 @@ class TinyBERTOrchestrator:
         ``requests_success``: answered or honestly declined; ``success_rate`` is its share of all, 0..1. Those that were cancelled, before they began
         too, are among all, and neither a success nor failed: ``by_status`` tells how many.
         """
-        return {**self._tally.summary(), "domains_registered": len(self.registry)}
+        return {**self._outcomes.summary(), "domains_registered": len(self.registry)}
 
     def close(self) -> None:
         """Free the models this orchestrator loaded and the knowledge bases it opened. Questions under way, and whatever is asked of it later, end
@@ -487,7 +487,7 @@ class TinyBERTOrchestrator:
     def _answer(
         self, request_id: str, query: Query, route: Route, draft: Draft | None, verdict: Verdict, trace: list[Stage], latency_ms: float
     ) -> Answer:
-        self._tally.count(verdict.status, route.domain, time.perf_counter() - latency_ms / 1000)
+        self._outcomes.count(verdict.status, route.domain, time.perf_counter() - latency_ms / 1000)
         model, tokens = (draft.model, draft.tokens_generated) if draft else ("", 0)
         return Answer(
             request_id=request_id,

@@ -8,7 +8,7 @@ from collections import Counter
 from typing import Any
 
 
-class Tally:
+class Outcomes:
     """Counts each question once, when it has come to its end. Safe from any thread."""
 
     def __init__(self) -> None:
