@@ -44,13 +44,9 @@ def replacing(target: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a small file that is either as it was or as it shall be, whenever the machine stops."""
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    settle(partial, path)
+    """Write a small file that is either as it was or as it shall be, whenever the machine stops. Raises :class:`StorageError`."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 @contextmanager

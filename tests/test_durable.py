@@ -55,8 +55,9 @@ def test_what_cannot_be_written_leaves_the_file_before(tmp_path: Path) -> None:
 def test_on_a_full_disk_the_file_stays_as_it_was(tmp_path: Path) -> None:
     write_whole(tmp_path / "a.yaml", "one\n")
     (tmp_path / "a.yaml.partial").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(StorageError, match=r"a\.yaml: No space left"):
         write_whole(tmp_path / "a.yaml", "two\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.yaml"]
     assert (tmp_path / "a.yaml").read_text() == "one\n"
 
 

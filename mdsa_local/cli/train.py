@@ -93,7 +93,6 @@ def tokenizer(
 
 def _tokenizer(workshop: Workshop, data: Path, templates: Path | None) -> dict[str, Any]:
     from mdsa_local.durable import write_whole
-    from mdsa_local.settings import storage_error
     from mdsa_local.training.grounded import TEMPLATES, Templates
     from mdsa_local.training.tokenizer import learn, texts
 
@@ -101,10 +100,7 @@ def _tokenizer(workshop: Workshop, data: Path, templates: Path | None) -> dict[s
         raise InputError(f"{workshop.folder}: training has begun with its tokenizer", "Begin another run: give another --run folder.")
     known = Templates(templates or TEMPLATES)
     made = learn(texts(data, known, workshop.recipe), workshop.recipe.shape.vocabulary)
-    try:
-        write_whole(workshop.tokenizer, made.to_str(pretty=True))
-    except OSError as error:
-        raise storage_error(error, workshop.tokenizer) from None
+    write_whole(workshop.tokenizer, made.to_str(pretty=True))
     return {"tokenizer": str(workshop.tokenizer), "tokens": made.get_vocab_size()}
 
 

@@ -25,7 +25,6 @@ from mdsa_local.routing.encoder import Encoder
 from mdsa_local.runtime import footprint
 from mdsa_local.runtime.gguf import read_gguf
 from mdsa_local.runtime.llamacpp import LlamaCppBackend, threads_for
-from mdsa_local.settings import storage_error
 
 PLAIN = ("F32", "F16", "BF16")
 PARTS = ("cost", "answers", "overlap")
@@ -113,10 +112,7 @@ class Answers:
             "right": [judged.right for judged in run.judged if judged.case.answerable],
             "texts": [judged.response.text for judged in run.judged],
         }
-        try:
-            write_whole(path, json.dumps(made))
-        except OSError as error:
-            raise storage_error(error, path) from None
+        write_whole(path, json.dumps(made))
         return made
 
     def forget(self) -> None:
@@ -177,10 +173,7 @@ def evaluate(
         }
     report["models"] = models
     _choose(report)
-    try:
-        write_whole(path, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise storage_error(error, path) from None
+    write_whole(path, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     kept.forget()
     return report
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 import tempfile
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mdsa_local.domains.config import DomainConfig
-from mdsa_local.durable import settle, write_whole
+from mdsa_local.durable import replacing, write_whole
 from mdsa_local.errors import ConfigError
 from mdsa_local.settings import Settings, read_yaml, storage_error
 
@@ -39,15 +38,8 @@ def install(adapter: Path, domain: DomainConfig, settings: Settings, model: str 
     try:
         name = f"adapter-{hashlib.sha256(adapter.read_bytes()).hexdigest()[:12]}.gguf"
         if not (folder / name).is_file():
-            partial = folder / f"{name}.partial"
-            try:
-                with adapter.open("rb") as source, partial.open("wb") as target:
-                    shutil.copyfileobj(source, target)
-                    target.flush()
-                    os.fsync(target.fileno())
-                settle(partial, folder / name)
-            finally:
-                partial.unlink(missing_ok=True)
+            with replacing(folder / name) as partial:
+                shutil.copyfile(adapter, partial)
         lines = {"adapter": name} | ({"model": model} if model else {})
         text = (folder / FILE).read_text(encoding="utf-8")
         before = {key: str(value) for key, value in read_yaml(folder / FILE).items() if key in lines}

@@ -14,7 +14,6 @@ from mdsa_local.durable import write_whole
 from mdsa_local.errors import InputError
 from mdsa_local.feedback.store import Mark
 from mdsa_local.sentences import spans
-from mdsa_local.settings import storage_error
 from mdsa_local.validation import citations
 
 Kind = Literal["answers", "router", "pairs", "all"]
@@ -48,11 +47,7 @@ def write(exported: Exported, path: Path) -> None:
         raise InputError(f"nothing to export: {why}", "Mark answers with `mdsa feedback right` and `mdsa feedback wrong`.")
     if path.exists():
         raise InputError(f"{path}: there is already something of this name", "Name another file, or remove it first.")
-    try:
-        write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in exported.rows))
-    except OSError as error:
-        path.with_name(f"{path.name}.partial").unlink(missing_ok=True)
-        raise storage_error(error, path) from None
+    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in exported.rows))
 
 
 def router_pairs(marks: Sequence[Mark]) -> list[tuple[str, str | None]]:

@@ -299,10 +299,7 @@ def _enter(folder: Path, variant: str, entry: Mapping[str, Any], facts: Mapping[
     files = {**card["files"], variant: dict(entry)}
     default = card.get("default") if card.get("default") in files else variant
     new = {**facts, **{key: value for key, value in card.items() if key not in ("files", "default")}, "files": files, "default": default}
-    try:
-        write_whole(folder / "model.yaml", yaml.safe_dump(new, sort_keys=False, allow_unicode=True))
-    except OSError as error:
-        raise storage_error(error, folder) from None
+    write_whole(folder / "model.yaml", yaml.safe_dump(new, sort_keys=False, allow_unicode=True))
     return known([folder.parent])[f"{folder.name}-{variant}"]
 
 

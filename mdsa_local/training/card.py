@@ -16,7 +16,7 @@ import yaml
 from mdsa_local.durable import write_whole
 from mdsa_local.errors import ConfigError
 from mdsa_local.routing.session import digests
-from mdsa_local.settings import read_yaml, storage_error
+from mdsa_local.settings import read_yaml
 from mdsa_local.training.workshop import Workshop
 
 VARIANTS = {"q8_0": "int8", "q4_0": "int4"}
@@ -37,10 +37,7 @@ def write_card(run: Workshop, files: Sequence[Path] = (), default: str = "") -> 
         "files": entries,
         "made": {"recipe": run.recipe.name, "seed": run.seed, "tokens": run.recipe.tokens},
     }
-    try:
-        write_whole(path, yaml.safe_dump(new, sort_keys=False, allow_unicode=True))
-    except OSError as error:
-        raise storage_error(error, path) from None
+    write_whole(path, yaml.safe_dump(new, sort_keys=False, allow_unicode=True))
 
 
 def _entry(file: Path) -> dict[str, Any]:

@@ -20,10 +20,7 @@ class Log:
         """Raises :class:`StorageError`."""
         self._path = path
         kept = [line for line in read(path) if line["step"] <= step] if path.exists() else []
-        try:
-            write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
-        except OSError as error:
-            raise storage_error(error, path) from None
+        write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def add(self, line: Mapping[str, Any]) -> None:
         """Write a line. Raises :class:`StorageError`."""
