@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -26,6 +28,10 @@ logger = logging.getLogger(__name__)
 OTHER_VARIABLES = ("HOME", "DEBUG")
 # A week: what waits longer is meant to wait for ever, and the system's own timers take no more than 49 days everywhere.
 LONGEST_WAIT_S = 604_800
+# What a database can count to is more than any disk holds.
+MOST_ANSWERS = 1_000_000_000
+# What Ollama takes for a duration (Go's time.ParseDuration), or a number of seconds.
+DURATION = re.compile(r"[-+]?((\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h))+|-?\d+(\.\d+)?")
 _told: set[str] = set()
 # libyaml where PyYAML was built with it: a tenth of the time, and the shipped domains alone are 500 lines.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -98,9 +104,11 @@ class Settings(BaseModel):
     parallel: int = Field(8, ge=1, le=64, description="answers that one in-process model writes at once; more wait")
     queue_limit: int = Field(64, ge=0, description="requests that may wait for one in-process model; one more is told when to come back")
     memory_budget_mb: int = Field(0, ge=0, description="memory for all loaded models in MB; 0 for 70 % of what is free at the start")
-    keep_alive_s: float = Field(0.0, ge=0, description="idle seconds after which a model is unloaded; 0 keeps it until its room is needed")
+    keep_alive_s: float = Field(0.0, description="idle seconds after which a model is unloaded; 0 or -1 keeps it until its room is needed")
     states_mb: int = Field(512, ge=0, description="disk for what models made of system prompts, so that they need not read them again; 0 for none")
-    answer_log: int = Field(0, ge=0, description="answers kept on disk with their questions, for `mdsa feedback`; the oldest go; 0 for none")
+    answer_log: int = Field(
+        0, ge=0, le=MOST_ANSWERS, description="answers kept on disk with their questions, for `mdsa feedback`; the oldest go; 0 for none"
+    )
     ollama_base_url: str = Field("http://127.0.0.1:11434", description="address of the Ollama daemon")
     ollama_keep_alive: str = Field(
         "5m", coerce_numbers_to_str=True, description="how long Ollama keeps an idle model: 5m, seconds, 0, or -1 for ever"
@@ -133,6 +141,20 @@ class Settings(BaseModel):
     @classmethod
     def _path(cls, value: object) -> object:
         return str(value) if isinstance(value, Path) else value
+
+    @field_validator("keep_alive_s")
+    @classmethod
+    def _seconds(cls, value: float) -> float:
+        if not math.isfinite(value):
+            raise PydanticCustomError("seconds", "expected a number of seconds; 0 or -1 keeps the model until its room is needed")
+        return value
+
+    @field_validator("ollama_keep_alive")
+    @classmethod
+    def _duration(cls, value: str) -> str:
+        if not DURATION.fullmatch(value):
+            raise PydanticCustomError("duration", "expected a duration such as 5m or 1h30m, a number of seconds, 0 for not at all, or -1 for ever")
+        return value
 
     @field_validator("gpu_layers", mode="wrap")
     @classmethod

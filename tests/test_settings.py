@@ -57,6 +57,33 @@ def test_a_wait_without_end_is_refused(tmp_path: Path, seconds: str) -> None:
         Settings.load({}, home=tmp_path)
 
 
+@pytest.mark.parametrize("seconds", [".inf", "-.inf", ".nan"])
+def test_a_model_is_kept_for_a_number_of_seconds_or_by_0_or_minus_1_until_its_room_is_needed(tmp_path: Path, seconds: str) -> None:
+    (tmp_path / "config.yaml").write_text(f"keep_alive_s: {seconds}\n")
+    with pytest.raises(ConfigError, match=r"keep_alive_s.*expected a number of seconds; 0 or -1 keeps the model"):
+        Settings.load({}, home=tmp_path)
+    (tmp_path / "config.yaml").write_text("keep_alive_s: -1\n")
+    assert Settings.load({}, home=tmp_path).keep_alive_s == -1
+
+
+@pytest.mark.parametrize(("value", "good"), [
+    ("5m", True), ("1h30m", True), ("-1", True), ("0", True), ("300", True), ("1.5h", True), ("-1m", True), ("250ms", True),
+    (".inf", False), (".nan", False), ("banana", False), ("5 minutes", False), ("5", True), ("1.0e+400", False), ("''", False),
+])  # fmt: skip
+def test_what_ollama_is_told_of_keeping_a_model_is_a_duration(tmp_path: Path, value: str, good: bool) -> None:
+    (tmp_path / "config.yaml").write_text(f"ollama_keep_alive: {value}\n")
+    if good:
+        assert Settings.load({}, home=tmp_path).ollama_keep_alive == value
+    else:
+        with pytest.raises(ConfigError, match=r"ollama_keep_alive.*expected a duration such as 5m"):
+            Settings.load({}, home=tmp_path)
+
+
+def test_a_number_of_answers_that_no_database_holds_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"answer_log.*less than or equal to 1000000000"):
+        Settings.load({}, home=tmp_path, answer_log=10**30)
+
+
 def test_a_misspelt_key_is_told_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("topk: 3\n")
     with pytest.raises(ConfigError, match="unknown key 'topk'") as caught:

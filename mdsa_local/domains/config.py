@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -72,6 +73,16 @@ class Generation(BaseModel):
         if not isinstance(value, str | list | tuple):
             raise PydanticCustomError("texts", "expected a text, or a list of texts")
         return (value,) if isinstance(value, str) else value
+
+    @field_validator("json_schema", "tools")
+    @classmethod
+    def _json(cls, value: Any) -> Any:
+        # YAML has dates and infinite numbers, and both stand in a schema for what a server is told as JSON.
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise PydanticCustomError("json", "expected what JSON can hold: {reason}", {"reason": str(error)}) from None
+        return value
 
     @field_validator("logit_bias", mode="before")
     @classmethod

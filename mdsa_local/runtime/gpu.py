@@ -9,19 +9,20 @@ from mdsa_local.runtime.gguf import GGUFInfo
 
 # Of free video memory: the driver and the display take some of it, at any moment.
 USABLE = 0.9
+# More than any model has. llama.cpp takes a number of 32 bits: of a larger one it would see the rest.
 ALL = 10_000
 # ggml's kinds of device that are GPUs, with memory of their own or the system's.
 GPU_KINDS = (1, 2)
 
 
 def layers(info: GGUFInfo, wanted: int | Literal["auto"], free_bytes: int, beside_bytes: int) -> int:
-    """Layers to put on the GPU: ``wanted`` as it stands, or, for ``auto``, as many as fit ``free_bytes`` of video memory.
+    """Layers to put on the GPU: ``wanted``, at most :data:`ALL`, or, for ``auto``, as many as fit ``free_bytes`` of video memory.
 
     ``beside_bytes``: key-value memory and compute buffers, which go with the layers. :data:`ALL` puts the output layer there too; 0 when there is
     no GPU.
     """
     if wanted != "auto":
-        return wanted
+        return min(wanted, ALL)
     usable = int(free_bytes * USABLE)
     if info.size_bytes + beside_bytes <= usable:
         return ALL

@@ -61,7 +61,7 @@ class ModelManager:
         # Where the first model was loaded into a process, None before.
         self._origin: Origin | None = None
         self._ahead: list[threading.Thread] = []
-        if self.settings.keep_alive_s:
+        if self.settings.keep_alive_s > 0:
             threading.Thread(target=self._expire, name="keep-alive", daemon=True).start()
 
     def resolve(self, ref: str) -> Path | Reference:
@@ -450,5 +450,5 @@ class ModelManager:
                 for slot in expired:
                     self._move(slot, "unloading")
                 if not expired:
-                    self._changed.wait(min((slot.idle_since + keep_s - now for slot in idle), default=None))
+                    self._changed.wait(min([threading.TIMEOUT_MAX, *(slot.idle_since + keep_s - now for slot in idle)]))
             self._unload(expired)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,8 @@ def test_a_folder_that_cannot_be_read_is_left_out(tmp_path: Path, caplog: pytest
         ({"choices": [("red", float("inf"))]}, "generation.choices"),
         ({"stop": 3}, "expected a text, or a list of texts"),
         ({"choices": ("red",)}, "valid list"),
+        ({"json_schema": {"enum": [date(2024, 1, 1)]}}, "generation.json_schema': expected what JSON can hold: Object of type date"),
+        ({"tools": [{"name": "x", "parameters": {"maximum": float("inf")}}]}, "generation.tools': expected what JSON can hold"),
         ({"tmeperature": 1}, "unknown key 'generation.tmeperature'"),
     ],
 )

@@ -23,7 +23,7 @@ MB = 10**6
 
 @pytest.mark.parametrize(
     ("wanted", "free", "expected"),
-    [("auto", 0, 0), ("auto", 2000 * MB, ALL), ("auto", 600 * MB, 9), ("auto", 50 * MB, 0), (0, 2000 * MB, 0), (7, 0, 7)],
+    [("auto", 0, 0), ("auto", 2000 * MB, ALL), ("auto", 600 * MB, 9), ("auto", 50 * MB, 0), (0, 2000 * MB, 0), (7, 0, 7), (2**32, 0, ALL)],
 )
 def test_layers(tiny: Path, wanted: int | Literal["auto"], free: int, expected: int) -> None:
     info = replace(read_gguf(tiny), size_bytes=1000 * MB, n_layers=20)

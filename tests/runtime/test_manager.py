@@ -405,6 +405,14 @@ def test_keep_alive(settings: Settings, models: list[str]) -> None:
         assert names(manager) == ["b"]
 
 
+@pytest.mark.parametrize("keep_s", [-1, 1e12])
+def test_models_are_kept_longer_than_a_timer_can_wait(settings: Settings, models: list[str], keep_s: float) -> None:
+    with ModelManager(settings.changed(keep_alive_s=keep_s)) as manager:
+        manager.preload(["a"])
+        time.sleep(0.1)
+        assert names(manager) == ["a"]
+
+
 def test_get_or_load(manager: ModelManager) -> None:
     model, tokenizer = manager.get_or_load("a")
     assert model.n_context_tokens == 512
