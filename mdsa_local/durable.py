@@ -50,18 +50,40 @@ def write_whole(path: Path, text: str) -> None:
 
 
 @contextmanager
-def only_one(file: BufferedRandom, target: Path) -> Iterator[None]:
-    """Hold a lock on an open file; the system lets it go when the process ends, however it ends. Raises :class:`InputError` when another has it."""
+def only_one(lock: Path, target: Path) -> Iterator[None]:
+    """Hold a lock while ``target`` is being written; the system lets it go when the process ends, however it ends. The file ``lock`` is there for
+    that alone and removed at the end. Raises :class:`InputError` when another has it."""
+    while True:
+        with lock.open("ab+") as file:
+            try:
+                _take(file)
+            except OSError:
+                raise InputError(f"{target}: another process is writing it", "Wait for that one.") from None
+            # Who opened it while another removed it holds what nobody else can find.
+            if _is_at(file, lock):
+                try:
+                    yield
+                finally:
+                    # Before it is let go: after that it may be another's. Windows keeps what is open.
+                    with suppress(OSError):
+                        lock.unlink()
+                return
+
+
+def _take(file: BufferedRandom) -> None:
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _is_at(file: BufferedRandom, path: Path) -> bool:
+    """Whether an open file is the one that has a name now."""
     try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise InputError(f"{target}: another process is writing it", "Wait for that one.") from None
-    # Closing the file releases it.
-    yield
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

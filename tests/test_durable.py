@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -16,7 +18,7 @@ import sys
 from pathlib import Path
 from mdsa_local.durable import only_one
 path = Path(sys.argv[1])
-with path.open("ab+") as file, only_one(file, path):
+with only_one(path, path):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -67,10 +69,53 @@ def test_one_process_at_a_time_and_none_that_was_killed(tmp_path: Path) -> None:
     assert other.stdout is not None
     try:
         assert other.stdout.readline() == b"held\n"
-        with path.open("ab+") as file, pytest.raises(InputError, match="another process"), only_one(file, path):
+        with pytest.raises(InputError, match="another process"), only_one(path, path):
             pytest.fail("two hold it")
     finally:
         other.kill()
         other.communicate()
-    with path.open("ab+") as file, only_one(file, path):
+    with only_one(path, path):
         pass
+    assert not path.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps a file that is open")
+def test_a_lock_that_was_removed_by_who_had_it_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl
+
+    path, flock = tmp_path / "lock", fcntl.flock
+    with ExitStack() as first, ExitStack() as third:
+        first.enter_context(only_one(path, path))
+
+        def between(file: IO[bytes], how: int) -> None:
+            """The second has opened the file: now the first is done, and a third begins."""
+            monkeypatch.setattr(fcntl, "flock", flock)
+            first.close()
+            third.enter_context(only_one(path, path))
+            flock(file, how)
+
+        monkeypatch.setattr(fcntl, "flock", between)
+        with pytest.raises(InputError, match="another process"), only_one(path, path):
+            pytest.fail("two hold it")
+    assert not path.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps a file that is open")
+def test_who_waited_for_a_lock_that_is_gone_makes_a_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl
+
+    path, flock = tmp_path / "lock", fcntl.flock
+    with ExitStack() as first:
+        first.enter_context(only_one(path, path))
+
+        def between(file: IO[bytes], how: int) -> None:
+            monkeypatch.setattr(fcntl, "flock", flock)
+            first.close()
+            flock(file, how)
+
+        monkeypatch.setattr(fcntl, "flock", between)
+        with only_one(path, path):
+            assert path.exists()
+            with pytest.raises(InputError, match="another process"), only_one(path, path):
+                pytest.fail("two hold it")
+    assert not path.exists()

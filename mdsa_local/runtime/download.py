@@ -91,7 +91,20 @@ class Fetcher:
         partial = target.with_name(f"{target.name}.partial")
         try:
             partial.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("ab+") as file, only_one(file, target):
+            with only_one(partial.with_name(f"{partial.name}.lock"), target):
+                self._complete(remote, partial, target, progress)
+                settle(partial, target)
+                _note_of(partial).unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"cannot write {partial}: {error.strerror or error}", "Free some space; what is there is kept, so run it again."
+            ) from None
+        return target
+
+    def _complete(self, remote: Remote, partial: Path, target: Path, progress: Progress) -> None:
+        """Bring the partial file to its end; what is of no use for another try is removed."""
+        try:
+            with partial.open("ab+") as file:
                 start = _kept(partial, file, remote)
                 need_room(partial.parent, remote.size_bytes - start)
                 self._fill(file, remote, start, progress)
@@ -105,14 +118,6 @@ class Fetcher:
             if not partial.stat().st_size:
                 forget(partial)
             raise
-        except OSError as error:
-            raise StorageError(
-                f"cannot write {partial}: {error.strerror or error}", "Free some space; what is there is kept, so run it again."
-            ) from None
-        settle(partial, target)
-        with suppress(FileNotFoundError):
-            _note_of(partial).unlink()
-        return target
 
     def _fill(self, file: BufferedRandom, remote: Remote, start: int, progress: Progress) -> None:
         done, connections = start, 0

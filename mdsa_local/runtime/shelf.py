@@ -188,9 +188,8 @@ def quantize(source: ModelFile, kind: str, name: str, settings: Settings, thread
     # The largest of them, Q8_0, takes 8.5 bits a weight; small tensors stay as they are.
     need_room(folder, info.n_parameters * 9 // 8)
     partial = target.with_name(f"{target.name}{QUANTISING}")
-    lock = partial.with_name(f"{partial.name}.lock")
     try:
-        with lock.open("ab+") as file, only_one(file, target):
+        with only_one(partial.with_name(f"{partial.name}.lock"), target):
             try:
                 if reason := quantised(source.path, partial, QUANTIZATIONS[kind], within_cores(threads or settings.threads)):
                     raise ModelError(reason, OTHER_BUILD)
@@ -201,9 +200,6 @@ def quantize(source: ModelFile, kind: str, name: str, settings: Settings, thread
                 settle(partial, target)
             finally:
                 forget(partial)
-                # Windows keeps what is open.
-                with suppress(OSError):
-                    lock.unlink()
     except OSError as error:
         raise storage_error(error, target) from None
     finally:

@@ -75,8 +75,7 @@ def opened(folder: Path, recipe: str | None = None, seed: int | None = None, tok
     with ExitStack() as held:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            lock = held.enter_context((folder / ".lock").open("ab+"))
-            held.enter_context(only_one(lock, folder))
+            held.enter_context(only_one(folder / ".lock", folder))
             run = _begun(folder, wanted, seed, tokens)
         except OSError as error:
             raise storage_error(error, folder) from None

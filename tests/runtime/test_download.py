@@ -168,7 +168,7 @@ def test_a_disk_that_fills_up_keeps_what_there_is(fetcher: Fetcher, hub: FileHub
 
 def test_two_at_once_do_not_mix(fetcher: Fetcher, hub: FileHub, tmp_path: Path) -> None:
     target = tmp_path / "x.gguf"
-    with (tmp_path / "x.gguf.partial").open("ab+") as held, only_one(held, target), pytest.raises(InputError, match="another process"):
+    with only_one(tmp_path / "x.gguf.partial.lock", target), pytest.raises(InputError, match="another process"):
         fetch(fetcher, hub, "good", target)
     fetch(fetcher, hub, "good", target)
 
