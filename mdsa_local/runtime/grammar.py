@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from mdsa_local.errors import InputError
-
 # llama.cpp 0.3.36 refuses a rule with more repetitions than 2000; a grammar may allow more than a schema, since what comes out is checked.
 MOST_REPEATS = 1000
-# llama.cpp goes into parentheses by recursion, until its stack is full.
-MOST_NESTED = 200
-# What is repeated may be empty, and llama.cpp then follows every number of repetitions at once: a token takes a second with 100, a minute with 500.
-MOST_GROUP_REPEATS = 100
-# What of GBNF is looked at: texts, characters and comments, parentheses, names, and numbers of repetitions.
-GBNF = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|#[^\n]*|[().]|[\w-]+|\{\s*(?P<least>\d+)\s*,?\s*(?P<most>\d*)\s*\}', re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,24 +69,6 @@ def chars(text: str, negated: bool = False) -> Chars:
 def gbnf(rules: Rules) -> str:
     """The rules in llama.cpp's notation; the rule ``root`` is where an answer begins."""
     return "\n".join(f"{name} ::= {_written(node)}" for name, node in rules.items())
-
-
-def check_gbnf(text: str) -> None:
-    """Raise :class:`InputError` for a grammar that would be too much for llama.cpp, which cannot be stopped once it is at it."""
-    depth, before = 0, ""
-    for found in GBNF.finditer(text):
-        token = found[0]
-        depth += (token == "(") - (token == ")")
-        if depth > MOST_NESTED:
-            raise InputError(f"the grammar has more than {MOST_NESTED} parentheses in each other", "Give its parts rules of their own.")
-        if found["least"] and not before.startswith(('"', "[", ".")):
-            times = max(int(found["least"]), int(found["most"] or 0))
-            if times > MOST_GROUP_REPEATS:
-                raise InputError(
-                    f"the grammar repeats a rule or group {times} times; {MOST_GROUP_REPEATS} is the most",
-                    "Write * or + in place of the number, or repeat single characters.",
-                )
-        before = token
 
 
 def _written(node: Node) -> str:

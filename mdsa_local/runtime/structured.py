@@ -13,7 +13,8 @@ from typing import Any, NoReturn, cast
 from mdsa_local.domains.config import Generation
 from mdsa_local.errors import ContextOverflowError, InputError, InvalidOutputError
 from mdsa_local.runtime.backend import Backend, Finished, Message
-from mdsa_local.runtime.grammar import check_gbnf, gbnf
+from mdsa_local.runtime.gbnf import check_gbnf
+from mdsa_local.runtime.grammar import gbnf
 from mdsa_local.runtime.schema_grammar import schema_rules
 
 # JSON that is indented twenty deep has fewer in a row; models without a grammar have been seen to write it for half an hour (llama-cpp-python#1500).

@@ -1,0 +1,107 @@
+"""Grammars that would take llama.cpp seconds or hours a token are refused; those that people write are not."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from mdsa_local.domains.config import Generation
+from mdsa_local.errors import InputError
+from mdsa_local.runtime.backend import Backend, Message
+from mdsa_local.runtime.gbnf import MOST_NEXT, MOST_WAYS, check_gbnf, parsed
+from mdsa_local.runtime.grammar import Chars, Ref, gbnf
+from mdsa_local.runtime.schema_grammar import schema_rules
+
+from .test_grammar import SCHEMAS
+
+HEAVY = {
+    "optional items in a row": "root ::= " + '"a"? ' * 1000,
+    "optional words in a row": "root ::= " + '"ab"? ' * 20,
+    "blanks in a row": "root ::= ws ws ws ws ws \"x\"\nws ::= [ \\t\\n]*",
+    "repetitions through several rules": 'root ::= a\na ::= b{0,100}\nb ::= c{0,100}\nc ::= "x"{0,100}',
+    "repetitions of what may be empty": 'root ::= ("a"? "a"?){1,500}',
+    "optional items by rules that lead into each other": "root ::= t0\n"
+    + "\n".join(f't{n} ::= "a" t{n + 1} | t{n + 1}' for n in range(100)) + '\nt100 ::= ""',
+    "optional items behind a rule within itself": 'root ::= x\nx ::= "(" y ")"? | ""\ny ::= [0-9] x',
+    "optional items above each other": "root ::= r0\n" + "\n".join(f'r{n} ::= "a" r{n + 1} "b"?' for n in range(50)) + '\nr50 ::= "x"',
+    "a rule that begins with itself": 'root ::= root "a" | "b"',
+    "too many alternatives": "root ::= " + " | ".join(f'"{n}"' for n in range(MOST_NEXT + 1)),
+}  # fmt: skip
+LIGHT = {
+    "a number": 'root ::= "-"? [0-9]{1,15} ("." [0-9]+)? ([eE] [-+]? [0-9]{1,3})?',
+    "fifteen optional digits": "root ::= " + "[0-9]? " * 15,
+    "a list": 'root ::= item ("," ws item){0,1000}\nitem ::= [a-z]{1,200}\nws ::= " "*',
+    "else that may belong to either if": 'root ::= s\ns ::= "if " c s (" else " s)? | "x;"\nc ::= "(" [a-z]+ ")"',
+    "arithmetic": 'root ::= term ([-+*/] term)*\nterm ::= ws (num | "(" ws root ws ")") ws\nnum ::= [0-9]+\nws ::= [ \\t]*',
+    "names": "root ::= " + " | ".join(f'"name {n * 7919 % 100_003}"' for n in range(1000)),
+    "sentences": "root ::= (sentence \"\\n\"){1,3}\nsentence ::= " + " | ".join(f'"{"word " * 100}{n}."' for n in range(50)),
+    "lines and comments": "# an answer\nroot ::=\n  \"a\" |\n  \"b\" # or b\n",
+    "tokens": "root ::= <[1]> !<[2]>* .",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HEAVY)
+def test_what_would_take_hours_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="the grammar"):
+        check_gbnf(HEAVY[name])
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_what_people_write_passes(name: str) -> None:
+    assert parsed(LIGHT[name])
+    check_gbnf(LIGHT[name])
+
+
+def test_grammars_of_schemas_pass() -> None:
+    wide: dict[str, Any] = {"type": "object", "properties": {f"property_{n}": {"type": ["string", "null"], "maxLength": 40} for n in range(40)}}
+    deep: dict[str, Any] = {"type": "object", "properties": {f"section_{n}": SCHEMAS["numbers"] for n in range(10)} | {"lines": {"items": wide}}}
+    for schema in (*SCHEMAS.values(), wide, deep):
+        text = gbnf(schema_rules(schema))
+        assert parsed(text)
+        check_gbnf(text)
+
+
+def test_the_bound_is_where_ways_multiply() -> None:
+    """Of n optional items some k are there: most of all half of them."""
+    check_gbnf("root ::= " + '"a"? ' * 17)
+    with pytest.raises(InputError, match="in too many ways"):
+        check_gbnf("root ::= " + '"a"? ' * 18)
+    assert MOST_WAYS > 24_310, "the ways to choose eight of seventeen"
+
+
+def test_symbols() -> None:
+    grammar = parsed(r'root ::= "a\n\x41\u00e9\"" [^\]a-c-] . x?' + "\nx ::= [\\x30-9]+ # one\n")
+    assert grammar is not None
+    (root,) = grammar["root"]
+    assert root[:7] == ("a", "\n", "A", "é", '"', Chars(((93, 93), (97, 99), (45, 45)), True), Chars((), True))
+    assert isinstance(root[7], Ref) and grammar[root[7].name] == [(Ref("x"),), ()]
+    assert grammar["x"][0][0] == Chars(((48, 57),))
+
+
+@pytest.mark.parametrize("text", ["", "root", "root ::= (", "root ::= )", "root ::= *", "root ::= a", 'x ::= "a"', 'root ::= "a', "root ::= {3}"])
+def test_what_is_no_grammar_is_left_to_llama_cpp(text: str) -> None:
+    assert parsed(text) is None
+    check_gbnf(text)
+
+
+def test_noise_is_never_more_than_an_error() -> None:
+    rng = random.Random(5)
+    parts = ["root ::= ", "x ::= ", '"a"', "[a-c]", "[^x]", "x", "(", ")", "|", "*", "?", "{2,3}", "{0,9}", "\n", " ", ".", "\\", '"']
+    for _ in range(2000):
+        text = "root ::= " + "".join(rng.choice(parts) for _ in range(rng.randint(1, 30)))
+        try:
+            check_gbnf(text)
+        except InputError as error:
+            assert str(error).startswith("the grammar")
+
+
+@pytest.mark.parametrize("name", ["a number", "fifteen optional digits", "a list", "arithmetic", "names"])
+def test_what_passes_is_answered_in_time(nano: Backend, name: str) -> None:
+    assert list(nano.stream([Message("user", "hi")], Generation(grammar=LIGHT[name], max_tokens=8), deadline_s=20))
+
+
+def test_what_does_not_pass_costs_no_token(nano: Backend) -> None:
+    with pytest.raises(InputError, match="in too many ways"):
+        list(nano.stream([Message("user", "hi")], Generation(grammar=HEAVY["optional items in a row"], max_tokens=8), deadline_s=20))
