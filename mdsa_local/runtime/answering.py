@@ -35,7 +35,8 @@ class Request:
     """A prompt on its way. ``n_static``: how many of its first tokens other requests will share (a system prompt), 0 for none known.
 
     ``limit``: most tokens to write; ``deadline`` on the clock of ``time.monotonic``; ``need``: cells of memory it will probably fill.
-    ``cancelled`` and ``expired`` are set under the engine's lock, ``made`` by the engine's thread.
+    ``adapter``: the path of one, and once it is loaded its mark. ``cancelled`` and ``expired`` are set under the engine's lock, ``made`` by the
+    engine's thread.
     """
 
     prompt: Sequence[int]

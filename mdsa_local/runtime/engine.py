@@ -276,7 +276,7 @@ class Engine:
                 request = self._waiting.popleft()
                 request.began = time.monotonic()
                 try:
-                    self.context.load_adapter(request.adapter)
+                    request.adapter = self.context.load_adapter(request.adapter)
                 except MDSAError as error:
                     request.events.put(error)
                     continue
@@ -286,6 +286,16 @@ class Engine:
                 seat = Seat(request, sequence, self.context, list(request.prompt[:reused]))
                 self._count(reused_tokens=reused)
             self._seats.append(seat)
+        self._free_adapters()
+
+    def _free_adapters(self) -> None:
+        """Free adapters whose files were changed, once their last answer is written; what was read with them is of no use any more."""
+        for mark in self.context.replaced_adapters() - {seat.request.adapter for seat in [*self._seats, *self._paused]}:
+            self.prefixes.forget(mark)
+            if self._adapter == mark:
+                self._adapter = ""
+                self.context.use_adapter("")
+            self.context.free_adapter(mark)
 
     def _make_room(self) -> bool:
         """Give up something in memory: a kept prefix, else the youngest answer, which waits; False when there is but one."""

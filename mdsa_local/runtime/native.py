@@ -73,10 +73,10 @@ class ContextOptions:
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A loaded LoRA adapter, and what tells its file, as it was then, from others."""
+    """A loaded LoRA adapter, and what it takes."""
 
     handle: Any
-    mark: str
+    size_bytes: int
 
 
 class Model:
@@ -103,8 +103,10 @@ class Model:
         self.bos_text, self.eos_text = self._text(self.bos_id), self._text(self.lib.llama_vocab_eos(self.vocab))
         template = self.lib.llama_model_chat_template(self.handle, None)
         self.chat_template = template.decode("utf-8", "replace") if template else ""
-        # By path; freed with the model.
+        # By mark: the fingerprint of the file as it was when it was loaded. What is left is freed with the model.
         self.adapters: dict[str, Adapter] = {}
+        # By path: size and time of change of the file that was loaded last, and its mark.
+        self.latest: dict[str, tuple[tuple[int, int], str]] = {}
         # What keeps a running state in place of keys and values cannot be cut back to an earlier token.
         self.cuttable = not (self.lib.llama_model_is_recurrent(self.handle) or self.lib.llama_model_is_hybrid(self.handle))
 
@@ -209,28 +211,42 @@ class Context:
         self.threads = options.threads
         self._candidates = np.zeros(model.vocabulary_size, np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)]))
 
-    def load_adapter(self, path: str) -> None:
-        """Load a LoRA adapter, once. Raises :class:`ModelFileError` when it is none, or one for another model."""
-        if not path or path in self.model.adapters:
-            return
+    def load_adapter(self, path: str) -> str:
+        """Load a LoRA adapter, once, and again when its file was changed; the mark by which it is known from then on, empty for no path. Of a file
+        that is gone what was loaded stays. Raises :class:`ModelFileError` when it is none, or one for another model."""
+        if not path:
+            return ""
+        seen, known = _stamp(Path(path)), self.model.latest.get(path)
+        if known and seen in (known[0], None):
+            return known[1]
         adapters.check(Path(path), self.model.path)
         mark = fingerprint(Path(path))
-        listen()
-        if not (handle := self.lib.llama_adapter_lora_init(self.model.handle, os.fsencode(path))):
-            raise load_error(Path(path), "llama.cpp cannot use it as an adapter", "Use an adapter made for this model.")
-        self.model.adapters[path] = Adapter(handle, mark)
-        self.model.size_bytes += allocated_bytes()
+        if mark not in self.model.adapters:
+            listen()
+            if not (handle := self.lib.llama_adapter_lora_init(self.model.handle, os.fsencode(path))):
+                raise load_error(Path(path), "llama.cpp cannot use it as an adapter", "Use an adapter made for this model.")
+            self.model.adapters[mark] = Adapter(handle, allocated_bytes())
+            self.model.size_bytes += self.model.adapters[mark].size_bytes
+        if seen:
+            self.model.latest[path] = seen, mark
+        return mark
 
-    def adapter_mark(self, path: str) -> str:
-        """The fingerprint of a loaded adapter's file as it was then; empty for none."""
-        return self.model.adapters[path].mark if path else ""
+    def replaced_adapters(self) -> set[str]:
+        """The marks of adapters whose files have been changed since."""
+        return self.model.adapters.keys() - {mark for _, mark in self.model.latest.values()}
 
-    def use_adapter(self, path: str) -> None:
-        """Evaluate with a loaded adapter from now on, or with none for an empty path."""
-        handles = [self.model.adapters[path].handle] if path else []
+    def free_adapter(self, mark: str) -> None:
+        """Free an adapter that no sequence in memory was read with, and that is not the one in use."""
+        adapter = self.model.adapters.pop(mark)
+        self.model.size_bytes -= adapter.size_bytes
+        self.lib.llama_adapter_lora_free(adapter.handle)
+
+    def use_adapter(self, mark: str) -> None:
+        """Evaluate with a loaded adapter from now on, or with none for an empty mark."""
+        handles = [self.model.adapters[mark].handle] if mark else []
         array, scales = (self.lib.llama_adapter_lora_p_ctypes * 1)(*handles), (ctypes.c_float * 1)(1.0)
         if self.lib.llama_set_adapters_lora(self.handle, array, len(handles), scales):
-            raise ModelFileError(f"{path}: llama.cpp cannot apply it", "Use an adapter made for this model.")
+            raise ModelFileError("llama.cpp cannot apply the adapter", "Use an adapter made for this model.")
 
     def clear(self) -> None:
         """Empty the batch."""
@@ -349,3 +365,12 @@ class Context:
         if self.handle:
             self.lib.llama_free(self.handle)
         self.handle = None
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Size and time of change of a file, None where there is none."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_size, stat.st_mtime_ns

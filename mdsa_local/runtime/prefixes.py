@@ -25,7 +25,8 @@ class Kept:
     """Tokens that were evaluated; the first ``n_prompt`` were a prompt, the rest its answer.
 
     They are in the context's cells under a ``sequence`` of their own, or it is :data:`PARKED` and all there is of them is ``state``, which may be
-    there in both cases. ``warm``: a static prefix, kept longer than others and saved on unload. ``used`` grows with each use.
+    there in both cases. ``warm``: a static prefix, kept longer than others and saved on unload. ``used`` grows with each use. ``adapter``: the mark
+    of that with which they were read.
     """
 
     sequence: int
@@ -99,14 +100,14 @@ class Prefixes:
         """Read a static prefix back from disk, if it is there and not in memory."""
         if self._store is None or len(tokens) < LEAST_TOKENS or self.warm(tokens, adapter):
             return
-        if (state := self._store.load(tokens, self._context.adapter_mark(adapter))) is None:
+        if (state := self._store.load(tokens, adapter)) is None:
             return
         kept = Kept(PARKED, list(tokens), len(tokens), len(tokens), True, 0, adapter, saved=True, state=state)
         self._make_room()
         if self._wake(kept):
             self._add(kept)
         else:
-            self._store.drop(tokens, self._context.adapter_mark(adapter))
+            self._store.drop(tokens, adapter)
 
     def unsaved(self) -> bool:
         """Whether a static prefix is not on disk yet."""
@@ -119,12 +120,19 @@ class Prefixes:
 
     def _save(self, kept: Kept) -> None:
         if self._store is not None and kept.warm and not kept.saved:
-            self._store.save(kept.tokens, kept.state or self._context.state(kept.sequence), self._context.adapter_mark(kept.adapter))
+            self._store.save(kept.tokens, kept.state or self._context.state(kept.sequence), kept.adapter)
             kept.saved = True
 
     def warm(self, tokens: Sequence[int], adapter: str) -> bool:
         """Whether exactly these tokens are kept as a static prefix."""
         return any(kept.warm and kept.adapter == adapter and kept.tokens == tokens for kept in self.entries)
+
+    def forget(self, adapter: str) -> None:
+        """Let go of all that was read with an adapter that no request under way has."""
+        for kept in [kept for kept in self.entries if kept.adapter == adapter]:
+            self.entries.remove(kept)
+            if not kept.parked:
+                self.release(kept.sequence)
 
     def evict(self) -> bool:
         """Give up cells: of what is kept in them the one worth least leaves them; False when there is none."""

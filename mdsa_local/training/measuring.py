@@ -60,8 +60,7 @@ def measure(
             tell(at + 1, len(held))
     options = ContextOptions(backend.n_context_tokens, 1, PIECE_TOKENS, PIECE_TOKENS, threads_for(threads))
     with closing(Context(backend.weights, options)) as context:
-        context.load_adapter(path)
-        context.use_adapter(path)
+        context.use_adapter(context.load_adapter(path))
         found = [losses(context, one.example) for one in held]
     return Figures(sum(map(sum, found)) / sum(map(len, found)), sum(scores) / len(scores), tuple(scores))
 

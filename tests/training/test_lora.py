@@ -26,8 +26,7 @@ IDS = [5, 300, 17, 900, 33, 42, 1200, 7, 260, 11, 12, 13]
 def llama_cpp(base: Path, adapter: Path | None) -> NDArray[np.float32]:
     model = Model(base)
     with closing(model), closing(Context(model, OPTIONS)) as context:
-        context.load_adapter(str(adapter or ""))
-        context.use_adapter(str(adapter or ""))
+        context.use_adapter(context.load_adapter(str(adapter or "")))
         context.clear()
         row = context.add(0, 0, IDS, len(IDS))
         assert context.decode() == 0
