@@ -72,7 +72,7 @@ def asked(
     settings ask for a form that a model which only quotes cannot give.
     """
     generation = domain.sampling
-    if quotes and (form := next((key for key in ("json_schema", "grammar", "tools", "choices", "refusal") if getattr(generation, key)), "")):
+    if quotes and (form := next((key for key in ("json_schema", "grammar", "tools", "choices", "refusal", "think") if getattr(generation, key)), "")):
         raise InputError(
             f"the model of {domain.name} only quotes the passages: it cannot follow {form}", "Give the domain another model, or remove that setting."
         )

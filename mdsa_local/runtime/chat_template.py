@@ -8,16 +8,21 @@ from dataclasses import asdict, replace
 from datetime import datetime
 from typing import NoReturn
 
-from mdsa_local.errors import ModelFileError
+from mdsa_local.errors import InputError, ModelFileError
 from mdsa_local.runtime import template_sandbox
 from mdsa_local.runtime.backend import Message
+from mdsa_local.runtime.stopping import THINKS
+
+# What templates ask whether the model shall think: Qwen's, and those that follow it.
+SWITCH = "enable_thinking"
 
 
-def render(template: str, messages: Sequence[Message], *, bos: str, eos: str, source: str) -> str:
+def render(template: str, messages: Sequence[Message], *, bos: str, eos: str, source: str, thinking: bool = False) -> str:
     """The prompt for ``messages``, ending where the model's answer begins. Where the template fails on a system message, that is put before what the
-    user says first. A model that can think is told not to, where its template asks for ``enable_thinking``.
+    user says first. A model that can think is told whether to, where its template asks for ``enable_thinking``.
 
-    ``source`` names the file in errors. Raises :class:`ModelFileError` when the template is no Jinja, leaves the sandbox, or fails on ``messages``.
+    ``source`` names the file in errors. Raises :class:`ModelFileError` when the template is no Jinja, leaves the sandbox, or fails on ``messages``,
+    and :class:`InputError` for ``thinking`` with a template that neither asks nor ends in ``<think>``, or marks thoughts in another way.
     """
     from jinja2 import TemplateError
 
@@ -28,20 +33,28 @@ def render(template: str, messages: Sequence[Message], *, bos: str, eos: str, so
             template_sandbox.counting(),
             messages=[asdict(message) for message in messages],
             add_generation_prompt=True,
-            enable_thinking=False,
+            **{SWITCH: thinking},
             bos_token=bos,
             eos_token=eos,
             raise_exception=_raise_exception,
             strftime_now=_strftime_now,
         )
 
+    def checked(prompt: str) -> str:
+        if thinking and (THINKS not in template or not (SWITCH in template or prompt.rstrip().endswith(THINKS))):
+            raise InputError(
+                f"{source}: the model cannot be told to think: its chat template has no {SWITCH} with {THINKS}",
+                "Remove `think` from the generation settings, or choose a model that can think.",
+            )
+        return prompt
+
     try:
-        return rendered(messages)
+        return checked(rendered(messages))
     except failures as error:
         reason = f"{type(error).__name__}: {error}"
     if instead := without_system(messages):
         with suppress(*failures):
-            return rendered(instead)
+            return checked(rendered(instead))
     raise ModelFileError(f"{source}: its chat template failed: {reason}", "Use another build of the model, or one whose template takes these roles.")
 
 

@@ -83,7 +83,7 @@ class LlamaCppBackend:
         except BaseException:
             self._model.close()
             raise
-        self._static: OrderedDict[str, list[int]] = OrderedDict()
+        self._static: OrderedDict[tuple[str, bool], list[int]] = OrderedDict()
         self._vocabulary = threading.Lock()
         self._closed = False
         # Mostly a model is loaded beside something else, and the first prompt is waited for.
@@ -160,13 +160,14 @@ class LlamaCppBackend:
         """The one request of a stream, made when the first piece is asked for."""
         self._engine.origin.refuse_forked()
         deadline = time.monotonic() + deadline_s
-        prompt = self._prompt(messages)
+        thinking = bool(generation.think)
+        prompt = self._prompt(messages, thinking)
         if len(prompt) + 1 > self.n_context_tokens:
             raise ContextOverflowError(
                 f"the prompt has {len(prompt)} tokens; {self.name} has room for {self.n_context_tokens - 1}",
                 "Ask a shorter question, give fewer passages, or raise context_tokens.",
             )
-        static = self._static_prefix(messages)
+        static = self._static_prefix(messages, thinking)
         refusal = self._part(generation.refusal)
         limit = min(generation.max_tokens, self.n_context_tokens - len(prompt))
         yield Request(
@@ -181,13 +182,14 @@ class LlamaCppBackend:
             adapter=generation.adapter,
         )
 
-    def _prompt(self, messages: Sequence[Message]) -> list[int]:
+    def _prompt(self, messages: Sequence[Message], thinking: bool = False) -> list[int]:
         model = self._model
         # In one piece: a vocabulary that another thread frees meanwhile is memory of somebody else's.
         with self._vocabulary:
             self._open()
             shown = [Message(message.role, model.plain(message.content)) for message in messages]
-            return model.tokenize(render(model.chat_template, shown, bos=model.bos_text, eos=model.eos_text, source=str(self._path)))
+            text = render(model.chat_template, shown, bos=model.bos_text, eos=model.eos_text, source=str(self._path), thinking=thinking)
+            return model.tokenize(text)
 
     def _part(self, text: str) -> list[int]:
         with self._vocabulary:
@@ -204,16 +206,16 @@ class LlamaCppBackend:
         if self._closed:
             raise BackendError(f"{self.name} was closed")
 
-    def _static_prefix(self, messages: Sequence[Message]) -> list[int]:
+    def _static_prefix(self, messages: Sequence[Message], thinking: bool) -> list[int]:
         """The tokens that every prompt with this system message begins with, whatever the user says; empty when too short to be worth keeping."""
         if len(messages) < 2 or messages[0].role != "system":
             return []
-        system = messages[0].content
-        known = self._static.get(system)
+        key = messages[0].content, thinking
+        known = self._static.get(key)
         if known is None:
-            one, other = (self._prompt([messages[0], Message("user", said)]) for said in ("0", "x"))
+            one, other = (self._prompt([messages[0], Message("user", said)], thinking) for said in ("0", "x"))
             shared = one[: common(one, other)]
-            known = self._static[system] = shared if len(shared) >= LEAST_TOKENS else []
+            known = self._static[key] = shared if len(shared) >= LEAST_TOKENS else []
             if len(self._static) > REMEMBERED:
                 self._static.popitem(last=False)
         return known

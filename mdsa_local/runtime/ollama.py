@@ -25,6 +25,7 @@ from mdsa_local.errors import (
 )
 from mdsa_local.runtime.backend import Finished, Message, Reason, ToolCall, refuse_unsupported
 from mdsa_local.runtime.catalog import perhaps_meant
+from mdsa_local.runtime.stopping import Thoughts
 from mdsa_local.runtime.wire import Wire, Wires, as_json, estimated_tokens, is_loopback, limits, reason_of, silent, timeout
 from mdsa_local.settings import Settings
 from mdsa_local.stoppable import Leash, Stoppable
@@ -236,19 +237,27 @@ class OllamaBackend:
 
 
 def answer(name: str, parts: Iterator[ChatResponse]) -> Iterator[str | Finished]:
-    """Text of the daemon's parts as they come, then the end with what came beside the text. Raises :class:`BackendError` when there is no end."""
+    """Text of the daemon's parts as they come, then the end with what came beside the text. Raises :class:`BackendError` when there is no end.
+
+    Thoughts of a model that the daemon does not know for one that thinks stand in the text; they are taken out of it.
+    """
     thinking: list[str] = []
+    thoughts = Thoughts()
     calls: list[ToolCall] = []
     for part in parts:
         thinking.append(part.message.thinking or "")
         for call in part.message.tool_calls or ():
             # ollama 0.6.3 drops the id that newer daemons give; a number keeps calls of one answer apart.
             calls.append(ToolCall(call.function.name, dict(call.function.arguments), f"call_{len(calls)}"))
-        if part.message.content:
-            yield part.message.content
+        if text := thoughts.feed(part.message.content or ""):
+            yield text
         if part.done:
+            if rest := thoughts.flush():
+                yield rest
             reason: Reason = "length" if part.done_reason == "length" else "stop"
-            yield Finished(reason, part.prompt_eval_count or 0, part.eval_count or 0, tool_calls=tuple(calls), thinking="".join(thinking))
+            yield Finished(
+                reason, part.prompt_eval_count or 0, part.eval_count or 0, tool_calls=tuple(calls), thinking="".join((*thinking, thoughts.told))
+            )
             return
     raise BackendError(f"Ollama's answer from {name} broke off before its end", "Ask again; see the log of `ollama serve` when it repeats.")
 

@@ -117,8 +117,9 @@ def instructed(messages: Sequence[Message], schema: Mapping[str, Any]) -> list[M
 def constrained_by_grammar(generation: Generation) -> Generation:
     """For llama.cpp: the settings with the schema as a grammar. Raises :class:`InputError` for what the in-process engine cannot do, for a
     schema that is none, and for a grammar that is too much."""
-    if asked := [name for name in ("tools", "think") if getattr(generation, name)]:
-        raise InputError(f"models in this process cannot follow {' and '.join(asked)}", "Remove it from the generation settings.")
+    if generation.tools:
+        raise InputError("models in this process cannot follow tools", "Remove it from the generation settings.")
+    refuse_thoughts_in_form(generation)
     if generation.json_schema is None:
         check_gbnf(generation.grammar)
         return generation
@@ -129,6 +130,15 @@ def constrained_by_grammar(generation: Generation) -> Generation:
     # Of what a wrong schema becomes llama.cpp would complain as of a grammar that nobody wrote.
     checked_validator(generation.json_schema)
     return generation.model_copy(update={"grammar": gbnf(schema_rules(generation.json_schema)), "json_schema": None})
+
+
+def refuse_thoughts_in_form(generation: Generation) -> None:
+    """Raise :class:`InputError` where an answer of this process is to have thoughts before it and a form, or a beginning, from its first token on."""
+    formed = [name for name in ("json_schema", "grammar", "choices", "refusal") if getattr(generation, name) not in (None, "", ())]
+    if generation.think and formed:
+        raise InputError(
+            f"models in this process cannot follow think and {' and '.join(formed)} at once", "Remove one of them from the generation settings."
+        )
 
 
 def _attempt(backend: Backend, messages: Sequence[Message], generation: Generation, deadline: float, validator: Any) -> _Attempt:

@@ -31,7 +31,7 @@ from mdsa_local.runtime.cores import within_cores
 from mdsa_local.runtime.grammar import Follower
 from mdsa_local.runtime.schema_grammar import schema_rules
 from mdsa_local.runtime.stopping import THINKS, StopFilter
-from mdsa_local.runtime.structured import checked_validator
+from mdsa_local.runtime.structured import checked_validator, refuse_thoughts_in_form
 from mdsa_local.settings import Settings
 
 MAX_CONTEXT_TOKENS = 8192
@@ -84,7 +84,8 @@ class TransformersBackend:
     def stream(self, messages: Sequence[Message], generation: Generation, *, deadline_s: float) -> Iterator[str | Finished]:
         """See :class:`~mdsa_local.runtime.backend.Backend`. A second stream waits for the first to end, at most until its own deadline."""
         deadline = time.monotonic() + deadline_s
-        refuse_unsupported(generation, ("json_schema",), "transformers")
+        refuse_unsupported(generation, ("json_schema", "think"), "transformers")
+        refuse_thoughts_in_form(generation)
         follower = None
         if generation.json_schema is not None:
             checked_validator(generation.json_schema)
@@ -93,7 +94,7 @@ class TransformersBackend:
             raise BackendTimeoutError(f"{self.name} was busy with another request until the deadline", "Ask again, or raise request_timeout_s.")
         try:
             self._cancelled = self._closed
-            prompt = self._prompt(messages)
+            prompt = self._prompt(messages, bool(generation.think))
             if len(prompt) + 1 > self.n_context_tokens:
                 raise ContextOverflowError(
                     f"the prompt has {len(prompt)} tokens; {self.name} has room for {self.n_context_tokens - 1}",
@@ -120,13 +121,13 @@ class TransformersBackend:
             finally:
                 self._owner.release()
 
-    def _prompt(self, messages: Sequence[Message]) -> list[int]:
+    def _prompt(self, messages: Sequence[Message], thinking: bool = False) -> list[int]:
         if self._closed:
             raise BackendError(f"{self.name} was closed")
         # Control tokens written out in a message would otherwise end its turn and begin a forged one.
         shown = [Message(message.role, self._control.sub(lambda found: f"{found[0][0]} {found[0][1:]}", message.content)) for message in messages]
         bos, eos = str(self._tokenizer.bos_token or ""), str(self._tokenizer.eos_token or "")
-        text = render(self._tokenizer.get_chat_template(), shown, bos=bos, eos=eos, source=str(self._folder))
+        text = render(self._tokenizer.get_chat_template(), shown, bos=bos, eos=eos, source=str(self._folder), thinking=thinking)
         # Half a character, which the tokenizer does not take, becomes a question mark as it does in llama.cpp.
         return list(self._tokenizer(text.encode("utf-8", "replace").decode(), add_special_tokens=False)["input_ids"])
 

@@ -11,7 +11,7 @@ from mdsa_local.runtime.backend import Backend
 from mdsa_local.runtime.llamacpp import LlamaCppBackend, open_backend
 from mdsa_local.settings import Settings, shipped
 
-from .gguf_writer import Shape, metadata, random_weights, scripted, write_gguf
+from .gguf_writer import TEMPLATE, Shape, metadata, random_weights, scripted, write_gguf
 from .ollama_server import Daemon
 
 Load = Callable[..., LlamaCppBackend]
@@ -27,9 +27,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write_scripted(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Writes a model that answers a given text."""
 
-    def write(text: str, *, loop: bool = False) -> Path:
+    def write(text: str, *, loop: bool = False, template: str = TEMPLATE) -> Path:
         shape, weights = scripted(text, loop=loop)
-        return write_gguf(tmp_path_factory.mktemp("scripted") / "scripted.gguf", metadata(shape), weights)
+        return write_gguf(tmp_path_factory.mktemp("scripted") / "scripted.gguf", metadata(shape, template), weights)
 
     return write
 

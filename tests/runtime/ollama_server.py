@@ -168,7 +168,7 @@ class OllamaHandler(JsonHandler):
         if kind == "tooler":
             call = {"function": {"name": "get_order_status", "arguments": {"order_id": 7}}}
             self._line({"message": {"role": "assistant", "content": "", "tool_calls": [call]}, "done": False})
-        for piece in PIECES:
+        for piece in ("<thi", "nk>so", " so</think>\n\n", *PIECES) if kind == "musing" else PIECES:
             self._line({"message": {"role": "assistant", "content": piece}, "done": False})
             if kind == "broken":
                 self.drop()

@@ -9,15 +9,15 @@ import pytest
 from llama_cpp import llama_chat_format
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from mdsa_local.errors import ModelFileError
+from mdsa_local.errors import InputError, ModelFileError
 from mdsa_local.runtime.backend import Message
 from mdsa_local.runtime.chat_template import render, without_system
 
 MESSAGES = [Message("system", "Be brief."), Message("user", "Grüße {{ 7 * 7 }}")]
 
 
-def rendered(template: str) -> str:
-    return render(template, MESSAGES, bos="<s>", eos="</s>", source="m.gguf")
+def rendered(template: str, thinking: bool = False) -> str:
+    return render(template, MESSAGES, bos="<s>", eos="</s>", source="m.gguf", thinking=thinking)
 
 
 def test_render_as_transformers_does() -> None:
@@ -197,6 +197,17 @@ def test_what_is_marked_for_training_is_rendered() -> None:
 
 def test_models_are_told_not_to_think() -> None:
     assert rendered("{% if enable_thinking is defined and enable_thinking is false %}<think></think>{% endif %}") == "<think></think>"
+
+
+def test_a_model_is_told_to_think_where_its_template_asks() -> None:
+    asks = "{{ bos_token }}{% if not enable_thinking %}<think></think>{% endif %}"
+    assert (rendered(asks), rendered(asks, thinking=True)) == ("<s><think></think>", "<s>")
+    assert rendered("{{ bos_token }}<think>", thinking=True) == "<s><think>", "it thinks whatever it is told"
+    for other in ("{{ bos_token }}", "{{ bos_token }}{% if enable_thinking %}<|channel>thought{% endif %}", "{{ '<think>' in bos_token }}"):
+        assert rendered(other)
+        with pytest.raises(InputError, match=r"m\.gguf: the model cannot be told to think") as caught:
+            rendered(other, thinking=True)
+        assert "`think`" in caught.value.hint
 
 
 def test_the_template_says_why() -> None:

@@ -18,6 +18,7 @@ from mdsa_local.errors import (
     BackendTimeoutError,
     BackendUnavailableError,
     ContextOverflowError,
+    InputError,
     ModelError,
     ModelFileError,
     ModelNotFoundError,
@@ -27,7 +28,7 @@ from mdsa_local.runtime.backend import Finished, Message
 from mdsa_local.runtime.llamacpp import LlamaCppBackend
 
 from .conftest import Load
-from .gguf_writer import VOCABULARY, Shape, metadata, random_weights, write_gguf
+from .gguf_writer import TEMPLATE, VOCABULARY, Shape, metadata, random_weights, write_gguf
 
 QUESTION = [Message("user", "hello, and then?")]
 GREEDY = Generation(max_tokens=24)
@@ -75,6 +76,23 @@ def test_thoughts_are_no_part_of_the_answer(load: Load, tiny: Path) -> None:
     text, finished = ask(load(tiny), generation=Generation(choices=(("<think>b</think>\n\na", 0.0),), max_tokens=24))
     assert text.startswith("a")
     assert finished.thinking == "b"
+
+
+def test_a_model_thinks_where_it_is_told_to(load: Load, write_scripted: Callable[..., Path], tiny: Path) -> None:
+    path = write_scripted("\num</think>ABC", template=f"{TEMPLATE}{{% if enable_thinking %}}<think>\n{{% endif %}}")
+    backend = load(path)
+    system = [Message("system", "the rules of the house, one by one. " * 6), *QUESTION]
+    for messages in (QUESTION, system):
+        text, finished = ask(backend, messages, Generation(max_tokens=24, think=True))
+        assert (text, finished.thinking, finished.reason) == ("ABC", "um", "stop")
+        assert finished.tokens_generated == len("um</think>ABC"), "thoughts are written too"
+        for told in (None, False):
+            text, finished = ask(backend, messages, Generation(max_tokens=24, think=told))
+            assert (text, finished.thinking) == ("\num</think>ABC", "")
+    pieces = list(backend.stream(QUESTION, Generation(max_tokens=2, think=True), deadline_s=30))
+    assert pieces == [Finished("length", len(backend._prompt(QUESTION, True)), 2, thinking="um")], "no room was left for an answer"
+    with pytest.raises(InputError, match="cannot be told to think"):
+        ask(load(tiny), generation=Generation(think=True))
 
 
 def test_a_character_cut_by_the_limit_is_dropped(load: Load, write_scripted: Callable[..., Path]) -> None:

@@ -158,7 +158,8 @@ def test_what_the_engine_in_this_process_cannot_do() -> None:
     for generation in (
         Generation(json_schema={}, grammar='root ::= "a"'),
         Generation(tools=({"name": "f"},)),
-        Generation(think=True),
+        Generation(think=True, json_schema={}),
+        Generation(think=True, refusal="no"),
     ):
         with pytest.raises(InputError):
             constrained_by_grammar(generation)

@@ -103,7 +103,7 @@ def test_bounds(backend: TransformersBackend) -> None:
     assert backend.n_context_tokens == tiny_transformers.CONTEXT_TOKENS
     with pytest.raises(ContextOverflowError, match="room for 2047"):
         list(backend.stream([Message("user", "x" * 3000)], Generation(), deadline_s=30))
-    for wanted in ({"grammar": 'root ::= "a"'}, {"tools": ({"name": "f"},)}, {"think": True}, {"refusal": "no"}):
+    for wanted in ({"grammar": 'root ::= "a"'}, {"tools": ({"name": "f"},)}, {"think": True}, {"refusal": "no"}, {"think": True, "json_schema": {}}):
         with pytest.raises(InputError, match=next(iter(wanted))):
             ask(backend, **wanted)
     with pytest.raises(BackendTimeoutError):
