@@ -22,8 +22,9 @@ from mdsa_local.errors import (
 )
 from mdsa_local.runtime.backend import Finished, Message, Reason, ToolCall, refuse_unsupported
 from mdsa_local.runtime.chat_template import without_system
+from mdsa_local.runtime.estimating import estimated_tokens
 from mdsa_local.runtime.stopping import Thoughts
-from mdsa_local.runtime.wire import Wire, Wires, as_json, estimated_tokens, is_loopback, limits, reason_of, silent, timeout
+from mdsa_local.runtime.wire import Wire, Wires, as_json, is_loopback, limits, reason_of, silent, timeout
 from mdsa_local.settings import Settings
 from mdsa_local.stoppable import Leash, Stoppable
 

@@ -1,11 +1,10 @@
-"""What the backends behind HTTP share: requests that can be cut off, addresses, and an estimate of tokens."""
+"""What the backends behind HTTP share: requests that can be cut off, and addresses."""
 
 from __future__ import annotations
 
 import html
 import ipaddress
 import json
-import math
 import re
 import socket
 import threading
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
     import httpx
 
 CONNECT_TIMEOUT_S = 5.0
-# Common tokenizers average four bytes a token on English and not much below three on other text; chat markers add a few tokens a message.
-BYTES_PER_TOKEN = 3
-TOKENS_PER_MESSAGE = 8
 REASON_CHARS = 300
 PAGE = re.compile(r"[\s\ufeff]*(?:<!--.*?-->\s*)*<(?:!doctype html|html|head|body|title|center|h1|\?xml)\b", re.IGNORECASE | re.DOTALL)
 TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
@@ -178,11 +174,6 @@ def timeout(read_s: float) -> httpx.Timeout:
 def as_json(messages: Sequence[Message]) -> list[dict[str, str]]:
     """Messages for a request's body. Half a character, which UTF-8 cannot hold, becomes a question mark as it does in llama.cpp."""
     return [{"role": message.role, "content": message.content.encode("utf-8", "replace").decode()} for message in messages]
-
-
-def estimated_tokens(messages: Sequence[Message]) -> int:
-    """An estimate for servers without a tokenizer to ask: a third of the UTF-8 bytes and 8 a message. It errs high on ordinary text."""
-    return sum(TOKENS_PER_MESSAGE + math.ceil(len(message.content.encode("utf-8", "replace")) / BYTES_PER_TOKEN) for message in messages)
 
 
 def is_loopback(base_url: str) -> bool:
