@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mdsa_local.cli.output import Json, document, line, note, table
+from mdsa_local.cli.output import Json, document, line, note, table, waiting
 from mdsa_local.errors import InputError
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def remove(
         from mdsa_local.routing.learning import forget
 
         # First: where it cannot be done nothing is removed, and the same can be asked again.
-        with TinyBERTOrchestrator(settings=feedback.settings) as orchestrator:
+        with TinyBERTOrchestrator(settings=feedback.settings) as orchestrator, waiting("taking them out of what the router learned"):
             done = forget(orchestrator, about)
     gone = feedback.remove(ids or (), everything=everything)
     if as_json:

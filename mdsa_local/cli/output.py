@@ -19,6 +19,8 @@ import typer
 from mdsa_local.__main__ import INTERRUPTED
 from mdsa_local.errors import InputError, MDSAError
 
+# So often a StatusLine is told by what cannot tell it itself.
+TICK_S = 1.0
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")]
 Domain = Annotated[str | None, typer.Option("--domain", "-d", help="Name of a domain.")]
 Question = Annotated[list[str], typer.Argument(help="The question; - reads it from standard input.", show_default=False)]
@@ -145,6 +147,14 @@ class StatusLine:
     def __init__(self) -> None:
         self._live = sys.stderr.isatty()
         self._began = self._shown = time.monotonic()
+        self._open = False
+
+    def close(self) -> None:
+        """What is written next stands on a line of its own."""
+        if self._live and self._open:
+            sys.stderr.write("\n")
+            sys.stderr.flush()
+            self._open = False
 
     def restart(self) -> None:
         """Count seconds from now."""
@@ -159,8 +169,29 @@ class StatusLine:
         if self._live:
             sys.stderr.write(f"\r\x1b[K{text(now - self._began)}" + ("\n" if last else ""))
             sys.stderr.flush()
+            self._open = not last
         elif now - self._began > 2.0:
             note(text(now - self._began))
+
+
+@contextlib.contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """While this lasts, tell that ``what`` is going on: at once, and then for how long already. For work that cannot say how far it is."""
+    note(what)
+    status, over = StatusLine(), threading.Event()
+
+    def tell() -> None:
+        while not over.wait(TICK_S):
+            status.tell(lambda seconds: f"{what}: {seconds:.0f} s", last=False)
+
+    teller = threading.Thread(target=tell, name="mdsa-waiting", daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        over.set()
+        teller.join()
+        status.close()
 
 
 def progress(what: str, of: str = "files") -> Callable[[str, int, int], None]:

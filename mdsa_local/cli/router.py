@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mdsa_local.cli.output import Json, counts, document, line, note
+from mdsa_local.cli.output import Json, counts, document, line, note, waiting
 from mdsa_local.errors import DependencyError, InputError
 from mdsa_local.jsonlines import rows
 
@@ -80,8 +80,8 @@ def fit(
     for domain in orchestrator.registry:
         added = [text for text, name in given if name == domain.name]
         router.register(domain.model_copy(update={"examples": tuple(dict.fromkeys([*domain.examples, *added]))}))
-    note(f"fitting to {router.n_examples} examples")
-    router.fit([(text, None) for text, name in given if name is None], seed, per_domain=per_domain)
+    with waiting(f"fitting to {router.n_examples} examples"):
+        router.fit([(text, None) for text, name in given if name is None], seed, per_domain=per_domain)
     target = orchestrator.settings.router_file
     router.save(target, orchestrator.registry)
     report = {**router.report, "per_domain": dict(router.thresholds.per_domain or {}), "file": str(target)}
@@ -154,7 +154,9 @@ def evaluate(
         router = TinyBERTOrchestrator().router
     else:
         router = IntentRouter()
-        router.fit(read_pairs(fit))
+        learned = read_pairs(fit)
+        with waiting(f"fitting to {len(learned)} examples"):
+            router.fit(learned)
     unknown = Counter(name for _, name in pairs if name is not None and name not in router.domains)
     if unknown:
         listed = ", ".join(f"{name} ({n})" for name, n in unknown.most_common())

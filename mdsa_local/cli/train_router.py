@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mdsa_local.cli.output import Json, document, line, note
+from mdsa_local.cli.output import Json, document, line, note, waiting
 from mdsa_local.cli.train_adapter import NOT_BETTER
 
 
@@ -44,7 +44,8 @@ def router(
             note(f"warning: {len(corrected) - len(kept)} marked answers belong to domains that are no longer there")
         for reason, count in export(marks, "router").left_out.items():
             note(f"{count} marks say nothing of routing: {reason}")
-        lesson = learn(orchestrator, [*given, *kept], seed)
+        with waiting("fitting without the held-out examples, then to all of them if that is better"):
+            lesson = learn(orchestrator, [*given, *kept], seed)
         target = orchestrator.settings.router_file
     if as_json:
         document({**lesson.to_dict(), "from_file": len(given), "from_feedback": len(kept), "file": str(target) if lesson.installed else None})

@@ -100,6 +100,7 @@ def test_train_router_installs_what_is_better(home: Path, tmp_path: Path, capsys
     told = json.loads(out)
     assert (told["from_file"], told["from_feedback"], told["examples"]) == (9, 1, 10)
     assert code == (0 if told["installed"] else NOT_BETTER), err
+    assert err.startswith("fitting ")
     assert (home / "router.npz").exists() is told["installed"]
     gains = told["held_out"]["right_after"] - told["held_out"]["right_before"]
     assert told["installed"] == (gains > max(0, told["known"]["right_before"] - told["known"]["right_after"]))

@@ -1,7 +1,13 @@
 from __future__ import annotations
 
+import itertools
+import threading
+import time
+from types import SimpleNamespace
+
 import pytest
 
+from mdsa_local.cli import output
 from mdsa_local.cli.meter import Meter, said
 from mdsa_local.knowledge.ingest import Step
 
@@ -26,3 +32,29 @@ def test_elsewhere_than_on_a_terminal_a_line_now_and_then(monkeypatch: pytest.Mo
         clock["now"] = now
         meter(step)
     assert capsys.readouterr().err.splitlines() == ["adding: 2 of 9 files, 12 passages, 2/s, 21 s left", "adding: 9 of 9 files, 40 passages, 5/s"]
+
+
+def test_what_cannot_say_how_far_it_is_says_that_it_goes_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    passed, told = itertools.count(step=3), threading.Event()
+
+    def monotonic() -> float:
+        now = float(next(passed))
+        if now > 20:
+            told.set()
+        return now
+
+    monkeypatch.setattr(output, "time", SimpleNamespace(monotonic=monotonic))
+    monkeypatch.setattr(output, "TICK_S", 0.001)
+    with output.waiting("fitting to 9 examples"):
+        assert capsys.readouterr().err == "fitting to 9 examples\n"
+        assert told.wait(10)
+    first, *_ = capsys.readouterr().err.splitlines()
+    assert first == "fitting to 9 examples: 6 s"
+
+
+def test_a_line_that_renews_itself_ends_before_the_next(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setattr(output, "TICK_S", 0.01)
+    with output.waiting("fitting"):
+        time.sleep(0.5)
+    assert capsys.readouterr().err.endswith("\r\x1b[Kfitting: 0 s\n")
