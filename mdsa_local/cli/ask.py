@@ -142,10 +142,7 @@ def show(orchestrator: TinyBERTOrchestrator, text: str, domain: str | None, hist
             raise
     assert answer is not None
     line()
-    if answer.degraded and answer.domain is not None and not withdrawn:
-        # Of a form, or found without encoder or judge: it stands as it was written, so that nothing above says what is amiss with it.
-        line(dim(f"-- degraded: {escaped(answer.reason)}"))
-    line(dim("\n".join(details(answer))))
+    line(dim("\n".join(details(answer, why=not withdrawn))))
     if orchestrator.settings.answer_log and _logged(orchestrator.settings, answer.request_id):
         line(dim(f"logged as {answer.request_id[:8]}: mdsa feedback right|wrong {answer.request_id[:8]}"))
 
@@ -161,13 +158,12 @@ def _logged(settings: Settings, request_id: str) -> bool:
     return True
 
 
-def details(answer: Answer) -> Sequence[str]:
-    """Domain, confidence, parts left to other domains, citations, model and timings, a line each."""
+def details(answer: Answer, why: bool = True) -> Sequence[str]:
+    """Domain and confidence, the reason unless ``why`` is False, parts left to other domains, citations, model and timings, a line each."""
     out = []
     state = "" if answer.status == "success" else f", {answer.status.replace('_', ' ')}"
-    out.append(
-        f"domain {answer.domain or 'none'}, confidence {answer.confidence:.2f}{state}" + (f" ({answer.reason})" if answer.domain is None else "")
-    )
+    reason = f" ({escaped(answer.reason)})" if why and answer.reason else ""
+    out.append(f"domain {answer.domain or 'none'}, confidence {answer.confidence:.2f}{state}{reason}")
     out.extend(f"not asked: {part.domain}, to which a part of the question belongs; ask it there: {_command(part)}" for part in answer.elsewhere)
     for citation in answer.citations:
         p = citation.passage

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -22,7 +23,7 @@ from mdsa_local.cli import ask
 from mdsa_local.cli.main import COMMANDS, run
 from mdsa_local.errors import BackendError
 from mdsa_local.orchestrator import TinyBERTOrchestrator
-from mdsa_local.types import Token
+from mdsa_local.types import Answer, Token, Verdict
 
 Ran = subprocess.CompletedProcess[bytes]
 
@@ -56,6 +57,15 @@ def test_ask_for_people_shows_where_the_answer_comes_from(product: TinyBERTOrche
     assert "domain finance, confidence" in out
     assert "model nano" in out
     assert "timings route" in out
+
+
+def test_ask_for_people_says_why_as_json_does() -> None:
+    reason = "nearest to what support is known by; unsure, below 0.50"
+    verdict = Verdict("success", "It is. [1]", (), ())
+    answer = Answer("id", "success", "It is. [1]", "support", 0.4, {}, "nano", 4, 1.0, (), verdict, (), reason=reason)
+    assert ask.details(answer)[0] == f"domain support, confidence 0.40 ({reason})"
+    lesser = replace(answer, status="degraded", reason="chosen by nearness alone: no judge\n")
+    assert ask.details(lesser)[0] == "domain support, confidence 0.40, degraded (chosen by nearness alone: no judge\\n)"
 
 
 def test_ask_names_the_domain_of_what_it_left_and_how_to_ask_there(product: TinyBERTOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
