@@ -49,6 +49,11 @@ def rows(path: Path, expected: str, parse: Callable[[Any], Row]) -> Iterator[tup
             raise InputError(f"{path}, line {number}: {error}", expected) from None
 
 
+def folded(text: str) -> str:
+    """The same of two texts that are the same question but for capitals and spaces."""
+    return " ".join(text.lower().split())
+
+
 @dataclass(frozen=True, slots=True)
 class Sample(Generic[Row]):
     """Rows of a file with the numbers of their lines, in its order: all of them, or ``len(rows)`` of ``total`` drawn by chance."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from mdsa_local.cli.output import Json, counts, document, line, note, waiting
-from mdsa_local.errors import DependencyError, InputError
-from mdsa_local.jsonlines import rows
+from mdsa_local.cli.output import Json, counts, document, escaped, line, note, waiting
+from mdsa_local.errors import DependencyError, InputError, UnknownNameError
+from mdsa_local.jsonlines import folded, rows
 
 app = typer.Typer(no_args_is_help=True, help="Measure the router, and teach it.")
 
@@ -32,9 +33,10 @@ def _group() -> None:
     """Measure the router, and teach it."""
 
 
-def read_pairs(path: Path) -> Pairs:
-    """``(text, domain)`` from lines ``{"text", "domain"}``; domain null for out of scope. Raises :class:`InputError` with the line."""
-    pairs = [pair for _, pair in rows(path, EXPECTED, parsed)]
+def read_pairs(path: Path, parse: Callable[[Any], tuple[str, str | None]] | None = None) -> Pairs:
+    """``(text, domain)`` from lines ``{"text", "domain"}``, each through ``parse``, :func:`parsed` where it is None; domain null for out of scope.
+    Raises :class:`InputError` with the line."""
+    pairs = [pair for _, pair in rows(path, EXPECTED, parse or parsed)]
     if not pairs:
         raise InputError(f"{path}: no questions in it", EXPECTED)
     return pairs
@@ -42,6 +44,14 @@ def read_pairs(path: Path) -> Pairs:
 
 def parsed(row: Any) -> tuple[str, str | None]:
     """The text and the domain of a line; raises :class:`ValueError`."""
+    text, domain = labelled(row)
+    if domain == "none":
+        raise ValueError("key 'domain' is 'none', and no domain can be called that: write null, without quotes, for out of scope")
+    return text, domain
+
+
+def labelled(row: Any) -> tuple[str, str | None]:
+    """The text and the label of a line, which may be any that a classifier has; raises :class:`ValueError`."""
     if not isinstance(row, dict):
         raise ValueError(f"expected an object, found {type(row).__name__}")
     if missing := {"text", "domain"} - row.keys():
@@ -55,6 +65,29 @@ def parsed(row: Any) -> tuple[str, str | None]:
     if domain is not None and not isinstance(domain, str):
         raise ValueError(f"key 'domain': expected a string or null (given: {domain!r})")
     return text, domain
+
+
+def contradictions(pairs: Iterable[tuple[str, str | None]]) -> dict[str, tuple[str, ...]]:
+    """The domains of each text that is given for several, in their order; ``none`` is out of scope."""
+    found: dict[str, dict[str, None]] = {}
+    for text, domain in pairs:
+        found.setdefault(folded(text), {})[domain or "none"] = None
+    return {text: tuple(domains) for text, domains in found.items() if len(domains) > 1}
+
+
+def tell_contradictions(pairs: Iterable[tuple[str, str | None]], so: str) -> None:
+    """Warn of :func:`contradictions`, ``so`` says what comes of them."""
+    if found := contradictions(pairs):
+        text, domains = next(iter(found.items()))
+        many = f"{len(found)} questions are" if len(found) > 1 else "one question is"
+        note(escaped(f"warning: {many} given for more than one domain, {so}: {text!r} for {', '.join(domains)}"))
+
+
+def figure(value: Any) -> str:
+    """A figure of a report for people; a dash where there is nothing to count."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {figure(part)}" for name, part in value.items()) or "-"
+    return "-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 @app.command("fit")
@@ -74,8 +107,14 @@ def fit(
 
     given = read_pairs(file) if file else []
     orchestrator = TinyBERTOrchestrator()
-    for name in {name for _, name in given if name is not None}:
-        orchestrator.registry.get(name)
+    for name in dict.fromkeys(name for _, name in given if name is not None):
+        try:
+            orchestrator.registry.get(name)
+        except UnknownNameError as error:
+            raise UnknownNameError(f"{file}: {error}", error.hint) from None
+    new = {folded(text) for text, _ in given}
+    known = [(text, domain.name) for domain in orchestrator.registry for text in domain.examples if folded(text) in new]
+    tell_contradictions([*known, *given], "and each learns it")
     router = IntentRouter(orchestrator.encoder, orchestrator.encoder.calibration, cache=orchestrator.settings.home / "cache" / "anchors")
     for domain in orchestrator.registry:
         added = [text for text, name in given if name == domain.name]
@@ -84,12 +123,13 @@ def fit(
         router.fit([(text, None) for text, name in given if name is None], seed, per_domain=per_domain)
     target = orchestrator.settings.router_file
     router.save(target, orchestrator.registry)
-    report = {**router.report, "per_domain": dict(router.thresholds.per_domain or {}), "file": str(target)}
+    own = {name: round(value, 4) for name, value in (router.thresholds.per_domain or {}).items()}
+    report = {**router.report, "per_domain": own, "file": str(target)}
     if as_json:
         document(report)
     else:
         for key, value in report.items():
-            line(f"{key.replace('_', ' '):<22} {value}")
+            line(f"{key.replace('_', ' '):<22} {figure(value)}")
     if per_domain and (common := [name for name in router.domains if name not in report["per_domain"]]):
         note(f"a threshold of its own takes {LEAST_OWN} held-out examples of a domain; the common one goes for: {', '.join(common)}")
 
@@ -121,7 +161,7 @@ def export(
             raise
         raise DependencyError(f"exporting needs {error.name}", 'Install it with: pip install "mdsa-local[train]"') from None
     named = [label.strip() for label in labels.split(",") if label.strip()]
-    pairs = read_pairs(calibrate) if calibrate else []
+    pairs = read_pairs(calibrate, labelled) if calibrate else []
     done = convert(model, folder, quantize=quantize.value, encoder=encoder, labels=named, calibration=pairs, settings=settings)
     line_of_config = f"encoder: {folder.name if folder.parent in settings.model_dirs else folder}"
     if as_json:
@@ -161,6 +201,10 @@ def evaluate(
     if unknown:
         listed = ", ".join(f"{name} ({n})" for name, n in unknown.most_common())
         note(f"warning: these domains are not registered, so their questions cannot be right: {listed}. Known: {', '.join(router.domains)}.")
+    tell_contradictions(pairs, "so it cannot be right each time")
+    known = {folded(text) for text in router.texts}
+    if seen := sum(folded(text) in known for text, _ in pairs):
+        note(f"warning: {seen} of {len(pairs)} questions are among those that the router learned from, so the figures flatter it")
     result = measure(router, pairs)
     if plot is not None:
         from mdsa_local.routing.plots import draw
@@ -171,9 +215,10 @@ def evaluate(
         return
     for key, value in result.items():
         if key not in ("confusion", "reliability"):
-            line(f"{key:<12} {value if not isinstance(value, float) else f'{value:.4f}'}")
+            line(f"{key:<12} {figure(value)}")
     names = [*router.domains, "none"]
-    rows = [[row, *(result["confusion"].get(row, {}).get(column, 0) for column in names)] for row in names if row in result["confusion"]]
+    true = [row for row in (*names, *unknown) if row in result["confusion"]]
+    rows = [[row, *(result["confusion"][row].get(column, 0) for column in names)] for row in true]
     counts(rows, ["true \\ routed", *names])
     if plot is not None:
         line(f"drawn: {plot}")

@@ -50,7 +50,8 @@ def router(
     if as_json:
         document({**lesson.to_dict(), "from_file": len(given), "from_feedback": len(kept), "file": str(target) if lesson.installed else None})
     else:
-        line(f"{lesson.examples} examples: {len(given)} from the file, {len(kept)} from marked answers")
+        again = f", {repeated} of them given again: the last counts" if (repeated := len(given) + len(kept) - lesson.examples) else ""
+        line(f"{lesson.examples} examples: {len(given)} from the file, {len(kept)} from marked answers{again}")
         for name, counts in (("held-out new questions", lesson.own), ("held-out known ones", lesson.known)):
             line(f"{name:<24} right before {counts.before} of {counts.n}, after {counts.after}")
         line(f"Installed: {target}" if lesson.installed else "Not installed: it does not route better. The router is as it was.")

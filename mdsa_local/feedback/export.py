@@ -13,6 +13,7 @@ from mdsa_local.domains.prompts import NOT_FOUND
 from mdsa_local.durable import write_whole
 from mdsa_local.errors import InputError
 from mdsa_local.feedback.store import Mark
+from mdsa_local.jsonlines import folded
 from mdsa_local.sentences import spans
 from mdsa_local.validation import citations
 
@@ -29,7 +30,7 @@ class Exported:
 
 def export(marks: Sequence[Mark], kind: Kind, domain: str | None = None) -> Exported:
     """The marks as rows of ``kind``, those of ``domain`` alone unless it is None. A question marked several times counts as it was marked last."""
-    last = {_folded(mark.answer.question): mark for mark in marks}
+    last = {folded(mark.answer.question): mark for mark in marks}
     make = {"answers": _question, "router": _example, "pairs": _pair, "all": Mark.to_dict}[kind]
     chosen = marks if kind == "all" else list(last.values())
     made = [make(mark) if mark.belongs(domain) else f"not known to belong to {domain}" for mark in chosen]
@@ -101,7 +102,3 @@ def _sentences(response: str) -> list[str]:
 def _unmarked(answer: str) -> str:
     found = citations.marks(answer)
     return citations.removed(answer, 0, len(answer), found).strip()
-
-
-def _folded(question: str) -> str:
-    return " ".join(question.lower().split())

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 
 from mdsa_local.errors import ConfigError, InputError
+from mdsa_local.jsonlines import folded
 from mdsa_local.routing import fitting
 from mdsa_local.routing.anchors import Floats
 from mdsa_local.routing.encoder import Encoder
@@ -71,9 +72,9 @@ class _Known:
 
     def without(self, texts: Iterable[str]) -> _Known:
         """Without the examples that are among ``texts``."""
-        gone = {_folded(text) for text in texts}
-        examples = {name: tuple(text for text in own if _folded(text) not in gone) for name, own in self.examples.items()}
-        return _Known(examples, tuple(text for text in self.outside if _folded(text) not in gone), self.fitted, self.per_domain)
+        gone = {folded(text) for text in texts}
+        examples = {name: tuple(text for text in own if folded(text) not in gone) for name, own in self.examples.items()}
+        return _Known(examples, tuple(text for text in self.outside if folded(text) not in gone), self.fitted, self.per_domain)
 
     def taught(self, pairs: Sequence[Pair]) -> _Known:
         """With ``pairs`` for examples, to be fitted. What one of them says elsewhere, another domain's example said wrongly."""
@@ -105,8 +106,8 @@ def learn(orchestrator: TinyBERTOrchestrator, pairs: Iterable[Pair], seed: int =
     replaces the router's file. Of a text given twice the last counts. Raises :class:`InputError` for too few examples, :class:`UnknownNameError`,
     :class:`ConfigError`, :class:`StorageError`.
     """
-    given = list({_folded(text): (text, domain) for text, domain in pairs}.values())
-    for name in {domain for _, domain in given if domain is not None}:
+    given = list({folded(text): (text, domain) for text, domain in pairs}.values())
+    for name in dict.fromkeys(domain for _, domain in given if domain is not None):
         orchestrator.registry.get(name)
     if len(given) < LEAST_EXAMPLES:
         raise InputError(f"{len(given)} different examples to learn from, {LEAST_EXAMPLES} are needed", "Add lines, or mark more answers.")
@@ -114,8 +115,8 @@ def learn(orchestrator: TinyBERTOrchestrator, pairs: Iterable[Pair], seed: int =
     known = _present(orchestrator)
     train, held = _split(given, seed, HELD_OUT)
     before = [(text, name) for name, own in known.examples.items() for text in own] + [(text, None) for text in known.outside]
-    new = {_folded(text) for text, _ in given}
-    _, guarded = _split([pair for pair in before if _folded(pair[0]) not in new], seed, HELD_OUT_KNOWN)
+    new = {folded(text) for text, _ in given}
+    _, guarded = _split([pair for pair in before if folded(pair[0]) not in new], seed, HELD_OUT_KNOWN)
     seen = known.without(text for text, _ in (*held, *guarded))
     routers = [_router(orchestrator, encoder, made, seed) for made in (seen, seen.taught(train))]
     own, old = (Counts(len(asked), *(right(router, asked) for router in routers)) for asked in (held, guarded))
@@ -146,8 +147,8 @@ def forget(orchestrator: TinyBERTOrchestrator, texts: Iterable[str]) -> Literal[
     is not at work, and leaves the file then.
     """
     path = orchestrator.settings.router_file
-    shipped = {_folded(text) for domain in orchestrator.registry for text in domain.examples}
-    gone = [text for text in texts if _folded(text) not in shipped]
+    shipped = {folded(text) for domain in orchestrator.registry for text in domain.examples}
+    gone = [text for text in texts if folded(text) not in shipped]
     if not gone or not path.is_file():
         return ""
     encoder = _Remembering(_encoder(orchestrator))
@@ -216,7 +217,3 @@ def _split(pairs: Sequence[Pair], seed: int, share: float) -> tuple[list[Pair], 
         held += group[:count]
         train += group[count:]
     return train, held
-
-
-def _folded(text: str) -> str:
-    return " ".join(text.lower().split())

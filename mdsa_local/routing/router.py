@@ -151,6 +151,12 @@ class IntentRouter:
         """How many examples the domains have together."""
         return len(self._now.index.examples[0])
 
+    @property
+    def texts(self) -> frozenset[str]:
+        """All that the domains are known by, and the questions known to belong to none of them."""
+        now = self._now
+        return frozenset((*now.index.texts, *(now.outside.texts if now.outside else ())))
+
     def register(self, domain: DomainConfig) -> None:
         """Add or replace a domain; takes effect with the next question."""
         self.register_all([domain])

@@ -101,6 +101,10 @@ def test_train_router_installs_what_is_better(home: Path, tmp_path: Path, capsys
     assert (told["from_file"], told["from_feedback"], told["examples"]) == (9, 1, 10)
     assert code == (0 if told["installed"] else NOT_BETTER), err
     assert err.startswith("fitting ")
+    with file.open("a", encoding="utf-8") as more:
+        more.write('{"text": "Sing a  song", "domain": null}\n')
+    _, out, _ = inside(capsys, "train", "router", "--data", str(file))
+    assert out.startswith("10 examples: 10 from the file, 1 from marked answers, 1 of them given again: the last counts\n")
     assert (home / "router.npz").exists() is told["installed"]
     gains = told["held_out"]["right_after"] - told["held_out"]["right_before"]
     assert told["installed"] == (gains > max(0, told["known"]["right_before"] - told["known"]["right_after"]))

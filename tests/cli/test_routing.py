@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mdsa_local.cli import bench
+from mdsa_local.cli.router import contradictions, labelled, read_pairs
 from mdsa_local.orchestrator import TinyBERTOrchestrator
 from mdsa_local.routing import plots
 from tests.cli.test_cli import inside
@@ -79,6 +80,38 @@ def test_fit_on_an_unknown_domain_is_one_clear_error(own: Path, tmp_path: Path, 
     code, _, err = inside(capsys, "router", "fit", str(path))
     assert code == 4
     assert "Did you mean 'finance'?" in err
+    assert str(path) in err
+
+
+def test_none_in_quotes_is_not_taken_for_out_of_scope(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_text('{"text": "hello", "domain": null}\n{"text": "sing a song", "domain": "none"}\n', encoding="utf-8")
+    for command in (("router", "fit"), ("router", "eval"), ("train", "router", "--data")):
+        code, _, err = inside(capsys, *command, str(path))
+        assert code == 2
+        assert "lines.jsonl, line 2: key 'domain' is 'none'" in err
+        assert "write null" in err
+    assert read_pairs(path, labelled) == [("hello", None), ("sing a song", "none")]
+
+
+def test_what_is_given_for_two_domains_is_told(product: TinyBERTOrchestrator, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert contradictions([("A b", "x"), ("a  B", None), ("c", "x"), ("c", "x")]) == {"a b": ("x", "none")}
+    path = tmp_path / "lines.jsonl"
+    lines = [("Gribble  sideways", "finance"), ("gribble sideways", "medical"), ("is 38 a fever", "medical")]
+    path.write_text("".join(json.dumps({"text": text, "domain": domain}) + "\n" for text, domain in lines), encoding="utf-8")
+    _, _, err = inside(capsys, "router", "eval", str(path))
+    assert "warning: one question is given for more than one domain, so it cannot be right each time: 'gribble sideways' for finance, medical" in err
+
+
+def test_eval_says_what_the_router_has_seen(product: TinyBERTOrchestrator, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "lines.jsonl"
+    example = next(domain for domain in product.registry if domain.name == "finance").examples[0]
+    lines = [(example.upper(), "finance"), ("is the gribble sideways", "technical")]
+    path.write_text("".join(json.dumps({"text": text, "domain": domain}) + "\n" for text, domain in lines), encoding="utf-8")
+    code, _, err = inside(capsys, "router", "eval", str(path), "--json")
+    assert (code, err) == (0, "warning: 1 of 2 questions are among those that the router learned from, so the figures flatter it\n")
+    _, _, err = inside(capsys, "router", "eval", str(path), "--fit", str(path))
+    assert "warning: 2 of 2 questions are among those" in err
 
 
 def test_eval_draws_a_picture(product: TinyBERTOrchestrator, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,6 +146,9 @@ def test_eval_tells_of_domains_that_are_not_there(product: TinyBERTOrchestrator,
     assert json.loads(out)["accuracy"] == 0
     assert "fianance (1)" in err
     assert "Known: finance" in err
+    # Its questions are counted in the table for people, too.
+    code, out, _ = inside(capsys, "router", "eval", str(path))
+    assert out.splitlines()[-1].split() == ["fianance", "1", "0", "0", "0", "0"]
 
 
 def test_bench_measures_beside_the_bare_session(
