@@ -20,7 +20,8 @@ ENDS = ("/bye", "/exit", "/quit", "exit", "quit")
 COMMAND = re.compile(r"/\w+")
 HELP = """Ask, and go on from it: "how long is the warranty?", then "and on batteries?".
 /new   forget what was asked     /bye   end, as exit, quit and Ctrl-D do
-/help  this                      Ctrl-C stops an answer"""
+/help  this                      Ctrl-C stops an answer, and drops a line begun"""
+STAYS = "Ctrl-D or /bye ends the conversation"
 
 
 def chat(
@@ -83,7 +84,7 @@ def _document(value: dict[str, Any]) -> None:
 
 
 def _read(live: bool) -> str | None:
-    """The next line, stripped; None at the end. Raises :class:`InputError` for what is no text."""
+    """The next line, stripped, empty when Ctrl-C dropped it; None at the end. Raises :class:`InputError` for what is no text."""
     if not live:
         try:
             # None when the caller closed it; an empty line still has its end.
@@ -95,6 +96,11 @@ def _read(live: bool) -> str | None:
         return input(PROMPT).strip()
     except UnicodeDecodeError:
         raise InputError("the line is not text in the terminal's encoding", "Check the locale.") from None
-    except (EOFError, KeyboardInterrupt):
+    except EOFError:
         line()
         return None
+    except KeyboardInterrupt:
+        # Meant for an answer that was through before it came, or for the line: the conversation is not given up for it.
+        line()
+        note(STAYS)
+        return ""

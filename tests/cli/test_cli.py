@@ -317,6 +317,28 @@ def test_a_conversation_ends_by_each_word_for_it(
         assert inside(capsys, "chat") == (0, "", "")
 
 
+def test_a_conversation_outlives_an_interrupt_that_came_late(
+    product: TinyBERTOrchestrator, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    typed: Iterator[str | BaseException] = iter(["how long is the warranty on a device?", KeyboardInterrupt(), "and on batteries?", EOFError()])
+
+    def read(_: str) -> str:
+        line = next(typed)
+        if isinstance(line, BaseException):
+            raise line
+        return line
+
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    monkeypatch.setattr("builtins.input", read)
+    code, out, err = inside(capsys, "chat")
+    assert (code, err) == (0, "Ctrl-D or /bye ends the conversation\n")
+    assert "Batteries are covered for 6 months. [1]" in out
+
+
 def test_a_conversation_in_json_is_a_line_an_answer(product: TinyBERTOrchestrator) -> None:
     ran = mdsa("chat", "--json", "-d", "support", stdin=CONVERSATION)
     assert ran.returncode == 0, ran.stderr
