@@ -303,7 +303,9 @@ def load_yaml(path: Path) -> Any:
     try:
         return yaml.load(path.read_text(encoding="utf-8"), YamlLoader)
     except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}", "Fix the line named above.") from None
+        # The file is named already, and it is not called that.
+        told = " ".join(str(error).split()).replace(' in "<unicode string>", line', ", line")
+        raise ConfigError(f"{path}: not valid YAML: {told}", "Fix the line named above.") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})", "Save the file as UTF-8.") from None
     except OSError as error:

@@ -8,6 +8,9 @@ import typer
 
 from mdsa_local.cli.output import Json, document, line, table
 
+# More collisions than these are no help to people.
+SHOWN = 20
+SAID = {"name", "title", "description", "keywords"}
 app = typer.Typer(no_args_is_help=True, help="The domains there are.")
 
 
@@ -23,12 +26,12 @@ def list_(as_json: Json = False) -> None:
     from mdsa_local.settings import Settings
 
     settings = Settings.load()
-    found = list(DomainRegistry.from_folders(settings.domain_dirs))
+    found, default = list(DomainRegistry.from_folders(settings.domain_dirs)), settings.default_model
     if as_json:
-        rows = [d.model_dump(mode="json", include={"name", "title", "description", "keywords", "model"}) for d in found]
-        document([row | {"examples": len(d.examples), "folder": str(d.folder)} for row, d in zip(rows, found, strict=True)])
+        told = ({**d.model_dump(mode="json", include=SAID), "model": d.model or default, "examples": len(d.examples)} for d in found)
+        document([row | {"folder": str(d.folder)} for row, d in zip(told, found, strict=True)])
         return
-    table([(d.name, d.title, d.model or settings.default_model, str(len(d.examples))) for d in found], ("name", "title", "model", "examples"))
+    table([(d.name, d.title, d.model or default, str(len(d.examples))) for d in found], ("name", "title", "model", "examples"))
 
 
 @app.command("check")
@@ -55,4 +58,6 @@ def check(as_json: Json = False) -> None:
     line(f"{len(found)} of {total} examples lie nearer to another domain:")
     table([(a, b, f"{n} of {sizes[a]}") for (a, b), n in pairs.most_common()], ("domain", "taken for", "examples"))
     line()
-    table([(c.domain, c.other, f"{c.own:.2f}", f"{c.others:.2f}", c.text) for c in found[:20]], ("domain", "taken for", "own", "other", "example"))
+    table([(c.domain, c.other, f"{c.own:.2f}", f"{c.others:.2f}", c.text) for c in found[:SHOWN]], ("domain", "taken for", "own", "other", "example"))
+    if len(found) > SHOWN:
+        line(f"and {len(found) - SHOWN} more, less far off; --json has all")

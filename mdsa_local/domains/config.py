@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
+from unicodedata import combining, normalize
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -186,8 +187,9 @@ class DomainConfig(BaseModel):
         for key, advice in instead.items():
             if key in values:
                 raise ConfigError(f"{path}: unknown key {key!r}", advice)
+        examples = read_examples(folder / "examples.yaml")
         try:
-            return cls(**values, examples=read_examples(folder / "examples.yaml"), folder=folder)
+            return cls(**values, examples=examples, folder=folder)
         except ConfigError as error:
             raise ConfigError(f"{path}: {str(error).removeprefix('domain: ')}", error.hint) from None
 
@@ -204,7 +206,9 @@ def advice(error: ValidationError) -> str:
     if first["type"] == "missing":
         return 'Give the domain a name: DomainConfig(name="hr").'
     if key == ("name",) and isinstance(given, str):
-        better = re.sub(r"[^a-z0-9_-]+", "_", given.lower()).strip("_-")[:64]
+        # Without accents, "Café" is cafe.
+        letters = "".join(char for char in normalize("NFKD", given.casefold()) if not combining(char))
+        better = re.sub(r"[^a-z0-9_-]+", "_", letters).strip("_-")[:64]
         return (
             f"Call it {better!r}, for example; what people read is its title."
             if NAME.fullmatch(better) and better not in (given, "global", "none")
@@ -214,10 +218,11 @@ def advice(error: ValidationError) -> str:
 
 
 def read_examples(path: Path) -> tuple[str, ...]:
-    """The questions in ``examples.yaml``: a list of strings; empty when there is no such file."""
+    """The questions in ``examples.yaml``: a list of strings; empty when there is no such file, or nothing in it."""
     if not path.is_file():
         return ()
-    loaded = load_yaml(path)
+    if (loaded := load_yaml(path)) is None:
+        return ()
     hint = "Write one question a line: `- How do I ...?`, in quotes where it holds a colon or is a number."
     if not isinstance(loaded, list):
         raise ConfigError(f"{path}: expected a list of questions", hint)

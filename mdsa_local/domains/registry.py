@@ -48,7 +48,8 @@ class DomainRegistry:
                 if not place.is_dir() or (place / "domain.yaml").is_file():
                     continue
                 if not place.name.startswith(NO_DOMAIN) and any(place.iterdir()):
-                    logger.warning("%s holds no domain.yaml, so it is no domain. Write one, or move the folder away.", place)
+                    advice = "Call its domain.yml that" if (place / "domain.yml").is_file() else "Write one"
+                    logger.warning("%s holds no domain.yaml, so it is no domain. %s, or move the folder away.", place, advice)
             except OSError as error:
                 logger.warning("%s cannot be read and is left out: %s", place, error.strerror or error)
         return cls(DomainConfig.read(folder) for folder in owners(listed).values())

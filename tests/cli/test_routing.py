@@ -175,3 +175,9 @@ def test_domains_check(product: TinyBERTOrchestrator, capsys: pytest.CaptureFixt
     assert all(0 < pair["examples"] <= pair["of"] for pair in found["overlaps"])
     code, out, _ = inside(capsys, "domains", "check")
     assert "lie nearer to another domain" in out
+    assert out.endswith(f"\nand {len(found['collisions']) - 20} more, less far off; --json has all\n")
+
+
+def test_domains_list_names_the_model_that_answers(product: TinyBERTOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = inside(capsys, "domains", "list", "--json")
+    assert {row["model"] for row in json.loads(out)} == {"nano"}

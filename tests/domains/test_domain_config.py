@@ -74,7 +74,10 @@ def test_a_wrong_key_is_told_its_nearest(tmp_path: Path, text: str, hint: str) -
     assert caught.value.hint == hint
 
 
-@pytest.mark.parametrize(("name", "better"), [("My Domain!", "'my_domain'"), ("../etc", "'etc'"), ("", "another"), ("global", "another")])
+@pytest.mark.parametrize(
+    ("name", "better"),
+    [("My Domain!", "'my_domain'"), ("Gärten & Café", "'garten_cafe'"), ("../etc", "'etc'"), ("", "another"), ("global", "another")],
+)
 def test_a_wrong_name_is_told_what_a_name_may_be_and_no_keys(name: str, better: str) -> None:
     with pytest.raises(ConfigError, match="name") as caught:
         DomainConfig(name=name)
@@ -143,6 +146,16 @@ def test_an_example_that_is_no_text_is_named(tmp_path: Path, examples: str, said
         DomainConfig.read(folder(tmp_path, "description: Plants.\n", examples))
 
 
+def test_a_fault_in_the_examples_names_their_file_alone(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        DomainConfig.read(folder(tmp_path, "description: Plants.\n", "a: b\n"))
+    assert str(caught.value).startswith(f"{tmp_path / 'garden' / 'examples.yaml'}: ")
+
+
+def test_examples_yet_to_be_written_are_none(tmp_path: Path) -> None:
+    assert DomainConfig.read(folder(tmp_path, "description: Plants.\n", "# - when do I sow beans\n")).examples == ()
+
+
 def test_keywords_are_no_single_text() -> None:
     for given in ("soil, seeds", 5, {"soil": "clay"}):
         with pytest.raises(ConfigError, match="expected a list of texts"):
@@ -160,6 +173,7 @@ def test_a_folder_that_is_no_domain_is_told(tmp_path: Path, caplog: pytest.LogCa
     assert [domain.name for domain in DomainRegistry.from_folders([tmp_path])] == ["garden"]
     (told,) = caplog.messages
     assert "attic holds no domain.yaml" in told
+    assert "Call its domain.yml that" in told
 
 
 def test_a_folder_that_cannot_be_read_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
