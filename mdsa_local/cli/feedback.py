@@ -82,7 +82,9 @@ def wrong(
         return
     line(f"wrong: {made.answer.question}")
     if made.routed:
-        line(f"belongs to {made.domain or 'no domain'}; `mdsa train router` learns it")
+        from mdsa_local.routing.learning import LEAST_EXAMPLES
+
+        line(f"belongs to {made.domain or 'no domain'}; `mdsa train router` learns it, once it has {LEAST_EXAMPLES} examples")
 
 
 @app.command("list")

@@ -44,7 +44,7 @@ def write(exported: Exported, path: Path) -> None:
     """The rows as JSON lines; the file is whole or not there. Raises :class:`StorageError`, :class:`InputError` when there is nothing to write, or
     something of that name."""
     if not exported.rows:
-        why = "; ".join(f"{count}: {reason}" for reason, count in exported.left_out.items()) or "no answer has been marked"
+        why = "; ".join(f"{count} left out, {reason}" for reason, count in exported.left_out.items()) or "no answer has been marked"
         raise InputError(f"nothing to export: {why}", "Mark answers with `mdsa feedback right` and `mdsa feedback wrong`.")
     if path.exists():
         raise InputError(f"{path}: there is already something of this name", "Name another file, or remove it first.")

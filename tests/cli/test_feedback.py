@@ -35,7 +35,7 @@ def test_from_an_answer_to_a_question_set(
     weather, card = json.loads(out)
     assert (code, card["question"], card["domain"], weather["domain"]) == (0, CARD, "finance", None)
     assert inside(capsys, "feedback", "right", card["id"][:8], "--note", "as it should be")[0] == 0
-    assert inside(capsys, "feedback", "wrong", "last", "-d", "technical")[1].endswith("`mdsa train router` learns it\n")
+    assert inside(capsys, "feedback", "wrong", "last", "-d", "technical")[1].endswith("`mdsa train router` learns it, once it has 10 examples\n")
     code, out, _ = inside(capsys, "feedback", "list")
     assert "as it should be" in out
     assert "technical" in out
@@ -82,6 +82,9 @@ def test_mistakes_are_told(home: Path, capsys: pytest.CaptureFixture[str], tmp_p
         assert json.loads(inside(capsys, "feedback", *arguments, "--json")[1])["error"]["code"] == code, arguments
     assert not (tmp_path / "x").exists()
     assert inside(capsys, "feedback", "list", "-d", "none")[1] == "No marked answer belongs to no domain.\n"
+    inside(capsys, "feedback", "right", "last")
+    told = inside(capsys, "feedback", "export", str(tmp_path / "x"), "-d", "medical")[2]
+    assert "nothing to export: 1 left out, not known to belong to medical" in told
 
 
 def test_train_router_installs_what_is_better(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
