@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 NO_DOMAIN = "This does not belong to any domain I know."
 SEVERAL_DOMAINS = "This asks for things of several domains, none of which it mainly belongs to. Please ask for each by itself."
-# So many domains are named to whom makes small talk.
+SMALL_TALK = "I answer questions from documents."
+# So many domains are named to whom none was found for.
 NAMED = 8
 
 
@@ -20,8 +21,8 @@ def unclaimed(route: Route, registry: DomainRegistry, settings: Settings) -> str
     if not len(registry):
         or_those = "" if settings.shipped_domains else ", or set shipped_domains to true"
         return f"There is no domain: put a folder with a domain.yaml into {settings.home / 'domains'}{or_those}."
-    if route.small_talk:
-        topics = [domain.title or domain.name for domain in registry]
-        more = f"; and {len(topics) - NAMED} more" if len(topics) > NAMED else ""
-        return f"I answer questions from documents. Ask me about: {'; '.join(topics[:NAMED])}{more}."
-    return SEVERAL_DOMAINS if route.parts else NO_DOMAIN
+    if route.parts and not route.small_talk:
+        return SEVERAL_DOMAINS
+    topics = [domain.title or domain.name for domain in registry]
+    more = f"; and {len(topics) - NAMED} more" if len(topics) > NAMED else ""
+    return f"{SMALL_TALK if route.small_talk else NO_DOMAIN} Ask me about: {'; '.join(topics[:NAMED])}{more}."
