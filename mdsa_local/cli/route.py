@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mdsa_local.cli.output import Json, Question, document, joined, line, table
+from mdsa_local.cli.output import Json, Question, document, escaped, joined, line, table
 
 if TYPE_CHECKING:
     from mdsa_local.types import Route, RouteExplanation
@@ -32,6 +32,8 @@ def route(
         document(described(found) | (explained(told) if told else {}))
         return
     line(f"{found.domain or 'no domain'}  {found.confidence:.2f}  ({found.reason}; {found.ms:.1f} ms)")
+    if found.degraded:
+        line(escaped(f"  degraded: by words alone, {found.degraded}"))
     if after is not None:
         line(f"  read {'by itself' if found.context == 'message' else 'with the previous message'}{', a new topic' if found.switched else ''}")
     for name, score in sorted(found.scores.items(), key=lambda item: -item[1]):

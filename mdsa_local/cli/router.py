@@ -103,6 +103,7 @@ def fit(
     """
     from mdsa_local.orchestrator import TinyBERTOrchestrator
     from mdsa_local.routing.fitting import LEAST_OWN
+    from mdsa_local.routing.learning import at_work
     from mdsa_local.routing.router import IntentRouter
 
     given = read_pairs(file) if file else []
@@ -115,7 +116,9 @@ def fit(
     new = {folded(text) for text, _ in given}
     known = [(text, domain.name) for domain in orchestrator.registry for text in domain.examples if folded(text) in new]
     tell_contradictions([*known, *given], "and each learns it")
-    router = IntentRouter(orchestrator.encoder, orchestrator.encoder.calibration, cache=orchestrator.settings.home / "cache" / "anchors")
+    # What was learned before is not given up for what words alone could be fitted to.
+    encoder = at_work(orchestrator)
+    router = IntentRouter(encoder, encoder.calibration, cache=orchestrator.settings.home / "cache" / "anchors")
     for domain in orchestrator.registry:
         added = [text for text, name in given if name == domain.name]
         router.register(domain.model_copy(update={"examples": tuple(dict.fromkeys([*domain.examples, *added]))}))

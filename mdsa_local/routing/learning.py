@@ -111,7 +111,7 @@ def learn(orchestrator: TinyBERTOrchestrator, pairs: Iterable[Pair], seed: int =
         orchestrator.registry.get(name)
     if len(given) < LEAST_EXAMPLES:
         raise InputError(f"{len(given)} different examples to learn from, {LEAST_EXAMPLES} are needed", "Add lines, or mark more answers.")
-    encoder = _Remembering(_encoder(orchestrator))
+    encoder = _Remembering(at_work(orchestrator))
     known = _present(orchestrator)
     train, held = _split(given, seed, HELD_OUT)
     before = [(text, name) for name, own in known.examples.items() for text in own] + [(text, None) for text in known.outside]
@@ -151,7 +151,7 @@ def forget(orchestrator: TinyBERTOrchestrator, texts: Iterable[str]) -> Literal[
     gone = [text for text in texts if folded(text) not in shipped]
     if not gone or not path.is_file():
         return ""
-    encoder = _Remembering(_encoder(orchestrator))
+    encoder = _Remembering(at_work(orchestrator))
     try:
         known = _saved(orchestrator)
     except ConfigError as error:
@@ -165,7 +165,8 @@ def forget(orchestrator: TinyBERTOrchestrator, texts: Iterable[str]) -> Literal[
     return "fitted"
 
 
-def _encoder(orchestrator: TinyBERTOrchestrator) -> Encoder:
+def at_work(orchestrator: TinyBERTOrchestrator) -> Encoder:
+    """The encoder that learning takes. Raises :class:`ConfigError` where words stand in for it, or a trained classifier routes."""
     encoder = orchestrator.encoder
     if not isinstance(encoder, Encoder):
         raise ConfigError(f"the router cannot learn without its encoder: {encoder.reason}", "Put that right first; see `mdsa doctor`.")
@@ -185,7 +186,7 @@ def _present(orchestrator: TinyBERTOrchestrator) -> _Known:
 
 
 def _saved(orchestrator: TinyBERTOrchestrator) -> _Known:
-    saved = fitting.load(orchestrator.settings.router_file, _encoder(orchestrator).fingerprint, stamp(orchestrator.registry))
+    saved = fitting.load(orchestrator.settings.router_file, at_work(orchestrator).fingerprint, stamp(orchestrator.registry))
     examples = {
         name: tuple(text for text, kind in zip(anchors.texts, anchors.kinds, strict=True) if kind == "example")
         for name, anchors in saved.anchors.items()
@@ -194,7 +195,7 @@ def _saved(orchestrator: TinyBERTOrchestrator) -> _Known:
 
 
 def _router(orchestrator: TinyBERTOrchestrator, encoder: _Remembering, known: _Known, seed: int) -> IntentRouter:
-    router = IntentRouter.for_settings(orchestrator.settings, encoder, _encoder(orchestrator).calibration)
+    router = IntentRouter.for_settings(orchestrator.settings, encoder, at_work(orchestrator).calibration)
     router.register_all(
         [domain.model_copy(update={"examples": known.examples.get(domain.name, ())}) for domain in orchestrator.registry], refit=False
     )

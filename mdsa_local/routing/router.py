@@ -107,6 +107,8 @@ class IntentRouter:
         self._classifier: Classifier | None = getattr(encoder, "classifier", None)
         self._calibration: Calibration = calibration or getattr(encoder, "calibration", None) or Calibration()
         self._accept, self._ask = accept, ask
+        # Why words stand in for the encoder, where they do.
+        self._degraded: str = getattr(encoder, "reason", "")
         self._cache = cache
         self._background = background
         self._lock = threading.Lock()
@@ -351,7 +353,7 @@ class IntentRouter:
     @cached_property
     def _phrases(self) -> Anchors | None:
         """What small talk is known by; None where it is not told apart: by a trained classifier's labels, or by words alone."""
-        if self._classifier is not None or getattr(self._encoder, "reason", None):
+        if self._classifier is not None or self._degraded:
             return None
         return Anchors.made([(text, "small talk") for text in small_talk.PHRASES], self._encoder, self._cache)
 
@@ -381,7 +383,7 @@ class IntentRouter:
     def _judged(self, now: Snapshot, scored: Scored, at: int) -> Route:
         """The route, untimed, of the question in row ``at``."""
         if not scored.names:
-            return Route(None, 0.0, {}, "no domain is registered")
+            return Route(None, 0.0, {}, "no domain is registered", degraded=self._degraded)
         thresholds = self._thresholds(now)
         scores = {name: float(p) for name, p in zip(scored.names, scored.scores[at], strict=True)}
         best = max(scores, key=lambda name: scores[name])
@@ -393,11 +395,14 @@ class IntentRouter:
             others = max((score for name, score in scores.items() if name != best), default=0.0)
             why = nothing if inside < 0.5 else "several domains fit about equally well" if others > confidence / 2 else "no domain is sure enough"
             digits = 2 if f"{confidence:.2f}" != f"{needed:.2f}" else 4
-            return Route(None, confidence, scores, f"{why} (best: {best} at {confidence:.{digits}f}, needed {needed:.{digits}f})")
-        flag = "" if confidence >= thresholds.accept else f"; unsure, below {thresholds.accept:.2f}"
+            told = f"{why} (best: {best} at {confidence:.{digits}f}, needed {needed:.{digits}f})"
+            return Route(None, confidence, scores, told, degraded=self._degraded)
+        accept = thresholds.accept
+        below = f"below {accept:.2f}" if f"{confidence:.2f}" != f"{accept:.2f}" else f"{confidence:.4f} is below {accept:.4f}"
+        flag = "" if confidence >= accept else f"; unsure, {below}"
         by_label = self._classifier is not None and bool(self._classifier.knows((best,))[0])
         found = f"the classifier says {best}" if by_label else f"nearest to what {best} is known by"
-        return Route(best, confidence, scores, f"{found}{flag}")
+        return Route(best, confidence, scores, f"{found}{flag}", degraded=self._degraded)
 
     def parts(self, text: str) -> tuple[Part, ...]:
         """The parts of ``text`` that belong to different domains, in order; empty when it is one question."""

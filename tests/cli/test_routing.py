@@ -83,6 +83,21 @@ def test_fit_on_an_unknown_domain_is_one_clear_error(own: Path, tmp_path: Path, 
     assert str(path) in err
 
 
+def test_without_the_encoder_nothing_is_fitted_and_a_route_says_so(
+    own: Path, questions: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned = own / "router.npz"
+    own.mkdir()
+    learned.write_bytes(b"of months")
+    monkeypatch.setenv("MDSA_ENCODER", str(own / "gone"))
+    code, _, err = inside(capsys, "router", "fit", str(questions))
+    assert code == 3
+    assert "without its encoder" in err
+    assert learned.read_bytes() == b"of months"
+    assert "degraded: by words alone, no encoder" in inside(capsys, "route", "where is my parcel")[1]
+    assert "no encoder" in json.loads(inside(capsys, "route", "where is my parcel", "--json")[1])["degraded"]
+
+
 def test_none_in_quotes_is_not_taken_for_out_of_scope(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "lines.jsonl"
     path.write_text('{"text": "hello", "domain": null}\n{"text": "sing a song", "domain": "none"}\n', encoding="utf-8")

@@ -279,3 +279,17 @@ def test_what_is_measured_is_what_is_decided(product: TinyBERTOrchestrator, enco
     assert right(router, [(text, None) for text in known]) == len(known)
     assert IntentRouter(encoder).decided(["hello"])[1] == [None]
     assert router.decided([]) == ([], [])
+
+
+def test_a_figure_that_is_no_other_when_rounded_is_told_apart(encoder: Encoder) -> None:
+    def routed(accept: float, ask: float = 0.0) -> tuple[float, str]:
+        router = IntentRouter(encoder, None, accept, ask)
+        router.register_all([DomainConfig(name="garden", keywords=("roses",)), DomainConfig(name="film", keywords=("cinema",))])
+        found = router.route("is there a cinema with roses")
+        return found.confidence, found.reason
+
+    confidence, _ = routed(0.0)
+    needed = confidence + 1e-4
+    assert routed(needed)[1].endswith(f"; unsure, {confidence:.4f} is below {needed:.4f}")
+    assert routed(needed, needed)[1].endswith(f" at {confidence:.4f}, needed {needed:.4f})")
+    assert routed(1.0)[1].endswith("; unsure, below 1.00")
