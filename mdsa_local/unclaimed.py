@@ -16,11 +16,16 @@ SMALL_TALK = "I answer questions from documents."
 NAMED = 8
 
 
+def none_at_all(settings: Settings) -> str:
+    """That there is no domain, and where one would be looked for."""
+    or_those = "" if settings.shipped_domains else ", or set shipped_domains to true"
+    return f"There is no domain: put a folder with a domain.yaml into {settings.home / 'domains'}{or_those}."
+
+
 def unclaimed(route: Route, registry: DomainRegistry, settings: Settings) -> str:
     """The answer to a message whose ``route`` chose none of the domains in ``registry``."""
     if not len(registry):
-        or_those = "" if settings.shipped_domains else ", or set shipped_domains to true"
-        return f"There is no domain: put a folder with a domain.yaml into {settings.home / 'domains'}{or_those}."
+        return none_at_all(settings)
     if route.parts and not route.small_talk:
         return SEVERAL_DOMAINS
     topics = [domain.title or domain.name for domain in registry]

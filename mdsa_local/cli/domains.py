@@ -24,12 +24,16 @@ def list_(as_json: Json = False) -> None:
     """List the domains: shipped ones and those in $MDSA_HOME/domains."""
     from mdsa_local.domains.registry import DomainRegistry
     from mdsa_local.settings import Settings
+    from mdsa_local.unclaimed import none_at_all
 
     settings = Settings.load()
     found, default = list(DomainRegistry.from_folders(settings.domain_dirs)), settings.default_model
     if as_json:
         told = ({**d.model_dump(mode="json", include=SAID), "model": d.model or default, "examples": len(d.examples)} for d in found)
         document([row | {"folder": str(d.folder)} for row, d in zip(told, found, strict=True)])
+        return
+    if not found:
+        line(none_at_all(settings))
         return
     table([(d.name, d.title, d.model or default, str(len(d.examples))) for d in found], ("name", "title", "model", "examples"))
 

@@ -203,7 +203,9 @@ def evaluate(
     unknown = Counter(name for _, name in pairs if name is not None and name not in router.domains)
     if unknown:
         listed = ", ".join(f"{name} ({n})" for name, n in unknown.most_common())
-        note(f"warning: these domains are not registered, so their questions cannot be right: {listed}. Known: {', '.join(router.domains)}.")
+        note(
+            f"warning: these domains are not registered, so their questions cannot be right: {listed}. Known: {', '.join(router.domains) or 'none'}."
+        )
     tell_contradictions(pairs, "so it cannot be right each time")
     known = {folded(text) for text in router.texts}
     if seen := sum(folded(text) in known for text, _ in pairs):

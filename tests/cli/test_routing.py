@@ -193,6 +193,13 @@ def test_domains_check(product: TinyBERTOrchestrator, capsys: pytest.CaptureFixt
     assert out.endswith(f"\nand {len(found['collisions']) - 20} more, less far off; --json has all\n")
 
 
+def test_no_domain_at_all_is_told(own: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MDSA_SHIPPED_DOMAINS", "false")
+    code, out, _ = inside(capsys, "domains", "list")
+    assert (code, out) == (0, f"There is no domain: put a folder with a domain.yaml into {own / 'domains'}, or set shipped_domains to true.\n")
+    assert inside(capsys, "domains", "list", "--json")[1] == "[]\n"
+
+
 def test_domains_list_names_the_model_that_answers(product: TinyBERTOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = inside(capsys, "domains", "list", "--json")
     assert {row["model"] for row in json.loads(out)} == {"nano"}
