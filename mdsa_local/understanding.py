@@ -40,8 +40,6 @@ def understood(query: Query, encoder: Encoder | LexicalEncoder, router: Callable
     route, vector = router().routed(query.text, query.history, with_small_talk=chosen is None)
     if chosen is not None:
         route = replace(route, domain=chosen.name, confidence=1.0, scores={chosen.name: 1.0}, reason="chosen by the caller", parts=())
-    if degraded := getattr(encoder, "reason", ""):
-        route = replace(route, degraded=degraded)
     turn = None if route.context == "message" else Turn(query.history[-1], query.text)
     text = turn.together if turn else query.text
     detail: dict[str, Any] = {"context": route.context, "truncated": encoder.cuts(text)}
