@@ -23,7 +23,7 @@ TOP_K = 5
 WORDS_A_CHUNK = 80
 INGESTED = 1_000
 # How far drawn vectors lie from those of sentences, in units of how far those lie apart: up to so much. It was chosen so that a question's nearest
-# are as near as among 100,000 real passages, see docs/knowledge.md.
+# are as near as among 100,000 real passages, see docs/notes/knowledge.md.
 SPREAD = 1.5
 # Of each question so many of the exactly nearest should be candidates.
 RECALLED, RECALL_QUESTIONS, LEAST_RECALL = 30, 40, 0.98
