@@ -16,7 +16,7 @@ from mdsa_local.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-DOCS = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))
+DOCS = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").rglob("*.md")))
 BLOCKS = re.findall(r"```python\n(.*?)```", README + DOCS, re.DOTALL)
 COMMANDS = sorted(
     set(
