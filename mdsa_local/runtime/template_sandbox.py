@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from jinja2.parser import Parser
     from jinja2.runtime import Context
 
-# Turns of loops and calls of one rendering: a tenth of a second of bare turns, seconds of macros. A template that compares each of 500 messages with
-# all others takes half as many.
+# Turns of loops in one rendering: a tenth of a second of bare turns. A template that compares each of 500 messages with all others takes half.
 MOST_STEPS = 500_000
+# A call, of a macro or a method, takes as long as tens of turns: so a rendering that calls without end is stopped within a second or two.
+STEPS_A_CALL = 5
 # What is made takes a step for each so many characters, so that a rendering is through within seconds whatever it does.
 CHARS_A_STEP = 1000
 # Nothing of more bytes is made at once; the longest context of today's models is a few million characters.
@@ -154,7 +155,7 @@ def _environment() -> Environment:
 
         def call(self, context: Context, called: Any, /, *args: Any, **kwargs: Any) -> Any:
             steps = context.parent[STEPS]
-            steps.take(1)
+            steps.take(STEPS_A_CALL)
             if called is not range:
                 given = (*args, *kwargs.values())
                 _allow_call(getattr(called, "__self__", None), given)
