@@ -137,10 +137,10 @@ def test_a_page_is_no_reason(connect: Connect) -> None:
         ask(connect("page"))
 
 
-@pytest.mark.parametrize(("model", "said", "hint"), [("hanging", "Ollama at .* did not answer in 1 s", "hung"), ("slow", "deadline", "fewer")])
+@pytest.mark.parametrize(("model", "said", "hint"), [("hanging", "Ollama at .* did not answer in 2 s", "hung"), ("stalling", "deadline", "fewer")])
 def test_a_daemon_that_says_nothing_is_told_from_one_that_is_slow(connect: Connect, model: str, said: str, hint: str) -> None:
     with pytest.raises(BackendTimeoutError, match=said) as caught:
-        ask(connect(model), deadline_s=0.3 if model == "slow" else 1.0)
+        ask(connect(model), deadline_s=2)
     assert hint in caught.value.hint
     assert "request_timeout_s" in caught.value.hint
 
@@ -150,11 +150,6 @@ def test_no_client_installed(connect: Connect, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(BackendUnavailableError) as caught:
         ask(connect("llama3.2:1b"))
     assert "pip install ollama" in caught.value.hint
-
-
-def test_a_daemon_that_is_slow(connect: Connect) -> None:
-    with pytest.raises(BackendTimeoutError, match="deadline"):
-        ask(connect("slow"), deadline_s=0.3)
 
 
 def test_no_socket_before_use(monkeypatch: pytest.MonkeyPatch) -> None:

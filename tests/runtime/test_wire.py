@@ -62,7 +62,15 @@ def test_the_deadline_holds_wherever_the_server_stops(connect: Connect, model: s
     began = time.monotonic()
     with pytest.raises(BackendTimeoutError):
         ask(connect(model), deadline_s=0.3)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 8, "the servers hold an answer back for ten"
+
+
+def test_the_deadline_is_told_also_where_the_client_gives_up_first(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = connect("hanging")
+    # On a busy machine its thread comes late.
+    monkeypatch.setattr(threading.Timer, "start", lambda self: None)
+    with pytest.raises(BackendTimeoutError, match=r"did not answer in 0\.3 s"):
+        ask(backend, deadline_s=0.3)
 
 
 @pytest.mark.parametrize("model", ["hanging", "silent", "stalling"])
@@ -71,7 +79,7 @@ def test_closing_one_stream_from_another_thread_ends_it_alone(connect: Connect, 
     stream = backend.stream(QUESTION, Generation(), deadline_s=60)
     waiting = held(backend, lambda: list(stream))
     stream.close()
-    waiting.join(3)
+    waiting.join(8)
     assert not waiting.is_alive()
     assert not backend._wires.under_way
     assert not backend._wires.closed
@@ -83,7 +91,7 @@ def test_close_wakes_a_stream_that_waits(connect: Connect, model: str) -> None:
     found: list[list[str | Finished]] = []
     waiting = held(backend, lambda: found.append(ask(backend)))
     backend.close()
-    waiting.join(3)
+    waiting.join(8)
     assert found[0][-1] == Finished("cancelled", 0, 0)
     with pytest.raises(BackendError, match="closed"):
         ask(backend)
