@@ -10,7 +10,8 @@ says what others hold.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from os.path import commonprefix
 from typing import Any, Literal
 
 from mdsa_local.errors import InputError
@@ -64,6 +65,8 @@ FREE: Rules = {
     "array": Seq(("[", Ref("space"), _listed(Ref("value")), Ref("space"), "]")),
     "value": Alt(tuple(map(Ref, ("object", "array", "string", "number", "boolean", "null")))),
 }
+# Branches in each other into which texts are parted by how they go on; llama.cpp goes into each by recursion.
+MOST_BRANCHED = 50
 TYPES = "object", "array", "string", "number", "integer", "boolean", "null"
 # Keywords by which a schema without `type` shows which one it means.
 TELLING = {
@@ -99,12 +102,12 @@ class _Converter:
         if "const" in schema:
             return _constant(schema["const"])
         if "enum" in schema:
-            return Alt(tuple(_constant(value) for value in schema["enum"]))
+            return _either([_constant(value) for value in schema["enum"]])
         for key in ("anyOf", "oneOf"):
             if key in schema:
                 rest = {name: value for name, value in schema.items() if name != key}
                 options = [merged for option in schema[key] if (merged := self._merged([rest, option])) is not False]
-                return Alt(tuple(map(self.node, options))) if options else self.node(False)
+                return _either([self.node(option) for option in options]) if options else self.node(False)
         if "allOf" in schema:
             rest = {name: value for name, value in schema.items() if name != "allOf"}
             return self.node(self._merged([rest, *schema["allOf"]]))
@@ -235,6 +238,25 @@ def _rest_other_than(rests: Sequence[str]) -> Node:
     ways: list[Node] = [Seq((others, Repeat(Ref("char"))))]
     ways += [Seq((c, _rest_other_than([rest[1:] for rest in rests if rest.startswith(c)]))) for c in following]
     return Alt(tuple(ways)) if "" in rests else Repeat(Alt(tuple(ways)), 0, 1)
+
+
+def _either(nodes: Sequence[Node]) -> Node:
+    """One of several. What texts among them begin with alike is written once: of 5000 names to choose from llama.cpp looks at each with every token
+    of a vocabulary, which takes seconds a token."""
+    texts = list(dict.fromkeys(node for node in nodes if isinstance(node, str)))
+    return Alt((*_branches(texts), *(node for node in nodes if not isinstance(node, str))))
+
+
+def _branches(texts: Sequence[str], depth: int = 0) -> Iterator[Node]:
+    groups: dict[str, list[str]] = {}
+    for text in texts:
+        groups.setdefault(text[:1], []).append(text)
+    for group in groups.values():
+        if len(group) == 1 or depth == MOST_BRANCHED:
+            yield from group
+            continue
+        start = commonprefix(group)  # noqa: RUF071 - texts, no paths
+        yield Seq((start, Alt(tuple(_branches([text[len(start) :] for text in group], depth + 1)))))
 
 
 def _constant(value: Any) -> str:

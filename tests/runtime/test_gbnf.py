@@ -39,6 +39,32 @@ LIGHT = {
     "sentences": "root ::= (sentence \"\\n\"){1,3}\nsentence ::= " + " | ".join(f'"{"word " * 100}{n}."' for n in range(50)),
     "lines and comments": "# an answer\nroot ::=\n  \"a\" |\n  \"b\" # or b\n",
     "tokens": "root ::= <[1]> !<[2]>* .",
+    # The next four are of the kind that llama.cpp comes with.
+    "JSON with numbers of two readings": r'''
+        root ::= "{" ws (pair ("," ws pair)*)? "}" ws
+        pair ::= string ":" ws value
+        value ::= root | "[" ws (value ("," ws value)*)? "]" ws | string | number | ("true" | "false" | "null") ws
+        string ::= "\"" ([^"\\\x7F\x00-\x1F] | "\\" (["\\bfnrt] | "u" [0-9a-fA-F]{4}))* "\"" ws # escapes
+        number ::= ("-"? ([0-9] | [1-9] [0-9]{0,15})) ("." [0-9]+)? ([eE] [-+]? [0-9] [1-9]{0,15})? ws
+        ws ::= | " " | "\n" [ \t]{0,20}''',
+    "moves of chess": r'''
+        root ::= "1. " move " " move "\n" ([1-9] [0-9]? ". " move " " move "\n")+
+        move ::= (pawn | piece | castle) [+#]?
+        piece ::= [NBKQR] [a-h]? [1-8]? "x"? [a-h] [1-8]
+        pawn ::= ([a-h] "x")? [a-h] [1-8] ("=" [NBKQR])?
+        castle ::= "O-O" "-O"?''',
+    "a programme": r'''
+        root ::= ("int" ws name "(" ("int" ws name)? ")" "{" statement* "}")*
+        name ::= [a-zA-Z_] [a-zA-Z_0-9]*
+        statement ::= name ws "=" ws expression ";" | name ws "(" list? ")" ";" | "return" ws expression ";"
+            | "if" "(" condition ")" "{" statement* "}" ("else" "{" statement* "}")? | "//" [^\n]* "\n" | "/*" ([^*] | ("*" [^/]))* "*/"
+        condition ::= expression ("<=" | "<" | "==") expression
+        expression ::= term (("+" | "-") term)*
+        term ::= factor (("*" | "/") factor)*
+        factor ::= name | [0-9]+ | "-" factor | name "(" list? ")" | "(" ws expression ws ")"
+        list ::= expression ("," ws expression)*
+        ws ::= [ \t\n]+''',
+    "Japanese": "root ::= jp+ ([ \\t\\n] jp+)*\njp ::= [ぁ-ゟ] | [ァ-ヿ] | [、-〾] | [一-鿿]",
 }  # fmt: skip
 
 

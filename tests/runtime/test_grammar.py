@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from itertools import accumulate
 from typing import Any
 
 import jsonschema
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from mdsa_local.errors import InputError
 from mdsa_local.runtime.backend import Backend
+from mdsa_local.runtime.gbnf import MOST_NESTED
 from mdsa_local.runtime.grammar import Alt, Chars, Follower, Node, Ref, Repeat, Rules, Seq, chars, gbnf
 from mdsa_local.runtime.schema_grammar import schema_rules
 
@@ -149,6 +151,32 @@ def test_following_token_by_token() -> None:
     follower.feed('b"')
     assert follower.may_end
     assert follower.must_end
+
+
+NAMES = [f"product {n * 7919 % 100_003}" for n in range(5000)]
+
+
+@pytest.mark.parametrize("schema", [{"enum": [*NAMES, 7, None]}, {"anyOf": [{"const": value} for value in (*NAMES, 7, None)]}], ids=["enum", "anyOf"])
+def test_a_choice_among_thousands_is_followed_along_few_ways(schema: dict[str, Any]) -> None:
+    """llama.cpp looks at each of them with each token of a vocabulary."""
+    rules = schema_rules(schema)
+    for value in (NAMES[0], NAMES[42], NAMES[-1], 7, None):
+        follower = Follower(rules)
+        for character in json.dumps(value):
+            assert len(follower._stacks) < 20
+            follower.feed(character)
+        assert follower.may_end
+    assert not Follower(rules).accepts('"product x')
+
+
+def test_texts_that_go_on_from_each_other_nest_no_deeper_than_llama_cpp_goes() -> None:
+    rules = schema_rules({"enum": ["a" * n for n in range(1000)]})
+    text = gbnf(rules)
+    depths = accumulate((character == "(") - (character == ")") for character in text)
+    assert max(depths) < MOST_NESTED
+    follower = Follower(rules)
+    follower.feed(f'"{"a" * 999}"')
+    assert follower.may_end
 
 
 @pytest.mark.parametrize("schema", [{"$ref": "#/nowhere"}, {"$ref": "https://example.com/x"}, {"properties": {"a": {"anyOf": [False]}}}])
