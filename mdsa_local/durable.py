@@ -28,7 +28,8 @@ def settle(partial: Path, target: Path) -> None:
 def replacing(target: Path) -> Iterator[Path]:
     """The name of a file to write beside ``target``; when all is written it takes its place.
 
-    Raises :class:`StorageError` for what the system refuses; what ``target`` held before is then still there, and nothing else is left.
+    Raises :class:`StorageError` for what the system refuses. Whatever is raised meanwhile, what ``target`` held before is then still there, and
+    nothing else is left.
     """
     partial = target.with_name(f"{target.name}.partial")
     try:
@@ -38,9 +39,10 @@ def replacing(target: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         settle(partial, target)
     except OSError as error:
+        raise storage_error(error, target) from None
+    finally:
         with suppress(OSError):
             partial.unlink()
-        raise storage_error(error, target) from None
 
 
 def write_whole(path: Path, text: str) -> None:

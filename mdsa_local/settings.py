@@ -345,7 +345,8 @@ def explain(error: ValidationError, within: str = "") -> str:
     key = within + ".".join(map(str, first["loc"])) or "value"
     if first["type"] == "extra_forbidden":
         return f"unknown key {key!r}"
-    if first["type"] == "secret":
+    # What is secret is not shown, nor what may be pages long, or deeper than can be shown.
+    if first["type"] in ("secret", "json"):
         return f"key {key!r}: {first['msg']}"
     if first["type"] == "missing":
         return f"missing key {key!r}"

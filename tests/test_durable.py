@@ -53,6 +53,15 @@ def test_what_cannot_be_written_leaves_the_file_before(tmp_path: Path) -> None:
         pass
 
 
+def test_who_stops_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "a.bin") as partial:
+        partial.write_bytes(b"on")
+        raise KeyboardInterrupt
+    with pytest.raises(UnicodeEncodeError):
+        write_whole(tmp_path / "a.yaml", "half a character: \ud83d")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_on_a_full_disk_the_file_stays_as_it_was(tmp_path: Path) -> None:
     write_whole(tmp_path / "a.yaml", "one\n")

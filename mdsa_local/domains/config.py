@@ -81,7 +81,7 @@ class Generation(BaseModel):
         # YAML has dates and infinite numbers, and both stand in a schema for what a server is told as JSON.
         try:
             json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise PydanticCustomError("json", "expected what JSON can hold: {reason}", {"reason": str(error)}) from None
         return value
 

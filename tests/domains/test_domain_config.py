@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import date
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,10 @@ def test_a_folder_that_cannot_be_read_is_left_out(tmp_path: Path, caplog: pytest
         ({"choices": ("red",)}, "valid list"),
         ({"json_schema": {"enum": [date(2024, 1, 1)]}}, "generation.json_schema': expected what JSON can hold: Object of type date"),
         ({"tools": [{"name": "x", "parameters": {"maximum": float("inf")}}]}, "generation.tools': expected what JSON can hold"),
+        (
+            {"json_schema": reduce(lambda inner, _: {"items": inner}, range(9000), dict[str, Any]())},
+            "generation.json_schema': expected what JSON can",
+        ),
         ({"tmeperature": 1}, "unknown key 'generation.tmeperature'"),
     ],
 )
