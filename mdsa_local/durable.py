@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedRandom
@@ -11,6 +12,9 @@ from pathlib import Path
 
 from mdsa_local.errors import InputError
 from mdsa_local.settings import storage_error
+
+# Between two looks whether a lock is free.
+PAUSE_S = 0.02
 
 
 def settle(partial: Path, target: Path) -> None:
@@ -52,17 +56,14 @@ def write_whole(path: Path, text: str) -> None:
 
 
 @contextmanager
-def only_one(lock: Path, target: Path) -> Iterator[None]:
+def only_one(lock: Path, target: Path, patience_s: float = 0.0) -> Iterator[None]:
     """Hold a lock while ``target`` is being written; the system lets it go when the process ends, however it ends. The file ``lock`` is there for
-    that alone and removed at the end. Raises :class:`InputError` when another has it."""
+    that alone and removed at the end. Raises :class:`InputError` when another has it and keeps it for ``patience_s``."""
+    until = time.monotonic() + patience_s
     while True:
         with lock.open("ab+") as file:
-            try:
-                _take(file)
-            except OSError:
-                raise InputError(f"{target}: another process is writing it", "Wait for that one.") from None
             # Who opened it while another removed it holds what nobody else can find.
-            if _is_at(file, lock):
+            if (taken := _taken(file)) and _is_at(file, lock):
                 try:
                     yield
                 finally:
@@ -70,17 +71,26 @@ def only_one(lock: Path, target: Path) -> Iterator[None]:
                     with suppress(OSError):
                         lock.unlink()
                 return
+        if not taken:
+            if time.monotonic() >= until:
+                raise InputError(f"{target}: another process is writing it", "Wait for that one.")
+            time.sleep(PAUSE_S)
 
 
-def _take(file: BufferedRandom) -> None:
-    if sys.platform == "win32":
-        import msvcrt
+def _taken(file: BufferedRandom) -> bool:
+    """Whether the lock on a file could be had."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
 
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
 
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _is_at(file: BufferedRandom, path: Path) -> bool:

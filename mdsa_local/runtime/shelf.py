@@ -9,7 +9,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ QUANTIZATIONS = {"Q4_0": 2, "Q8_0": 7, "Q4_K_M": 15, "Q5_K_M": 17}
 PLAIN = ("F32", "F16", "BF16")
 # Behind the name of a file that is being made; nothing goes on with such a one, as a download does with its own.
 QUANTISING = ".quantising.partial"
+# So long another may take to write a card.
+PATIENCE_S = 10.0
 
 
 def silent(done: int, total: int) -> None:
@@ -148,21 +150,22 @@ def remove(name: str, settings: Settings) -> tuple[list[Path], int]:
     loose = {path.stem: path for path in sorted(top.glob("*.gguf"))}
     begun = {path.parent.name for path in (*unfinished(settings), *leftovers(settings))}
     variants = {f"{model}-{variant}": (model, variant) for model in cards for variant in _card(top / model).get("files", {})}
+    if name not in (every := {*cards, *variants, *loose, *begun}):
+        raise ModelNotFoundError.among("model of yours", name, every)
     try:
-        if name in cards:
-            files = [top / name / str(entry["file"]) for entry in _card(top / name).get("files", {}).values() if entry.get("file")]
-            # The card first: a model without its card is rubbish, a card without its files is broken.
-            cards[name].unlink()
-            return files, _deleted(files, top / name)
-        if name in variants:
-            return _removed_variant(top / variants[name][0], variants[name][1])
-        if name in loose:
-            return [loose[name]], _deleted([loose[name]], None)
-        if name in begun:
+        with _writing_cards(top):
+            if name in cards:
+                files = [top / name / str(entry["file"]) for entry in _card(top / name).get("files", {}).values() if entry.get("file")]
+                # The card first: a model without its card is rubbish, a card without its files is broken.
+                cards[name].unlink()
+                return files, _deleted(files, top / name)
+            if name in variants:
+                return _removed_variant(top / variants[name][0], variants[name][1])
+            if name in loose:
+                return [loose[name]], _deleted([loose[name]], None)
             return [], _deleted([], top / name)
     except OSError as error:
         raise storage_error(error, top / name) from None
-    raise ModelNotFoundError.among("model of yours", name, {*cards, *variants, *loose, *begun})
 
 
 def quantize(source: ModelFile, kind: str, name: str, settings: Settings, threads: int = 0) -> ModelFile:
@@ -276,6 +279,12 @@ def _card(folder: Path) -> dict[str, Any]:
     return {**card, "files": card["files"]} if isinstance(card.get("files"), dict) else {**card, "files": {}}
 
 
+def _writing_cards(models: Path) -> AbstractContextManager[None]:
+    """Let no other process write a card meanwhile: what it has in it would be lost. That takes milliseconds, so it is waited for. Raises
+    :class:`OSError`."""
+    return only_one(models / ".lock", models, PATIENCE_S)
+
+
 def _refuse_another(folder: Path, variant: str, source: str) -> None:
     """Raise :class:`InputError` where the model has a file of this variant from elsewhere, unless it was added and is no longer where it lay."""
     card = _card(folder)
@@ -291,17 +300,21 @@ def _refuse_another(folder: Path, variant: str, source: str) -> None:
 
 def _enter(folder: Path, variant: str, entry: Mapping[str, Any], facts: Mapping[str, Any]) -> ModelFile:
     """Name a file in the model's card, which makes it a model."""
-    card = _card(folder)
-    files = {**card["files"], variant: dict(entry)}
-    default = card.get("default") if card.get("default") in files else variant
-    new = {**facts, **{key: value for key, value in card.items() if key not in ("files", "default")}, "files": files, "default": default}
-    write_whole(folder / "model.yaml", yaml.safe_dump(new, sort_keys=False, allow_unicode=True))
+    try:
+        with _writing_cards(folder.parent):
+            card = _card(folder)
+            files = {**card["files"], variant: dict(entry)}
+            default = card.get("default") if card.get("default") in files else variant
+            new = {**facts, **{key: value for key, value in card.items() if key not in ("files", "default")}, "files": files, "default": default}
+            write_whole(folder / "model.yaml", yaml.safe_dump(new, sort_keys=False, allow_unicode=True))
+    except OSError as error:
+        raise storage_error(error, folder) from None
     return known([folder.parent])[f"{folder.name}-{variant}"]
 
 
 def _removed_variant(folder: Path, variant: str) -> tuple[list[Path], int]:
     card = _card(folder)
-    entry = card["files"].pop(variant)
+    entry = card["files"].pop(variant, {})
     if not card["files"]:
         (folder / "model.yaml").unlink()
     else:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -248,6 +249,30 @@ def test_quantising(settings: Settings, plain: Path, kind: str, bits: float) -> 
     assert answer(settings, "plain")
     with pytest.raises(InputError, match=f"is {kind.upper()} already"):
         shelf.quantize(model, "Q4_0", "plain", settings)
+
+
+def test_cards_written_at_once_lose_nothing(home: Settings) -> None:
+    first = shelf.add(NANO, "m", home).name.removeprefix("m-")
+    folder, failed = home.home / "models" / "m", list[BaseException]()
+    kinds = [f"q{n}" for n in range(12)]
+
+    def work(kind: str) -> None:
+        try:
+            shelf._enter(folder, kind, {"file": f"{kind}.gguf"}, {})
+            if kind == "q7":
+                shelf.remove("m-q7", home)
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work, args=(kind,)) for kind in kinds]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    card = yaml.safe_load((folder / "model.yaml").read_text())
+    assert set(card["files"]) == {first, *kinds} - {"q7"}
+    assert sorted(path.name for path in folder.parent.rglob("*")) == ["m", "model.yaml"]
 
 
 def test_what_cannot_be_quantised(settings: Settings, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
