@@ -220,7 +220,11 @@ class Context:
         if known and seen in (known[0], None):
             return known[1]
         adapters.check(Path(path), self.model.path)
-        mark = fingerprint(Path(path))
+        try:
+            mark = fingerprint(Path(path))
+        except OSError as error:
+            # It was there a moment ago.
+            raise ModelFileError(f"{path}: cannot be read: {error.strerror or error}", "Check its permissions, and ask again.") from None
         if mark not in self.model.adapters:
             listen()
             if not (handle := self.lib.llama_adapter_lora_init(self.model.handle, os.fsencode(path))):

@@ -13,6 +13,7 @@ import pytest
 
 from mdsa_local.domains.config import DomainConfig, Generation
 from mdsa_local.errors import ModelFileError
+from mdsa_local.runtime import native
 from mdsa_local.runtime.backend import Message
 from mdsa_local.runtime.llamacpp import LlamaCppBackend
 from mdsa_local.runtime.manager import ModelManager
@@ -129,18 +130,26 @@ def test_a_file_that_was_replaced_is_the_voice_of_the_next_request(files: tuple[
     backend.close()
 
 
-def test_an_answer_under_way_keeps_its_voice(files: tuple[Path, Path, Path], tmp_path: Path) -> None:
+def test_an_answer_under_way_keeps_its_voice(files: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Where nothing is rounded to eight bits the shape of a batch does not show.
     backend, voice = LlamaCppBackend(write_random(tmp_path / "base.gguf", TINY, "F32"), "base", threads=1), tmp_path / "voice.gguf"
     shutil.copy(files[1], voice)
     whole = text(backend, voice, 400)
     shutil.copy(files[2], tmp_path / "new.gguf")
     running = backend.stream(QUESTION, Generation(max_tokens=400, adapter=str(voice)), deadline_s=60)
-    said = [next(running)]
-    (tmp_path / "new.gguf").replace(voice)
-    other = text(backend, voice, 8)
-    assert backend.stats().running == 1, "the first is not at its end"
-    assert len(backend._engine.model.adapters) == 2
+    decode = backend._engine.context.decode
+
+    def slowly() -> int:
+        time.sleep(0.02)
+        return decode()
+
+    with monkeypatch.context() as slow:
+        slow.setattr(backend._engine.context, "decode", slowly)
+        said = [next(running)]
+        (tmp_path / "new.gguf").replace(voice)
+        other = text(backend, voice, 8)
+        assert backend.stats().running == 1, "the first is not at its end"
+        assert len(backend._engine.model.adapters) == 2
     said += [piece for piece in running if isinstance(piece, str)]
     assert "".join(map(str, said)) == whole
     assert text(backend, voice, 8) == other != whole[: len(other)]
@@ -159,6 +168,19 @@ def test_a_replacement_that_is_no_adapter_is_an_error_and_the_engine_goes_on(
         text(backend, voice)
     shutil.copy(files[1], voice)
     assert text(backend, voice) == wanted
+
+
+def test_a_file_that_goes_while_it_is_looked_at_is_an_error_and_the_engine_goes_on(
+    backend: LlamaCppBackend, files: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(path: Path) -> str:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(native, "fingerprint", gone)
+        with pytest.raises(ModelFileError, match=r"one\.gguf: cannot be read: No such file"):
+            text(backend, files[1])
+    assert text(backend, files[1])
 
 
 def test_adapters_count_as_memory_of_their_model(files: tuple[Path, Path, Path], tmp_path: Path) -> None:
