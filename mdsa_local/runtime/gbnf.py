@@ -24,6 +24,8 @@ MOST_REPEATS = 2000
 MOST_NEXT = 2000
 # Ways to read one text. Eighteen optional blanks (48,620) take 0.9 s a token, twenty-two (705,432) twelve.
 MOST_WAYS = 50_000
+# Places, with what lies below them, that are looked at: some seconds. A programming language has tens of thousands.
+MOST_PLACES = 400_000
 # Characters of a token in which they may multiply: vocabularies have rows of blanks and of lines that are as long.
 LENGTH = 40
 COSTLY = "the grammar can read the same text in too many ways, and a token would take seconds or hours"
@@ -238,6 +240,8 @@ class _Ways:
             return below
         key = id(alternative), at, below
         if key not in self._numbers:
+            if len(self._stacks) > MOST_PLACES:
+                raise InputError("the grammar has too many rules that lead back to each other", "Give it fewer rules, or fewer that name each other.")
             self._numbers[key] = len(self._stacks)
             self._stacks.append((alternative, at, below))
         return self._numbers[key]

@@ -27,6 +27,8 @@ HEAVY = {
     "optional items behind a rule within itself": 'root ::= x\nx ::= "(" y ")"? | ""\ny ::= [0-9] x',
     "optional items above each other": "root ::= r0\n" + "\n".join(f'r{n} ::= "a" r{n + 1} "b"?' for n in range(50)) + '\nr50 ::= "x"',
     "a rule that begins with itself": 'root ::= root "a" | "b"',
+    "rules that all lead to each other": "root ::= r0\n"
+    + "\n".join(f"r{n} ::= " + " | ".join(f'"{n}-{m}" r{m} "."' for m in range(20)) + ' | "x"' for n in range(20)),
     "too many alternatives": "root ::= " + " | ".join(f'"{n}"' for n in range(MOST_NEXT + 1)),
 }  # fmt: skip
 LIGHT = {
