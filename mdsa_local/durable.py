@@ -35,18 +35,21 @@ def replacing(target: Path) -> Iterator[Path]:
     Raises :class:`StorageError` for what the system refuses. Whatever is raised meanwhile, what ``target`` held before is then still there, and
     nothing else is left.
     """
-    partial = target.with_name(f"{target.name}.partial")
+    partial, whole = target.with_name(f"{target.name}.partial"), False
     try:
         yield partial
         # Whoever wrote it need not have waited for the disk.
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         settle(partial, target)
+        whole = True
     except OSError as error:
         raise storage_error(error, target) from None
     finally:
-        with suppress(OSError):
-            partial.unlink()
+        # Else it would be another's.
+        if not whole:
+            with suppress(OSError):
+                partial.unlink()
 
 
 def write_whole(path: Path, text: str) -> None:

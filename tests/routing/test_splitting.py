@@ -63,9 +63,9 @@ def test_plus_as_a_name_joins_nothing(text: str, found: list[str]) -> None:
 
 
 def test_a_run_of_blanks_takes_no_time() -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     pieces("a b" + " " * 7900 + "c d")
-    assert time.perf_counter() - began < 0.2
+    assert time.process_time() - began < 0.2
 
 
 @settings(max_examples=200, deadline=None)
