@@ -229,6 +229,7 @@ class Engine:
 
     def _rest(self) -> None:
         """Wait for a request, or for the end."""
+        self._free_adapters()
         self.context.rest()
         if self._cores:
             self._cores.leave()
