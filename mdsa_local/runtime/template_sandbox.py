@@ -28,8 +28,8 @@ CHARS_A_STEP = 1000
 LARGEST = 8_000_000
 # Nor a number of more bits, nor a text of a list that has more items at all depths.
 MOST_BITS, MOST_ITEMS = 4096, 500_000
-# A comparison takes a step for each so many items in what is compared, at all depths.
-ITEMS_A_STEP = 10
+# What is written or compared takes a step for each so many items in it, at all depths: looking through them takes a microsecond each.
+ITEMS_A_STEP = 3
 # Where the count is among the variables of a rendering, and filters: the one that counts, the one that joins, and the one that looks through what is
 # compared; no template can write names with a blank.
 STEPS, COUNT, JOIN, WHOLE = "steps taken", "count step", "join texts", "look through"
@@ -55,6 +55,10 @@ class _Steps:
         """Count what was made."""
         self.take(_size(made) // CHARS_A_STEP)
         return made
+
+    def take_through(self, value: Any) -> None:
+        """Look whether what stands in ``value`` may be written or compared; counted."""
+        self.take(_allow_flat(value) // ITEMS_A_STEP)
 
 
 def _give_up(why: str) -> NoReturn:
@@ -122,7 +126,6 @@ def _allow_call(value: Any, arguments: Iterable[Any]) -> None:
 def _allow_operator(operator: str, left: Any, right: Any) -> None:
     if operator == "%" and isinstance(left, str):
         _allow_format(left)
-        _allow_flat(right)
     elif operator == "**" and isinstance(left, int) and isinstance(right, int):
         _allow_bits(left.bit_length() * abs(right))
     elif operator == "*" and isinstance(left, int) and isinstance(right, int):
@@ -142,6 +145,7 @@ def compiled(template: str) -> Template:
 
 @lru_cache(maxsize=1)
 def _environment() -> Environment:
+    from jinja2 import pass_context
     from jinja2.ext import Extension
     from jinja2.runtime import Macro
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -151,6 +155,8 @@ def _environment() -> Environment:
 
         def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
             _allow_operator(operator, left, right)
+            if operator == "%":
+                context.parent[STEPS].take_through(right)
             return context.parent[STEPS].take_in(super().call_binop(context, operator, left, right))
 
         def call(self, context: Context, called: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -160,7 +166,7 @@ def _environment() -> Environment:
                 given = (*args, *kwargs.values())
                 _allow_call(getattr(called, "__self__", None), given)
                 if not isinstance(called, Macro):
-                    _allow_flat(given)
+                    steps.take_through(given)
             result = super().call(context, called, *args, **kwargs)
             # Filters go through a range out of sight.
             steps.take(len(result)) if isinstance(result, range) else steps.take_in(result)
@@ -173,11 +179,6 @@ def _environment() -> Environment:
 
         concat = staticmethod(_concat)
 
-        def getitem(self, value: Any, argument: Any) -> Any:
-            if isinstance(argument, tuple):
-                _allow_flat(argument)
-            return super().getitem(value, argument)
-
     class Marked(Extension):
         """What a template marks as the model's own words for training is rendered as what is not."""
 
@@ -188,7 +189,7 @@ def _environment() -> Environment:
             return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
     # The settings under which templates are written: those of transformers' apply_chat_template.
-    environment = Counting(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", Marked], finalize=_flat)
+    environment = Counting(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", Marked], finalize=pass_context(_flat))
     environment.filters["tojson"] = _tojson
     environment.filters = {name: _bounded(name, filter) for name, filter in environment.filters.items()} | _own_filters()
     tests: Mapping[str, Any] = environment.tests
@@ -209,7 +210,7 @@ def _own_filters() -> dict[str, Callable[..., Any]]:
 
     @pass_context
     def join(context: Context, items: list[Any]) -> str:
-        return str(context.parent[STEPS].take_in(_concat(str(_flat(item)) for item in items)))
+        return str(context.parent[STEPS].take_in(_concat(str(_flat(context, item)) for item in items)))
 
     @pass_context
     def whole(context: Context, value: Any) -> Any:
@@ -228,16 +229,15 @@ def _concat(pieces: Iterable[str]) -> str:
     return "".join(kept)
 
 
-def _flat(value: Any) -> Any:
-    if not isinstance(value, str):
-        _allow_flat(value)
+def _flat(context: Context, value: Any) -> Any:
+    _look_through(context, value)
     return value
 
 
 def _look_through(context: Context, value: Any) -> None:
-    """Whether ``value`` may be compared; counted."""
+    """Whether ``value`` may be written or compared; counted."""
     if isinstance(value, Mapping | list | tuple | set | frozenset):
-        context.parent[STEPS].take(_allow_flat(value) // ITEMS_A_STEP)
+        context.parent[STEPS].take_through(value)
 
 
 def _compared(test: Callable[..., Any]) -> Callable[..., Any]:
@@ -265,7 +265,7 @@ def _bounded(name: str, filter: Callable[..., Any]) -> Callable[..., Any]:
         if name == "format":
             _allow_format(value)
         if name in FLATTENING:
-            _allow_flat((value, args, kwargs))
+            context.parent[STEPS].take_through((value, args, kwargs))
         first = {"context": context, "eval_context": context.eval_ctx, "environment": context.environment}.get(passed or "")
         made = filter(value, *args, **kwargs) if passed is None else filter(first, value, *args, **kwargs)
         return context.parent[STEPS].take_in(made)
@@ -289,6 +289,12 @@ def _counting(tree: nodes.Template) -> nodes.Template:
             node.expr = looked_through(node.expr)
             for operand in node.ops:
                 operand.expr = looked_through(operand.expr)
+            return node
+
+        def visit_Getitem(self, node: nodes.Getitem) -> nodes.Getitem:  # noqa: N802
+            self.generic_visit(node)
+            if not isinstance(node.arg, nodes.Slice):
+                node.arg = looked_through(node.arg)
             return node
 
         def visit_Pair(self, node: nodes.Pair) -> nodes.Pair:  # noqa: N802

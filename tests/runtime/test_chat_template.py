@@ -74,6 +74,10 @@ def stopped(template: str, why: str) -> None:
         "{% set l = [0] * 999 %}{% for i in l %}{% for j in l %}{% for k in l %}{% endfor %}{% endfor %}{% endfor %}x",
         "{% for i in 'ab' recursive %}{% if loop.depth < 40 %}{{ loop('ab') }}{% endif %}{% endfor %}",
         "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(40) }}",
+        "{% set l = [0] * 99999 %}{% for i in range(99999) %}{{ (l ~ i) | length }}{% endfor %}",
+        "{% set l = [0] * 99999 %}{% for i in range(99999) %}{{ l | tojson | length }}{% endfor %}",
+        "{% set ns = namespace(t=(1,)) %}{% for i in range(16) %}{% set ns.t = (ns.t, ns.t) %}{% endfor %}"
+        "{% for i in range(99999) %}{{ {'a': 1}[ns.t] }}{% endfor %}",
     ],
 )
 def test_a_template_that_takes_for_ever_is_stopped(template: str) -> None:
