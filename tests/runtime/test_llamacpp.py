@@ -55,19 +55,19 @@ def test_a_stream_closed_while_its_prompt_is_prepared_writes_nothing(load: Load,
     backend, begun, go = load(tiny), threading.Event(), threading.Event()
     render = backend._prompt
 
-    def slow(messages: Sequence[Message]) -> list[int]:
+    def slow(messages: Sequence[Message], thinking: bool) -> list[int]:
         begun.set()
-        go.wait(5)
-        return render(messages)
+        go.wait(30)
+        return render(messages, thinking)
 
     monkeypatch.setattr(backend, "_prompt", slow)
     stream, told = backend.stream(QUESTION, GREEDY, deadline_s=30), list[str | Finished]()
     reader = threading.Thread(target=lambda: told.extend(stream))
     reader.start()
-    assert begun.wait(5)
+    assert begun.wait(30)
     stream.close()
     go.set()
-    reader.join(5)
+    reader.join(30)
     assert [event.reason for event in told if isinstance(event, Finished)] == ["cancelled"]
     assert len(told) == 1 and backend.stats().tokens_generated == 0
 
