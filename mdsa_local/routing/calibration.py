@@ -91,10 +91,10 @@ def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64], tem
     return float(min(temperatures, key=lambda temperature: log_loss(logits / temperature, labels)))
 
 
-def log_loss(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
-    """Mean negative log likelihood of ``labels`` under the softmax of ``logits``."""
+def log_loss(logits: NDArray[np.floating], labels: NDArray[np.int64], weights: NDArray[np.floating] | None = None) -> float:
+    """Mean negative log likelihood of ``labels`` under the softmax of ``logits``, weighted where ``weights`` ``(n,)`` are given."""
     shifted = logits - logits.max(axis=1, keepdims=True)
-    return float(np.mean(np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]))
+    return float(np.average(np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels], weights=weights))
 
 
 def auroc(inside: Sequence[float], outside: Sequence[float]) -> float:

@@ -276,26 +276,34 @@ def _held_out(
 
 def _best_loss(evidence: NDArray[np.floating], judged: Opinion, weight: float, calibration: Calibration, labels: NDArray[np.int64]) -> float:
     logits = np.log(np.maximum(mixed(evidence, judged, weight, calibration).shares, 1e-12))
-    return min(log_loss(logits * sharpness, labels) for sharpness in SHARPNESS[::4])
+    # Each domain counts alike, however many examples it has.
+    return min(log_loss(logits * sharpness, labels, 1 / np.bincount(labels)[labels]) for sharpness in SHARPNESS[::4])
 
 
 def _thresholds(inside: _Confidence, beyond: _Confidence | None, names: Sequence[str], per_domain: bool) -> Thresholds:
-    """``ask`` refuses :data:`REFUSED` of what belongs somewhere, more where that is :data:`WORTH` it; ``accept`` flags as many again, and all below
-    one half."""
-    # Where nothing out of scope was shown, nothing speaks for letting more in than before.
-    confidence, lowest = inside.values, Thresholds().ask if beyond is None else LOWEST
+    """``ask`` as :func:`_refusing` has it; ``accept`` flags twice what :data:`REFUSED` says, and all below one half."""
+    confidence = inside.values
     if len(confidence) < LEAST_HELD_OUT:
         return Thresholds()
-    ask = float(np.clip(np.quantile(confidence, REFUSED), lowest, HIGHEST))
-    if beyond is not None and len(beyond.values) >= LEAST_OUTSIDE:
-        # Just above each of those that would be let in.
-        tried = [ask, *(float(value) + 1e-4 for value in np.sort(beyond.values) if ask <= value < DOUBTFUL)]
-        ask = max(tried, key=lambda at: float((beyond.values < at).mean()) - WORTH * float((confidence < at).mean()))
+    # Where hardly anything out of scope was shown, nothing speaks for letting more in than before.
+    told = beyond if beyond is not None and len(beyond.values) >= LEAST_OUTSIDE else _Confidence(np.zeros(0, np.int64), np.zeros(0))
+    lowest = LOWEST if len(told.values) else Thresholds().ask
+    ask = _refusing(confidence, told.values, len(confidence) / max(1, len(told.values)), lowest)
     own = {}
     for i, name in enumerate(names):
         if per_domain and (inside.best == i).sum() >= LEAST_OWN:
-            own[name] = float(np.clip(np.quantile(confidence[inside.best == i], REFUSED), lowest, HIGHEST))
+            its = confidence[inside.best == i], told.values[told.best == i]
+            own[name] = _refusing(its[0], its[1], len(confidence) / max(1, len(told.values)), lowest)
     return Thresholds(float(np.clip(max(ask, np.quantile(confidence, 2 * REFUSED)), 0.5, HIGHEST)), ask, own or None)
+
+
+def _refusing(inside: NDArray[np.floating], outside: NDArray[np.floating], inside_an_outside: float, lowest: float) -> float:
+    """The threshold that refuses :data:`REFUSED` of the confidences ``inside``, or more where it is worth it for those ``outside`` that go too; each
+    of these stands for so many of the others as there are ``inside_an_outside``."""
+    ask = float(np.clip(np.quantile(inside, REFUSED), lowest, HIGHEST))
+    # Just above each of those that would be let in.
+    tried = [ask, *(float(value) + 1e-4 for value in np.sort(outside) if ask <= value < DOUBTFUL)]
+    return max(tried, key=lambda at: float((outside < at).sum() * inside_an_outside - WORTH * (inside < at).sum()))
 
 
 @dataclass(frozen=True, slots=True)

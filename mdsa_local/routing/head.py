@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 PER_SUBCLASS, MOST_SUBCLASSES = 100, 25
 HIDDEN, EPOCHS, BATCH, RATE, SMOOTHING, DROPOUT, DECAY = 384, 15, 256, 3e-3, 0.05, 0.2, 1e-4
+# How much of a domain's share of the examples is not to count. Of one known by ten examples beside the shipped domains, with 190 each, 93 % of the
+# questions are put there and 91 % of the others' rightly; 89 and 91 % with a half, 97 and 89 % with all of it, 97 and 87 % by the nearest alone.
+COUNTING = 0.75
 
 
 def softmax(logits: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -68,11 +71,21 @@ def train(vectors: Floats, labels: Sequence[str], seed: int = 0) -> Head:
         n = max(1, min(MOST_SUBCLASSES, len(mine) // PER_SUBCLASS))
         classes[mine] = len(owner) + subclasses(vectors[mine], n, rng)
         owner += [j] * n
-    return Head(domains, np.array(owner), _fit(vectors, classes, len(owner), rng))
+    return Head(domains, np.array(owner), _fit(vectors, classes, prior(wanted, len(domains))[owner], rng))
 
 
-def _fit(x: Floats, y: NDArray[np.int64], n_classes: int, rng: np.random.Generator) -> tuple[Floats, Floats, Floats, Floats]:
-    n, width = x.shape
+def prior(classes: NDArray[np.int64], n: int) -> Floats:
+    """What is added to the logits of ``n`` classes while they are learned from these examples, and left out afterwards (Menon et al. 2021).
+
+    Added whole, all classes would be as likely beforehand; not at all, each as likely as its share of the examples, which a domain with few of them
+    does not get over. How many examples a domain has says little of how often it is asked, and not nothing: so most of it is added.
+    """
+    shares: Floats = (COUNTING * np.log(np.bincount(classes, minlength=n) / len(classes))).astype(np.float32)
+    return shares
+
+
+def _fit(x: Floats, y: NDArray[np.int64], offsets: Floats, rng: np.random.Generator) -> tuple[Floats, Floats, Floats, Floats]:
+    (n, width), n_classes = x.shape, len(offsets)
     size = min(BATCH, n)
     epochs = EPOCHS if n >= 2000 else min(120, EPOCHS * 2000 // n)
     weights: list[Floats] = [
@@ -92,7 +105,7 @@ def _fit(x: Floats, y: NDArray[np.int64], n_classes: int, rng: np.random.Generat
             hidden = x[rows] @ weights[0] + weights[1]
             kept = (hidden > 0) * (rng.random(hidden.shape, np.float32) > DROPOUT) / np.float32(1 - DROPOUT)
             active = hidden * kept
-            error = (softmax(active @ weights[2] + weights[3]) - targets[rows]) / size
+            error = (softmax(active @ weights[2] + weights[3] + offsets) - targets[rows]) / size
             back = (error @ weights[2].T) * kept
             step += 1
             for j, gradient in enumerate((x[rows].T @ back, back.sum(axis=0), active.T @ error, error.sum(axis=0))):

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdsa_local.routing.anchors import Floats
-from mdsa_local.routing.head import softmax
+from mdsa_local.routing.head import prior, softmax
 
 WORD = re.compile(r"\w+(?:['’]\w+)?")
 MOST_TERMS = 60_000
@@ -92,11 +92,13 @@ def train(texts: Sequence[str], labels: Sequence[str], seed: int = 0) -> Words:
     vocabulary = {term: column for column, term in enumerate(kept)}
     known = rows(texts, vocabulary, idf)
     place = {name: i for i, name in enumerate(domains)}
-    weights = _fit(known, np.array([place[label] for label in labels]), len(kept), len(domains), seed)
+    wanted = np.array([place[label] for label in labels])
+    weights = _fit(known, wanted, len(kept), prior(wanted, len(domains)), seed)
     return Words(domains, vocabulary, idf, weights)
 
 
-def _fit(known: Rows, y: NDArray[np.int64], n_terms: int, n_classes: int, seed: int) -> Floats:
+def _fit(known: Rows, y: NDArray[np.int64], n_terms: int, offsets: Floats, seed: int) -> Floats:
+    n_classes = len(offsets)
     rng = np.random.default_rng(seed)
     weights = np.zeros((n_terms, n_classes), np.float32)
     squares = np.full((n_terms, n_classes), 1e-6, np.float32)
@@ -107,7 +109,7 @@ def _fit(known: Rows, y: NDArray[np.int64], n_terms: int, n_classes: int, seed: 
         for at in range(0, len(order), BATCH):
             batch = order[at : at + BATCH]
             some = known.chosen(batch)
-            error = softmax(some.times(weights)) - targets[batch]
+            error = softmax(some.times(weights) + offsets) - targets[batch]
             columns, inverse = np.unique(some.columns, return_inverse=True)
             gradient = np.zeros((len(columns), n_classes), np.float32)
             np.add.at(gradient, inverse, some.values[:, None] * np.repeat(error, np.diff(some.starts), axis=0).astype(np.float32))

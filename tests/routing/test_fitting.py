@@ -13,10 +13,12 @@ import yaml
 from mdsa_local.domains.config import DomainConfig
 from mdsa_local.errors import ConfigError, StorageError
 from mdsa_local.orchestrator import TinyBERTOrchestrator
+from mdsa_local.routing import words
 from mdsa_local.routing.anchors import Anchors, Floats, Index
 from mdsa_local.routing.calibration import Calibration, expected_calibration_error
 from mdsa_local.routing.encoder import Encoder
 from mdsa_local.routing.fitting import Opinion, fit, mixed
+from mdsa_local.routing.head import train
 from mdsa_local.routing.router import IntentRouter
 from mdsa_local.settings import Settings
 from tests.conftest import DATA
@@ -287,3 +289,50 @@ def test_the_threshold_rises_where_that_refuses_more_of_what_belongs_nowhere(mon
     plain = fit(index, Calibration(), outside)
     assert plain.thresholds.ask <= weighed.thresholds.ask <= max(plain.thresholds.ask, 0.35)
     assert weighed.report["out_of_scope_refused"] >= plain.report["out_of_scope_refused"]
+
+
+def test_a_domain_with_few_examples_is_not_drowned_by_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = blobs(400, 1)
+    vectors = np.concatenate([known["a"][:10], known["b"], known["c"]])
+    labels, fresh = ["a"] * 10 + ["b"] * 400 + ["c"] * 400, blobs(600, 2)
+
+    def rightly(counting: float) -> list[float]:
+        monkeypatch.setattr("mdsa_local.routing.head.COUNTING", counting)
+        head = train(vectors, labels)
+        return [float((head.probabilities(fresh[name]).argmax(axis=1) == head.domains.index(name)).mean()) for name in head.domains]
+
+    before, now = rightly(0.0), rightly(0.75)
+    assert now[0] > before[0] + 0.1 and min(now[1:]) > min(before[1:]) - 0.05
+
+
+def test_words_of_a_domain_with_few_examples_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["where is it sold", *(f"where is it kept {n}" for n in range(60))]
+    labels = ["shop", *("store" for _ in range(60))]
+
+    def of_shop(counting: float) -> float:
+        monkeypatch.setattr("mdsa_local.routing.head.COUNTING", counting)
+        learned = words.train(texts, labels)
+        return float(learned.probabilities(["where is it sold"])[0, learned.domains.index("shop")])
+
+    assert of_shop(0.75) > of_shop(0.0)
+
+
+def test_hardly_any_question_of_no_domain_lets_no_more_in(encoder: Encoder, domains: list[DomainConfig]) -> None:
+    pairs = [(text, domain.name) for domain in domains for text in domain.examples]
+    asked = outside()
+    refused = {}
+    for known in (0, 1, 4):
+        router = IntentRouter(encoder)
+        router.fit([*pairs, *((text, None) for text in asked[:known])])
+        refused[known] = sum(route.domain is None for route in router.decided(asked[4:])[0])
+    assert refused[0] <= refused[1] <= refused[4] + 2 and refused[0] <= refused[4]
+
+
+def test_thresholds_of_single_domains_rise_for_what_belongs_nowhere_too(encoder: Encoder, domains: list[DomainConfig]) -> None:
+    pairs: list[tuple[str, str | None]] = [(text, domain.name) for domain in domains for text in domain.examples]
+    asked = outside()
+    router = IntentRouter(encoder)
+    router.fit([*pairs, *((text, None) for text in asked[::2])], per_domain=True)
+    own = router.thresholds.per_domain
+    assert own is not None and max(own.values()) > 0.25
+    assert sum(route.domain is None for route in router.decided(asked[1::2])[0]) >= 40
