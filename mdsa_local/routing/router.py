@@ -290,7 +290,7 @@ class IntentRouter:
         def encode(texts: list[str]) -> Floats:
             if missing := [text for text in dict.fromkeys(texts) if text not in known]:
                 known.update(zip(missing, self._encoder.encode(missing), strict=True))
-            return np.stack([known[text] for text in texts])
+            return known[texts[0]][None, :] if len(texts) == 1 else np.stack([known[text] for text in texts])
 
         return partial(self._score, now, encode), encode
 

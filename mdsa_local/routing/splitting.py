@@ -24,7 +24,7 @@ BEHIND_ONE = "|".join(rf"(?<=\b{word})" for word in BEFORE_NAMES)
 NAMED_PLUS = rf"(?:(?:{BEHIND_ONE})\s(?=plus(?!\w))|\s(?=plus\W*$))"
 # Where one matter may end and another begin, and the words between that belong to neither.
 JOINT = re.compile(
-    rf"(?:(?<![.?!;:])[.?!;:]+(?=\s|$)\s*|\n\s*|,\s+|\s-+\s+|(?!{NAMED_PLUS})\s(?={LINKS}(?!\w)))"
+    rf"(?:(?<![.?!;:])[.?!;:]+(?=\s|$)\s*|\n\s*|,\s+|\s-+\s+|(?=\s{LINKS}(?!\w))(?!{NAMED_PLUS})\s)"
     rf"(?:plus(?!\w)[\s,:.]*)?(?:(?:{BUT_PLUS}|first(?:ly)?|second(?:ly)?|two things)(?!\w)[\s,:.]*)*",
     re.IGNORECASE,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from mdsa_local.routing.evaluation import evaluate
 from mdsa_local.routing.fitting import Fit
 from mdsa_local.routing.learning import right
 from mdsa_local.routing.router import IntentRouter
+from mdsa_local.types import Route
 from tests.conftest import DATA
 
 NAMES = ("finance", "medical", "support", "technical")
@@ -266,12 +268,19 @@ def test_what_is_measured_is_what_is_decided(product: TinyBERTOrchestrator, enco
     """Small talk, and what is like a question that was said to belong nowhere, are refused by the evaluation too."""
     known = ["what is the price of gold today", "how do i fix a flat bicycle tyre", "which university is best for medicine", "can i sue my landlord"]
     asked = [*known, "what's the gold price today", "hi there", "thanks a lot", "reset my router", "i was charged twice", "hi there"]
-    router = IntentRouter(encoder, encoder.calibration)
+    # So low that what is like the known ones is not refused for its confidence already.
+    router = IntentRouter(encoder, encoder.calibration, accept=0.5, ask=0.2)
     router.register_all(product.registry)
     router.fit([(text, None) for text in known])
     routes, likeliest = router.decided(asked)
+    assert "which belongs to no domain" in routes[4].reason
     one_by_one = [router.route(text, split=False) for text in asked]
-    assert [(route.domain, route.small_talk, route.reason) for route in routes] == [(r.domain, r.small_talk, r.reason) for r in one_by_one]
+
+    def told(route: Route) -> tuple[str | None, bool, str]:
+        # Quantised vectors, and so the figures, depend a little on what is encoded together.
+        return route.domain, route.small_talk, re.sub(r"[0-9.]+", "", route.reason)
+
+    assert list(map(told, routes)) == list(map(told, one_by_one))
     assert likeliest[7:9] == ["technical", "finance"]
     assert all(route.domain is None for route in routes[:7])
     figures = evaluate(router, [(text, None) for text in known])
