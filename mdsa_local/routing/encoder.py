@@ -77,18 +77,24 @@ class Encoder:
         return self._session.rows(texts, self.width)
 
     def remembering(self) -> Callable[[list[str]], NDArray[np.float32]]:
-        """:meth:`encode` for one question's stages, which ask for the same sentences: each text is encoded once."""
-        import numpy as np
+        """:meth:`encode` for one question's stages, see :func:`remembering`."""
+        return remembering(self.encode)
 
-        known: dict[str, NDArray[np.float32]] = {}
 
-        def encode(texts: list[str]) -> NDArray[np.float32]:
-            if missing := [text for text in dict.fromkeys(texts) if text not in known]:
-                known.update(zip(missing, self.encode(missing), strict=True))
-            vectors: NDArray[Any] = np.stack([known[text] for text in texts])
-            return vectors
+def remembering(encode: Callable[[list[str]], NDArray[np.float32]]) -> Callable[[list[str]], NDArray[np.float32]]:
+    """``encode`` for one question's stages, which ask for the same texts: each is encoded once."""
+    import numpy as np
 
-        return encode
+    known: dict[str, NDArray[np.float32]] = {}
+
+    def remembered(texts: list[str]) -> NDArray[np.float32]:
+        if missing := [text for text in dict.fromkeys(texts) if text not in known]:
+            known.update(zip(missing, encode(missing), strict=True))
+        # Of one text, which most stages ask for, nothing is copied.
+        vectors: NDArray[Any] = known[texts[0]][None, :] if len(texts) == 1 else np.stack([known[text] for text in texts])
+        return vectors
+
+    return remembered
 
 
 def find(wanted: str | Path, settings: Settings) -> Path:

@@ -277,7 +277,8 @@ def _held_out(
 def _best_loss(evidence: NDArray[np.floating], judged: Opinion, weight: float, calibration: Calibration, labels: NDArray[np.int64]) -> float:
     logits = np.log(np.maximum(mixed(evidence, judged, weight, calibration).shares, 1e-12))
     # Each domain counts alike, however many examples it has.
-    return min(log_loss(logits * sharpness, labels, 1 / np.bincount(labels)[labels]) for sharpness in SHARPNESS[::4])
+    weights = 1 / np.bincount(labels)[labels]
+    return min(log_loss(logits * sharpness, labels, weights) for sharpness in SHARPNESS[::4])
 
 
 def _thresholds(inside: _Confidence, beyond: _Confidence | None, names: Sequence[str], per_domain: bool) -> Thresholds:
@@ -288,12 +289,12 @@ def _thresholds(inside: _Confidence, beyond: _Confidence | None, names: Sequence
     # Where hardly anything out of scope was shown, nothing speaks for letting more in than before.
     told = beyond if beyond is not None and len(beyond.values) >= LEAST_OUTSIDE else _Confidence(np.zeros(0, np.int64), np.zeros(0))
     lowest = LOWEST if len(told.values) else Thresholds().ask
-    ask = _refusing(confidence, told.values, len(confidence) / max(1, len(told.values)), lowest)
+    inside_an_outside = len(confidence) / max(1, len(told.values))
+    ask = _refusing(confidence, told.values, inside_an_outside, lowest)
     own = {}
     for i, name in enumerate(names):
         if per_domain and (inside.best == i).sum() >= LEAST_OWN:
-            its = confidence[inside.best == i], told.values[told.best == i]
-            own[name] = _refusing(its[0], its[1], len(confidence) / max(1, len(told.values)), lowest)
+            own[name] = _refusing(confidence[inside.best == i], told.values[told.best == i], inside_an_outside, lowest)
     return Thresholds(float(np.clip(max(ask, np.quantile(confidence, 2 * REFUSED)), 0.5, HIGHEST)), ask, own or None)
 
 

@@ -22,6 +22,7 @@ from mdsa_local.routing import conversation, fitting, small_talk, splitting
 from mdsa_local.routing.anchors import Anchors, Floats, Index, TextEncoder, anchor_texts, cosines
 from mdsa_local.routing.calibration import Calibration
 from mdsa_local.routing.classifier import Classifier
+from mdsa_local.routing.encoder import remembering
 from mdsa_local.routing.fitting import Fit, Thresholds
 from mdsa_local.types import Near, Part, Route, RouteExplanation
 
@@ -285,13 +286,7 @@ class IntentRouter:
 
     def _reading(self, now: Snapshot) -> tuple[Score, Encode]:
         """What scores the texts of one question, and what encodes them; none is encoded twice."""
-        known: dict[str, Floats] = {}
-
-        def encode(texts: list[str]) -> Floats:
-            if missing := [text for text in dict.fromkeys(texts) if text not in known]:
-                known.update(zip(missing, self._encoder.encode(missing), strict=True))
-            return known[texts[0]][None, :] if len(texts) == 1 else np.stack([known[text] for text in texts])
-
+        encode = remembering(self._encoder.encode)
         return partial(self._score, now, encode), encode
 
     def _routed(
