@@ -29,8 +29,8 @@ FILES = ("model.onnx", "tokenizer.json")
 MOST_PADDING, MOST_TOKENS = 16, 288
 # onnxruntime's node for sum and normalisation takes longer than the two that it stands for.
 NOT_FUSED = ["SkipLayerNormFusion"]
-# From this many texts on, passes go on at once on several threads.
-SHARED, WORKERS = 16, 2
+# From this many texts on, passes go on at once on several threads, one for each processor but no more than these.
+SHARED, MOST_WORKERS = 16, 8
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -60,14 +60,19 @@ def shared(texts: int) -> bool:
     return texts >= SHARED and available_cores() > 1
 
 
+def workers() -> int:
+    """How many threads share passes out."""
+    return min(MOST_WORKERS, available_cores())
+
+
 def share(lengths: Sequence[int]) -> int:
     """How many tokens a pass has when the passes are shared out: at least two passes for each worker, that none waits long for the last."""
-    return min(MOST_TOKENS, -(-sum(lengths) // (2 * WORKERS)))
+    return min(MOST_TOKENS, -(-sum(lengths) // (2 * workers())))
 
 
 def spread(work: Callable[[Any], object], pieces: Sequence[Any]) -> None:
-    """Do the passes on :data:`WORKERS` threads."""
-    with ThreadPoolExecutor(WORKERS, thread_name_prefix="mdsa-encode") as pool:
+    """Do the passes on as many threads as :func:`workers` says."""
+    with ThreadPoolExecutor(workers(), thread_name_prefix="mdsa-encode") as pool:
         list(pool.map(work, pieces))
 
 

@@ -51,6 +51,15 @@ def test_texts_are_read_together_with_little_padding(lengths: list[int], most: i
     assert longest == sorted(longest, reverse=True)
 
 
+@pytest.mark.parametrize(("cores", "workers"), [(1, 1), (2, 2), (6, 6), (64, 8)])
+def test_each_processor_has_its_share_of_many_texts(monkeypatch: pytest.MonkeyPatch, encoder: Encoder, cores: int, workers: int) -> None:
+    texts = [f"how do i pay {'slowly ' * n}bill {n}" for n in range(40)]
+    alone = np.concatenate([encoder.encode([text]) for text in texts])
+    monkeypatch.setattr(session, "available_cores", lambda: cores)
+    assert session.workers() == workers
+    assert (encoder.encode(texts) * alone).sum(axis=1).min() > 0.98
+
+
 def test_texts_of_one_length_make_full_passes() -> None:
     assert [len(chosen) for chosen in session.passes([12] * 50, 288)] == [24, 24, 2]
     assert session.passes([10, 30, 11], 288) == [[1], [2, 0]]
