@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +51,12 @@ def generating(model: Path | None, runs: int, llama_server: Path | None, setting
     threads = threads_for(settings.threads)
     with weights(model) as path:
         rows = swapping(path, threads, runs, result)
-        backend = LlamaCppBackend(path, path.stem, CONTEXT, settings.threads, parallel=TOGETHER)
-        try:
+        # All eight are to write at once, whatever the model.
+        with closing(LlamaCppBackend(path, path.stem, CONTEXT, settings.threads, parallel=TOGETHER, eager=True)) as backend:
             rows += _decoding(backend, path, threads, runs, result)
-            if llama_server:
+        if llama_server:
+            with closing(LlamaCppBackend(path, path.stem, CONTEXT, settings.threads, parallel=TOGETHER)) as backend:
                 rows += _against_server(backend, llama_server, path, threads, runs, result)
-        finally:
-            backend.close()
     return rows
 
 
@@ -69,7 +68,7 @@ def stressing(model: Path | None, seconds: float, callers: int, settings: Settin
     """
     with tempfile.TemporaryDirectory() as folder:
         path = model or write_random(Path(folder) / "random-tiny-f32.gguf", SHAPES["tiny"], "F32")
-        backend = LlamaCppBackend(path, path.stem, CONTEXT, settings.threads, parallel=TOGETHER, queue_limit=callers)
+        backend = LlamaCppBackend(path, path.stem, CONTEXT, settings.threads, parallel=TOGETHER, queue_limit=callers, eager=True)
         try:
             report = stress(backend, seconds=seconds, callers=callers)
         finally:

@@ -70,12 +70,13 @@ class Evaluate:
 
 
 class Seat:
-    """A request's place in the context: its sequence, the tokens in memory, and the step under way."""
+    """A request's place in the context: its sequence, the tokens in memory, and the step under way. Of the prompt, ``reused`` tokens were in memory
+    already."""
 
-    __slots__ = ("context", "done", "request", "sequence", "step", "steps", "tokens")
+    __slots__ = ("context", "done", "request", "reused", "sequence", "step", "steps", "tokens")
 
-    def __init__(self, request: Request, sequence: int, context: Context, tokens: list[int]) -> None:
-        self.request, self.sequence, self.context, self.tokens = request, sequence, context, tokens
+    def __init__(self, request: Request, sequence: int, context: Context, tokens: list[int], reused: int) -> None:
+        self.request, self.sequence, self.context, self.tokens, self.reused = request, sequence, context, tokens, reused
         self.steps = answer(self)
         self.step, self.done = next(self.steps), 0
 

@@ -7,6 +7,7 @@ read, evaluates it, and hands each request its logits. Requests come and go betw
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -21,11 +22,10 @@ from mdsa_local.runtime.forked import Origin
 from mdsa_local.runtime.native import BATCH_TOKENS, Context, ContextOptions, Model
 from mdsa_local.runtime.prefix_store import PrefixStore
 from mdsa_local.runtime.prefixes import Prefixes, boundary
+from mdsa_local.runtime.seating import SHARED_TOKENS, Work, joins
 
 logger = logging.getLogger(__name__)
 ABORTED, NO_ROOM = 2, 1
-# Tokens of prompts in a batch beside answers under way: half as long a pause for them, at 98 % of the speed of reading.
-SHARED_TOKENS = 32
 KEPT_PREFIXES = 8
 # Longest wait for the end of a batch, or of a grammar's work on one token, which nothing can interrupt.
 CLOSING_S = 15.0
@@ -84,12 +84,13 @@ class Engine:
         store: PrefixStore | None = None,
         parked_bytes: int = 0,
         cores: Cores | None = None,
+        weights_per_cell: float = math.inf,
     ) -> None:
-        """``parallel`` answers at once, ``queue_limit`` more wait. ``store`` and ``parked_bytes``: see :class:`Prefixes`. ``cores``: what to ask
-        how many of the threads of ``options`` to use; all when None."""
+        """``parallel`` answers at once where that pays by ``weights_per_cell``, see :mod:`seating`; ``queue_limit`` more wait. ``store`` and
+        ``parked_bytes``: see :class:`Prefixes`. ``cores``: what to ask how many of the threads of ``options`` to use; all when None."""
         self.name, self.model, self.options = name, model, options
         self.origin = Origin(name)
-        self._parallel, self._queue_limit, self._cores = parallel, queue_limit, cores
+        self._parallel, self._queue_limit, self._cores, self._weights_per_cell = parallel, queue_limit, cores, weights_per_cell
         self.context = Context(model, options)
         self._free = list(range(options.sequences))
         self.prefixes = Prefixes(self.context, self._free, KEPT_PREFIXES, store, parked_bytes)
@@ -104,7 +105,8 @@ class Engine:
         self._closing = False
         self._failure: BackendError | None = None
         self._tell_failure: Callable[[BackendError], None] | None = None
-        self._seconds = 1.0
+        # Of the last requests: seconds of one, and tokens of its answer.
+        self._seconds, self._length = 1.0, 64.0
         self._stats = EngineStats()
         self._thread = threading.Thread(target=self._run, name=f"engine-{name}", daemon=True)
         self._thread.start()
@@ -129,7 +131,7 @@ class Engine:
         # Those that the next turn will seat do not wait.
         free = max(0, self._parallel - len(self._seats) - len(self._paused))
         if len(self._waiting) >= self._queue_limit + free:
-            wait_s = max(1.0, round(self._seconds * len(self._waiting) / self._parallel, 1))
+            wait_s = max(1.0, round(self._seconds * len(self._waiting) / max(1, len(self._seats)), 1))
             raise BusyError(
                 f"{self.name} answers {len(self._seats)} requests and {len(self._waiting)} wait", f"Ask again in about {wait_s:g} s.", wait_s
             )
@@ -267,7 +269,7 @@ class Engine:
         room = self.options.cells - sum(max(seat.request.need, len(seat.tokens) + seat.left) for seat in self._seats)
         while (self._paused or self._waiting) and len(self._seats) < self._parallel:
             need = max(self._paused[0].request.need, self._paused[0].left) if self._paused else self._waiting[0].need
-            if need > room and self._seats:
+            if self._seats and (need > room or not (self._paused or self._joins(self._waiting[0]))):
                 return
             room -= need
             if self._paused:
@@ -284,10 +286,25 @@ class Engine:
                 self.prefixes.restore(request.prompt[: request.n_static], request.adapter)
                 sequence = self._free.pop()
                 reused = self.prefixes.begin(sequence, request.prompt, request.adapter)
-                seat = Seat(request, sequence, self.context, list(request.prompt[:reused]))
+                seat = Seat(request, sequence, self.context, list(request.prompt[:reused]), reused)
                 self._count(reused_tokens=reused)
             self._seats.append(seat)
         self._free_adapters()
+
+    def _joins(self, request: Request) -> bool:
+        """Whether it pays to seat a request beside those who have a seat."""
+        if math.isinf(self._weights_per_cell):
+            return True
+        others = []
+        for seat in self._seats:
+            prompt, made, write = len(seat.request.prompt), seat.request.made, self._expected(seat.request)
+            others.append(Work(prompt - seat.reused + made + write, 0 if made else seat.left, write))
+        read, write = len(request.prompt) - self.prefixes.reach(request.prompt), self._expected(request)
+        return joins(Work(read + write, read, write), others, self._weights_per_cell)
+
+    def _expected(self, request: Request) -> int:
+        """How many tokens a request will still write: what others wrote, or once it is past that, as many as it has written."""
+        return max(1, min(request.limit - request.made, round(max(self._length - request.made, request.made))))
 
     def _free_adapters(self) -> None:
         """Free adapters whose files were changed, once their last answer is written; what was read with them is of no use any more."""
@@ -392,6 +409,7 @@ class Engine:
         except StopIteration:
             seconds = time.monotonic() - request.began
             self._seconds += 0.1 * (seconds - self._seconds)
+            self._length += 0.1 * (request.made - self._length)
             self._count(finished=1)
             self._leave(seat)
         except MDSAError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -24,6 +25,7 @@ from mdsa_local.runtime.library import library
 from mdsa_local.runtime.native import ContextOptions, Model
 from mdsa_local.runtime.prefix_store import PrefixStore, fingerprint
 from mdsa_local.runtime.prefixes import LEAST_TOKENS, common
+from mdsa_local.runtime.seating import weights_per_cell
 from mdsa_local.runtime.structured import constrained_by_grammar
 from mdsa_local.settings import Settings
 
@@ -55,13 +57,15 @@ class LlamaCppBackend:
         states: Path | None = None,
         states_bytes: int = 0,
         gpu_layers: int | Literal["auto"] = "auto",
+        eager: bool = False,
     ) -> None:
         """Load ``path``. ``n_context_tokens`` 0 means 8192; the model's training context is the limit. ``threads``: see
         :func:`threads_for`.
 
         ``queue_limit``: requests that may wait beside the ``parallel`` that are written; one more gets a :class:`BusyError`. ``states``: folder for
         the key-value states of system prompts, of at most ``states_bytes``; None keeps them in memory only. ``gpu_layers``: see
-        :mod:`mdsa_local.runtime.gpu`.
+        :mod:`mdsa_local.runtime.gpu`. ``eager``: begin with every request for which there is room, even where all then take longer, see
+        :mod:`mdsa_local.runtime.seating`.
         Raises :class:`ModelNotFoundError`, :class:`ModelFileError`, :class:`ModelMemoryError`, :class:`BackendUnavailableError`, and
         :class:`ModelError` for a model without a chat template.
         """
@@ -79,7 +83,10 @@ class LlamaCppBackend:
         try:
             store = PrefixStore(states, self._state_key(), states_bytes) if states and states_bytes else None
             self._parked_bytes = _parked_bytes(info, options)
-            self._engine = Engine(self._model, options, name, parallel, queue_limit, store, self._parked_bytes, None if threads else machine())
+            cores = None if threads else machine()
+            # A graphics card passes masked cells over, and what keeps a state in place of cells has none.
+            weights = math.inf if eager or on_gpu or not self._model.cuttable else weights_per_cell(info)
+            self._engine = Engine(self._model, options, name, parallel, queue_limit, store, self._parked_bytes, cores, weights)
         except BaseException:
             self._model.close()
             raise

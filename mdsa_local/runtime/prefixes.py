@@ -58,6 +58,10 @@ class Prefixes:
         self._users: dict[int, Kept] = {}
         self._clock = 0
 
+    def reach(self, prompt: Sequence[int]) -> int:
+        """How many tokens of ``prompt`` could begin from what is kept, whatever its adapter."""
+        return max((reusable(kept, prompt, self._context.model.cuttable) for kept in self.entries), default=0)
+
     def begin(self, sequence: int, prompt: Sequence[int], adapter: str) -> int:
         """Let the empty ``sequence`` begin with the longest kept beginning of ``prompt`` under ``adapter``; the number of tokens, 0 for none."""
         usable = [kept for kept in self.entries if kept.adapter == adapter]

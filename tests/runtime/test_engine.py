@@ -47,7 +47,7 @@ def backend(long: Path) -> Iterator[LlamaCppBackend]:
 def test_answers_together_equal_those_alone(long: Path) -> None:
     # Weights in float32. With quantised ones llama.cpp rounds activations to 8 bits, and the last bit of a sum may turn one of these: bare
     # llama_decode then differs by up to 0.08 between one sequence and eight (nano, INT8).
-    model = LlamaCppBackend(long, "long", threads=1)
+    model = LlamaCppBackend(long, "long", threads=1, eager=True)
     prompts = requests(12, seed=3)
     alone = [told(model, prompt, 24) for prompt in prompts]
     together: dict[int, tuple[object, ...]] = {}
