@@ -54,6 +54,11 @@ class _Block:
     end: int
 
 
+def line_feeds(text: str) -> str:
+    """The text with line feeds for line ends, as what reads passages expects them; editors on Windows write others."""
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
 def chunk(source: str, count_tokens: Callable[[str], int], *, title: str = "", markdown: bool = True, max_tokens: int = MAX_TOKENS) -> list[Chunk]:
     """Split ``source`` into chunks of at most ``max_tokens`` by ``count_tokens``; every character that is not blank or in a heading is in one.
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mdsa_local.errors import ConfigError, StorageError
 from mdsa_local.knowledge import Embedder, index, searching
+from mdsa_local.knowledge.chunking import line_feeds
 from mdsa_local.knowledge.copied import ROWS_A_SEARCH, copied, matrix
 from mdsa_local.knowledge.fusion import Hit
 from mdsa_local.knowledge.lance import Database, storage_errors
@@ -282,7 +283,8 @@ class Readable(Tidied):
         return Hit(passage, found.cosine, found.lexical_rank, json.loads(row["metadata"]), found.bm25, found.words)
 
     def _passage(self, row: Mapping[str, Any], score: float) -> Passage:
-        return Passage(row["id"], row["source"], self.label, row["title"], row["text"], row["start"], row["end"], score)
+        # Stored is the text as the file has it, byte by byte.
+        return Passage(row["id"], row["source"], self.label, row["title"], line_feeds(row["text"]), row["start"], row["end"], score)
 
 
 def among(values: Iterable[str], column: str = "document") -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from mdsa_local.knowledge.chunking import line_feeds
 from mdsa_local.knowledge.loaders import LOADERS, UnreadableError, fingerprint
 from mdsa_local.knowledge.loaders.contained import Reader
 from mdsa_local.settings import shipped
@@ -44,10 +45,10 @@ def around(passage: Passage, digest: str) -> Shown:
     except (FileNotFoundError, NotADirectoryError):
         return Shown(passage, "missing")
     # A loader of a later version may take other text from the same file.
-    if text[passage.start : passage.end].decode(errors="replace") != passage.text:
+    if line_feeds(text[passage.start : passage.end].decode(errors="replace")) != passage.text:
         return Shown(passage, "changed")
     before = text[max(passage.start - AROUND_BYTES, 0) : passage.start].decode(errors="ignore")
-    return Shown(passage, "unchanged", before, text[passage.end : passage.end + AROUND_BYTES].decode(errors="ignore"))
+    return Shown(passage, "unchanged", line_feeds(before), line_feeds(text[passage.end : passage.end + AROUND_BYTES].decode(errors="ignore")))
 
 
 def _extracted(path: Path, size: int) -> bytes:

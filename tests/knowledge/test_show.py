@@ -45,8 +45,21 @@ def test_every_passage_is_found_in_its_source(rag: DualRAG, name: str) -> None:
 
 def test_what_surrounds_it_is_that_of_the_file(rag: DualRAG) -> None:
     shown = rag.passage("a.md#0", "finance")
-    assert CONTENTS["a.md"].decode().startswith(shown.before + shown.passage.text + shown.after)
+    assert CONTENTS["a.md"].decode().replace("\r\n", "\n").startswith(shown.before + shown.passage.text + shown.after)
     assert shown.passage.text == "Äpfel und Öl."
+
+
+def test_line_ends_of_windows_are_only_in_the_file(rag: DualRAG, tmp_path: Path) -> None:
+    text = "# Roses\n\nPrune roses in the last\nweek of February.\n\n```\nprune --all\n```\n\nWater them.\n"
+    for name, content in (("unix.md", text), ("windows.md", text.replace("\n", "\r\n")), ("mac.md", text.replace("\n", "\r"))):
+        (tmp_path / name).write_bytes(content.encode())
+        rag.add_paths([tmp_path / name], "finance")
+    unix, windows, mac = (rag.passage(f"{name}.md#0", "finance") for name in ("unix", "windows", "mac"))
+    assert "last\nweek" in unix.passage.text
+    assert (windows.passage.text, windows.before, windows.after, windows.state) == (unix.passage.text, unix.before, unix.after, "unchanged")
+    assert (mac.passage.text, mac.state) == (unix.passage.text, "unchanged")
+    content = (tmp_path / "windows.md").read_bytes()[windows.passage.start : windows.passage.end]
+    assert content.decode() == unix.passage.text.replace("\n", "\r\n")
 
 
 def test_a_source_that_changed_or_went(rag: DualRAG, tmp_path: Path) -> None:
