@@ -10,6 +10,7 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from mdsa_local.errors import ModelError, ModelFileError, ModelMemoryError
 from mdsa_local.knowledge.rerank import Score
 from mdsa_local.runtime.cores import machine
 from mdsa_local.runtime.gguf import GGUFInfo, memory_estimate_bytes, read_gguf
+from mdsa_local.runtime.library import close_at_exit, closed
 from mdsa_local.runtime.native import BATCH_TOKENS, Context, ContextOptions, Model
 
 # A pair has at most so many tokens, whatever the model was made for: memory grows with their square, and no passage is as long.
@@ -27,6 +29,8 @@ IN_PIECES = ("qwen3", "qwen3vl")
 PLACES = re.compile(r"\{(query|document)\}")
 HINT = "Name a GGUF of a reranker in the setting `reranker`, made by llama.cpp's convert_hf_to_gguf.py with its classification head."
 OTHER = "Use another build of the model."
+# Longest wait for a search at the end of the process.
+CLOSING_S = 15.0
 
 # Tokens of a pair, and whether some were cut off.
 Row = tuple[list[int], bool]
@@ -63,11 +67,13 @@ class GgufReranker:
         _check_memory(info, options)
         self._model = Model(path, mapped=info.repacked_bytes < info.size_bytes // 4)
         owned: list[Context | Model] = [self._model]
-        # Not only by close(): who lets go of a knowledge base need not say so.
-        self._free = weakref.finalize(self, _close, owned)
-        # The end of the process frees it too, and a search may still be under way then.
-        self._free.atexit = False
         self._lock = threading.Lock()
+        at_exit = partial(_close_unused, owned, self._lock)
+        # Not only by close(): who lets go of a knowledge base need not say so.
+        self._free = weakref.finalize(self, _close, owned, at_exit)
+        # The end of the process frees it too, mostly, and a search may still be under way then.
+        self._free.atexit = False
+        close_at_exit(at_exit)
         try:
             self._context = Context(self._model, options)
             owned.insert(0, self._context)
@@ -225,6 +231,14 @@ def _check_memory(info: GGUFInfo, options: ContextOptions) -> None:
         raise ModelMemoryError(f"{info.path} needs {describe_bytes(needed)}, {describe_bytes(free)} are free", "Choose a smaller reranker.")
 
 
-def _close(owned: list[Context | Model]) -> None:
+def _close(owned: list[Context | Model], at_exit: Callable[[], None]) -> None:
+    closed(at_exit)
     for part in owned:
         part.close()
+
+
+def _close_unused(owned: list[Context | Model], lock: threading.Lock) -> None:
+    """At the end of the process: after the search under way, and there is none after it."""
+    if lock.acquire(timeout=CLOSING_S):
+        for part in owned:
+            part.close()

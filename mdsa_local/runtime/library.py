@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import logging
+import os
 import re
 import threading
 from collections import deque
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +54,9 @@ _callbacks: list[Any] = []
 _errors: deque[str] = deque(maxlen=8)
 # Bytes of buffers named in the log, by the thread that was in llama.cpp.
 _allocated: dict[int, int] = {}
+# What closes each of those that are open, where the end of the process is not enough, and the process they were opened in.
+_open: list[Callable[[], object]] = []
+_opened_in = 0
 
 
 def import_bare() -> None:
@@ -82,6 +88,31 @@ def library() -> Any:
             _release = _find_release()
             _library = llama_cpp
     return _library
+
+
+def close_at_exit(close: Callable[[], object]) -> None:
+    """Have ``close`` called at the end of the process, unless :func:`closed` says before that it is done, where llama.cpp was built for a GPU: on
+    macOS its part for Metal aborts a process that ends while a model is loaded (llama.cpp#22593)."""
+    global _opened_in
+    if not library().llama_supports_gpu_offload():
+        return
+    if _opened_in != os.getpid():
+        _open.clear()
+        _opened_in = os.getpid()
+        atexit.register(_close_all)
+    _open.append(close)
+
+
+def closed(close: Callable[[], object]) -> None:
+    """What ``close`` closes is closed."""
+    with suppress(ValueError):
+        _open.remove(close)
+
+
+def _close_all() -> None:
+    # What a process was forked with belongs to the other one.
+    for close in [*_open] if _opened_in == os.getpid() else ():
+        close()
 
 
 def _log() -> Any:

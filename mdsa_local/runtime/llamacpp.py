@@ -21,7 +21,7 @@ from mdsa_local.runtime.cores import machine, within_cores
 from mdsa_local.runtime.engine import Engine, EngineStats, context_options
 from mdsa_local.runtime.gguf import OVERHEAD_BYTES, VOCABULARY_BYTES, GGUFInfo, cell_bytes, memory_estimate_bytes, read_gguf
 from mdsa_local.runtime.hardware import HardwareDetector
-from mdsa_local.runtime.library import library
+from mdsa_local.runtime.library import close_at_exit, closed, library
 from mdsa_local.runtime.native import ContextOptions, Model
 from mdsa_local.runtime.prefix_store import PrefixStore, fingerprint
 from mdsa_local.runtime.prefixes import LEAST_TOKENS, common
@@ -93,6 +93,7 @@ class LlamaCppBackend:
         self._static: OrderedDict[tuple[str, bool], list[int]] = OrderedDict()
         self._vocabulary = threading.Lock()
         self._closed = False
+        close_at_exit(self.close)
         # Mostly a model is loaded beside something else, and the first prompt is waited for.
         compile_ahead(self._model.chat_template)
 
@@ -155,6 +156,7 @@ class LlamaCppBackend:
     def close(self) -> None:
         """See :class:`~mdsa_local.runtime.backend.Backend`. Returns when the memory is free, or the engine is stuck; nothing is done in a process
         that was forked since."""
+        closed(self.close)
         free = self._engine.close()
         if self._engine.origin.left:
             return

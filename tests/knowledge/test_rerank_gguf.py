@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -237,6 +239,26 @@ def test_a_long_context_is_not_made_whole(tmp_path: Path) -> None:
     reranker = GgufReranker(qwen3().write(tmp_path / "long.gguf", {"qwen3.context_length": 40960}), 1)
     assert reranker.max_tokens == rerank_gguf.LONGEST
     assert [score.cut for score in reranker.scores("a", ["b" * 900, "b" * 2000])] == [False, True]
+
+
+EXIT = """
+import os, sys
+from pathlib import Path
+from mdsa_local.knowledge.rerank_gguf import GgufReranker
+from mdsa_local.runtime.library import library
+lib = library()
+lib.llama_supports_gpu_offload = lambda: True
+free = lib.llama_model_free
+lib.llama_model_free = lambda handle: (os.write(1, b"freed "), free(handle))
+opened = [GgufReranker(Path(sys.argv[1]), 1) for _ in range(2)]
+opened.pop()
+os.write(1, b"end ")
+"""
+
+
+def test_at_the_end_of_the_process_it_is_freed_where_there_may_be_a_gpu(one: GgufReranker) -> None:
+    done = subprocess.run([sys.executable, "-c", EXIT, str(one.path)], capture_output=True, text=True, timeout=120, check=True)
+    assert (done.stdout.split(), done.stderr) == (["freed", "end", "freed"], "")
 
 
 def test_a_folder_with_one_gguf_will_do(one: GgufReranker, tmp_path: Path) -> None:

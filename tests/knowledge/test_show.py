@@ -58,8 +58,8 @@ def test_line_ends_of_windows_are_only_in_the_file(rag: DualRAG, tmp_path: Path)
     assert "last\nweek" in unix.passage.text
     assert (windows.passage.text, windows.before, windows.after, windows.state) == (unix.passage.text, unix.before, unix.after, "unchanged")
     assert (mac.passage.text, mac.state) == (unix.passage.text, "unchanged")
-    content = (tmp_path / "windows.md").read_bytes()[windows.passage.start : windows.passage.end]
-    assert content.decode() == unix.passage.text.replace("\n", "\r\n")
+    raw = (tmp_path / "windows.md").read_bytes()[windows.passage.start : windows.passage.end]
+    assert raw.decode() == unix.passage.text.replace("\n", "\r\n")
 
 
 def test_a_source_that_changed_or_went(rag: DualRAG, tmp_path: Path) -> None:

@@ -355,6 +355,39 @@ list(backend.stream([Message("user", "hi")], Generation(max_tokens=3), deadline_
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+EXIT = """
+import os, sys
+from pathlib import Path
+from mdsa_local.domains.config import Generation
+from mdsa_local.runtime.backend import Message
+from mdsa_local.runtime.library import library
+from mdsa_local.runtime.llamacpp import LlamaCppBackend
+lib, path, offload, how = library(), Path(sys.argv[1]), sys.argv[2] == "gpu", sys.argv[3]
+lib.llama_supports_gpu_offload = lambda: offload
+for name in ("llama_free", "llama_model_free"):
+    def told(handle, name=name, free=getattr(lib, name)):
+        os.write(1, f"{name} ".encode())
+        free(handle)
+    setattr(lib, name, told)
+backend = LlamaCppBackend(path, "tiny")
+stream = backend.stream([Message("user", "hi")], Generation(max_tokens=300), deadline_s=60)
+next(stream)
+if how == "closed":
+    backend.close()
+if how == "failed":
+    raise SystemExit(3)
+"""
+
+
+@pytest.mark.parametrize(
+    ("build", "how", "freed", "code"),
+    [("gpu", "open", 1, 0), ("gpu", "failed", 1, 3), ("gpu", "closed", 1, 0), ("cpu", "open", 0, 0), ("cpu", "closed", 1, 0)],
+)
+def test_a_process_ends_with_no_model_loaded_where_there_may_be_a_gpu(tiny: Path, build: str, how: str, freed: int, code: int) -> None:
+    done = subprocess.run([sys.executable, "-c", EXIT, str(tiny), build, how], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.stdout.split(), done.stderr, done.returncode) == (["llama_free", "llama_model_free"] * freed, "", code)
+
+
 def test_importing_the_runtime_loads_no_heavy_library() -> None:
     code = """
 import sys
