@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mdsa_local.child import family
 from mdsa_local.cli.output import Json, document, table
 from mdsa_local.errors import UnknownNameError
 
@@ -190,5 +191,4 @@ def _peak_bytes(process: psutil.Process) -> int:
         status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8", errors="replace")
         # A process that has ended, but was not waited for, has no such line.
         return next((int(row.split()[1]) * 1024 for row in status.splitlines() if row.startswith("VmHWM:")), 0)
-    memory = process.memory_info()
-    return int(getattr(memory, "peak_wset", memory.rss))
+    return sum(int(getattr(memory, "peak_wset", memory.rss)) for memory in (one.memory_info() for one in family(process)))

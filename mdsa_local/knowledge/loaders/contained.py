@@ -50,7 +50,9 @@ class Reader:
             process.wait()
             for stream in (process.stdin, process.stdout, process.stderr):
                 if stream is not None:
-                    stream.close()
+                    # What could not be sent would be sent again.
+                    with suppress(OSError):
+                        stream.close()
 
     def sections(self, path: Path) -> Iterator[Section]:
         """The sections of ``path``. Raises :class:`UnreadableError` or OSError, for a contained type before the first of them."""
@@ -74,10 +76,9 @@ class Reader:
         process = self._process
         assert process is not None and process.stdin is not None
         try:
-            process.stdin.write(json.dumps([name, str(path), str(spool)]).encode() + b"\n")
-            process.stdin.flush()
+            _send(process.stdin, json.dumps([name, str(path), str(spool)]))
             reply = self._wait(process, spool)
-        except (BrokenPipeError, _GoneError):
+        except _GoneError:
             reason = _last_line(process.stderr)
             self.close()
             raise UnreadableError(f"cannot be parsed: {reason}") from None
@@ -107,7 +108,7 @@ class Reader:
             if size != written:
                 moved, written = now, size
             with suppress(psutil.Error):
-                if watched.memory_info().rss > self.limits.memory_bytes:
+                if sum(one.memory_info().rss for one in child.family(watched)) > self.limits.memory_bytes:
                     raise UnreadableError(f"parsing it takes more than {self.limits.memory_bytes >> 20} MB of memory")
             if size > self.limits.text_bytes:
                 raise UnreadableError(f"holds more than {self.limits.text_bytes >> 20} MB of text")
@@ -117,6 +118,16 @@ class Reader:
 
 class _GoneError(Exception):
     """The process ended."""
+
+
+def _send(stream: IO[bytes], line: str) -> None:
+    """Raises :class:`_GoneError` where nobody reads any more."""
+    try:
+        stream.write(line.encode() + b"\n")
+        stream.flush()
+    except OSError:
+        # BrokenPipeError; on Windows it is an invalid argument.
+        raise _GoneError from None
 
 
 def _forward(stream: IO[bytes], replies: queue.Queue[bytes]) -> None:

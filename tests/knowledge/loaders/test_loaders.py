@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import errno
 import json
 import re
+import sys
 import zipfile
 from io import BytesIO
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from mdsa_local import child
 from mdsa_local.knowledge.chunking import chunk_all
 from mdsa_local.knowledge.ingest import Report, ingest
 from mdsa_local.knowledge.lance import connect
@@ -325,6 +329,34 @@ def test_one_reader_survives_bad_files_between_good_ones(tmp_path: Path) -> None
             assert [section.text.strip() for section in reader.sections(good)] == ["Good."]
             with pytest.raises(UnreadableError):
                 list(reader.sections(bad))
+
+
+@pytest.mark.parametrize("error", [None, OSError(errno.EINVAL, "Invalid argument")])
+def test_a_process_that_is_gone_costs_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError | None) -> None:
+    good = tmp_path / "good.pdf"
+    good.write_bytes(pdf("Good."))
+    with Reader() as reader:
+        list(reader.sections(good))
+        assert reader._process is not None and reader._process.stdin is not None
+        reader._process.kill()
+        reader._process.wait()
+        if error:
+            # What Windows says.
+            monkeypatch.setattr(reader._process, "stdin", Mock(write=Mock(side_effect=error), close=Mock(side_effect=error)))
+        with pytest.raises(UnreadableError, match="ended without a word"):
+            list(reader.sections(good))
+        assert [section.text.strip() for section in reader.sections(good)] == ["Good."]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a launcher for other systems")
+def test_the_memory_of_what_a_launcher_started_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher = tmp_path / "python"
+    launcher.write_text(f'#!/bin/sh\n"{sys.executable}" "$@"\nexit $?\n')
+    launcher.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(launcher))
+    monkeypatch.setattr(child.family, "__defaults__", (True,))
+    with pytest.raises(UnreadableError, match="MB of memory"):
+        read(tmp_path, "numbers.json", "[" + "[1234567.5]," * 2_500_000 + "1]", Limits(memory_bytes=100 << 20))
 
 
 def test_a_parser_that_crashes_costs_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
