@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -121,6 +121,12 @@ class HardwareDetector:
         return Integer(psutil.cpu_count(logical=False) or psutil.cpu_count() or 1)
 
     @cached_property
+    def fast_cores(self) -> Integer:
+        """Those of the machine's cores that are of the fast kind, where there are two, as on Apple silicon; else all."""
+        told = _fast_cores() if sys.platform == "darwin" else ""
+        return Integer(told) if told.isdigit() and int(told) else self.physical_cores
+
+    @cached_property
     def cpu_name(self) -> Text:
         """What the processor calls itself."""
         if sys.platform == "linux":
@@ -208,6 +214,12 @@ class HardwareDetector:
             "gpus": [asdict(gpu) for gpu in self.gpus],
             "recommended_device": str(self.recommended_device),
         }
+
+
+@cache
+def _fast_cores() -> str:
+    """What macOS says of them; asked once, because each model that is loaded wants to know."""
+    return _output(["sysctl", "-n", "hw.perflevel0.physicalcpu"]).strip()
 
 
 def linux_features(cpuinfo: str) -> tuple[str, ...]:

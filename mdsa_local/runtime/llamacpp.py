@@ -244,9 +244,10 @@ def context_tokens(trained: int, wanted: int) -> int:
 
 
 def default_threads() -> int:
-    """One per physical core that this process may use, no more than a container's limit."""
+    """One per physical core that this process may use, no more than a container's limit. All threads wait for the slowest, so slow cores are left
+    out."""
     machine_ = HardwareDetector()
-    return int(min(machine_.physical_cores, machine_.cpu_count))
+    return int(min(machine_.fast_cores, machine_.cpu_count))
 
 
 def threads_for(wanted: int) -> int:

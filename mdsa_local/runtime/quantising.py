@@ -30,15 +30,18 @@ def quantised(source: Path, target: Path, file_type: int, threads: int) -> str:
 
 def main() -> None:
     """The child."""
-    # Ctrl-C reaches it as well; the parent ends it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C reaches it as well; the parent ends it. On Windows that waits for what is said here and hears nothing else, so it ends at once by itself.
+    signal.signal(signal.SIGINT, signal.SIG_DFL if sys.platform == "win32" else signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     source, target, file_type, threads = sys.argv[1:]
     lib = library()
     listen()
     params = lib.llama_model_quantize_default_params()
     params.ftype, params.nthread = int(file_type), int(threads)
-    if lib.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(params)) != 0:
+    # On Windows llama.cpp reads any file, but opens what it writes by a name in the system's old encoding: that of the file alone is in ASCII.
+    read, written = Path(source).absolute(), Path(target)
+    os.chdir(written.parent)
+    if lib.llama_model_quantize(os.fsencode(read), os.fsencode(written.name), ctypes.byref(params)) != 0:
         sys.exit(str(load_error(Path(source), "llama.cpp could not quantise it")))
 
 

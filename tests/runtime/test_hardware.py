@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from mdsa_local import HardwareDetector
 from mdsa_local.runtime import hardware
 from mdsa_local.runtime.hardware import Gpu, cgroup_cpus, linux_features, mac_features, nvidia_gpus
+from mdsa_local.runtime.llamacpp import default_threads
 
 
 def test_attributes_and_methods_say_the_same() -> None:
@@ -74,6 +76,17 @@ def test_macos() -> None:
     assert mac_features(apple) == ("asimd", "asimddp")
     intel = "hw.optional.avx1_0: 1\nmachdep.cpu.features: FPU SSE3 AVX1.0 FMA\nmachdep.cpu.leaf7_features: BMI2 AVX2\n"
     assert mac_features(intel) == ("sse3", "avx", "fma", "bmi2", "avx2")
+
+
+@pytest.mark.parametrize(("told", "cores"), [("4\n", 4), ("", 8), ("0\n", 8), ("sysctl: unknown oid", 8)])
+def test_slow_cores_evaluate_nothing(monkeypatch: pytest.MonkeyPatch, told: str, cores: int) -> None:
+    monkeypatch.setattr(hardware, "sys", SimpleNamespace(platform="darwin"))
+    monkeypatch.setattr(hardware, "_output", lambda command: told if "hw.perflevel0.physicalcpu" in command else "")
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: 8)
+    monkeypatch.setattr(hardware, "available_cores", lambda: 8)
+    hardware._fast_cores.cache_clear()
+    assert default_threads() == cores
+    hardware._fast_cores.cache_clear()
 
 
 def test_nvidia() -> None:
