@@ -18,10 +18,11 @@ from mdsa_local.errors import InputError, MDSAError
 PROMPT = "> "
 ENDS = ("/bye", "/exit", "/quit", "exit", "quit")
 COMMAND = re.compile(r"/\w+")
-HELP = """Ask, and go on from it: "how long is the warranty?", then "and on batteries?".
-/new   forget what was asked     /bye   end, as exit, quit and Ctrl-D do
+END = "Ctrl-Z and Enter" if sys.platform == "win32" else "Ctrl-D"
+HELP = f"""Ask, and go on from it: "how long is the warranty?", then "and on batteries?".
+/new   forget what was asked     /bye   end, as exit, quit and {END} do
 /help  this                      Ctrl-C stops an answer, and drops a line begun"""
-STAYS = "Ctrl-D or /bye ends the conversation"
+STAYS = f"{END} or /bye ends the conversation"
 
 
 def chat(

@@ -29,6 +29,8 @@ COMMANDS = {
 
 # From glibc's malloc.h.
 M_ARENA_MAX = -8
+# STD_OUTPUT_HANDLE, STD_ERROR_HANDLE and ENABLE_VIRTUAL_TERMINAL_PROCESSING of Windows.
+STREAMS, TAKES_ESCAPES = (-11, -12), 4
 
 WELCOME = """mdsa_local {version}: several small language models on your own machine behind one front door.
 
@@ -75,6 +77,20 @@ def few_arenas() -> None:
             ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
 
 
+def show_escapes() -> None:
+    """Have a console of Windows take the escape sequences of bold, dim and a line that renews itself: by itself it writes them out."""
+    if sys.platform == "win32":
+        from ctypes import wintypes
+
+        console = ctypes.WinDLL("kernel32")
+        console.GetStdHandle.restype = wintypes.HANDLE
+        for stream in STREAMS:
+            handle, mode = wintypes.HANDLE(console.GetStdHandle(stream)), wintypes.DWORD()
+            # False where it leads to a file or a pipe.
+            if console.GetConsoleMode(handle, ctypes.byref(mode)):
+                console.SetConsoleMode(handle, mode.value | TAKES_ESCAPES)
+
+
 def report(error: MDSAError, *, as_json: bool) -> int:
     """Tell an error of ours; its exit code."""
     if as_json:
@@ -88,6 +104,7 @@ def run(arguments: list[str] | None = None) -> None:
     """Entry point of the command; exits with 0, or with the code of the error."""
     arguments = sys.argv[1:] if arguments is None else arguments
     few_arenas()
+    show_escapes()
     # Pydantic would look through every installed package for plugins, 15 ms; code of others has no business in our models.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:

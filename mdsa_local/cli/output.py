@@ -106,7 +106,8 @@ def interrupted_at_once() -> Iterator[None]:
             note("\nAborted!")
         os._exit(INTERRUPTED)
 
-    before = signal.signal(signal.SIGINT, end)
+    # On Windows Python calls no handler before what the main thread waits for has come; the system's own ends the program whatever it does.
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL if sys.platform == "win32" else end)
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import json
 import os
@@ -14,12 +15,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 
 from mdsa_local.__main__ import main
-from mdsa_local.cli import ask
+from mdsa_local.cli import ask, output
+from mdsa_local.cli import main as command
 from mdsa_local.cli.main import COMMANDS, run
 from mdsa_local.errors import BackendError
 from mdsa_local.orchestrator import TinyBERTOrchestrator
@@ -279,6 +283,29 @@ def test_interrupted_while_it_is_still_read(monkeypatch: pytest.MonkeyPatch, cap
         main()
     assert ended.value.code == 130
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_console_of_windows_is_told_to_take_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def mode(handle: ctypes.c_void_p, into: Any) -> bool:
+        into._obj.value = 3
+        return handle.value == 11
+
+    console = Mock(GetStdHandle=lambda stream: -stream, GetConsoleMode=mode)
+    monkeypatch.setattr(ctypes, "WinDLL", lambda name: console, raising=False)
+    command.show_escapes()
+    console.SetConsoleMode.assert_not_called()
+    monkeypatch.setattr(command, "sys", SimpleNamespace(platform="win32"))
+    command.show_escapes()
+    [told] = console.SetConsoleMode.call_args_list
+    assert (told.args[0].value, told.args[1]) == (11, 7)
+
+
+def test_on_windows_the_system_itself_ends_an_interrupted_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    for system, by_system in (("linux", False), ("darwin", False), ("win32", True)):
+        monkeypatch.setattr(output, "sys", SimpleNamespace(platform=system))
+        with output.interrupted_at_once():
+            assert (signal.getsignal(signal.SIGINT) is signal.SIG_DFL) == by_system
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are sent otherwise")

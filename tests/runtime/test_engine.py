@@ -7,13 +7,17 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import ClassVar
+from unittest.mock import Mock
 
 import psutil
 import pytest
 
 from mdsa_local.domains.config import Generation
-from mdsa_local.errors import BackendTimeoutError, BusyError, InputError
+from mdsa_local.errors import BackendTimeoutError, BusyError, InputError, MDSAError
 from mdsa_local.runtime import engine
+from mdsa_local.runtime.answering import HEARD_S, Request, Stream
 from mdsa_local.runtime.backend import Finished, Message
 from mdsa_local.runtime.llamacpp import LlamaCppBackend
 from mdsa_local.runtime.sampler import Sampler
@@ -287,3 +291,27 @@ def test_closing_while_many_ask_leaves_nobody_waiting(long: Path) -> None:
     for thread in threads:
         thread.join(5)
     assert ended == ["cancelled"] * 6
+
+
+def test_no_wait_for_a_word_is_long_and_the_deadline_holds() -> None:
+    class Slow(SimpleQueue[str | Finished | MDSAError]):
+        waits: ClassVar[list[float]] = []
+
+        def get(self, block: bool = True, timeout: float | None = None) -> str | Finished | MDSAError:
+            assert timeout is not None
+            self.waits.append(timeout)
+            if len(self.waits) < 4:
+                raise Empty
+            return super().get(block, timeout)
+
+    def streamed(deadline_s: float) -> Stream:
+        request = Request([1], 0, Generation(), 1, time.monotonic() + deadline_s, 1, events=Slow())
+        request.events.put("word")
+        return Stream(Mock(), (one for one in [request]), "slow")
+
+    assert next(streamed(60)) == "word"
+    assert Slow.waits == [HEARD_S] * 4
+    Slow.waits.clear()
+    with pytest.raises(BackendTimeoutError):
+        next(streamed(0.1))
+    assert len(Slow.waits) == 1
