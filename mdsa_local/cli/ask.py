@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,6 +23,7 @@ from mdsa_local.cli.output import (
     piece,
     plain,
     progress,
+    quoted,
 )
 from mdsa_local.errors import InputError, MDSAError
 
@@ -176,11 +176,9 @@ def details(answer: Answer, why: bool = True) -> Sequence[str]:
 
 
 def _shown(passage: Passage) -> str:
-    return f"mdsa kb show -d {passage.knowledge_base} {shlex.quote(escaped(passage.id))}"
+    return f"mdsa kb show -d {passage.knowledge_base} {quoted(escaped(passage.id))}"
 
 
 def _command(part: Part) -> str:
     text = " ".join(part.text.split())
-    # Double quotes are read alike by more shells, as long as there is nothing in them that is special there.
-    quoted = f'"{text}"' if not set(text) & set('"$`\\!%') else shlex.quote(text)
-    return f"mdsa ask --domain {part.domain} {'-- ' if text.startswith('-') else ''}{quoted}"
+    return f"mdsa ask --domain {part.domain} {'-- ' if text.startswith('-') else ''}{quoted(text)}"

@@ -5,13 +5,12 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mdsa_local.cli.meter import Meter
-from mdsa_local.cli.output import Domain, Json, Question, bold, dim, document, escaped, joined, note, plain, progress, table
+from mdsa_local.cli.output import Domain, Json, Question, bold, dim, document, escaped, joined, note, plain, progress, quoted, table
 from mdsa_local.cli.output import line as write_line
 from mdsa_local.errors import InputError, UnknownNameError
 
@@ -129,7 +128,7 @@ def _all_gone(report: Report, domain: str | None) -> InputError:
     """The error for folders none of whose documents has its file any more."""
     base = f" -d {domain}" if domain else ""
     names = [name for _, documents in report.kept for name in documents]
-    some = " ".join(quote(escaped(name)) for name in names[:3]) + (" ..." if len(names) > 3 else "")
+    some = " ".join(quoted(escaped(name)) for name in names[:3]) + (" ..." if len(names) > 3 else "")
     where = "; ".join(f"{folder}: {len(documents)}" for folder, documents in report.kept)
     return InputError(
         escaped(f"not one file is left of the documents that came from there, and none of them was removed: {where}"),

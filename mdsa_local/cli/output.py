@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from shlex import quote
 from typing import Annotated, Any
 from unicodedata import category
 
@@ -49,6 +50,13 @@ def piece(text: str) -> None:
 def escaped(name: str) -> str:
     """A name, as of a file, on one line: line ends and control characters as Python writes them."""
     return "".join(char if category(char) not in ("Cc", "Zl", "Zp") else char.encode("unicode_escape").decode() for char in name)
+
+
+def quoted(word: str) -> str:
+    """A word of a command to be typed: in double quotes where it needs some and holds nothing that is special in them. More shells read these alike,
+    and that of Windows knows no others."""
+    alone = quote(word)
+    return alone if alone == word or set(word) & set('"$`\\!%') else f'"{word}"'
 
 
 def plain(text: str) -> str:

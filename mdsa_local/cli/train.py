@@ -68,7 +68,7 @@ def needing(what: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith("mdsa_local"):
             raise
-        raise DependencyError(f"{what} needs {error.name}", "Install it with: pip install 'mdsa-local[train]'") from None
+        raise DependencyError(f"{what} needs {error.name}", 'Install it with: pip install "mdsa-local[train]"') from None
 
 
 def told(result: dict[str, Any], as_json: bool) -> None:
@@ -344,7 +344,7 @@ def evaluate(
 def drawable() -> bool:
     """Whether pictures can be drawn; tells when not: figures are written without them too."""
     if find_spec("matplotlib") is None:
-        note("no pictures: they need matplotlib; pip install 'mdsa-local[plots]'")
+        note('no pictures: they need matplotlib; pip install "mdsa-local[plots]"')
         return False
     return True
 

@@ -27,7 +27,7 @@ def figure_class() -> type[Figure]:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise DependencyError("drawing needs matplotlib", "Install it with: pip install 'mdsa-local[plots]'") from None
+        raise DependencyError("drawing needs matplotlib", 'Install it with: pip install "mdsa-local[plots]"') from None
     return Figure
 
 

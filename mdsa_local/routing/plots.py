@@ -17,7 +17,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise DependencyError("drawing needs matplotlib", "Install it with: pip install 'mdsa-local[plots]'") from None
+        raise DependencyError("drawing needs matplotlib", 'Install it with: pip install "mdsa-local[plots]"') from None
     confusion: dict[str, dict[str, int]] = result["confusion"]
     rows = sorted(confusion, key=lambda name: (name == "none", name))
     columns = sorted({name for row in confusion.values() for name in row} | set(rows), key=lambda name: (name == "none", name))

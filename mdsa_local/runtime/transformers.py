@@ -40,7 +40,7 @@ PREFILL_TOKENS = 128
 PENALTY_WINDOW_TOKENS = 64
 Quantization = Literal["", "int8", "int4"]
 QUANTIZATIONS: dict[str, Quantization] = {"int8": "int8", "8bit": "int8", "int4": "int4", "4bit": "int4", "none": "", "": ""}
-INSTALL = "Install it: pip install 'mdsa-local[transformers]'"
+INSTALL = 'Install it: pip install "mdsa-local[transformers]"'
 
 
 class TransformersBackend:
@@ -294,7 +294,7 @@ def quantized(transformers: Any, quantization: Quantization, device: str) -> dic
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
-        raise DependencyError(f"bitsandbytes cannot be loaded: {error}", "Install it: pip install 'mdsa-local[quantization]'") from None
+        raise DependencyError(f"bitsandbytes cannot be loaded: {error}", 'Install it: pip install "mdsa-local[quantization]"') from None
     import torch
 
     four = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.bfloat16}

@@ -72,6 +72,15 @@ def test_ask_for_people_says_why_as_json_does() -> None:
     assert ask.details(lesser)[0] == "domain support, confidence 0.40, degraded (chosen by nearness alone: no judge\\n)"
 
 
+@pytest.mark.parametrize(
+    ("word", "typed"),
+    [("a.md", "a.md"), ("a.md#0", '"a.md#0"'), ("my notes.md", '"my notes.md"'), ("it's", '"it\'s"'), ("$5", "'$5'"), ('"x"', "'\"x\"'")],
+)
+def test_words_of_commands_are_quoted_as_more_shells_read_them(word: str, typed: str) -> None:
+    assert output.quoted(word) == typed
+    assert shlex.split(typed) == [word]
+
+
 def test_ask_names_the_domain_of_what_it_left_and_how_to_ask_there(product: TinyBERTOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = inside(capsys, "ask", "My card's been stolen and the API answers with error 401")
     assert code == 0

@@ -102,7 +102,7 @@ def test_a_folder_that_has_lost_all_its_documents_is_an_error(home: Path, capsys
         path.unlink()
     code, out, err = inside(capsys, "kb", "add", str(docs), "-d", "garden", "--follow-deletes")
     assert (code, out) == (2, "garden: 0 added, 0 changed, 0 unchanged, 0 removed\n")
-    assert f"none of them was removed: {docs}: 2" in err and "mdsa kb remove 'a b.md' c.md -d garden" in err
+    assert f"none of them was removed: {docs}: 2" in err and 'mdsa kb remove "a b.md" c.md -d garden' in err
     code, out, _ = inside(capsys, "kb", "add", str(docs), "-d", "garden", "--follow-deletes", "--json")
     assert (code, json.loads(out)["error"]["code"]) == (2, "input")
     assert len(json.loads(inside(capsys, "kb", "list", "-d", "garden", "--json")[1])) == 2

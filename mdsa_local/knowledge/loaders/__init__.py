@@ -69,7 +69,7 @@ def family(path: Path) -> str:
     name = LOADERS[suffix]
     module, extra = NEEDS.get(name, ("", ""))
     if module and find_spec(module) is None:
-        raise UnreadableError(f"{suffix} files need the package {module}, which is not installed: pip install 'mdsa-local[{extra}]'")
+        raise UnreadableError(f'{suffix} files need the package {module}, which is not installed: pip install "mdsa-local[{extra}]"')
     return name
 
 

@@ -376,7 +376,7 @@ def test_a_missing_parser_is_named_with_its_extra(tmp_path: Path, monkeypatch: p
     report = ingest(KnowledgeBase(connect(tmp_path / "kb"), "finance", ToyEmbedder()), [tmp_path / "a.pdf", tmp_path / "b.md"])
     assert report.added == ("b.md",)
     [(_, reason)] = report.failed
-    assert "pypdf" in reason and "pip install 'mdsa-local[docs]'" in reason
+    assert "pypdf" in reason and 'pip install "mdsa-local[docs]"' in reason
 
 
 def test_all_types_go_into_a_knowledge_base_and_bad_ones_do_not_stop_the_rest(tmp_path: Path) -> None:
