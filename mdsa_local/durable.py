@@ -70,9 +70,14 @@ def only_one(lock: Path, target: Path, patience_s: float = 0.0) -> Iterator[None
                 try:
                     yield
                 finally:
-                    # Before it is let go: after that it may be another's. Windows keeps what is open.
+                    # Before it is let go: after that it may be another's.
                     with suppress(OSError):
                         lock.unlink()
+                    if sys.platform == "win32":
+                        # It keeps what is open, by then another's too.
+                        file.close()
+                        with suppress(OSError):
+                            lock.unlink()
                 return
         if not taken:
             if time.monotonic() >= until:

@@ -32,6 +32,8 @@ LONGEST_WAIT_S = 604_800
 MOST_ANSWERS = 1_000_000_000
 # What Ollama takes for a duration (Go's time.ParseDuration), or a number of seconds.
 DURATION = re.compile(r"[-+]?((\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h))+|-?\d+(\.\d+)?")
+# What Windows says of a file that a program has open or mapped, and that it so keeps: access denied, sharing violation, user-mapped section.
+IN_USE = (5, 32, 1224)
 _told: set[str] = set()
 # libyaml where PyYAML was built with it: a tenth of the time, and the shipped domains alone are 500 lines.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -293,8 +295,10 @@ def user_path(path: str | Path) -> Path:
 
 def storage_error(error: OSError, path: Path) -> StorageError:
     """What an operating-system error on ``path`` means for the user."""
+    held = getattr(error, "winerror", None) in IN_USE
     return StorageError(
-        f"cannot write {path}: {error.strerror or error}", "Free some space, fix its permissions, or set MDSA_HOME to a writable folder."
+        f"cannot write {path}: {error.strerror or error}",
+        f"{'Close the programs that use it' if held else 'Free some space'}, fix its permissions, or set MDSA_HOME to a writable folder.",
     )
 
 

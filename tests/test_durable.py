@@ -6,16 +6,19 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO
 
 import pytest
 
+from mdsa_local import durable
 from mdsa_local.durable import only_one, replacing, write_whole
 from mdsa_local.errors import InputError, StorageError
 
 HOLDS = """
 import sys
 from pathlib import Path
+from mdsa_local import durable
 from mdsa_local.durable import only_one
 path = Path(sys.argv[1])
 with only_one(path, path):
@@ -85,6 +88,26 @@ def test_one_process_at_a_time_and_none_that_was_killed(tmp_path: Path) -> None:
         other.communicate()
     with only_one(path, path):
         pass
+    assert not path.exists()
+
+
+def test_a_lock_leaves_nothing_where_what_is_open_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, unlink, opened = tmp_path / "lock", Path.unlink, list[IO[bytes]]()
+
+    def taken(file: IO[bytes]) -> bool:
+        opened.append(file)
+        return True
+
+    def unless_open(gone: Path, missing_ok: bool = False) -> None:
+        if not opened[-1].closed:
+            raise PermissionError(13, "Access is denied")
+        unlink(gone, missing_ok)
+
+    monkeypatch.setattr(durable, "sys", SimpleNamespace(platform="win32"))
+    monkeypatch.setattr(durable, "_taken", taken)
+    monkeypatch.setattr(Path, "unlink", unless_open)
+    with only_one(path, path):
+        assert path.exists()
     assert not path.exists()
 
 

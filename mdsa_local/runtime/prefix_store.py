@@ -76,8 +76,9 @@ class PrefixStore:
         return None
 
     def drop(self, tokens: Sequence[int], adapter: str = "") -> None:
-        """Remove a state."""
-        self.path(tokens, adapter).unlink(missing_ok=True)
+        """Remove a state, unless Windows keeps it because another process is reading it."""
+        with suppress(OSError):
+            self.path(tokens, adapter).unlink(missing_ok=True)
 
     def _shrink(self) -> None:
         files = sorted((stat.st_mtime_ns, stat.st_size, path) for path in self._folder.glob(f"*{SUFFIX}") if (stat := path.stat()))

@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -157,8 +157,9 @@ def remove(name: str, settings: Settings) -> tuple[list[Path], int]:
             if name in cards:
                 files = [top / name / str(entry["file"]) for entry in _card(top / name).get("files", {}).values() if entry.get("file")]
                 # The card first: a model without its card is rubbish, a card without its files is broken.
-                cards[name].unlink()
-                return files, _deleted(files, top / name)
+                with _or_as_before(cards[name]):
+                    cards[name].unlink()
+                    return files, _deleted(files, top / name)
             if name in variants:
                 return _removed_variant(top / variants[name][0], variants[name][1])
             if name in loose:
@@ -315,13 +316,26 @@ def _enter(folder: Path, variant: str, entry: Mapping[str, Any], facts: Mapping[
 def _removed_variant(folder: Path, variant: str) -> tuple[list[Path], int]:
     card = _card(folder)
     entry = card["files"].pop(variant, {})
-    if not card["files"]:
-        (folder / "model.yaml").unlink()
-    else:
-        default = card["default"] if card.get("default") in card["files"] else next(iter(card["files"]))
-        write_whole(folder / "model.yaml", yaml.safe_dump({**card, "default": default}, sort_keys=False, allow_unicode=True))
     files = [folder / str(entry["file"])] if entry.get("file") else []
-    return files, _deleted(files, None if card["files"] else folder)
+    with _or_as_before(folder / "model.yaml"):
+        if not card["files"]:
+            (folder / "model.yaml").unlink()
+        else:
+            default = card["default"] if card.get("default") in card["files"] else next(iter(card["files"]))
+            write_whole(folder / "model.yaml", yaml.safe_dump({**card, "default": default}, sort_keys=False, allow_unicode=True))
+        return files, _deleted(files, None if card["files"] else folder)
+
+
+@contextmanager
+def _or_as_before(card: Path) -> Iterator[None]:
+    """Put a card back where a file of its model could not be deleted, as Windows keeps one that a program uses: it can be removed again later."""
+    text = card.read_bytes()
+    try:
+        yield
+    except OSError:
+        with suppress(OSError):
+            card.write_bytes(text)
+        raise
 
 
 def _deleted(files: list[Path], folder: Path | None) -> int:

@@ -231,6 +231,29 @@ def test_removing(home: Settings) -> None:
             shelf.remove(name, home)
 
 
+@pytest.mark.parametrize("name", ["m", "m-q4_0", "m-q4_k_m"])
+def test_a_model_whose_file_is_in_use_on_windows_can_be_removed_later(home: Settings, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    pull(home, "good")
+    if name != "m-q4_0":
+        pull(home, "breaks-off", variant="q4_k_m")
+    unlink, card = Path.unlink, (home.home / "models/m/model.yaml").read_text(encoding="utf-8")
+
+    def kept(path: Path, missing_ok: bool = False) -> None:
+        if path.suffix == ".gguf":
+            error = PermissionError(13, "Access is denied", str(path))
+            error.winerror = 5  # type: ignore[attr-defined]
+            raise error
+        unlink(path, missing_ok)
+
+    with monkeypatch.context() as here:
+        here.setattr(Path, "unlink", kept)
+        with pytest.raises(StorageError) as caught:
+            shelf.remove(name, home)
+    assert caught.value.hint.startswith("Close the programs that use it")
+    assert (home.home / "models/m/model.yaml").read_text(encoding="utf-8") == card
+    assert [path.is_file() for path in shelf.remove(name, home)[0]] == [False] * (2 if name == "m" else 1)
+
+
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An F32 model of 22 million parameters, large enough that quantising takes a while."""
