@@ -27,6 +27,12 @@ MEMORY = (
     "then run this again."
 )
 
+BUILDS = (
+    "A package has no build for this Python. They are made for Linux, for macOS on Apple silicon and for Windows on x64, 64 bits each, and for "
+    "versions of Python that are not brand-new.\n"
+    "On a Mac with Apple silicon take a Python for arm64, not for Intel; on Windows for ARM one for x64; then run this again under it."
+)
+
 _COMPILER_COMMANDS = {
     "Debian, Ubuntu": "sudo apt install build-essential",
     "Fedora": "sudo dnf install gcc-c++ make",
@@ -43,6 +49,7 @@ _LOG_SIGNS = (
         r"NewConnectionError|NameResolutionError|ConnectTimeoutError|ReadTimeoutError|ProxyError|Network is unreachable|getaddrinfo failed"
         r"|Temporary failure in name resolution|nodename nor servname|Max retries exceeded|Connection refused|Connection reset",
     ),
+    (BUILDS, r"No matching distribution found for (lancedb|onnxruntime|pyarrow|tokenizers)\b"),
 )
 
 
@@ -118,10 +125,11 @@ def has_compiler(
 def command_output(command: list[str]) -> str | None:
     """The stdout of a command, None where it is missing or fails."""
     try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, text=True, check=False)
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, check=False)
     except OSError:
         return None
-    return done.stdout if done.returncode == 0 else None
+    # A folder in it may have letters of any encoding.
+    return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else None
 
 
 def this_system() -> str:

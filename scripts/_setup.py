@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import platform
@@ -302,6 +303,9 @@ def check(arguments: Sequence[str], *, run: Runner = run_step, checkout: Checkou
         log.write_bytes(b"")
         code = run([python, "-m", *module], label=name, log=log, env=env, cwd=checkout.root, out=sys.stderr)
         if code:
+            if isinstance(sys.stdout, io.TextIOWrapper):
+                # Into a pipe Windows writes an old encoding, without the signs of a checker.
+                sys.stdout.reconfigure(errors="replace")
             print(log.read_text(encoding="utf-8", errors="replace"), end="")
         print(f"{name}: {'failed' if code else 'passed'}", flush=True)
         if code:

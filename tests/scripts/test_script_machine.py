@@ -119,6 +119,7 @@ def test_has_compiler(platform: str, environ: dict[str, str], programs: tuple[st
     [
         ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", _machine.DISK),
         ("Temporary failure in name resolution\nERROR: No matching distribution found for numpy", _machine.NETWORK),
+        ("ERROR: Could not find a version\nERROR: No matching distribution found for lancedb<0.41,>=0.40", _machine.BUILDS),
         ("CMake Error: CMAKE_CXX_COMPILER not set, after EnableLanguage", _machine.compiler_advice("Fedora")),
         ("c++: fatal error: Killed signal terminated program cc1plus", _machine.MEMORY),
         ("ERROR: ResolutionImpossible", ""),
@@ -136,4 +137,5 @@ def test_too_little_disk_is_said_before_the_set_up(tmp_path: Path) -> None:
 
 def test_command_output_of_a_missing_program_is_none() -> None:
     assert _machine.command_output(["no-such-program-anywhere"]) is None
-    assert _machine.command_output([sys.executable, "-c", "print(1)"]) == "1\n"
+    assert _machine.command_output([sys.executable, "-c", "print(1, end='')"]) == "1"
+    assert _machine.command_output([sys.executable, "-c", "import os; os.write(1, b'C:\\\\M\\xfcll')"]) == "C:\\M\ufffdll"

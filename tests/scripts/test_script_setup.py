@@ -225,6 +225,13 @@ def test_checks_stop_at_the_first_failure(checkout: Checkout, capsys: pytest.Cap
     assert capsys.readouterr().out == "ruff check: passed\nruff format --check: passed\nwhat it found\nmypy: failed\n"
 
 
+def test_what_a_checker_found_goes_into_a_pipe_of_windows(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", pipe)
+    assert _setup.check([], run=FakeRunner(checkout, {"ruff check": 1}, "\u256d\u2500 found\n"), checkout=checkout) == 1
+    assert pipe.buffer.seek(0) == 0 and pipe.buffer.read().split() == [b"??", b"found", b"ruff", b"check:", b"failed"]
+
+
 def test_checks_end_with_pytest_and_its_arguments(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
     handed: list[list[str]] = []
 
