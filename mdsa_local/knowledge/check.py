@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
+from unicodedata import normalize
 
 from mdsa_local.errors import StorageError
 from mdsa_local.knowledge.ingest import ingest
@@ -95,7 +96,7 @@ def _interrupted(knowledge_base: KnowledgeBase, document: Document, path: Path |
 
 def _changed(path: Path, document: Document) -> str:
     """What became of the file of a document that was stored whole, empty where it is what it was then. It has to be read for that."""
-    if not document.source.endswith(document.document):
+    if not document.source.endswith(document.document) and not normalize("NFC", document.source).endswith(document.document):
         # Text that was given with a path for its source.
         return ""
     try:

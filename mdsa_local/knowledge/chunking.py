@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from typing import Literal
+from unicodedata import normalize
 
 from mdsa_local.knowledge.loaders import Section, below
 
@@ -86,7 +87,8 @@ def chunk_all(sections: Iterable[Section], count_tokens: Callable[[str], int], *
         data = text.encode() if rows else b""
         for piece in _chunk(text, count_tokens, name, markdown, max_tokens, path):
             heading = _rows(piece, data, rows) if rows else piece.title
-            yield replace(piece, title=heading, start=at + piece.start, end=at + piece.end)
+            # The name of a file may be among it, with accents apart from their letters, as macOS writes them: the word index would cut there.
+            yield replace(piece, title=normalize("NFC", heading), start=at + piece.start, end=at + piece.end)
         at += len(text.encode())
         rows = rows[data.count(ROW_END) :]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterable, Mapping
 
 from mdsa_local.errors import InputError, UnknownNameError
@@ -62,9 +63,12 @@ def sql(filters: Mapping[str, str | float]) -> str | None:
                 raise InputError(f"filter kind: {value!r} is no ending of a file's name", "Give it whole, such as pdf; for patterns use source.")
             parts.append(f"ends_with(lower(source), {_quoted('.' + value.lower().lstrip('.'))})")
             continue
-        parts.append(_like(field, value))
-        if field in PATHS and not value.startswith(("/", "*")):
-            parts[-1] = f"({parts[-1]} OR {_like(field, f'*/{value}')})"
+        ways = [value]
+        if field in PATHS:
+            # Files are stored with slashes everywhere.
+            ways += [value.replace("\\", "/")] if sys.platform == "win32" and "\\" in value else []
+            ways += [f"*/{way}" for way in ways if not way.startswith(("/", "*"))]
+        parts.append(f"({' OR '.join(_like(field, way) for way in ways)})")
     return " AND ".join(parts) or None
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
+from unicodedata import normalize
 
 from mdsa_local.knowledge.chunking import chunk_all
 from mdsa_local.knowledge.loaders import CONTAINED, UNSUPPORTED, Section, UnreadableError, family, fingerprint
@@ -303,10 +304,10 @@ def _size(file: _File) -> int:
 
 
 def _new_id(file: _File, taken: Collection[str]) -> str:
-    """The path below the root; with as many folders in front as make it unique."""
+    """The path below the root; with as many folders in front as make it unique. In one form of Unicode, as it is typed; macOS has another."""
     relative = file.path.relative_to(file.root)
     above = file.root.parts[1:]
-    candidates = (Path(*above[len(above) - n :], relative).as_posix() for n in range(len(above) + 1))
+    candidates = (normalize("NFC", Path(*above[len(above) - n :], relative).as_posix()) for n in range(len(above) + 1))
     return next((candidate for candidate in candidates if candidate not in taken), file.source)
 
 

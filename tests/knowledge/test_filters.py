@@ -3,11 +3,13 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from mdsa_local.errors import InputError, UnknownNameError
+from mdsa_local.knowledge import filters as filtering
 from mdsa_local.knowledge.dual_rag import DualRAG
 from mdsa_local.knowledge.filters import FIELDS, parsed, sql
 
@@ -55,6 +57,13 @@ def found(rag: DualRAG, filters: dict[str, str]) -> list[str]:
 )
 def test_only_what_meets_all_conditions_is_found(rag: DualRAG, filters: dict[str, str], expected: list[str]) -> None:
     assert found(rag, filters) == expected
+
+
+def test_on_windows_a_path_may_be_typed_with_its_own_slashes(rag: DualRAG, monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = {"docs\\*": ["d0#0", "d1#0", "g#0"], "docs\\a.md": ["d0#0"], "notes\\o'hara.txt": ["d2#0"], "a.md": ["d0#0"]}
+    assert [found(rag, {"source": value}) for value in typed] == [[], [], [], ["d0#0"]]
+    monkeypatch.setattr(filtering, "sys", SimpleNamespace(platform="win32"))
+    assert {value: found(rag, {"source": value}) for value in typed} == typed
 
 
 def test_unknown_fields_and_what_is_no_condition_are_errors(rag: DualRAG) -> None:

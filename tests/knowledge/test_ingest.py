@@ -4,6 +4,7 @@ import os
 import shutil
 import time
 from pathlib import Path
+from unicodedata import normalize
 
 import pytest
 
@@ -63,6 +64,22 @@ def test_offsets_are_those_of_the_file(tmp_path: Path) -> None:
     assert {passage.title for passage in passages} == {"Überschrift", "Überschrift > Zwei"}
     for passage in passages:
         assert path.read_bytes()[passage.start : passage.end].decode().replace("\r\n", "\n") == passage.text
+
+
+def test_names_of_files_as_macos_writes_them_are_found_as_they_are_typed(tmp_path: Path) -> None:
+    typed, written = (normalize(form, "Müller résumé") for form in ("NFC", "NFD"))
+    assert typed != written
+    write(tmp_path / f"docs/{written}.md", "Plain words.")
+    knowledge_base = base(tmp_path / "kb")
+    assert ingest(knowledge_base, [tmp_path / "docs"]).added == (f"{typed}.md",)
+    [vector] = knowledge_base.embedder.encode(["x"])
+    [passage] = knowledge_base.search(vector, "x", 9)
+    assert (passage.title, passage.source.endswith(f"{written}.md")) == (typed, True)
+    assert around(passage, knowledge_base.documents()[0].hash).state == "unchanged"
+    assert ingest(knowledge_base, [tmp_path / "docs"]) == Report(unchanged=(f"{typed}.md",))
+    write(tmp_path / f"docs/{written}.md", "Other words.")
+    assert [problem.kind for problem in check(knowledge_base)] == ["changed"]
+    assert ingest(knowledge_base, [tmp_path / "docs"]) == Report(changed=(f"{typed}.md",))
 
 
 def test_only_what_changed_is_embedded_again(tmp_path: Path, docs: Path) -> None:
