@@ -34,7 +34,7 @@ LLAMA_NAMES = {
     "asimd": "NEON",
     "asimddp": "DOTPROD",
 }
-REBUILD = "Build it for this machine: {args}pip install --force-reinstall --no-cache-dir --no-binary llama-cpp-python llama-cpp-python"
+REBUILD = "Build it for this machine: pip install --force-reinstall --no-cache-dir --no-binary llama-cpp-python llama-cpp-python{args}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ def llama(detector: HardwareDetector) -> Iterator[Finding]:
     unused = [feature for feature in detector.cpu_features if feature in LLAMA_NAMES and LLAMA_NAMES[feature] not in flags]
     if detector.gpus and not offload:
         arguments = {"cuda": "-DGGML_CUDA=on", "rocm": "-DGGML_HIP=on", "mps": "-DGGML_METAL=on"}[detector.gpus[0].kind]
-        yield Finding("llama.cpp", "note", f"{text}: built without the GPU", REBUILD.format(args=f'CMAKE_ARGS="{arguments}" '), facts)
+        yield Finding("llama.cpp", "note", f"{text}: built without the GPU", REBUILD.format(args=f' -C cmake.args="{arguments}"'), facts)
     elif unused:
         yield Finding("llama.cpp", "note", f"{text}: the build does not use {' '.join(unused)}", REBUILD.format(args=""), facts)
     else:

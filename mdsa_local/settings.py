@@ -252,7 +252,9 @@ class Settings(BaseModel):
             raise ConfigError(f"{home / 'config.yaml'}: unknown key 'home'", "The folder of the file is the home; set MDSA_HOME to use another.")
         origin = dict.fromkeys(values, str(home / "config.yaml"))
         if environ.get("OLLAMA_BASE_URL") or environ.get("OLLAMA_HOST"):
-            values["ollama_base_url"] = environ.get("OLLAMA_BASE_URL") or environ["OLLAMA_HOST"]
+            host = environ.get("OLLAMA_BASE_URL") or environ["OLLAMA_HOST"]
+            # The daemon reads it too, and listens there: at all addresses perhaps, which on Windows cannot be called.
+            values["ollama_base_url"] = re.sub(r"(?<![\w.])0\.0\.0\.0(?![\w.])", "127.0.0.1", host).replace("[::]", "[::1]")
             origin["ollama_base_url"] = "the environment"
         if environ.get("OLLAMA_API_KEY"):
             values["ollama_api_key"], origin["ollama_api_key"] = environ["OLLAMA_API_KEY"], "environment variable OLLAMA_API_KEY"

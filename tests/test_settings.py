@@ -104,6 +104,8 @@ def test_a_variable_that_is_no_setting_is_told_once(tmp_path: Path, caplog: pyte
 
 def test_ollama_address_comes_from_its_own_variables(tmp_path: Path) -> None:
     assert Settings.load({"MDSA_HOME": str(tmp_path), "OLLAMA_HOST": "10.0.0.1:1"}).ollama_base_url == "10.0.0.1:1"
+    for listens, called in (("0.0.0.0", "127.0.0.1"), ("http://0.0.0.0:1", "http://127.0.0.1:1"), ("[::]:1", "[::1]:1"), ("10.0.0.0", "10.0.0.0")):
+        assert Settings.load({"MDSA_HOME": str(tmp_path), "OLLAMA_HOST": listens}).ollama_base_url == called
     both = {"MDSA_HOME": str(tmp_path), "OLLAMA_HOST": "a:1", "OLLAMA_BASE_URL": "http://b:2"}
     assert Settings.load(both).ollama_base_url == "http://b:2"
 

@@ -118,6 +118,8 @@ class TransformersBackend:
                 self._model = None
                 if self._torch.cuda.is_available():
                     self._torch.cuda.empty_cache()
+                elif self._torch.backends.mps.is_available():
+                    self._torch.mps.empty_cache()
             finally:
                 self._owner.release()
 
