@@ -74,7 +74,7 @@ def default_home(environ: Mapping[str, str]) -> Path:
         return Path(environ["MDSA_HOME"]).expanduser().absolute()
     user = Path(environ.get("HOME") or environ.get("USERPROFILE") or "~").expanduser()
     if sys.platform == "win32":
-        return Path(environ.get("LOCALAPPDATA", user / "AppData/Local")) / "mdsa_local"
+        return Path(environ.get("LOCALAPPDATA") or user / "AppData/Local") / "mdsa_local"
     if sys.platform == "darwin":
         return user / "Library/Application Support/mdsa_local"
     return Path(environ.get("XDG_DATA_HOME") or user / ".local/share") / "mdsa_local"

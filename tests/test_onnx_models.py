@@ -70,3 +70,12 @@ def test_a_program_that_ends_while_they_are_loaded_says_nothing(waiting: float) 
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, env=os.environ)
     assert ended.stderr == ""
+
+
+def test_git_leaves_the_models_byte_for_byte() -> None:
+    root = Path(__file__).parent.parent
+    if shutil.which("git") is None or not (root / ".git").exists():
+        pytest.skip("no checkout of git")
+    models = ["models/tinybert/tokenizer.json", "models/judge/tokenizer.json"]
+    told = subprocess.run(["git", "check-attr", "text", *models], cwd=root, capture_output=True, text=True, check=True).stdout
+    assert told.splitlines() == [f"{model}: text: unset" for model in models], "Windows would write other line ends, and no hash would be right"

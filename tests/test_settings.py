@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from pydantic import ValidationError
@@ -139,3 +140,16 @@ def test_a_wrong_keyword_is_named_and_no_file(tmp_path: Path) -> None:
     # Made directly it is pydantic's own error, as its docstring says.
     with pytest.raises(ValidationError):
         Settings(top_k=3)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"LOCALAPPDATA": "/users/me/AppData/Local", "USERPROFILE": "/users/me"}, "/users/me/AppData/Local/mdsa_local"),
+        ({"LOCALAPPDATA": "", "USERPROFILE": "/users/me"}, "/users/me/AppData/Local/mdsa_local"),
+        ({"MDSA_HOME": "/elsewhere", "LOCALAPPDATA": "/users/me/AppData/Local"}, "/elsewhere"),
+    ],
+)
+def test_where_windows_keeps_a_users_data(monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], expected: str) -> None:
+    monkeypatch.setattr(settings, "sys", SimpleNamespace(platform="win32"))
+    assert settings.default_home(environ) == Path(expected)

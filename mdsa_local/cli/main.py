@@ -122,6 +122,9 @@ def run(arguments: list[str] | None = None) -> None:
             note(f"error: {error.filename or 'the output'}: {error.strerror}\n  Free some space, or write elsewhere.")
             # What is left in the buffer would fail again at the end, in words of Python's own.
             os._exit(StorageError.exit_code)
+        if sys.platform == "win32" and isinstance(error, OSError) and error.errno == errno.EINVAL and not error.filename:
+            # So it says there that who read the output has gone; elsewhere it is a broken pipe, of which Typer knows.
+            os._exit(1)
         if os.environ.get("MDSA_DEBUG"):
             raise
         unforeseen = MDSAError(f"internal error: {type(error).__name__}: {error}", "Run it again with MDSA_DEBUG=1 and report what it prints.")

@@ -309,6 +309,26 @@ def test_a_console_of_windows_is_told_to_take_escapes(monkeypatch: pytest.Monkey
     assert (told.args[0].value, told.args[1]) == (11, 7)
 
 
+GONE = """
+import sys
+from types import SimpleNamespace
+from mdsa_local.cli import main
+class Gone:
+    encoding, isatty = "utf-8", lambda self: False
+    def write(self, text): raise OSError(22, "Invalid argument")
+    flush = lambda self: None
+main.sys = SimpleNamespace(platform="win32", stdout=Gone(), argv=sys.argv, exit=sys.exit)
+main.show_escapes = lambda: None
+sys.stdout = Gone()
+main.run(["domains", "list"])
+"""
+
+
+def test_on_windows_nothing_is_said_to_who_has_gone(tmp_path: Path) -> None:
+    ran = subprocess.run([sys.executable, "-c", GONE], env={**os.environ, "MDSA_HOME": str(tmp_path)}, capture_output=True, timeout=60)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (1, b"", b"")
+
+
 def test_on_windows_the_system_itself_ends_an_interrupted_program(monkeypatch: pytest.MonkeyPatch) -> None:
     for system, by_system in (("linux", False), ("darwin", False), ("win32", True)):
         monkeypatch.setattr(output, "sys", SimpleNamespace(platform=system))
