@@ -11,6 +11,8 @@ from collections.abc import Callable, Generator, Iterator
 from typing import Generic, Protocol, Self, TypeVar, runtime_checkable
 
 T = TypeVar("T")
+# On Windows Ctrl-C is not heard before a wait has ended, so that of a caller is never longer: it waits again.
+HEARD_S = 0.5
 
 
 @runtime_checkable

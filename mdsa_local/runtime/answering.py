@@ -20,6 +20,7 @@ from mdsa_local.runtime.backend import Finished, Reason, TokenProbability
 from mdsa_local.runtime.native import Context
 from mdsa_local.runtime.sampler import Sampler
 from mdsa_local.runtime.stopping import THINKS, StopFilter
+from mdsa_local.stoppable import HEARD_S
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 # A choice is weighed by its first tokens: behind them it only has to be copied, and a long one must not lose by its length.
 LEAD_TOKENS = 8
 NO_TARGET = -1
-# On Windows Ctrl-C is not heard before a wait ends, so none is longer.
-HEARD_S = 0.5
 
 
 @dataclass(slots=True, eq=False)

@@ -30,6 +30,7 @@ from mdsa_local.runtime.lending import Handle, ManagedStream, Prompt, Tokenizer,
 from mdsa_local.runtime.residency import FOLLOWING, Resident, State, choose_evictions, describe_bytes, parse_bytes
 from mdsa_local.runtime.slots import Failing, Held, LoadedModel, Measured, ModelStatus, Queueing, Slot, Target
 from mdsa_local.settings import Settings
+from mdsa_local.stoppable import HEARD_S
 
 DEFAULT_GENERATION = Generation()
 # Schemes of models that are evaluated by threads of this process.
@@ -331,7 +332,7 @@ class ModelManager:
                 # While another model is on its way out, its room may do: do not evict more for it.
                 if chosen is not None and not (chosen and any(other.state == "unloading" for other in self._slots.values())):
                     return self._reserve(slot, size, chosen)
-            if not self._changed.wait(max(0.0, deadline - time.monotonic())) and time.monotonic() >= deadline:
+            if not self._changed.wait(min(max(0.0, deadline - time.monotonic()), HEARD_S)) and time.monotonic() >= deadline:
                 if slot.resident:
                     raise BackendUnavailableError(f"{target.name} is still {slot.state}", "Ask again in a moment, or raise request_timeout_s.")
                 held = ", ".join(other.name for other in self._slots.values() if other.resident)

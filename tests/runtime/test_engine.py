@@ -17,11 +17,12 @@ import pytest
 from mdsa_local.domains.config import Generation
 from mdsa_local.errors import BackendTimeoutError, BusyError, InputError, MDSAError
 from mdsa_local.runtime import engine
-from mdsa_local.runtime.answering import HEARD_S, Request, Stream
+from mdsa_local.runtime.answering import Request, Stream
 from mdsa_local.runtime.backend import Finished, Message
 from mdsa_local.runtime.llamacpp import LlamaCppBackend
 from mdsa_local.runtime.sampler import Sampler
 from mdsa_local.runtime.stress import departs, idle_after, requests, stress, told
+from mdsa_local.stoppable import HEARD_S
 
 from .gguf_writer import VOCABULARY, Shape, metadata, random_weights, write_gguf
 
