@@ -76,6 +76,7 @@ def test_a_refused_file_is_told_by_the_exit_code_after_the_others_were_added(hom
     assert inside(capsys, "kb", "add", str(docs), "--follow-deletes")[1] == "global: 0 added, 0 changed, 1 unchanged, 1 removed, 1 not read\n"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
 def test_what_is_passed_over_in_a_folder_is_told_and_no_failure(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     docs = home / "docs"
     docs.mkdir()

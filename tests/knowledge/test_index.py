@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -203,7 +202,7 @@ def test_kill_minus_nine_while_it_is_built_leaves_a_table_that_works(tmp_path: P
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         time.sleep(delay)
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         killed += "train" not in process.stdout.read()
         process.stdout.close()
         process.wait()

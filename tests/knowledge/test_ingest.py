@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import time
 from pathlib import Path
 from unicodedata import normalize
@@ -125,6 +126,7 @@ def test_what_is_gone_is_removed_only_when_asked_and_only_below_the_folder(tmp_p
     assert [found.document for found in knowledge_base.documents()] == ["keep.md", "loans/early.markdown"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
 def test_files_that_cannot_be_used_are_reported(tmp_path: Path, docs: Path) -> None:
     (docs / "torn.md").write_bytes("café".encode()[:-1] + "é".encode())
     write(docs / "empty.md", "\n")
@@ -162,6 +164,7 @@ def test_files_that_cannot_be_used_are_reported(tmp_path: Path, docs: Path) -> N
     }
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
 def test_what_ships_with_the_product_may_be_installed_as_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "cache/cards.md", "How to freeze a card.")
     knowledge = tmp_path / "domains/finance/knowledge"
@@ -249,6 +252,7 @@ def test_what_is_being_stored_when_a_run_is_broken_off_is_counted(tmp_path: Path
     assert heard[-1].chunks == len(knowledge_base.documents()) == 4
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
 def test_what_is_named_counts_and_so_does_a_link_that_is(tmp_path: Path, docs: Path) -> None:
     secret = write(tmp_path / "private/diary.md", "a secret")
     (docs / "diary.md").symlink_to(secret)

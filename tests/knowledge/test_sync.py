@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -103,6 +104,7 @@ def test_in_step_no_table_is_locked_or_written(garden: Path, encoder: Encoder, t
     assert not (settings.knowledge_dir / "garden.lock").exists()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
 def test_hidden_dangling_and_vanished_files_stop_nothing(garden: Path, encoder: Encoder, tmp_path: Path) -> None:
     settings = Settings.load({}, home=tmp_path)
     rag = DualRAG(settings.knowledge_dir, encoder)

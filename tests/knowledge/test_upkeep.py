@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import subprocess
 import sys
 import threading
@@ -407,7 +406,7 @@ def test_kill_minus_nine_loses_nothing_that_was_confirmed(tmp_path: Path) -> Non
             assert process.poll() is None, "the writer ended by itself"
             time.sleep(0.02)
         time.sleep(source.uniform(0.0, 1.0))
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         process.wait()
         reader.join()
         process.stdout.close()

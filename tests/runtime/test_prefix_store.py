@@ -132,6 +132,7 @@ def test_killed_while_writing_the_next_start_is_clean(tmp_path: Path) -> None:
         assert store.load([number]) == bytes([number % 251]) * 3_000_000
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
 def test_killed_while_loading_the_next_start_is_clean(tiny: Path, tmp_path: Path) -> None:
     code = f"""
 import os, signal, threading
