@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from functools import cache
 from typing import Any, Literal
 
 from mdsa_local.runtime.gguf import GGUFInfo
@@ -41,9 +42,8 @@ def free_bytes(lib: Any) -> int:
 def devices() -> list[tuple[int, int]]:
     """``(ggml's kind of device, free bytes)`` of everything llama.cpp can compute on; the CPU is kind 0."""
     from llama_cpp import _ggml
-    from llama_cpp._ctypes_extensions import load_shared_library
 
-    every, base = _ggml.libggml, load_shared_library("ggml-base", _ggml.libggml_base_path)
+    every, base = _ggml.libggml, _base()
     every.ggml_backend_dev_count.restype = ctypes.c_size_t
     every.ggml_backend_dev_get.restype, every.ggml_backend_dev_get.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     base.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
@@ -55,3 +55,12 @@ def devices() -> list[tuple[int, int]]:
         base.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
         found.append((int(base.ggml_backend_dev_type(device)), free.value))
     return found
+
+
+@cache
+def _base() -> Any:
+    """The library below ``ggml``. Loaded once: each time, llama_cpp puts its folder into Windows' PATH, which takes 32,767 characters."""
+    from llama_cpp import _ggml
+    from llama_cpp._ctypes_extensions import load_shared_library
+
+    return load_shared_library("ggml-base", _ggml.libggml_base_path)

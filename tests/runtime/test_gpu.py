@@ -36,6 +36,13 @@ def test_the_cpu_is_a_device_and_no_gpu() -> None:
     assert (free_bytes(library()) > 0) == any(kind in (1, 2) for kind, _ in devices())
 
 
+def test_looking_again_loads_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    library()
+    devices()
+    monkeypatch.setattr("llama_cpp._ctypes_extensions.load_shared_library", lambda *_: pytest.fail("loaded again"))
+    assert devices()
+
+
 @pytest.fixture(scope="module")
 def info(tiny: Path) -> GGUFInfo:
     return read_gguf(tiny)
