@@ -210,10 +210,10 @@ def train(
         done = 100 * progress.tokens / run.ends["pretrain"]
         raise InputError(f"{before}: pretraining has come to {done:.0f} %", "Run `mdsa train pretrain` to its end first.")
     log = Log(run.log, progress.step)
-    began, first, last = time.monotonic(), progress.tokens, progress.step + steps if steps else None
+    began, first, last = time.perf_counter(), progress.tokens, progress.step + steps if steps else None
     while progress.tokens < progress.end and progress.step != last:
         trainer.step()
-        progress.tokens_per_s = (progress.tokens - first) / (time.monotonic() - began)
+        progress.tokens_per_s = (progress.tokens - first) / (time.perf_counter() - began)
         ended = progress.tokens >= progress.end or progress.step == last
         if progress.step % LOG_EVERY == 0 or ended:
             log.add(progress.line())
