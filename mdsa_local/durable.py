@@ -17,13 +17,25 @@ from mdsa_local.settings import storage_error
 PAUSE_S = 0.02
 
 
+def on_disk(descriptor: int) -> None:
+    """Have what was written to an open file on the disk. On macOS ``fsync`` leaves it in the drive's own memory; what more there is, not every file
+    system there knows."""
+    if sys.platform == "darwin":
+        import fcntl
+
+        with suppress(OSError):
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(descriptor)
+
+
 def settle(partial: Path, target: Path) -> None:
     """Rename a finished file, and have the folder's entry on disk too."""
     partial.replace(target)
     if sys.platform != "win32":
         folder = os.open(target.parent, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            on_disk(folder)
         finally:
             os.close(folder)
 
@@ -40,7 +52,7 @@ def replacing(target: Path) -> Iterator[Path]:
         yield partial
         # Whoever wrote it need not have waited for the disk.
         with partial.open("rb+") as file:
-            os.fsync(file.fileno())
+            on_disk(file.fileno())
         settle(partial, target)
         whole = True
     except OSError as error:

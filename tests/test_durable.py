@@ -75,6 +75,27 @@ def test_on_a_full_disk_the_file_stays_as_it_was(tmp_path: Path) -> None:
     assert (tmp_path / "a.yaml").read_text() == "one\n"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no fcntl")
+@pytest.mark.parametrize("known", [True, False])
+def test_on_macos_the_drive_itself_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: bool) -> None:
+    import fcntl
+
+    asked, synced = list[int](), list[int]()
+
+    def ask(descriptor: int, what: int) -> None:
+        asked.append(what)
+        if not known:
+            raise OSError(45, "Operation not supported")
+
+    monkeypatch.setattr(durable, "sys", SimpleNamespace(platform="darwin"))
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(fcntl, "fcntl", ask)
+    monkeypatch.setattr("os.fsync", synced.append)
+    write_whole(tmp_path / "a.yaml", "one\n")
+    # The file, and then the folder.
+    assert (asked, len(synced)) == ([51, 51], 0 if known else 2)
+
+
 def test_one_process_at_a_time_and_none_that_was_killed(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     other = subprocess.Popen([sys.executable, "-c", HOLDS, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)

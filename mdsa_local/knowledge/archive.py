@@ -26,6 +26,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mdsa_local.domains.config import NAME
+from mdsa_local.durable import on_disk
 from mdsa_local.errors import InputError
 from mdsa_local.settings import explain, storage_error
 
@@ -108,7 +109,7 @@ def writing(path: Path, made_by: str) -> Iterator[Writer]:
                 yield writer
                 writer.finish(made_by)
             file.flush()
-            os.fsync(file.fileno())
+            on_disk(file.fileno())
         temporary.replace(path)
     except OSError as error:
         raise storage_error(error, path) from None

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urljoin, urlsplit
 
-from mdsa_local.durable import only_one, settle, write_whole
+from mdsa_local.durable import on_disk, only_one, settle, write_whole
 from mdsa_local.errors import BackendError, BackendTimeoutError, BackendUnavailableError, InputError, ModelFileError, ModelNotFoundError, StorageError
 from mdsa_local.runtime.residency import describe_bytes
 from mdsa_local.runtime.wire import is_loopback
@@ -110,7 +110,7 @@ class Fetcher:
                 self._fill(file, remote, start, progress)
                 progress(remote.size_bytes, remote.size_bytes)
                 _verify(file, remote, target)
-                os.fsync(file.fileno())
+                on_disk(file.fileno())
         except ModelFileError:
             forget(partial)
             raise

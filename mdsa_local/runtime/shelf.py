@@ -6,7 +6,6 @@ A model is a folder with ``model.yaml`` and files. A file counts only once ``mod
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -17,7 +16,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from mdsa_local.durable import only_one, settle, write_whole
+from mdsa_local.durable import on_disk, only_one, settle, write_whole
 from mdsa_local.errors import InputError, ModelError, ModelFileError, ModelMemoryError, ModelNotFoundError, StorageError, UnknownNameError
 from mdsa_local.runtime.catalog import ModelFile, find, known
 from mdsa_local.runtime.cores import within_cores
@@ -200,7 +199,7 @@ def quantize(source: ModelFile, kind: str, name: str, settings: Settings, thread
                 read_gguf(partial)
                 digest = sha256_of(partial)
                 with partial.open("rb+") as made:
-                    os.fsync(made.fileno())
+                    on_disk(made.fileno())
                 settle(partial, target)
             finally:
                 forget(partial)

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import torch
 
-from mdsa_local.durable import replacing
+from mdsa_local.durable import on_disk, replacing
 from mdsa_local.errors import DependencyError, StorageError
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def save(state: object, path: Path) -> None:
             file.write(hashlib.sha256(data).digest())
             file.flush()
             # Before the one of before goes.
-            os.fsync(file.fileno())
+            on_disk(file.fileno())
         if path.exists():
             previous = _previous(path)
             previous.unlink(missing_ok=True)
