@@ -6,11 +6,12 @@ import hashlib
 import json
 import logging
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unicodedata import is_normalized, normalize
 
 from mdsa_local.errors import ConfigError, InputError, StorageError, UnknownNameError, expected
 from mdsa_local.knowledge import Embedder
@@ -219,6 +220,7 @@ class DualRAG:
 
         scope = [self._named(name) for name in reversed(Scope(self._shared, domain).tables)]
         known = [(base, [found.document for found in base.documents()]) for base in scope]
+        document = _as_stored(document, {name for _, documents in known for name in documents})
         owner = next((base for base, documents in known if document in documents), None)
         if owner is None:
             raise UnknownNameError.among("document", document, {name for _, documents in known for name in documents})
@@ -234,7 +236,8 @@ class DualRAG:
         """A stored passage and what surrounds it in its source. Raises :class:`UnknownNameError` when the knowledge base has none of this id."""
         from mdsa_local.knowledge.show import around
 
-        found = self._knowledge_base(domain).passage(passage_id)
+        base = self._knowledge_base(domain)
+        found = base.passage(passage_id) or base.passage(normalize("NFC", passage_id))
         if found is None:
             document = passage_id.rpartition("#")[0]
             known = {entry.document: entry.n_chunks for entry in self.list_documents(domain)}
@@ -252,13 +255,16 @@ class DualRAG:
         ``missing_ok``."""
         knowledge_base = self._knowledge_base(domain)
         names = [document] if isinstance(document, str) else list(dict.fromkeys(document))
+        if not all(is_normalized("NFC", name) for name in names):
+            stored = {found.document for found in knowledge_base.documents()}
+            names = [_as_stored(name, stored) for name in names]
         # That one alone was not there is told by its removal.
-        known = set(names) if missing_ok or len(names) == 1 else {stored.document for stored in knowledge_base.documents()}
+        known = set(names) if missing_ok or len(names) == 1 else {found.document for found in knowledge_base.documents()}
         missing = next((name for name in names if name not in known), None)
         if missing is None and not knowledge_base.delete_all(names) and names and not missing_ok:
             missing = names[0]
         if missing is not None:
-            raise UnknownNameError.among("document", missing, [stored.document for stored in knowledge_base.documents()])
+            raise UnknownNameError.among("document", missing, [found.document for found in knowledge_base.documents()])
         knowledge_base.tidy()
 
     def check(self, domain: str | None = None, *, repair: bool = False) -> list[Problem]:
@@ -409,3 +415,8 @@ def _metadata(hit: Hit) -> dict[str, Any]:
     passage = hit.passage
     own = {"source": passage.source, "knowledge_base": passage.knowledge_base, "passage": passage.id, "start": passage.start, "end": passage.end}
     return {"title": passage.title} | dict(hit.metadata) | own
+
+
+def _as_stored(document: str, known: Collection[str]) -> str:
+    """What a document is called that a shell on macOS completed from the name of its file, which is in another form of Unicode."""
+    return document if document in known else normalize("NFC", document)

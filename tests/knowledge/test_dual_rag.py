@@ -9,6 +9,7 @@ import time
 import weakref
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -348,3 +349,17 @@ def test_a_query_of_the_wrong_kind_is_told(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="cannot be"):
             rag.query("card", **given)
     assert rag.query("card", filters=None, floor=1) == []
+
+
+def test_documents_are_named_as_typed_or_as_a_shell_on_macos_completes_them(tmp_path: Path) -> None:
+    typed, completed = (normalize(form, "Müller.md") for form in ("NFC", "NFD"))
+    (tmp_path / completed).write_text("Tulips want sun.", encoding="utf-8")
+    rag = DualRAG(tmp_path / "kb", ToyEmbedder())
+    rag.add_global_documents([{"content": "Roses.", "metadata": {"id": normalize("NFD", "Föhn")}}])
+    rag.add_paths([tmp_path / completed])
+    [vector] = ToyEmbedder().encode(["tulips"])
+    for name in (typed, completed):
+        assert rag.passage(f"{name}#0").passage.id == f"{typed}#0"
+        assert rag.why("tulips", vector, name).document == typed
+    rag.remove([completed, normalize("NFD", "Föhn")])
+    assert rag.list_documents() == []
