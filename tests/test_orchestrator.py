@@ -86,7 +86,7 @@ def test_what_came_nearest_is_named_where_nothing_answers(product: TinyBERTOrche
     *_, shown, _ = details(answer)
     assert shown.startswith("nearest, but no answer: ")
     base, name = answer.nearest[-1].knowledge_base, answer.nearest[-1].id
-    assert shown.endswith(f"(mdsa kb show -d {base} '{name}')")
+    assert shown.endswith(f'(mdsa kb show -d {base} "{name}")')
     assert product.ask("How much does a replacement debit card cost?").nearest == product.ask("what's the weather on mars").nearest == ()
 
 
