@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
+from unicodedata import normalize
 
 from mdsa_local.errors import StorageError
 from mdsa_local.knowledge.ahead import ahead
@@ -175,7 +176,7 @@ class KnowledgeBase(Readable):
             for rows, given in parts:
                 vectors = self._embed([(row["title"], row["text"]) for row in rows]) if given is None else given
                 columns = {name: [row[name] for row in rows] for name in (*_TEXT_COLUMNS, "start", "end")}
-                columns["searchable"] = [f"{row['title']}\n{row['text']}" for row in rows]
+                columns["searchable"] = [_searchable(row["title"], row["text"]) for row in rows]
                 arrays = (_vector_array(vectors) if field.name == "vector" else pa.array(columns[field.name], field.type) for field in schema)
                 yield pa.record_batch(list(arrays), schema=schema)
 
@@ -221,7 +222,7 @@ class KnowledgeBase(Readable):
     def _embed(self, texts: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
         import numpy as np
 
-        batches = [[f"{title}\n{text}" for title, text in batch] for batch in _batched(texts, EMBED_BATCH)]
+        batches = [[_searchable(title, text) for title, text in batch] for batch in _batched(texts, EMBED_BATCH)]
         encoded = [self.embedder.encode(batch) for batch in batches]
         return np.concatenate(encoded) if encoded else np.empty((0, self.embedder.width), np.float32)
 
@@ -246,7 +247,7 @@ class KnowledgeBase(Readable):
             "title": [chunk.title for _, _, chunk in rows],
             "text": [chunk.text for _, _, chunk in rows],
             "metadata": [json.dumps(dict(entry.metadata), ensure_ascii=False, default=str) for entry, _, _ in rows],
-            "searchable": [f"{chunk.title}\n{chunk.text}" for _, _, chunk in rows],
+            "searchable": [_searchable(chunk.title, chunk.text) for _, _, chunk in rows],
             "start": [chunk.start for _, _, chunk in rows],
             "end": [chunk.end for _, _, chunk in rows],
             "vector": _vector_array(vectors),
@@ -268,6 +269,12 @@ def _vector_array(vectors: NDArray[np.float32]) -> pa.FixedSizeListArray:
     import pyarrow as pa
 
     return pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
+
+
+def _searchable(title: str, text: str) -> str:
+    """What of a passage is indexed, by its words and by the encoder: PDF files may have ligatures, and accents apart from their letters, where the
+    word index would cut."""
+    return normalize("NFKC", f"{title}\n{text}")
 
 
 def _row_id(row: tuple[Entry, int, Chunk]) -> str:

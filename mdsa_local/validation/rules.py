@@ -27,7 +27,7 @@ REPEATED_SHARE = 1 / 3
 
 
 def question(text: str, max_chars: int) -> str:
-    """The question, stripped. Raises :class:`InputError` when it is empty, too long, or not clean text."""
+    """The question, stripped, accents and their letters in one. Raises :class:`InputError` when it is empty, too long, or not clean text."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -45,7 +45,7 @@ def question(text: str, max_chars: int) -> str:
         raise InputError(f"the question contains the control character U+{ord(bad):04X}", "Remove it and ask again.")
     if not any(char.isalnum() for char in stripped):
         raise InputError("the question has no letter or digit in it", "Ask it in words.")
-    return stripped
+    return unicodedata.normalize("NFC", stripped)
 
 
 def previous(history: Sequence[str] | None, max_chars: int) -> tuple[str, ...]:

@@ -57,6 +57,17 @@ def test_scores_are_cosines_and_words_alone_can_find(tmp_path: Path) -> None:
     assert all(0.0 <= passage.score <= 1.0 for passage in passages)
 
 
+def test_words_are_found_in_whatever_way_a_file_writes_their_letters(tmp_path: Path) -> None:
+    knowledge_base = base(tmp_path)
+    text = "The o\ufb03ce of the Cafe\u0301 Zu\u0308rich"
+    knowledge_base.add([entry(f"{n}.md", f"filler {n} " * 3) for n in range(40)] + [entry("house.md", text)])
+    knowledge_base.optimize()
+    assert knowledge_base.matching("house.md", ["office", "cafe", "zurich", "rich"]) == ["office", "cafe", "zurich"]
+    stored = knowledge_base.passage("house.md#0")
+    assert stored is not None
+    assert stored[0].text == text, "as the file has it"
+
+
 def test_adding_again_replaces(tmp_path: Path) -> None:
     knowledge_base = base(tmp_path)
     knowledge_base.add([entry("a.md", "one", "two", "three"), entry("b.md", "four")])

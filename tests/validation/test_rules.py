@@ -60,6 +60,7 @@ def test_history_is_a_list_of_texts_or_none() -> None:
 
 def test_a_byte_order_mark_is_no_part_of_the_question() -> None:
     assert rules.question("\ufeff how much?", 20) == "how much?"
+    assert rules.question("Cafe\u0301?", 20) == "Café?"
 
 
 @pytest.mark.parametrize(
