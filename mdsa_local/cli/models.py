@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mdsa_local.cli.output import Json, StatusLine, document, line, note, table
+from mdsa_local.cli.output import Json, StatusLine, document, line, note, table, waiting
 
 if TYPE_CHECKING:
     from mdsa_local.runtime.catalog import ModelFile
@@ -260,7 +260,7 @@ def pull(
 
 @app.command()
 def add(
-    path: Annotated[Path, typer.Argument(help="A .gguf file. It stays where it lies.", show_default=False)], name: NewName = "", as_json: Json = False
+    path: Annotated[Path, typer.Argument(help="A GGUF file, whatever its name ends in. It stays where it lies.", show_default=False)], name: NewName = "", as_json: Json = False
 ) -> None:
     """Make a GGUF file known by a name, without copying it."""
     from mdsa_local.runtime import shelf
@@ -299,7 +299,9 @@ def quantize(
     settings = Settings.load()
     model = shelf.find_source(source, settings)
     name = name or shelf.plain_name(model.path.name)
-    _say(shelf.quantize(model, kind, name, settings), name, settings, as_json)
+    with waiting(f"quantising {model.path.name}"):
+        made = shelf.quantize(model, kind, name, settings)
+    _say(made, name, settings, as_json)
 
 
 def _say(model: ModelFile, name: str, settings: Settings, as_json: bool) -> None:

@@ -165,7 +165,8 @@ def _on_card(path: Path) -> Iterator[ModelFile]:
     values = read_yaml(path)
     files = values.get("files")
     entries = [entry for entry in files.values() if isinstance(entry, dict)] if isinstance(files, dict) else []
-    if not any(str(entry.get("file") or entry.get("path") or "").lower().endswith(".gguf") for entry in entries):
+    # What is added by its path was looked into; Ollama's files have names without an ending.
+    if not any(entry.get("path") or str(entry.get("file") or "").lower().endswith(".gguf") for entry in entries):
         return
     try:
         card = ModelCard.model_validate(values)

@@ -107,8 +107,9 @@ class Fetcher:
             with partial.open("ab+") as file:
                 start = _kept(partial, file, remote)
                 need_room(partial.parent, remote.size_bytes - start)
+                if start == remote.size_bytes:
+                    progress(start, start)
                 self._fill(file, remote, start, progress)
-                progress(remote.size_bytes, remote.size_bytes)
                 _verify(file, remote, target)
                 on_disk(file.fileno())
         except ModelFileError:

@@ -90,10 +90,14 @@ def pull(
     :class:`~mdsa_local.runtime.download.Fetcher`.
     """
     folder = home_folder(settings, name)
+    sha256 = sha256.strip().lower()
+    if sha256 and not re.fullmatch("[0-9a-f]{64}", sha256):
+        # No file has it: all would be fetched, and then thrown away.
+        raise InputError(f"{sha256!r} is no SHA-256", "Give its 64 hexadecimal digits.")
     remote = fetcher.look_up(file.url(settings.hub_url))
-    if sha256 and remote.sha256 and sha256.lower() != remote.sha256:
+    if sha256 and remote.sha256 and sha256 != remote.sha256:
         raise ModelFileError(f"{remote.url}: the hub says SHA-256 {remote.sha256}, you say {sha256}", "Check the address and the hash.")
-    remote = Remote(remote.url, remote.size_bytes, remote.sha256 or sha256.lower(), remote.version)
+    remote = Remote(remote.url, remote.size_bytes, remote.sha256 or sha256, remote.version)
     if not remote.sha256:
         raise InputError(f"{remote.url}: the server does not say its SHA-256", "Give it with --sha256, from a source that you trust.")
     budget = memory_budget_bytes(settings.memory_budget_mb)
@@ -142,7 +146,7 @@ def remove(name: str, settings: Settings) -> tuple[list[Path], int]:
     """Remove a model, or one variant as ``model-variant``, from the user's folder; the files removed and the bytes that frees.
 
     An unfinished download, or what quantising left, goes by the name it was to have. A file that was added by reference stays where it lies. Raises
-    :class:`ModelNotFoundError` that lists what can be removed.
+    :class:`ModelNotFoundError` that lists what can be removed, :class:`InputError` while another process is making a file of it.
     """
     top = settings.home / "models"
     cards = {path.parent.name: path for path in sorted(top.glob("*/model.yaml"))}
@@ -153,6 +157,8 @@ def remove(name: str, settings: Settings) -> tuple[list[Path], int]:
         raise ModelNotFoundError.among("model of yours", name, every)
     try:
         with _writing_cards(top):
+            if name in cards or name in begun:
+                _refuse_unfinished(top / name)
             if name in cards:
                 files = [top / name / str(entry["file"]) for entry in _card(top / name).get("files", {}).values() if entry.get("file")]
                 # The card first: a model without its card is rubbish, a card without its files is broken.
@@ -318,6 +324,7 @@ def _removed_variant(folder: Path, variant: str) -> tuple[list[Path], int]:
     files = [folder / str(entry["file"])] if entry.get("file") else []
     with _or_as_before(folder / "model.yaml"):
         if not card["files"]:
+            _refuse_unfinished(folder)
             (folder / "model.yaml").unlink()
         else:
             default = card["default"] if card.get("default") in card["files"] else next(iter(card["files"]))
@@ -335,6 +342,13 @@ def _or_as_before(card: Path) -> Iterator[None]:
         with suppress(OSError):
             card.write_bytes(text)
         raise
+
+
+def _refuse_unfinished(folder: Path) -> None:
+    """Raise :class:`InputError` where another process is pulling or making a file in the folder: it would find its work gone at the end."""
+    for partial in folder.glob("*.partial"):
+        with only_one(partial.with_name(f"{partial.name}.lock"), partial):
+            pass
 
 
 def _deleted(files: list[Path], folder: Path | None) -> int:

@@ -83,7 +83,8 @@ def test_show_tells_of_a_file_of_the_catalogue(capsys: Capture, hub: FileHub, tm
 def test_what_is_ready_is_called_by_the_name_of_its_own_file(capsys: Capture, hub: FileHub, tmp_path: Path) -> None:
     plain = write_random(tmp_path / "plain.gguf", SHAPES["tiny"], "F16")
     assert 'mdsa ask --model plain "' in inside(capsys, "models", "add", str(plain))[1]
-    _, out, _ = inside(capsys, "models", "quantize", "plain", "Q8_0")
+    _, out, err = inside(capsys, "models", "quantize", "plain", "Q8_0")
+    assert err == "quantising plain.gguf\n", "it takes minutes for a large one, and llama.cpp does not say how far it is"
     assert 'mdsa ask --model plain-q8_0 "' in out and "`default_model: plain-q8_0`" in out
 
 

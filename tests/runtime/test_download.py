@@ -56,7 +56,7 @@ def test_a_whole_file(fetcher: Fetcher, hub: FileHub, tmp_path: Path) -> None:
     fetcher.fetch(remote, tmp_path / "new" / "x.gguf", lambda done, total: told.append((done, total)))
     assert (tmp_path / "new" / "x.gguf").read_bytes() == CONTENT
     assert only(tmp_path / "new") == ["x.gguf"]
-    assert told == sorted(told)
+    assert told == sorted(set(told)), "the end is told once"
     assert told[-1] == (len(CONTENT), len(CONTENT))
 
 

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from mdsa_local.domains.config import Generation
+from mdsa_local.durable import only_one
 from mdsa_local.errors import InputError, MDSAError, ModelError, ModelFileError, ModelMemoryError, ModelNotFoundError, StorageError, UnknownNameError
 from mdsa_local.runtime import shelf
 from mdsa_local.runtime.catalog import find, known
@@ -124,6 +125,13 @@ def test_the_hash_has_to_be_known_and_right(home: Settings, hub: FileHub) -> Non
     assert answer(home, "m")
 
 
+@pytest.mark.parametrize("given", ["abc", "0" * 63, "sha256:" + "0" * 64])
+def test_what_is_no_hash_is_told_before_anything_is_fetched(home: Settings, hub: FileHub, given: str) -> None:
+    with pytest.raises(InputError, match="is no SHA-256"):
+        pull(home, "plain", sha256=given)
+    assert hub.server.calls == []
+
+
 def test_what_is_larger_than_the_budget_is_refused_before_the_download(home: Settings, hub: FileHub) -> None:
     small = home.changed(memory_budget_mb=2)
     with pytest.raises(ModelMemoryError, match=r"3\.8 MB, the memory budget is 2\.0 MB"):
@@ -184,6 +192,13 @@ def test_added_it_stays_where_it_lies(settings: Settings, tmp_path: Path) -> Non
     assert shelf.remove("mine", settings) == ([], 0)
     assert mine.exists()
     assert known([settings.home / "models"]) == {}
+
+
+def test_a_file_of_ollamas_folder_is_added_though_its_name_has_no_ending(settings: Settings, tmp_path: Path) -> None:
+    blob = tmp_path / f"sha256-{'0' * 64}"
+    shutil.copy(NANO, blob)
+    assert shelf.add(blob, "blob", settings).path == blob
+    assert answer(settings, "blob") == answer(settings, str(NANO))
 
 
 def test_a_file_that_was_moved_is_added_from_its_new_place(settings: Settings, tmp_path: Path) -> None:
@@ -378,6 +393,18 @@ def test_an_unfinished_download_can_be_removed(tmp_path: Path) -> None:
     partial.parent.mkdir(parents=True)
     partial.write_bytes(b"GGUF" * 100)
     assert shelf.remove("begun", settings) == ([], 400)
+    assert not partial.parent.exists()
+
+
+def test_what_another_process_is_making_is_not_removed_from_under_it(home: Settings) -> None:
+    pull(home, "good")
+    partial = home.home / "models" / "m" / "other.gguf.partial"
+    partial.write_bytes(b"GGUF" * 100)
+    for name in ("m", "m-q4_0"):
+        with only_one(partial.with_name(f"{partial.name}.lock"), partial), pytest.raises(InputError, match="another process"):
+            shelf.remove(name, home)
+        assert partial.exists() and find("m", home.model_dirs).path.exists()
+    shelf.remove("m", home)
     assert not partial.parent.exists()
 
 
