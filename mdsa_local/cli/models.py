@@ -260,7 +260,7 @@ def pull(
 
 @app.command()
 def add(
-    path: Annotated[Path, typer.Argument(help="A GGUF file, whatever its name ends in. It stays where it lies.", show_default=False)], name: NewName = "", as_json: Json = False
+    path: Annotated[Path, typer.Argument(help="A GGUF file. It stays where it lies.", show_default=False)], name: NewName = "", as_json: Json = False
 ) -> None:
     """Make a GGUF file known by a name, without copying it."""
     from mdsa_local.runtime import shelf
