@@ -128,6 +128,8 @@ def recent(
         return
     if not feedback.settings.answer_log:
         note("Answers are not logged: set answer_log in config.yaml to how many to keep.")
+    elif not found:
+        line("No answer is in the log.")
     if found:
         lines = [(a.id[:8], time.strftime("%Y-%m-%d %H:%M", time.localtime(a.at)), a.domain or NOWHERE, a.status, a.question[:70]) for a in found]
         table(lines, ("id", "at", "domain", "status", "question"))

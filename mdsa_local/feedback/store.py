@@ -138,18 +138,24 @@ class Feedback:
 
     def recent(self, limit: int = 20) -> list[Logged]:
         """The answers logged last, the newest first."""
+        return [_unpacked(row) for row in self._newest(limit)]
+
+    def _newest(self, limit: int) -> list[Sequence[Any]]:
         with self._reading() as db:
-            found = db.execute("select id, at, question, answer from answers order by at desc, rowid desc limit ?", (limit,)).fetchall() if db else []
-        return [_unpacked(row) for row in found]
+            return db.execute("select id, at, question, answer from answers order by at desc, rowid desc limit ?", (limit,)).fetchall() if db else []
 
     def find(self, id: str) -> Logged:
         """A logged or marked answer by its id, a beginning of it that no other has, or ``last``.
 
         Raises :class:`UnknownNameError`, and :class:`InputError` where several begin so.
         """
+        return _unpacked(self._row(id))
+
+    def _row(self, id: str) -> Sequence[Any]:
+        """The columns of an answer, which may be damaged."""
         expected(id, str, "the id of an answer", f"Pass it as text, or {LAST!r}.")
         if id == LAST:
-            if found := self.recent(1):
+            if found := self._newest(1):
                 return found[0]
             raise self._unknown(id)
         if len(id) < LEAST_ID:
@@ -163,7 +169,7 @@ class Feedback:
             raise InputError(f"{len(known)} answers have an id that begins with {id}", "Give more of it.")
         if not known:
             raise self._unknown(id)
-        return _unpacked(known.get(id) or next(iter(known.values())))
+        return known.get(id) or next(iter(known.values()))
 
     def mark(
         self,
@@ -237,7 +243,8 @@ class Feedback:
 
     def _chosen(self, ids: str | Sequence[str], everything: bool) -> tuple[str, tuple[str, ...]]:
         """A condition for the answers of these ids, or for all, and its parameters."""
-        wanted = tuple(self.find(id).id for id in ([ids] if isinstance(ids, str) else ids))
+        # One that is damaged can be removed, too.
+        wanted = tuple(str(self._row(id)[0]) for id in ([ids] if isinstance(ids, str) else ids))
         return ("1", ()) if everything else (f"id in ({', '.join('?' * len(wanted))})", wanted)
 
     def _check_domain(self, name: str | None, answer: str | Answer) -> None:
@@ -251,9 +258,12 @@ class Feedback:
             raise UnknownNameError.among("domain", name, known)
 
     def _unknown(self, id: str) -> UnknownNameError:
-        error = UnknownNameError.among("answer", id, [found.id for found in self.recent(5)])
+        newest = [str(row[0]) for row in self._newest(5)]
+        error = UnknownNameError.among("answer", id, newest)
         if not self.settings.answer_log:
             error.hint = "Answers are not logged: set answer_log: 1000 in config.yaml, then ask again."
+        elif not newest:
+            error.hint = "No answer is in the log: ask a question first."
         return error
 
     @contextmanager
@@ -331,6 +341,8 @@ def _agree(
         raise InputError("a right answer needs no correction", "Mark it wrong, with what would have been right.")
     if unanswerable and (facts or sources):
         raise InputError("what the documents do not answer has neither facts nor sources", "Give facts and sources, or unanswerable, not both.")
+    if any(not said.strip() for said in (*facts, *sources)):
+        raise InputError("a fact or a source is empty", "Say what a right answer holds and which document says so.")
     if bool(facts) != bool(sources) and not right:
         raise InputError("facts and sources go together", "Say what a right answer holds and which document says so.")
 
@@ -355,7 +367,7 @@ def _unpacked(row: Sequence[Any]) -> Logged:
         cited = tuple(Said(*said) for said in kept.pop("cited"))
         return Logged(row[0], row[1], row[2], cited=cited, **kept)
     except (ValueError, TypeError, KeyError) as error:
-        raise StorageError(f"feedback.db: the entry {row[0]} is damaged: {error}", "Remove it, or move the file away.") from None
+        raise StorageError(f"feedback.db: the entry {row[0]} is damaged: {error}", f"Remove it: mdsa feedback remove {row[0]}") from None
 
 
 def _mark(row: Sequence[Any]) -> Mark:
@@ -364,4 +376,4 @@ def _mark(row: Sequence[Any]) -> Mark:
         facts, sources = tuple(said.pop("facts")), tuple(said.pop("sources"))
         return Mark(_unpacked(row), row[1], facts=facts, sources=sources, **said)
     except (ValueError, TypeError, KeyError) as error:
-        raise StorageError(f"feedback.db: the mark {row[0]} is damaged: {error}", "Remove it, or move the file away.") from None
+        raise StorageError(f"feedback.db: the mark {row[0]} is damaged: {error}", f"Remove it: mdsa feedback remove {row[0]}") from None

@@ -52,6 +52,8 @@ def test_from_an_answer_to_a_question_set(
     assert json.loads(out)["error"]["message"].startswith("2 different examples"), "too few to learn from"
     assert inside(capsys, "feedback", "remove", card["id"])[1] == "1 removed\n"
     assert inside(capsys, "feedback", "remove", "--all", "--json")[0] == 0
+    monkeypatch.setenv("MDSA_ANSWER_LOG", "10")
+    assert inside(capsys, "feedback", "recent")[1] == "No answer is in the log.\n"
     assert "No answer has been marked." in inside(capsys, "feedback", "list")[1]
     assert CARD.encode() not in (home / "feedback.db").read_bytes()
 
@@ -73,6 +75,7 @@ def test_mistakes_are_told(home: Path, capsys: pytest.CaptureFixture[str], tmp_p
         (("right", "nosuchid"), "unknown_name"),
         (("wrong", "last", "-d", "astrology"), "unknown_name"),
         (("wrong", "last", "--fact", "x"), "input"),
+        (("wrong", "last", "--fact", "", "--source", ""), "input"),
         (("export", str(tmp_path / "x")), "input"),
         (("list", "-d", "astrology"), "unknown_name"),
         (("export", str(tmp_path / "x"), "-d", "astrology"), "unknown_name"),

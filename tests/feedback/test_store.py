@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import stat
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,6 +44,9 @@ def test_nothing_is_logged_unless_asked(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError) as error:
         feedback.mark("aaaa1111", True)
     assert "answer_log" in error.value.hint
+    with pytest.raises(UnknownNameError) as error:
+        Feedback(feedback.settings.changed(answer_log=3)).mark("last", True)
+    assert error.value.hint == "No answer is in the log: ask a question first."
 
 
 def test_the_log_keeps_the_last_and_only_its_owner_reads_it(feedback: Feedback) -> None:
@@ -109,6 +114,9 @@ def test_what_contradicts_itself_is_refused(feedback: Feedback) -> None:
         feedback.mark("aaaa1111", False, unanswerable=True, facts=["x"], sources=["y"])
     with pytest.raises(InputError, match="go together"):
         feedback.mark("aaaa1111", False, facts=["x"])
+    for empty in ({"facts": ["x", ""], "sources": ["y"]}, {"facts": ["x"], "sources": [" "]}):
+        with pytest.raises(InputError, match="is empty"):
+            feedback.mark("aaaa1111", False, **empty)
     with pytest.raises(InputError, match="question"):
         feedback.mark(answer(), True)
     assert feedback.marks() == []
@@ -143,6 +151,22 @@ def test_two_processes_lose_nothing(feedback: Feedback) -> None:
     assert [process.wait(120) for process in running] == [0, 0]
     assert len(feedback.recent(100)) == 50
     assert len(feedback.marks()) >= 26
+
+
+def test_a_damaged_entry_is_removed_as_its_message_says(feedback: Feedback) -> None:
+    for id in ("aaaa1111", "bbbb2222"):
+        feedback.record(answer(id), QUESTION)
+        feedback.mark("last", True)
+    with closing(sqlite3.connect(feedback.path)) as db:
+        db.execute("update answers set answer = '{' where id = 'bbbb2222'")
+        db.execute("update marks set mark = '{' where id = 'bbbb2222'")
+        db.commit()
+    for look in (feedback.recent, feedback.marks):
+        with pytest.raises(StorageError) as caught:
+            look()
+        assert caught.value.hint == "Remove it: mdsa feedback remove bbbb2222"
+    assert feedback.remove("bbbb2222") == [QUESTION]
+    assert [found.id for found in feedback.recent()] == [mark.answer.id for mark in feedback.marks()] == ["aaaa1111"]
 
 
 def test_a_damaged_file_and_a_full_disk_are_one_clear_error(feedback: Feedback, tmp_path: Path) -> None:
