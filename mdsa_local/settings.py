@@ -298,10 +298,10 @@ def user_path(path: str | Path) -> Path:
 def storage_error(error: OSError, path: Path) -> StorageError:
     """What an operating-system error on ``path`` means for the user."""
     held = getattr(error, "winerror", None) in IN_USE
-    return StorageError(
-        f"cannot write {path}: {error.strerror or error}",
-        f"{'Close the programs that use it' if held else 'Free some space'}, fix its permissions, or set MDSA_HOME to a writable folder.",
-    )
+    hint = f"{'Close the programs that use it' if held else 'Free some space'}, fix its permissions, or set MDSA_HOME to a writable folder."
+    if isinstance(error, FileNotFoundError | NotADirectoryError) and not path.parent.is_dir():
+        hint = f"There is no folder {path.parent}: make it first, or write elsewhere."
+    return StorageError(f"cannot write {path}: {error.strerror or error}", hint)
 
 
 def load_yaml(path: Path) -> Any:
@@ -348,7 +348,7 @@ def tell_unknown(environ: Mapping[str, str], known: Iterable[str]) -> None:
 def explain(error: ValidationError, within: str = "") -> str:
     """The first problem of a pydantic error in one line: key, what was wrong, what was given. ``within`` stands before the key."""
     first = error.errors()[0]
-    key = within + ".".join(map(str, first["loc"])) or "value"
+    key = within + ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
         return f"unknown key {key!r}"
     # What is secret is not shown, nor what may be pages long, or deeper than can be shown.
@@ -356,4 +356,6 @@ def explain(error: ValidationError, within: str = "") -> str:
         return f"key {key!r}: {first['msg']}"
     if first["type"] == "missing":
         return f"missing key {key!r}"
-    return f"key {key!r}: {first['msg'].removeprefix('Value error, ').replace('valid tuple', 'valid list')} (given: {first['input']!r})"
+    said = first["msg"].removeprefix("Value error, ").replace("valid tuple", "valid list")
+    # What is wrong as a whole has no key, and a line of a file may be a megabyte.
+    return f"key {key!r}: {said} (given: {first['input']!r:.200})" if key else said

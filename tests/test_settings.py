@@ -45,6 +45,12 @@ def test_a_wrong_file_is_named_with_its_key(tmp_path: Path, text: str, said: str
     assert "config.yaml" in f"{caught.value} {caught.value.hint}"
 
 
+def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+    missing = settings.storage_error(FileNotFoundError(2, "No such file or directory"), tmp_path / "none" / "x")
+    assert missing.hint == f"There is no folder {tmp_path / 'none'}: make it first, or write elsewhere."
+    assert "Free some space" in settings.storage_error(OSError(28, "No space left on device"), tmp_path / "x").hint
+
+
 def test_a_wrong_variable_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         Settings.load({"MDSA_HOME": str(tmp_path), "MDSA_CONFIDENCE_THRESHOLD": "2"})

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mdsa_local.cli.output import Json, document, line, progress, table
+from mdsa_local.cli.output import Json, document, line, progress, table, try_to_write
 
 if TYPE_CHECKING:
     from mdsa_local.evaluation.answers import Run
@@ -69,9 +69,8 @@ def answers(
 
     cases = questions.read(file)
     for path in (plot, save):
-        # A run takes minutes: what it cannot be written to is told before.
         if path is not None:
-            _try_to_write(path)
+            try_to_write(path)
     if plot is not None:
         from mdsa_local.evaluation.plots import figure_class
 
@@ -175,18 +174,6 @@ def _grid(rows: Sequence[Sequence[str]], header: Sequence[str]) -> None:
     for row in rows:
         shown.add_row(*map(Text, row))
     Console().print(shown)
-
-
-def _try_to_write(path: Path) -> None:
-    from mdsa_local.settings import storage_error
-
-    new = not path.exists()
-    try:
-        path.open("ab").close()
-        if new:
-            path.unlink()
-    except OSError as error:
-        raise storage_error(error, path) from None
 
 
 def _save(runs: Sequence[Run], path: Path) -> None:

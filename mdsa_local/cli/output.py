@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from shlex import quote
 from typing import Annotated, Any
 from unicodedata import category
@@ -96,6 +97,19 @@ def joined(words: Sequence[str]) -> str:
         except UnicodeDecodeError:
             raise InputError("standard input is not valid UTF-8 text", "Convert it first, for example with iconv.") from None
     return " ".join(words)
+
+
+def try_to_write(path: Path) -> None:
+    """Raise :class:`StorageError` where nothing can be written to ``path``: for what would be told after minutes of work."""
+    from mdsa_local.settings import storage_error
+
+    new = not path.exists()
+    try:
+        path.open("ab").close()
+        if new:
+            path.unlink()
+    except OSError as error:
+        raise storage_error(error, path) from None
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mdsa_local.cli.output import Json, document, line, note, progress
+from mdsa_local.cli.output import Json, document, line, note, progress, try_to_write
 from mdsa_local.errors import DependencyError
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ def adapter(
         if error.name and error.name.startswith("mdsa_local"):
             raise
         raise DependencyError(f"training needs {error.name}", 'Install it with: pip install "mdsa-local[train]"') from None
+    if keep is not None:
+        try_to_write(keep := keep.expanduser())
     options = Options(rank=rank, alpha=2.0 * rank, rate=rate, epochs=epochs, seed=seed)
     with TinyBERTOrchestrator() as orchestrator:
         outcome = train_adapter(orchestrator, domain, data.expanduser(), base, options, llama_cpp=llama_cpp, keep=keep, progress=progress)

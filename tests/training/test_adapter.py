@@ -96,6 +96,8 @@ def test_what_does_not_fit_is_told_before_anything_is_trained(home: Path, tmp_pa
         (("--data", str(data), "--base", folder), "input", "--llama-cpp"),
         (("--data", str(data), "--base", folder, "--llama-cpp", str(tmp_path)), "dependency", "convert_hf_to_gguf.py is not there"),
         (("--data", str(data), "--domain", "nonsuch"), "unknown_name", "nonsuch"),
+        (("--data", str(data), "--keep", str(tmp_path)), "storage", "cannot write"),
+        (("--data", str(data), "--keep", str(tmp_path / "none" / "a.gguf")), "storage", f"There is no folder {tmp_path / 'none'}: make it first"),
     ):
         exit_code, out, _ = inside(capsys, "train", "adapter", "--domain", "desk", *arguments, "--json")
         error = json.loads(out)["error"]

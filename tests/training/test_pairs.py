@@ -25,6 +25,18 @@ def written(path: Path, *lines: object) -> Path:
     return path
 
 
+def test_what_is_wrong_with_a_line_names_its_key_and_shows_no_pages(tmp_path: Path) -> None:
+    for line, said in (
+        ([1], "line 1: expected an object, found list"),
+        ({"question": "q", "answer": "a", "context": "c", "passages": ["long" * 10_000]}, "line 1: give passages or context, not both"),
+        ({"question": "q", "answer": ["long" * 10_000]}, "line 1: key 'answer': "),
+    ):
+        with pytest.raises(InputError) as caught:
+            pairs.read(written(tmp_path / "x.jsonl", line))
+        assert said in str(caught.value)
+        assert len(str(caught.value)) < 400
+
+
 def test_every_form_of_a_line(tmp_path: Path) -> None:
     path = written(
         tmp_path / "x.jsonl",
