@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mdsa_local.cli.output import Json, document, line, note, table
+from mdsa_local.cli.output import Json, document, line, note, table, waiting
 from mdsa_local.cli.train_adapter import adapter
 from mdsa_local.cli.train_router import router
 from mdsa_local.errors import DependencyError, InputError, UnknownNameError
@@ -98,8 +98,9 @@ def _tokenizer(workshop: Workshop, data: Path, templates: Path | None) -> dict[s
 
     if any(workshop.checkpoint(step).exists() for step in ("pretrain", "ground")):
         raise InputError(f"{workshop.folder}: training has begun with its tokenizer", "Begin another run: give another --run folder.")
-    known = Templates(templates or TEMPLATES)
-    made = learn(texts(data, known, workshop.recipe), workshop.recipe.shape.vocabulary)
+    with waiting("tokenizer: learning the vocabulary"):
+        known = Templates(templates or TEMPLATES)
+        made = learn(texts(data, known, workshop.recipe), workshop.recipe.shape.vocabulary)
     write_whole(workshop.tokenizer, made.to_str(pretty=True))
     return {"tokenizer": str(workshop.tokenizer), "tokens": made.get_vocab_size()}
 
@@ -231,7 +232,7 @@ def export(run: Run, as_json: Json = False) -> None:
     """Write the trained model as a GGUF file in full precision."""
     from mdsa_local.training.workshop import opened
 
-    with opened(run) as workshop:
+    with opened(run, begin=False) as workshop:
         told(_export(workshop), as_json)
 
 
@@ -250,7 +251,7 @@ def quantize(run: Run, as_json: Json = False) -> None:
     """Make the INT8 and the INT4 file of the exported model, and the model.yaml that makes them a model."""
     from mdsa_local.training.workshop import opened
 
-    with opened(run) as workshop:
+    with opened(run, begin=False) as workshop:
         told(_quantize(workshop), as_json)
 
 
@@ -265,7 +266,6 @@ def _quantize(workshop: Workshop) -> dict[str, Any]:
 def _all_steps(workshop: Workshop, lessons: Lessons) -> dict[str, Any]:
     done: dict[str, Any] = {}
     if not workshop.tokenizer.is_file():
-        note("tokenizer")
         done["tokenizer"] = _tokenizer(workshop, lessons.data, lessons.templates)
     for step in ("pretrain", "ground"):
         if step == "pretrain" and (workshop.checkpoint("ground").exists() or not workshop.recipe.end_of("pretrain")):

@@ -164,12 +164,13 @@ class Feedback:
         query = "select id, at, question, answer from {} where id between ? and ?"
         with self._reading() as db:
             rows = [row for name in TABLES for row in db.execute(query.format(name), (begin, end))] if db else []
-        known = {row[0]: row for row in rows}
+        known = {found[0]: found for found in rows}
         if len(known) > 1 and id not in known:
             raise InputError(f"{len(known)} answers have an id that begins with {id}", "Give more of it.")
         if not known:
             raise self._unknown(id)
-        return known.get(id) or next(iter(known.values()))
+        row: Sequence[Any] = known.get(id) or next(iter(known.values()))
+        return row
 
     def mark(
         self,

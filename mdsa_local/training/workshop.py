@@ -66,12 +66,15 @@ class Workshop:
 
 
 @contextmanager
-def opened(folder: Path, recipe: str | None = None, seed: int | None = None, tokens: int | None = None) -> Iterator[Workshop]:
-    """Open a run, or begin one; what is None is as the run has it. Only one process may have it open.
+def opened(folder: Path, recipe: str | None = None, seed: int | None = None, tokens: int | None = None, *, begin: bool = True) -> Iterator[Workshop]:
+    """Open a run, or begin one, unless ``begin`` is False; what is None is as the run has it. Only one process may have it open.
 
-    Raises :class:`InputError` when the run was begun with something else, :class:`ConfigError` for a wrong recipe, :class:`StorageError`.
+    Raises :class:`InputError` when the run was begun with something else, or not at all, :class:`ConfigError` for a wrong recipe,
+    :class:`StorageError`.
     """
     wanted = read_recipe(recipe) if recipe else None
+    if not begin and not (folder / "run.json").is_file():
+        raise InputError(f"{folder}: no run was begun in it", "Give the folder of yours with --run, or begin one: mdsa train tokenizer.")
     with ExitStack() as held:
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ import yaml
 
 from mdsa_local.runtime.catalog import find
 from mdsa_local.training import curve
+from mdsa_local.training.workshop import opened
 from tests.cli.test_cli import inside
 from tests.cli.test_eval import LINES
 from tests.conftest import json_lines
@@ -34,6 +35,7 @@ def test_killed_in_the_middle_it_ends_with_the_same_losses(
         code, out, err = inside(capsys, *arguments("tokenizer", run, data, templates, recipe), "--json")
         assert code == 0, err
         assert json.loads(out)["tokens"] == 600
+        assert err.startswith("tokenizer: learning the vocabulary\n"), "with all the data that takes a while"
     assert (whole / "tokenizer.json").read_bytes() == (killed / "tokenizer.json").read_bytes()
     training = ("--threads", "1", "--keep-every", "4", "--device", "cpu", "--json")
     command = [sys.executable, "-m", "mdsa_local", *arguments("pretrain", killed, data, templates, recipe), *training]
@@ -84,6 +86,13 @@ def test_all_steps_in_one_command_make_a_model(tmp_path: Path, data: Path, templ
     assert code == 2, "its tokenizer is in use"
 
 
+@pytest.mark.parametrize("step", ["export", "quantize"])
+def test_what_begins_no_run_leaves_no_folder(step: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = inside(capsys, "train", step, "--run", str(tmp_path / "mistyped"))
+    assert (code, "no run was begun in it" in err) == (2, True)
+    assert not (tmp_path / "mistyped").exists()
+
+
 @pytest.mark.parametrize("step", ["tokenizer", "pretrain", "ground", "nano"])
 def test_without_the_data_it_says_which_and_whose(
     step: str, tmp_path: Path, data: Path, templates: Path, recipe: Path, capsys: pytest.CaptureFixture[str]
@@ -101,6 +110,8 @@ def test_without_the_data_it_says_which_and_whose(
 
 @pytest.mark.parametrize(("step", "missing"), [("pretrain", "torch"), ("ground", "torch"), ("export", "torch"), ("quantize", "gguf")])
 def test_without_the_extra_it_names_it(step: str, missing: str, tmp_path: Path) -> None:
+    with opened(tmp_path):
+        pass
     given = ["train", step, "--run", str(tmp_path), *(["--data", str(tmp_path)] if step in ("pretrain", "ground") else [])]
     code = f"import sys; sys.modules[{missing!r}] = None; from mdsa_local.cli.main import run; run({given!r})"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -114,9 +114,9 @@ def test_what_contradicts_itself_is_refused(feedback: Feedback) -> None:
         feedback.mark("aaaa1111", False, unanswerable=True, facts=["x"], sources=["y"])
     with pytest.raises(InputError, match="go together"):
         feedback.mark("aaaa1111", False, facts=["x"])
-    for empty in ({"facts": ["x", ""], "sources": ["y"]}, {"facts": ["x"], "sources": [" "]}):
+    for facts, sources in ((["x", ""], ["y"]), (["x"], [" "])):
         with pytest.raises(InputError, match="is empty"):
-            feedback.mark("aaaa1111", False, **empty)
+            feedback.mark("aaaa1111", False, facts=facts, sources=sources)
     with pytest.raises(InputError, match="question"):
         feedback.mark(answer(), True)
     assert feedback.marks() == []
