@@ -54,6 +54,9 @@ def main() -> None:
     parser.add_argument("--on", choices=tuple(RUNS), default="cpu", help="what to make it on")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0 for torch's choice")
     args = parser.parse_args()
+    if not args.teacher.is_dir():
+        # The texts are read before it, which takes a while.
+        parser.error(f"--teacher {args.teacher}: no such folder")
     data, work, out = args.data.resolve(), args.work.resolve(), args.out.resolve()
     common = ("--data", data, "--threads", args.threads)
     begun: dict[str, tuple[str | Path, ...]] = {

@@ -49,6 +49,9 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=0, help="learn from so many groups; 0: all on a GPU, 12,000 on a CPU")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0 for torch's choice")
     args = parser.parse_args()
+    if not args.start.is_dir():
+        # The groups are drawn before it is read, which takes a while.
+        parser.error(f"--start {args.start}: no such folder")
     work, out, encoder = args.work.resolve(), args.out.resolve(), args.encoder.resolve()
     work.mkdir(parents=True, exist_ok=True)
     pool = work / "groups.npz"

@@ -77,6 +77,15 @@ def tell(error: MDSAError) -> None:
     note("\n".join(map(escaped, said.split("\n"))))
 
 
+def ended(main: Callable[[], None]) -> None:
+    """Run the command of a module; an error of ours is told as by the command ``mdsa``, and ends the program with its code."""
+    try:
+        main()
+    except MDSAError as error:
+        tell(error)
+        sys.exit(error.exit_code)
+
+
 def bold(text: str) -> str:
     """``text`` in bold on a terminal."""
     return f"\x1b[1m{text}\x1b[0m" if sys.stdout.isatty() else text

@@ -43,7 +43,7 @@ def router(
         if len(kept) < len(corrected):
             note(f"warning: {len(corrected) - len(kept)} marked answers belong to domains that are no longer there")
         for reason, count in export(marks, "router").left_out.items():
-            note(f"of {count} marked answers nothing is learned: {reason}")
+            note(f"marked answers left out: {count}, {reason}")
         with waiting("fitting without the held-out examples, then to all of them if that is better"):
             lesson = learn(orchestrator, [*given, *kept], seed)
         target = orchestrator.settings.router_file

@@ -120,4 +120,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from mdsa_local.cli.output import ended
+
+    ended(main)

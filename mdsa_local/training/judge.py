@@ -313,7 +313,10 @@ def main() -> None:
     if missing := [f"--{name}" for name in needed if getattr(args, name) is None]:
         parser.error(f"{args.do} needs {', '.join(missing)}")
     if args.do == "draw":
-        draw(args.data, args.encoder, args.pool, args.seed)
+        from mdsa_local.cli.output import waiting
+
+        with waiting("drawing groups"):
+            draw(args.data, args.encoder, args.pool, args.seed)
         return
     args.work.mkdir(parents=True, exist_ok=True)
     every = pools(args.pool, AutoTokenizer.from_pretrained(args.start), args.most, args.seed)
@@ -324,4 +327,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from mdsa_local.cli.output import ended
+
+    ended(main)

@@ -10,6 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 import _making
+import make_encoder
 import make_judge
 
 CARD = "name: judge\nweighing: {odds: [0.0, 1.0, 0.0, 0.0], nearness: 3.0}\n# odds: [1] stay\n"
@@ -22,6 +23,27 @@ def test_a_step_is_a_module_run(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         _making.step("documentation", "--nonsense")
     assert ended.value.code == 2
+
+
+def test_an_error_of_a_step_is_a_message(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        _making.step("judge", "draw", "--data", tmp_path, "--encoder", _making.ROOT / "models/tinybert", "--pool", tmp_path / "groups.npz")
+    told = capfd.readouterr().err
+    assert (ended.value.code, "Traceback" in told) == (2, False)
+    assert told.startswith("drawing groups\n") and "error: " in told and "docs/training.md has all sets" in told
+
+
+def test_a_folder_that_is_not_there_is_told_before_anything_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--data", str(tmp_path), "--work", str(tmp_path / "work")]
+    for script, option in ((make_judge, "--start"), (make_encoder, "--teacher")):
+        monkeypatch.setattr(sys, "argv", ["make.py", *common, option, str(tmp_path / "none")])
+        with pytest.raises(SystemExit) as ended:
+            script.main()
+        assert ended.value.code == 2
+        assert f"{option} {tmp_path / 'none'}: no such folder" in capsys.readouterr().err
+    assert not (tmp_path / "work").exists()
 
 
 def test_odds_are_put_into_the_card() -> None:
