@@ -237,6 +237,7 @@ def pull(
     as_json: Json = False,
 ) -> None:
     """Download a model file; run again, it goes on where it stopped."""
+    from mdsa_local.errors import ModelNotFoundError
     from mdsa_local.runtime import shelf
     from mdsa_local.runtime.download import Fetcher
     from mdsa_local.runtime.offers import find_offer
@@ -247,7 +248,11 @@ def pull(
         file, variant, facts = shelf.HubFile.parse(ref), "", {}
         name, variant = name or shelf.plain_name(file.file_name), shelf.variant_of(file.file_name)
     else:
-        offer, variant = find_offer(_catalogue(), ref)
+        try:
+            offer, variant = find_offer(_catalogue(), ref)
+        except ModelNotFoundError as error:
+            error.hint += " Any other file of the hub: hf://owner/repository/file.gguf."
+            raise
         file, facts = shelf.HubFile(offer.repository, "main", offer.files[variant].file), {"licence": offer.licence, "description": offer.good_for}
         name = name or ref.partition(":")[0]
     hosts = (*shelf.storage_hosts(settings.hub_url), *(allow_host or ()))

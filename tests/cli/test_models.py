@@ -110,6 +110,7 @@ def test_pull_use_and_remove(capsys: Capture, hub: FileHub) -> None:
         (["pull", "hf://owner/repo/absent.gguf"], 5, "no such file"),
         (["pull", "http://owner/x"], 2, "no file on a hub"),
         (["pull", "qwen9"], 5, "unknown model 'qwen9'"),
+        (["pull", "hf.co/owner/repo:Q4_K_M"], 5, "hf://owner/repository/file.gguf"),
         (["pull", "qwen3-4b-2507"], 5, "no such file"),
         (["show", "nope"], 5, "unknown model 'nope'"),
         (["rm", "nano"], 5, "unknown model of yours"),
