@@ -21,7 +21,7 @@ from mdsa_local.errors import InputError, ModelError, ModelFileError, ModelMemor
 from mdsa_local.runtime.catalog import ModelFile, find, known
 from mdsa_local.runtime.cores import within_cores
 from mdsa_local.runtime.download import Fetcher, Progress, Remote, forget, need_room
-from mdsa_local.runtime.gguf import GGUFInfo, read_gguf
+from mdsa_local.runtime.gguf import GGUFInfo, read_gguf, text_metadata
 from mdsa_local.runtime.hardware import memory_budget_bytes
 from mdsa_local.runtime.residency import describe_bytes
 from mdsa_local.settings import Settings, read_yaml, shipped, storage_error
@@ -130,10 +130,12 @@ def pull(
 
 
 def add(path: Path, name: str, settings: Settings, progress: Progress = silent) -> ModelFile:
-    """Reference a GGUF file where it lies. Raises :class:`ModelFileError` for what is none, :class:`InputError` when the name is taken by another
-    that is still where it was."""
+    """Reference a GGUF file where it lies. Raises :class:`ModelFileError` for what is none, or an adapter, :class:`InputError` when the name is taken
+    by another that is still where it was."""
     path = path.expanduser().absolute()
     info = read_gguf(path)
+    if text_metadata(path).get("general.type") == "adapter":
+        raise ModelFileError(f"{path} is an adapter, no model by itself", "Name it in a domain.yaml beside its model: adapter: FILE.")
     folder = home_folder(settings, name)
     variant = info.quantization.lower()
     _refuse_another(folder, variant, str(path))

@@ -24,6 +24,7 @@ from mdsa_local.runtime.download import Fetcher
 from mdsa_local.runtime.gguf import read_gguf
 from mdsa_local.runtime.manager import ModelManager
 from mdsa_local.runtime.shelf import HubFile, plain_name, variant_of
+from mdsa_local.runtime.synthetic import SHAPES, write_lora
 from mdsa_local.settings import Settings, shipped
 
 from .file_server import FileHub
@@ -225,6 +226,8 @@ def test_what_cannot_be_added(settings: Settings, tmp_path: Path) -> None:
         shelf.add(tmp_path / "x.gguf", "x", settings)
     with pytest.raises(ModelNotFoundError):
         shelf.add(tmp_path / "y.gguf", "y", settings)
+    with pytest.raises(ModelFileError, match="is an adapter, no model"):
+        shelf.add(write_lora(tmp_path / "z.gguf", SHAPES["tiny"], seed=1), "z", settings)
     assert not (settings.home / "models").exists()
 
 
