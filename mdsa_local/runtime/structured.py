@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NoReturn, cast
 
 from mdsa_local.domains.config import Generation
-from mdsa_local.errors import ContextOverflowError, InputError, InvalidOutputError
+from mdsa_local.errors import ContextOverflowError, InputError, InvalidOutputError, expected
 from mdsa_local.runtime.backend import Backend, Finished, Message
 from mdsa_local.runtime.gbnf import check_gbnf
 from mdsa_local.runtime.grammar import gbnf
@@ -79,6 +79,7 @@ def checked_validator(schema: Mapping[str, Any]) -> Any:
     import referencing
     from jsonschema.validators import validator_for
 
+    expected(schema, Mapping, "the JSON schema", "Pass an object, {} for any JSON.")
     if _deeper(schema, MOST_DEEP):
         raise InputError(f"the JSON schema has more than {MOST_DEEP} objects and lists in each other", "Make it flatter, with $defs and $ref.")
     kind = validator_for(schema, default=jsonschema.Draft202012Validator)

@@ -114,6 +114,12 @@ def test_a_wrong_schema_is_the_callers_error_and_opens_no_socket(schema: dict[st
         ask(Sayings("{}"), schema)
 
 
+@pytest.mark.parametrize("schema", [True, "x", None])
+def test_what_is_no_object_is_no_schema(schema: Any) -> None:
+    with pytest.raises(InputError, match="the JSON schema cannot be"):
+        ask(Sayings("{}"), schema)
+
+
 @pytest.mark.parametrize(
     ("schema", "said"),
     [
