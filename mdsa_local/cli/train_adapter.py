@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mdsa_local.cli.output import Json, document, line, note, progress, try_to_write
+from mdsa_local.cli.output import Json, document, line, note, progress, try_to_write, waiting
 from mdsa_local.errors import DependencyError
 
 if TYPE_CHECKING:
@@ -38,10 +38,11 @@ def adapter(
     from mdsa_local.orchestrator import TinyBERTOrchestrator
 
     try:
-        import peft as _  # noqa: F401
+        with waiting("loading what trains"):
+            import peft as _  # noqa: F401
 
-        from mdsa_local.training.adapter import train_adapter
-        from mdsa_local.training.lora import Options
+            from mdsa_local.training.adapter import train_adapter
+            from mdsa_local.training.lora import Options
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith("mdsa_local"):
             raise

@@ -128,8 +128,8 @@ def train_adapter(
         usable, left_out = _examples(orchestrator, chosen, adapted, backend, found, progress)
         training, held = pairs.split(usable, lambda one: one[0].question, options.seed)
         training, aside = pairs.split(training, lambda one: one[0].question, options.seed + 1, ASIDE)
-        model = lora.adapted(lora.load_folder(adapted.folder) if adapted.folder else lora.load_gguf(adapted.path), options)
         tell = progress(f"training {adapted.name}", "steps") if progress else None
+        model = lora.adapted(lora.load_folder(adapted.folder) if adapted.folder else lora.load_gguf(adapted.path), options)
         curve = lora.train(model, [one.example for _, one in training], [one.example for _, one in aside], options, tell)
         file = Path(scratch) / "adapter.gguf"
         _write(model, adapted, options, file, llama_cpp)
@@ -271,6 +271,8 @@ def _examples(
             left_out["too long for the model's context"] += 1
             continue
         out.append((pair, Held(shown, expected, example)))
+    if tell:
+        tell("", len(found.rows), len(found.rows))
     questions = len({" ".join(pair.question.lower().split()) for pair, _ in out})
     if questions < LEAST_PAIRS:
         why = "".join(f"; {count} left out: {reason}" for reason, count in left_out.items())

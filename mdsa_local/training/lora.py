@@ -144,10 +144,13 @@ def train(model: Any, examples: Sequence[Example], aside: Sequence[Example], opt
     rng = random.Random(options.seed)
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimiser = torch.optim.AdamW(weights, lr=options.rate, weight_decay=0.0, betas=(0.9, 0.98))
-    curve = [Epoch(0, None, mean_loss(model, aside))]
-    best = (curve[0].kept_aside, _state(model))
     steps = options.epochs * len(batches(examples, options.batch_tokens))
     step = 0
+    if progress:
+        # The loss before the first step takes a while, too.
+        progress("epoch 0", step, steps)
+    curve = [Epoch(0, None, mean_loss(model, aside))]
+    best = (curve[0].kept_aside, _state(model))
     for epoch in range(1, options.epochs + 1):
         model.train()
         order = batches(examples, options.batch_tokens)

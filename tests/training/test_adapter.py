@@ -47,6 +47,7 @@ def pairs(path: Path, answer: str = ANSWER) -> Path:
 def train(capsys: pytest.CaptureFixture[str], data: Path, *more: str) -> tuple[int, dict[str, Any]]:
     code, out, err = inside(capsys, "train", "adapter", "--domain", "desk", "--data", str(data), "--json", *more)
     assert out, err
+    assert err.startswith("loading what trains\n"), "torch and peft take seconds to import"
     return code, json.loads(out)
 
 
