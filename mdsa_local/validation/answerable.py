@@ -28,9 +28,9 @@ WEIGHTS = (-2.602, 5.713, -3.07)
 LEAST_ODDS = -0.5
 # A word this near (cosine) to the nearest word of the sentences that the model is shown is another name for it, and is not told as missing.
 ALIKE = 0.7
-# "What's" asks no more than "what" does, "how many" no more than "how", and "ok why" no more than "why".
+# "What's" asks no more than "what" does, "how many" no more than "how", and "ok why" no more than "why". Who asks, and of whom, documents do not say.
 CONTRACTED = re.compile(r"'(?:s|m|re|ve|ll|d)$")
-ASKING = facts.FUNCTION | set("many much ok okay oh alright yes yeah please thanks hi hello".split())
+ASKING = facts.FUNCTION | set("many much ok okay oh alright yes yeah please thanks hi hello am me mine myself he him his she her hers".split())
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ def test_content_words_stand_as_written_once_and_without_numbers() -> None:
     assert content("Can I PAY 3 bills in two bitcoins, or pay with “Bitcoins”?") == ["pay", "bills", "bitcoins"]
     assert content("is it not so?") == content("ok why") == []
     assert content("what's the guest wifi password, and how many can't you use?") == ["guest", "wifi", "password", "use"]
+    assert content("am I his, and can she reach me?") == ["reach"]
 
 
 def test_a_word_that_no_document_has_speaks_against_an_answer(encoder: Encoder) -> None:
