@@ -18,6 +18,7 @@ from typing import Any
 
 from mdsa_local.domains.config import NAME
 from mdsa_local.errors import InputError, StorageError, UnknownNameError, expected, nearest
+from mdsa_local.jsonlines import folded
 from mdsa_local.settings import Settings
 from mdsa_local.types import Answer
 
@@ -222,10 +223,13 @@ class Feedback:
         return [mark for mark in made if right in (None, mark.right) and mark.belongs(domain)]
 
     def questions(self, ids: str | Sequence[str] = (), *, everything: bool = False) -> list[str]:
-        """The questions that :meth:`remove` would remove. Raises :class:`UnknownNameError`."""
-        chosen = self._chosen(ids, everything)
+        """The questions that :meth:`remove` would remove, without those that a mark has that stays. Raises :class:`UnknownNameError`."""
+        chosen, given = self._chosen(ids, everything)
         with self._reading() as db:
-            return _questions(db, *chosen) if db else []
+            if db is None:
+                return []
+            staying = {folded(row[0]) for row in db.execute(f"select question from marks where not ({chosen})", given)}
+            return [question for question in _questions(db, chosen, given) if folded(question) not in staying]
 
     def remove(self, ids: str | Sequence[str] = (), *, everything: bool = False) -> list[str]:
         """Remove answers by id, one or several, with their marks, or everything; the questions that were removed. No copy of them stays in the file.

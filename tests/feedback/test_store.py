@@ -139,6 +139,15 @@ def test_removed_is_removed(feedback: Feedback) -> None:
     assert (feedback.recent(), feedback.marks()) == ([], [])
 
 
+def test_what_another_mark_has_need_not_be_forgotten(feedback: Feedback) -> None:
+    feedback.record(answer(), QUESTION)
+    feedback.record(answer("bbbb2222"), QUESTION.upper())
+    for name in ("aaaa1111", "bbbb2222"):
+        feedback.mark(name, True)
+    assert feedback.questions(["aaaa1111"]) == []
+    assert feedback.questions(["aaaa1111", "bbbb2222"]) == feedback.questions(everything=True) == [QUESTION, QUESTION.upper()]
+
+
 def test_two_processes_lose_nothing(feedback: Feedback) -> None:
     feedback.settings = feedback.settings.changed(answer_log=1000)
     script = (
