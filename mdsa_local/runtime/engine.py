@@ -270,7 +270,7 @@ class Engine:
         while (self._paused or self._waiting) and len(self._seats) < self._parallel:
             need = max(self._paused[0].request.need, self._paused[0].left) if self._paused else self._waiting[0].need
             if self._seats and (need > room or not (self._paused or self._joins(self._waiting[0]))):
-                return
+                break
             room -= need
             if self._paused:
                 seat = self._paused.pop(0)
