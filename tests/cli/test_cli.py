@@ -331,12 +331,15 @@ def test_on_windows_nothing_is_said_to_who_has_gone(tmp_path: Path) -> None:
 
 def test_on_windows_the_system_itself_ends_an_interrupted_program(monkeypatch: pytest.MonkeyPatch) -> None:
     # A program that was started in the background is told to ignore it.
-    before = signal.getsignal(signal.SIGINT)
-    for system, by_system in (("linux", False), ("darwin", False), ("win32", True)):
-        monkeypatch.setattr(output, "sys", SimpleNamespace(platform=system))
-        with output.interrupted_at_once():
-            assert (signal.getsignal(signal.SIGINT) is signal.SIG_DFL) == by_system
-        assert signal.getsignal(signal.SIGINT) is before
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        for system, by_system in (("linux", False), ("darwin", False), ("win32", True)):
+            monkeypatch.setattr(output, "sys", SimpleNamespace(platform=system))
+            with output.interrupted_at_once():
+                assert (signal.getsignal(signal.SIGINT) is signal.SIG_DFL) == by_system
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are sent otherwise")

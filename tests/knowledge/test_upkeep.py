@@ -274,7 +274,7 @@ def test_a_stop_before_the_word_index_is_made_anew_is_made_good(tmp_path: Path, 
 
 def test_a_search_under_way_may_go_on_while_its_version_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even where that version was made long ago: until the merge it was the latest."""
-    monkeypatch.setattr("mdsa_local.knowledge.upkeep.KEEP_VERSIONS", timedelta(seconds=2))
+    monkeypatch.setattr("mdsa_local.knowledge.upkeep.KEEP_VERSIONS", timedelta(seconds=5))
     monkeypatch.setattr("mdsa_local.knowledge.upkeep.AT_REST_S", 0.05)
     monkeypatch.setattr(KnowledgeBase, "_tidy_later", lambda base: None)
     base = DualRAG(tmp_path, ToyEmbedder())._knowledge_base(None)
@@ -282,7 +282,7 @@ def test_a_search_under_way_may_go_on_while_its_version_is_replaced(tmp_path: Pa
         base.add([Entry(f"{n}", f"{n}", "0", (Chunk("", f"text {n}", 0, 0),))])
         if n == 2:
             base._compact()
-    time.sleep(2.2)
+    time.sleep(5.2)
     [vector] = base.embedder.encode(["text 4"])
     at = base.database.run(base.snapshot(base.opened()))
     before = base.database.run(base.find(at, vector, "text 4", 5))
@@ -299,9 +299,9 @@ def test_a_search_under_way_may_go_on_while_its_version_is_replaced(tmp_path: Pa
     found = fresh.database.run(fresh.find(late, vector, "text 4", 5))
     assert sorted(one.bm25 for one in found) == sorted(one.bm25 for one in before) and len(found) == 6
     # What nobody reads any more is gone later.
-    time.sleep(2.2)
+    time.sleep(5.2)
     base._compact()
-    time.sleep(2.2)
+    time.sleep(5.2)
     base._compact()
     with pytest.raises(StorageError):
         fresh.database.run(fresh.database.pinned("global", at.version), "global")
