@@ -68,11 +68,9 @@ def stressing(model: Path | None, seconds: float, callers: int, settings: Settin
     """
     with tempfile.TemporaryDirectory() as folder:
         path = model or write_random(Path(folder) / "random-tiny-f32.gguf", SHAPES["tiny"], "F32")
-        backend = LlamaCppBackend(path, path.stem, CONTEXT, settings.threads, parallel=TOGETHER, queue_limit=callers, eager=True)
-        try:
+        made = LlamaCppBackend(path, path.stem, CONTEXT, settings.threads, parallel=TOGETHER, queue_limit=callers, eager=True)
+        with closing(made) as backend:
             report = stress(backend, seconds=seconds, callers=callers)
-        finally:
-            backend.close()
     failures = [*report.errors, *report.wrong]
     if failures:
         raise BackendError(f"{len(failures)} of {report.answers} answers are wrong: {'; '.join(failures[:5])}", "This is a fault of mdsa_local.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mdsa_local.errors import DependencyError
+from mdsa_local.evaluation.plots import figure_class
 from mdsa_local.settings import storage_error
 
 
@@ -14,15 +14,12 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
     Raises :class:`DependencyError` without matplotlib and :class:`StorageError` when ``path`` cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise DependencyError("drawing needs matplotlib", 'Install it with: pip install "mdsa-local[plots]"') from None
+    figure_type = figure_class()
     confusion: dict[str, dict[str, int]] = result["confusion"]
     rows = sorted(confusion, key=lambda name: (name == "none", name))
     columns = sorted({name for row in confusion.values() for name in row} | set(rows), key=lambda name: (name == "none", name))
     side = max(4.0, 1.6 + 0.42 * len(columns))
-    figure = Figure(figsize=(4.4 + side, side), layout="constrained")
+    figure = figure_type(figsize=(4.4 + side, side), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(4.0, side))
     bins = result["reliability"]
     left.plot((0, 1), (0, 1), color="0.7", linestyle="--", linewidth=1)
