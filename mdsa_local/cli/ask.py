@@ -15,6 +15,7 @@ from mdsa_local.cli.output import (
     bold,
     dim,
     document,
+    end_line,
     escaped,
     interrupted_at_once,
     joined,
@@ -121,27 +122,23 @@ def show(orchestrator: TinyBERTOrchestrator, text: str, domain: str | None, hist
     from mdsa_local.types import Completed, Revised, Token
 
     answer: Answer | None = None
-    begun = withdrawn = False
+    withdrawn = False
     with orchestrator.stream(text, domain=domain, history=history) as events:
         try:
             for event in events:
                 if isinstance(event, Token):
-                    begun = True
                     piece(plain(event.text))
                 elif isinstance(event, Revised):
                     withdrawn = event.kind == "replaced"
-                    line()
+                    end_line()
                     line(dim("-- with its citations set right:" if event.kind == "citations" else f"-- withdrawn: {event.reason}. Instead:"))
                     piece(plain(event.text))
                 elif isinstance(event, Completed):
                     answer = event.answer
-        except MDSAError:
-            # The error stands on a line of its own.
-            if begun:
-                piece("\n")
-            raise
+        finally:
+            # What follows, an error too, stands on a line of its own.
+            end_line()
     assert answer is not None
-    line()
     line(dim("\n".join(details(answer, why=not withdrawn))))
     if orchestrator.settings.answer_log and _logged(orchestrator.settings, answer.request_id):
         line(dim(f"logged as {answer.request_id[:8]}: mdsa feedback right|wrong {answer.request_id[:8]}"))

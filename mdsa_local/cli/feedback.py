@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -137,7 +138,7 @@ def recent(
 
 @app.command()
 def export(
-    file: Annotated[Path, typer.Argument(help="JSON lines to write.")],
+    file: Annotated[Path, typer.Argument(help="JSON lines to write; - writes them to standard output.")],
     kind: Annotated[
         Kind, typer.Option("--as", help="Questions for eval answers, lines for train router, pairs for train adapter, or all.")
     ] = Kind.answers,
@@ -148,17 +149,24 @@ def export(
     from mdsa_local.feedback import export as exporting
     from mdsa_local.feedback.store import Feedback
 
+    on_stdout = str(file) == "-"
+    if on_stdout and as_json:
+        raise InputError("both the lines and the report would go to standard output", "Name a file, or leave --json out.")
     feedback = Feedback()
     made = exporting.export(feedback.marks(), kind.value, domain)
     if not made.rows:
         _known(domain, feedback.settings)
-    exporting.write(made, file.expanduser())
+    if on_stdout:
+        sys.stdout.write(exporting.lines(made))
+    else:
+        exporting.write(made, file.expanduser())
     if as_json:
         document({"file": str(file), "as": kind.value, "rows": len(made.rows), "left_out": made.left_out})
         return
-    line(f"{len(made.rows)} written to {file}")
+    tell = note if on_stdout else line
+    tell(f"{len(made.rows)} written" + ("" if on_stdout else f" to {file}"))
     for reason, count in made.left_out.items():
-        line(f"{count} left out: {reason}")
+        tell(f"{count} left out: {reason}")
 
 
 @app.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import logging
 import os
 import sys
 from importlib import import_module
@@ -13,7 +14,7 @@ from typing import Annotated
 import typer
 
 from mdsa_local import __version__
-from mdsa_local.cli.output import document, line, note, tell
+from mdsa_local.cli.output import Warnings, document, line, note, tell
 from mdsa_local.errors import InputError, MDSAError, StorageError
 
 # The module of each command and what it is there: a function, or an app with commands of its own.
@@ -105,6 +106,7 @@ def run(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     few_arenas()
     show_escapes()
+    logging.basicConfig(format="%(message)s", handlers=[Warnings()])
     # Pydantic would look through every installed package for plugins, 15 ms; code of others has no business in our models.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:

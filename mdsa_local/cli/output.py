@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import json
+import logging
 import os
 import signal
 import sys
@@ -26,6 +27,8 @@ TICK_S = 1.0
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")]
 Domain = Annotated[str | None, typer.Option("--domain", "-d", help="Name of a domain.")]
 Question = Annotated[list[str], typer.Argument(help="The question; - reads it from standard input.", show_default=False)]
+# Whether the line on stdout has begun and not ended.
+_begun = threading.Event()
 
 
 def document(value: Any) -> None:
@@ -46,6 +49,14 @@ def piece(text: str) -> None:
     """Print a part of a line at once."""
     sys.stdout.write(_showable(text))
     sys.stdout.flush()
+    if text:
+        (_begun.clear if text.endswith("\n") else _begun.set)()
+
+
+def end_line() -> None:
+    """End the line that :func:`piece` has begun, if there is one."""
+    if _begun.is_set():
+        piece("\n")
 
 
 def escaped(name: str) -> str:
@@ -66,7 +77,9 @@ def plain(text: str) -> str:
 
 
 def note(text: str) -> None:
-    """Tell something that is not output: progress, warnings."""
+    """Tell something that is not output: progress, warnings. On a terminal it stands on a line of its own."""
+    if sys.stdout and sys.stdout.isatty():
+        end_line()
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
 
@@ -75,6 +88,17 @@ def tell(error: MDSAError) -> None:
     """An error of ours, with what to do about it."""
     said = f"error: {error}" + (f"\n  {error.hint}" if error.hint else "")
     note("\n".join(map(escaped, said.split("\n"))))
+
+
+class Warnings(logging.Handler):
+    """What is logged, as warnings for people."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Tell one."""
+        try:
+            note(f"{record.levelname.lower()}: {self.format(record)}")
+        except Exception:
+            self.handleError(record)
 
 
 def ended(main: Callable[[], None]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mdsa_local.domains import asking, quoting
 from mdsa_local.domains.asking import Embed, Fitted, Shown
 from mdsa_local.domains.config import DomainConfig
-from mdsa_local.errors import InputError
+from mdsa_local.errors import InputError, ModelNotFoundError, UnknownNameError
 from mdsa_local.runtime.backend import Finished
 from mdsa_local.stoppable import Leash
 from mdsa_local.types import Draft, Passage
@@ -27,17 +27,26 @@ class DomainExecutor:
         self._lock = threading.Lock()
         self._front: TinyBERTOrchestrator | None = None
 
+    def _model(self, domain: DomainConfig) -> str:
+        """The reference of the domain's model. Raises as :meth:`~mdsa_local.runtime.manager.ModelManager.resolve`, with the domain's name."""
+        reference = domain.model or self.manager.settings.default_model
+        try:
+            self.manager.resolve(reference)
+        except (ModelNotFoundError, UnknownNameError) as error:
+            raise type(error)(f"domain {domain.name!r}: {error}", error.hint) from None
+        return reference
+
     def quotes(self, domain: DomainConfig) -> bool:
         """Whether the domain's model does nothing but quote."""
-        return self.manager.decoding(domain.model or self.manager.settings.default_model) == "quotes"
+        return self.manager.decoding(self._model(domain)) == "quotes"
 
     def load_ahead(self, domain: DomainConfig) -> None:
         """Begin to load the model of a domain that will be asked in a moment."""
-        self.manager.load_ahead(domain.model or self.manager.settings.default_model)
+        self.manager.load_ahead(self._model(domain))
 
     def refuse_when_full(self, domain: DomainConfig) -> None:
         """Raise :class:`BusyError` where the domain's model takes nobody more at the moment."""
-        self.manager.refuse_when_full(domain.model or self.manager.settings.default_model)
+        self.manager.refuse_when_full(self._model(domain))
 
     def stream(
         self,
@@ -53,7 +62,7 @@ class DomainExecutor:
         ``embed`` is the encoder; whoever has the ``leash`` can stop the model; ``nearest`` is what :meth:`quotable` gave, if it was asked. Raises
         :class:`ContextOverflowError` when the question does not fit, and the errors of the backend.
         """
-        reference = domain.model or self.manager.settings.default_model
+        reference = self._model(domain)
         backend = self.manager.ensure_ready(reference)
         asked = asking.asked(backend, self.quotes(domain), domain, question, _shown(passages), embed, nearest)
         yield asked.fitted

@@ -95,7 +95,7 @@ def kinds_of(orchestrator: TinyBERTOrchestrator, cases: Sequence[Case]) -> list[
             try:
                 orchestrator.registry.get(case.domain)
             except UnknownNameError as error:
-                raise InputError(f"line {case.line}: {error}", error.hint) from None
+                raise InputError(f"{case.place}: {error}", error.hint) from None
             own[case.domain] = [entry.source for entry in orchestrator.knowledge.list_documents(case.domain)]
         places = []
         for group in case.sources:
@@ -112,7 +112,7 @@ def _place(name: str, own: Sequence[str], shared: Sequence[str], case: Case) -> 
     close = get_close_matches(name, [PurePosixPath(source).name for source in (*own, *shared)], 1)
     hint = f"Did you mean {close[0]!r}? " if close else ""
     raise InputError(
-        f"line {case.line}: no document {name!r} in the shared knowledge base or that of {case.domain!r}", f"{hint}mdsa kb list shows the documents."
+        f"{case.place}: no document {name!r} in the shared knowledge base or that of {case.domain!r}", f"{hint}mdsa kb list shows the documents."
     )
 
 

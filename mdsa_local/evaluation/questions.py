@@ -27,7 +27,7 @@ class Case:
     """One question. ``facts`` and ``sources`` are groups of alternatives: an answer has to hold one of each group of facts, and to cite one of
     each group of sources (names of documents, with or without folders). Both are empty where the documents do not answer.
 
-    ``absent``: words of an unanswerable question that none of the documents it may draw on contains; ``line`` counts from 1.
+    ``absent``: words of an unanswerable question that none of the documents it may draw on contains; ``line`` of ``file`` counts from 1.
     """
 
     line: int
@@ -36,6 +36,12 @@ class Case:
     facts: tuple[Alternatives, ...]
     sources: tuple[Alternatives, ...]
     absent: tuple[str, ...] = ()
+    file: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where it stands, for messages."""
+        return f"{self.file}, line {self.line}" if self.file else f"line {self.line}"
 
     @property
     def answerable(self) -> bool:
@@ -85,7 +91,7 @@ def read(path: Path | None = None) -> list[Case]:
         if key in seen:
             raise InputError(f"{path}, line {number}: the question of line {seen[key]} again", "Ask each question once.")
         seen[key] = number
-        cases.append(Case(number, row.question, row.domain, row.facts, row.sources, row.absent))
+        cases.append(Case(number, row.question, row.domain, row.facts, row.sources, row.absent, str(path)))
     if not cases:
         raise InputError(f"{path}: no questions in it", EXPECTED)
     return cases

@@ -40,15 +40,21 @@ def export(marks: Sequence[Mark], kind: Kind, domain: str | None = None) -> Expo
     return Exported(tuple(row for row in made if not isinstance(row, str)), dict(left_out))
 
 
-def write(exported: Exported, path: Path) -> None:
-    """The rows as JSON lines; the file is whole or not there. Raises :class:`StorageError`, :class:`InputError` when there is nothing to write, or
-    something of that name."""
+def lines(exported: Exported) -> str:
+    """The rows as JSON lines. Raises :class:`InputError` when there are none."""
     if not exported.rows:
         why = "; ".join(f"{count} left out, {reason}" for reason, count in exported.left_out.items()) or "no answer has been marked"
         raise InputError(f"nothing to export: {why}", "Mark answers with `mdsa feedback right` and `mdsa feedback wrong`.")
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in exported.rows)
+
+
+def write(exported: Exported, path: Path) -> None:
+    """The rows as JSON lines; the file is whole or not there. Raises :class:`StorageError`, :class:`InputError` when there is nothing to write, or
+    something of that name."""
+    made = lines(exported)
     if path.exists():
         raise InputError(f"{path}: there is already something of this name", "Name another file, or remove it first.")
-    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in exported.rows))
+    write_whole(path, made)
 
 
 def router_pairs(marks: Sequence[Mark]) -> list[tuple[str, str | None]]:

@@ -32,6 +32,8 @@ POINTING = frozenset(
 )
 # At this confidence a message with a topic of its own, of another domain than the one before it, does not go on with that, however short it is.
 CLEAR = 0.9
+# Below this one, a message with words enough of its own belongs nowhere, whatever it comes after.
+FOREIGN = 0.15
 
 
 class Leaning(NamedTuple):
@@ -93,7 +95,8 @@ def route(text: str, previous: str, alone: Route, routes: Callable[[list[str]], 
     judged = leaning(text)
     ranked = sorted(alone.scores.values(), reverse=True)
     thin = alone.confidence < thresholds.accept or (len(ranked) > 1 and ranked[0] - ranked[1] < 0.2)
-    if judged.alone and not (thin and judged.content < 4):
+    foreign = alone.domain is None and alone.confidence < FOREIGN
+    if judged.alone and (foreign or not thin or judged.content >= 4):
         (earlier,) = routes([previous])
         return replace(alone, switched=alone.domain != earlier.domain), text
     earlier, together = routes([previous, joined])

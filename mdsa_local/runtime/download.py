@@ -38,12 +38,14 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """What a server says of a file. ``sha256`` is empty where it does not say; ``version`` changes when the file does."""
+    """What a server says of a file. ``sha256`` is empty where it does not say; ``version`` changes when the file does. ``begins``: its first bytes
+    as the caller knows them, empty for any."""
 
     url: str
     size_bytes: int
     sha256: str
     version: str
+    begins: bytes = b""
 
 
 class Fetcher:
@@ -86,7 +88,8 @@ class Fetcher:
         """Bring ``target`` to disk, going on with what an earlier call left. ``progress`` is told bytes done and in all.
 
         Raises :class:`StorageError` before the first byte when the disk has no room, :class:`BackendUnavailableError` when the connection breaks
-        (what came is kept), :class:`ModelFileError` when size or hash are wrong (it is removed), and as :meth:`look_up`.
+        (what came is kept), :class:`ModelFileError` when size or hash are wrong, or its first bytes, at once (it is removed), and as
+        :meth:`look_up`.
         """
         partial = target.with_name(f"{target.name}.partial")
         try:
@@ -122,6 +125,7 @@ class Fetcher:
 
     def _fill(self, file: BufferedRandom, remote: Remote, start: int, progress: Progress) -> None:
         done, connections = start, 0
+        _check_beginning(file, remote)
         while done < remote.size_bytes:
             before, connections = done, connections + 1
             try:
@@ -160,6 +164,8 @@ class Fetcher:
                     )
                 file.write(chunk)
                 file.flush()
+                if done - len(chunk) < len(remote.begins):
+                    _check_beginning(file, remote)
                 yield done
 
     def _broke_off(self, remote: Remote, done: int) -> NoReturn:
@@ -256,6 +262,15 @@ def _kept(partial: Path, file: BufferedRandom, remote: Remote) -> int:
     file.truncate(0)
     write_whole(note, json.dumps(belongs))
     return 0
+
+
+def _check_beginning(file: BufferedRandom, remote: Remote) -> None:
+    """Raise :class:`ModelFileError` where the first bytes that are there are others than they should be."""
+    file.seek(0)
+    found = file.read(len(remote.begins))
+    file.seek(0, os.SEEK_END)
+    if not remote.begins.startswith(found):
+        raise ModelFileError(f"{remote.url}: begins with {found!r}, expected {remote.begins!r}", "It is no file of this kind: check the address.")
 
 
 def _verify(file: BufferedRandom, remote: Remote, target: Path) -> None:

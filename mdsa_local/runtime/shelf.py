@@ -21,7 +21,7 @@ from mdsa_local.errors import InputError, ModelError, ModelFileError, ModelMemor
 from mdsa_local.runtime.catalog import ModelFile, find, known
 from mdsa_local.runtime.cores import within_cores
 from mdsa_local.runtime.download import Fetcher, Progress, Remote, forget, need_room
-from mdsa_local.runtime.gguf import GGUFInfo, read_gguf, text_metadata
+from mdsa_local.runtime.gguf import MAGIC, GGUFInfo, read_gguf, text_metadata
 from mdsa_local.runtime.hardware import memory_budget_bytes
 from mdsa_local.runtime.residency import describe_bytes
 from mdsa_local.settings import Settings, read_yaml, shipped, storage_error
@@ -97,7 +97,7 @@ def pull(
     remote = fetcher.look_up(file.url(settings.hub_url))
     if sha256 and remote.sha256 and sha256 != remote.sha256:
         raise ModelFileError(f"{remote.url}: the hub says SHA-256 {remote.sha256}, you say {sha256}", "Check the address and the hash.")
-    remote = Remote(remote.url, remote.size_bytes, remote.sha256 or sha256, remote.version)
+    remote = Remote(remote.url, remote.size_bytes, remote.sha256 or sha256, remote.version, MAGIC)
     if not remote.sha256:
         raise InputError(f"{remote.url}: the server does not say its SHA-256", "Give it with --sha256, from a source that you trust.")
     budget = memory_budget_bytes(settings.memory_budget_mb)

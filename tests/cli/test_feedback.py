@@ -48,6 +48,8 @@ def test_from_an_answer_to_a_question_set(
     assert code == 0, err
     code, out, _ = inside(capsys, "feedback", "export", str(tmp_path / "lines.jsonl"), "--as", "router")
     assert [json.loads(line)["domain"] for line in (tmp_path / "lines.jsonl").read_text(encoding="utf-8").splitlines()] == ["finance", "technical"]
+    code, out, err = inside(capsys, "feedback", "export", "-", "--as", "router")
+    assert (code, out, err) == (0, (tmp_path / "lines.jsonl").read_text(encoding="utf-8"), "2 written\n")
     code, out, _ = inside(capsys, "train", "router", "--json")
     assert json.loads(out)["error"]["message"].startswith("2 different examples"), "too few to learn from"
     assert inside(capsys, "feedback", "remove", card["id"])[1] == "1 removed\n"
@@ -77,6 +79,7 @@ def test_mistakes_are_told(home: Path, capsys: pytest.CaptureFixture[str], tmp_p
         (("wrong", "last", "--fact", "x"), "input"),
         (("wrong", "last", "--fact", "", "--source", ""), "input"),
         (("export", str(tmp_path / "x")), "input"),
+        (("export", "-"), "input"),
         (("list", "-d", "astrology"), "unknown_name"),
         (("export", str(tmp_path / "x"), "-d", "astrology"), "unknown_name"),
         (("remove",), "input"),

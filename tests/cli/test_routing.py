@@ -138,6 +138,12 @@ def test_eval_draws_a_picture(product: TinyBERTOrchestrator, questions: Path, tm
     width, height = struct.unpack(">II", content[16:24])
     assert content.startswith(b"\x89PNG")
     assert min(width, height) > 400
+
+
+def test_a_picture_that_cannot_be_written_is_told_before_anything_is_measured(
+    questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mdsa_local.routing.evaluation.evaluate", lambda *_: pytest.fail("measured"))
     code, _, err = inside(capsys, "router", "eval", str(questions), "--plot", str(tmp_path / "missing" / "router.png"))
     assert code == 7
     assert "cannot write" in err

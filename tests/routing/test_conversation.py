@@ -57,6 +57,16 @@ def test_a_change_of_topic_is_noticed(product: TinyBERTOrchestrator) -> None:
     assert (same.domain, same.context, same.switched) == ("medical", "with_previous", False)
 
 
+def test_a_change_to_what_belongs_nowhere_is_noticed(product: TinyBERTOrchestrator) -> None:
+    turns = ("how much paracetamol can i take in a day", "where is my parcel", "how do i freeze my debit card", "the hub is blinking amber")
+    asked = yaml.safe_load((DATA / "out_of_scope.yaml").read_text(encoding="utf-8"))
+    routes = [product.router.route(text, [turns[at % len(turns)]]) for at, text in enumerate(asked)]
+    assert sum(route.domain is None for route in routes) >= 0.7 * len(asked)
+    for text in ("what is the capital of mongolia", "ok thanks. whats the capital of australia", "what caused the french revolution"):
+        route = product.router.route(text, turns[:1])
+        assert (route.domain, route.context, route.switched) == (None, "message", True)
+
+
 def test_a_short_question_that_is_surely_of_another_domain_stands_alone(product: TinyBERTOrchestrator) -> None:
     route = product.router.route("where is my parcel", ["how much paracetamol can i take in a day"])
     assert (route.domain, route.context, route.switched) == ("support", "message", True)

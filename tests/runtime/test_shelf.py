@@ -108,8 +108,16 @@ def test_what_goes_wrong_leaves_no_model(home: Settings, kind: str) -> None:
     assert answer(home, "m")
 
 
-def test_a_file_that_is_no_gguf_is_not_kept(settings: Settings) -> None:
-    with FileHub(b"<html>" * 1000) as other, pytest.raises(ModelFileError, match="not a GGUF"):
+def test_a_file_that_is_no_gguf_ends_at_its_first_bytes_and_is_not_kept(settings: Settings) -> None:
+    told: list[int] = []
+    with FileHub(b"<html>" * 200_000) as other, pytest.raises(ModelFileError, match="begins with b'<htm', expected b'GGUF'"):
+        pull(settings.changed(hub_url=other.url), "good", progress=lambda done, total: told.append(done))
+    assert told == []
+    assert not list((settings.home / "models").glob("*/*"))
+
+
+def test_a_damaged_gguf_is_not_kept(settings: Settings) -> None:
+    with FileHub(b"GGUF" + b"<html>" * 1000) as other, pytest.raises(ModelFileError):
         pull(settings.changed(hub_url=other.url), "good")
     assert not list((settings.home / "models").glob("*/*"))
 
