@@ -107,7 +107,7 @@ def _changed(path: Path, document: Document) -> str:
             texts = sum(1 for section in reader.sections(path) if section.about is None and section.text.strip())
         return "its file has changed since" if texts else "its file has no text any more; the version from before stays"
     except UnreadableError as error:
-        return f"its file has changed and cannot be used any more, the version from before stays: {error}"
+        return f"its file cannot be used any more, the version from before stays: {error}"
     except OSError as error:
         return f"its file cannot be read any more, the version from before stays: {error.strerror or error}"
 

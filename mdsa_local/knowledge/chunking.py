@@ -30,7 +30,8 @@ _HEADING = re.compile(r" {0,3}(#{1,6})(?=[ \t\r\n]|$)(.*)", re.DOTALL)
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)", re.DOTALL)
 _ITEM = re.compile(r" {0,3}(?:[-*+]|\d{1,9}[.)])[ \t]+\S")
 _ROW = re.compile(r" {0,3}\|")
-_RULE = re.compile(r"[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*")
+# Possessive: many blanks would be tried in all ways to share them.
+_RULE = re.compile(r"[ \t]*+\|?[ \t]*+:?-+:?[ \t]*+(?:\|[ \t]*+:?-+:?[ \t]*+)*\|?[ \t]*+")
 # A longer row of columns would crowd out the headings above it.
 _MOST_COLUMNS_CHARS = 300
 _SENTENCE_END = re.compile(r"""(?<=[.!?…])["'”’)\]]*\s+|(?<=[。！？])""")
@@ -85,8 +86,12 @@ def chunk_all(sections: Iterable[Section], count_tokens: Callable[[str], int], *
         nonlocal at, waiting, rows
         text, waiting = waiting[:end], waiting[end:]
         data = text.encode() if rows else b""
+        counted = first = 0
         for piece in _chunk(text, count_tokens, name, markdown, max_tokens, path):
-            heading = _rows(piece, data, rows) if rows else piece.title
+            heading = piece.title
+            if rows:
+                first, counted = first + data.count(ROW_END, counted, piece.start), piece.start
+                heading = f"{heading} > {_rows(rows, first, first + data.count(ROW_END, piece.start, piece.end))}"
             # The name of a file may be among it, with accents apart from their letters, as macOS writes them: the word index would cut there.
             yield replace(piece, title=normalize("NFC", heading), start=at + piece.start, end=at + piece.end)
         at += len(text.encode())
@@ -107,11 +112,9 @@ def chunk_all(sections: Iterable[Section], count_tokens: Callable[[str], int], *
     yield from take(len(waiting))
 
 
-def _rows(piece: Chunk, data: bytes, rows: tuple[int, ...]) -> str:
-    """The title of a piece of a table's rows."""
-    first = data.count(ROW_END, 0, piece.start)
-    last = first + data.count(ROW_END, piece.start, piece.end)
-    return f"{piece.title} > " + (f"row {rows[first]}" if first == last else f"rows {rows[first]} to {rows[last]}")
+def _rows(rows: tuple[int, ...], first: int, last: int) -> str:
+    """What rows of a table are called, by their places among ``rows``."""
+    return f"row {rows[first]}" if first == last else f"rows {rows[first]} to {rows[last]}"
 
 
 def _last_block(source: str, markdown: bool) -> int:

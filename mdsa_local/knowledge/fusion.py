@@ -95,15 +95,19 @@ def order(found: Sequence[Scored], words_weight: float | None = WORDS_WEIGHT) ->
 
 
 class Twins:
-    """Passages with the same text, white space and case aside: the one that was seen first is the others' twin."""
+    """Passages with the same text, white space and case aside: the one that was seen first is the others' twin. Each is asked for once; those of two
+    tables may have one id."""
 
     def __init__(self) -> None:
         self._first: dict[str, str] = {}
 
     def of(self, passage: Passage) -> str | None:
         """The id of the passage with this text that was seen before."""
-        first = self._first.setdefault(" ".join(passage.text.split()).casefold(), passage.id)
-        return None if first == passage.id else first
+        text = " ".join(passage.text.split()).casefold()
+        if text in self._first:
+            return self._first[text]
+        self._first[text] = passage.id
+        return None
 
 
 def rank(hits: Iterable[Hit], words_weight: float | None = WORDS_WEIGHT) -> list[Ranked]:

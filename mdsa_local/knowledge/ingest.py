@@ -28,6 +28,8 @@ LINKED = "is a link to a folder, so it has to be named itself"
 MISSING = "does not exist"
 EMPTY = "has no text"
 PASSED_OVER = (UNSUPPORTED, LOCKED, OUTSIDE, LINKED, MISSING)
+# Reasons for which the document of a file is gone; for any other it may be back the next time.
+GONE = (MISSING, OUTSIDE, EMPTY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,7 @@ class _Run:
         self._tally, self._progress, self._failed = tally, progress, failed
         self._pending: list[Entry] = []
         self._waiting = 0
-        self._storing: tuple[Future[None], int] | None = None
+        self._storing: tuple[Future[dict[str, str]], int] | None = None
         self._at = ""
         self.groups: dict[str, list[str]] = {"added": [], "changed": [], "unchanged": []}
         self.empty: set[str] = set()
@@ -193,9 +195,10 @@ class _Run:
                 # What cannot be read to its end must not replace a part of what is stored.
                 deque(self._reader.sections(file.path), maxlen=0)
             self.settle()
-            self._knowledge_base.add_large(
+            renamed = self._knowledge_base.add_large(
                 Entry(name, file.source, digest, (), about), chain(first, chunks), partial(self._heard, file, self._tally.bytes_done)
             )
+            name = renamed.get(name, name)
         self._taken.add(name)
         self.groups["changed" if known else "added"].append(name)
         if self._waiting >= COMMIT_CHUNKS:
@@ -218,14 +221,15 @@ class _Run:
         """Store what is waiting, while the next files are read and split: two commits' worth of text is in memory at most."""
         self.settle()
         if self._pending:
-            self._storing = self._lane.submit(self._knowledge_base.add, self._pending), self._waiting
+            self._storing = self._lane.submit(self._knowledge_base.add, self._pending, of_files=True), self._waiting
         self._pending, self._waiting = [], 0
 
     def settle(self) -> None:
         """Wait until nothing is being stored, and raise what went wrong with it."""
         if self._storing:
             stored, chunks = self._storing
-            stored.result()
+            renamed = stored.result()
+            self.groups["added"] = [renamed.get(name, name) for name in self.groups["added"]]
             self._storing = None
             self._tally = replace(self._tally, chunks=self._tally.chunks + chunks)
 
@@ -312,13 +316,15 @@ def _new_id(file: _File, taken: Collection[str]) -> str:
 
 
 def _gone(stored: Iterable[Document], roots: Iterable[Path], seen: Collection[str], failed: Iterable[tuple[str, str]]) -> list[str]:
-    """Documents that came from below a folder given and whose file was not seen; a folder that could not be listed hides nothing."""
+    """Documents that came from below a folder given and whose file was not seen; a file that cannot be used now, for want of its parser say, is
+    there, and a folder that could not be listed hides nothing."""
     folders = tuple(f"{source_of(root).rstrip('/')}/" for root in roots if root.is_dir())
     unread = tuple(f"{source_of(Path(path))}/" for path, _ in failed)
+    there = {*seen, *(source_of(Path(path)) for path, reason in failed if reason not in GONE)}
     return [
         document.document
         for document in stored
-        if document.source.startswith(folders) and document.source not in seen and not document.source.startswith(unread)
+        if document.source.startswith(folders) and document.source not in there and not document.source.startswith(unread)
     ]
 
 

@@ -9,7 +9,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from errno import ENOSPC, ENOTDIR
@@ -277,6 +277,11 @@ def storage_errors(folder: Path | str, table: str = "") -> Iterator[None]:
         message = re.sub(r",? /\S+\.rs:\d+:\d+", "", str(error) if isinstance(folder, Path) else _said(str(error)))
         kind = OvertakenError if "conflict" in message.lower() else StorageError
         raise kind(f"knowledge base {table!r} in {folder}: {message}", _hint(int(number[1]) if number else None, folder, table)) from error
+
+
+async def next_of(batches: AsyncIterator[Any]) -> Any:
+    """The next of ``batches``, None after the last."""
+    return await anext(batches, None)
 
 
 def unfinished(folder: Path, table: str) -> StorageError:

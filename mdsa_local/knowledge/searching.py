@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 HELD_ROWS = 10_000
 # For all tables of a database; those least recently searched go first.
 HELD_BYTES = 64 << 20
+# One that had to go is not held again before: of tables that are searched in turn and have no room together each would be read for every search.
+NOT_AGAIN_S = 60.0
 
 
 class AtHand(Protocol):
@@ -103,13 +105,15 @@ class Memory:
 
     def __init__(self) -> None:
         self._held: dict[str, Snapshot] = {}
+        # When tables that had no room may be held again.
+        self._not_before: dict[str, float] = {}
         self._reading: set[asyncio.Future[None]] = set()
         # Copying a table takes 90 MB while it lasts.
         self.one_copied = threading.Lock()
 
     async def hold(self, name: str, at: Snapshot, columns: Sequence[str]) -> None:
         """Hold a table that is searched a second time; what is written between all searches would be read again for each of them."""
-        if at.held is None and at.count <= HELD_ROWS and not at.reading:
+        if at.held is None and at.count <= HELD_ROWS and not at.reading and time.monotonic() >= self._not_before.get(name, 0.0):
             at.reading = True
             try:
                 at.held = Held(await at.table.query().select([*columns, "vector"]).with_row_id().to_arrow(), columns)
@@ -124,7 +128,10 @@ class Memory:
         if at.held is not None:
             self._held[name] = at
         while sum(other.held.size_bytes for other in self._held.values() if other.held) > HELD_BYTES:
-            self._held.pop(min(self._held, key=lambda other: self._held[other].used)).held = None
+            alone_too_large = next((of for of, other in self._held.items() if other.held and other.held.size_bytes > HELD_BYTES), "")
+            going = alone_too_large or min(self._held, key=lambda of: self._held[of].used)
+            self._held.pop(going).held = None
+            self._not_before[going] = time.monotonic() + NOT_AGAIN_S
 
     def drop(self, name: str) -> None:
         """Forget a table that has changed."""

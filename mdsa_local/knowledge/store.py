@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 from unicodedata import normalize
@@ -14,6 +14,7 @@ from mdsa_local.errors import StorageError
 from mdsa_local.knowledge.ahead import ahead
 from mdsa_local.knowledge.chunking import Chunk
 from mdsa_local.knowledge.copied import matrix
+from mdsa_local.knowledge.lance import next_of
 from mdsa_local.knowledge.reading import FINGERPRINT, Readable, among
 from mdsa_local.knowledge.thrift import little_memory
 from mdsa_local.knowledge.together import search_all
@@ -56,29 +57,34 @@ class KnowledgeBase(Readable):
         """The best ``k`` passages, best first, as :func:`search_all` finds them. ``score`` is the cosine with ``vector``, 0 to 1."""
         return [hit.passage for hit in search_all([self], vector, text, k)]
 
-    def add(self, entries: Iterable[Entry]) -> None:
-        """Store documents in one commit. What was stored of the same documents is replaced; one without chunks is removed."""
+    def add(self, entries: Iterable[Entry], *, of_files: bool = False) -> dict[str, str]:
+        """Store documents in one commit. What was stored of the same documents is replaced; one without chunks is removed.
+
+        ``of_files``: a document that meanwhile came from another source is another one, and the new one is called by its source; the ids that were
+        changed so.
+        """
         by_document = {entry.document: entry for entry in entries}
         rows = [(entry, number, chunk) for entry in by_document.values() for number, chunk in enumerate(entry.chunks)]
-        if not by_document:
-            return
-        self._merge(rows, among(by_document))
+        return self._merge(rows, among, by_document, of_files) if by_document else {}
 
-    def add_large(self, entry: Entry, chunks: Iterable[Chunk], heard: Callable[[int, int], None] | None = None) -> None:
-        """Store a document of any size in commits of :data:`PART_CHUNKS`; ``entry`` has no chunks of its own. Its first chunk is stored last,
+    def add_large(self, entry: Entry, chunks: Iterable[Chunk], heard: Callable[[int, int], None] | None = None) -> dict[str, str]:
+        """Store a file of any size in commits of :data:`PART_CHUNKS`; ``entry`` has no chunks of its own. Its first chunk is stored last,
         together with the removal of what is left of an earlier version: until then the document counts as interrupted, and storing the same
-        again goes on where it stopped. ``heard`` gets, for every part, its number of chunks and where the last one ends."""
+        again goes on where it stopped. ``heard`` gets, for every part, its number of chunks and where the last one ends. Returns as :meth:`add`."""
         stored = self._ids(entry)
-        first: list[tuple[Entry, int, Chunk]] = []
+        first: Chunk | None = None
+        renamed: dict[str, str] = {}
         for part in ahead(_batched(enumerate(chunks), PART_CHUNKS)):
             rows = [(entry, number, chunk) for number, chunk in part]
-            first = first or rows[:1]
+            first = first or rows[0][2]
             missing = [row for row in rows if row[1] and _row_id(row) not in stored]
-            if missing:
-                self._merge(missing)
+            if missing and (new := self._merge(missing, of_files=True)):
+                renamed, entry = new, replace(entry, document=new[entry.document])
             if heard:
                 heard(len(rows), rows[-1][2].end)
-        self._merge(first, f"{among([entry.document])} AND hash != '{entry.hash}'")
+        beginning = [(entry, 0, first)] if first else []
+        self._merge(beginning, lambda documents: f"{among(documents)} AND hash != '{entry.hash}'", [entry.document])
+        return renamed
 
     def _ids(self, entry: Entry) -> set[str]:
         """The chunks stored of just this version of a document."""
@@ -88,14 +94,24 @@ class KnowledgeBase(Readable):
         query = table.query().where(f"{among([entry.document])} AND hash = '{entry.hash}'").select(["id"])
         return set(self._run(query.to_arrow())["id"].to_pylist())
 
-    def _merge(self, rows: Sequence[tuple[Entry, int, Chunk]], delete: str = "") -> None:
-        """Store rows in one commit, in place of those of the same ids and of the others that meet the condition ``delete``."""
+    def _merge(
+        self,
+        rows: Sequence[tuple[Entry, int, Chunk]],
+        condition: Callable[[Iterable[str]], str] | None = None,
+        documents: Iterable[str] = (),
+        of_files: bool = False,
+    ) -> dict[str, str]:
+        """Store rows in one commit, in place of those of the same ids and of the others of ``documents`` that meet the ``condition``. Returns as
+        :meth:`add`."""
         vectors = self._embed([(chunk.title, chunk.text) for _, _, chunk in rows])
         # One commit after the other of an ingestion left 100 MB scattered over glibc's heaps.
         with self.database.writing(self.name), little_memory() if len(rows) >= EMBED_BATCH else nullcontext():
             table = self.opened() or self.database.create(self.name, self._schema())
             self._run(table.checkout_latest())
             self._check(self._run(table.schema()))
+            renamed = self._others(table, rows) if of_files else {}
+            rows = [(replace(entry, document=renamed.get(entry.document, entry.document)), number, chunk) for entry, number, chunk in rows]
+            delete = condition([renamed.get(document, document) for document in documents]) if condition else ""
             # Where no lock keeps other machines out, only a merge is certain.
             new = self.database.local and not self._replaces(table, rows, delete)
             with self._whole(table):
@@ -103,6 +119,14 @@ class KnowledgeBase(Readable):
                 self._run(table.add(data) if new else _merging(table, delete).execute(data))
             # A copy may hold what was replaced.
             self._snapshot = None
+        return renamed
+
+    def _others(self, table: Any, rows: Sequence[tuple[Entry, int, Chunk]]) -> dict[str, str]:
+        """The sources of documents in ``rows`` whose ids have come to be those of others."""
+        sources = {entry.document: entry.source for entry, _, _ in rows}
+        query = table.query().where(among(sources)).select(["document", "source"]) if sources else None
+        stored = self._run(query.to_arrow()).to_pylist() if query is not None else []
+        return {row["document"]: sources[row["document"]] for row in stored if row["source"] != sources[row["document"]] != row["document"]}
 
     def _replaces(self, table: Any, rows: Sequence[tuple[Entry, int, Chunk]], delete: str) -> bool:
         """Whether there is something to be replaced. With 500,000 rows stored a merge takes 3 seconds and 150 MB, and this a tenth of a second."""
@@ -159,7 +183,7 @@ class KnowledgeBase(Readable):
             columns = [*_TEXT_COLUMNS, "start", "end"]
             with self.database.reading():
                 batches = self._run(table.query().select([*columns, "vector"]).to_batches(max_batch_length=PART_CHUNKS))
-                while (batch := self._run(_next(batches))) is not None:
+                while (batch := self._run(next_of(batches))) is not None:
                     if batch.schema.field("vector").type.list_size != width:
                         raise StorageError(f"knowledge base {self.label!r} was embedded again meanwhile", "Do it again.")
                     yield batch.select(columns).to_pylist(), matrix(batch["vector"])
@@ -212,7 +236,7 @@ class KnowledgeBase(Readable):
         schema = self._schema()
         batches = self._run(table.query().select([*_TEXT_COLUMNS, "start", "end", "searchable"]).to_batches(max_batch_length=PART_CHUNKS))
         done = 0
-        while (batch := self._run(_next(batches))) is not None:
+        while (batch := self._run(next_of(batches))) is not None:
             vectors = self._embed(list(zip(batch["title"].to_pylist(), batch["text"].to_pylist(), strict=True)))
             yield pa.record_batch([_vector_array(vectors) if name == "vector" else batch[name] for name in schema.names], schema=schema)
             done += len(vectors)
@@ -259,10 +283,6 @@ def _merging(table: Any, delete: str) -> Any:
     """A merge by id that also removes what it does not bring of the rows that meet the condition ``delete``, if there is one."""
     merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
     return merge.when_not_matched_by_source_delete(delete) if delete else merge
-
-
-async def _next(batches: AsyncIterator[Any]) -> Any:
-    return await anext(batches, None)
 
 
 def _vector_array(vectors: NDArray[np.float32]) -> pa.FixedSizeListArray:

@@ -8,13 +8,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mdsa_local.knowledge import index, sound
-from mdsa_local.knowledge.lance import Database, OvertakenError, storage_errors
+from mdsa_local.knowledge.lance import Database, OvertakenError, next_of, storage_errors
 from mdsa_local.knowledge.table import Table
 from mdsa_local.knowledge.thrift import little_memory
 from mdsa_local.machine import give_back_memory
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # Readers see every commit at once, so a version that is no longer the latest is in use for one search at most; the longest read all of a table once.
 KEEP_VERSIONS = timedelta(seconds=20)
@@ -38,6 +41,8 @@ WORTH_MERGING = 0.5
 # To bring the word index along, a merge reads all of it, 130 MB of memory for 600,000 rows. From here on it is made anew where
 # much of it changes: that takes 20 MB, and for a minute of processor time searches do without it.
 REMADE_FROM = 250_000
+# Rows that are written anew at a time.
+CLEARED_AT_ONCE = 2048
 
 
 class Tidied(Table):
@@ -67,16 +72,45 @@ class Tidied(Table):
         self._tidy_later()
 
     def optimize(self) -> None:
-        """Bring the indexes up to date, merge small files and drop old versions. Once after an ingestion is enough."""
-        self._compact()
+        """Bring the indexes up to date, merge small files, drop old versions and the text of what was removed. Once after an ingestion is enough."""
+        self._compact(cleared=True)
         self.index_vectors()
 
-    def _compact(self) -> None:
+    def _compact(self, *, cleared: bool = False) -> None:
         with self.database.writing(self.name), little_memory():
-            table = self.opened()
-            if table is not None:
+            if self.opened() is not None:
+                if cleared:
+                    self._clear()
+                table = self.opened()
                 self.database.again_after_conflicts(lambda: self._tidied(table))
                 self._merged_at = time.monotonic()
+
+    def _holds_removed(self, table: Any) -> bool:
+        """Whether rows that were removed are still in the files of the latest version. Others may be writing to a place that is not local."""
+        stats = self._run(table.stats())
+        files = stats["fragment_stats"]
+        stored = files["num_fragments"] * files["lengths"]["mean"]
+        # The mean is a whole number.
+        return self.database.local and stored - stats["num_rows"] > files["num_fragments"] - 1
+
+    def _clear(self) -> None:
+        """Write the table anew from itself where :meth:`_holds_removed`, since a merge leaves a file of which less than a tenth was removed as it is.
+        Indexes have to be made again after it."""
+        import pyarrow as pa
+
+        table = self.opened()
+        self._run(table.checkout_latest())
+        if not self._holds_removed(table):
+            return
+        schema = self._run(table.schema())
+        batches = self._run(table.query().select(schema.names).to_batches(max_batch_length=CLEARED_AT_ONCE))
+
+        def rows() -> Iterator[pa.RecordBatch]:
+            while (batch := self._run(next_of(batches))) is not None:
+                yield pa.record_batch([batch[name] for name in schema.names], schema=schema)
+
+        with self._whole(table):
+            self._table = self.database.overwrite(self.name, rows(), schema)
 
     def _tidied(self, table: Any) -> None:
         from lancedb.index import FTS
@@ -179,13 +213,15 @@ class Tidied(Table):
         if table is None:
             return
         small, stale = self._heap(table)
+        # Of one without a vector index it takes a second of processor time at most.
+        cleared = not self._busy and self._run(table.count_rows()) < index.INDEX_FROM and self._holds_removed(table)
         if self._busy and not (small > MOST_SMALL_FILES and self._grown(table)):
             self._tidy_later()
-        elif stale or small > MOST_SMALL_FILES:
+        elif stale or cleared or small > MOST_SMALL_FILES:
             version = self._run(table.version())
-            self._compact()
+            self._compact(cleared=cleared)
             # What has been merged now left a copy of its own. Nothing follows where nothing was merged, so this ends.
-            if self._run(table.version()) != version:
+            if self._run(self.opened().version()) != version:
                 self._tidy_later()
 
     def settle(self) -> None:

@@ -195,6 +195,12 @@ def test_both_knowledge_bases_have_their_say_and_copies_are_dropped(tmp_path: Pa
     assert len(passages) == 3
     assert {passage.knowledge_base for passage in passages[:2]} == {"global", "finance"}
     assert len(search(rag, "refund", "finance", top_k=2)) == 2
+    # One file in both has one id in both.
+    (tmp_path / "fees.md").write_text("Fees are five euros.")
+    for domain in (None, "finance"):
+        rag.add_paths([tmp_path / "fees.md"], domain)
+    found = search(rag, "fees", "finance")
+    assert [passage.id for passage in found].count("fees.md#0") == 1
 
 
 def test_documents_are_listed_and_removed(tmp_path: Path) -> None:

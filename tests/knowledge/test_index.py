@@ -170,7 +170,14 @@ def test_held_in_memory_finds_the_same_and_sees_every_commit(tmp_path: Path, mon
         assert search_all([more], vector, "word3", 20)[0].passage.id == "7#0"
     assert list(knowledge_base.database.memory._held) == ["more"]
     assert knowledge_base._snapshot.held is None
+    # And is not read again for each search, only after a while.
+    for _ in range(3):
+        assert search_all([knowledge_base], vector, "word3", 20)[0].passage.id == "7#0"
+    assert list(knowledge_base.database.memory._held) == ["more"]
+    monkeypatch.setattr(searching, "HELD_BYTES", 10 * searching.HELD_BYTES)
+    knowledge_base.database.memory._not_before.clear()
     assert search_all([knowledge_base], vector, "word3", 20)[0].passage.id == "7#0"
+    assert sorted(knowledge_base.database.memory._held) == ["many", "more"]
 
 
 BUILDER = """

@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from unicodedata import normalize
 
@@ -236,9 +237,9 @@ def test_what_is_being_stored_when_a_run_is_broken_off_is_counted(tmp_path: Path
     knowledge_base = base(tmp_path / "kb")
     store, heard = knowledge_base.add, list[Step]()
 
-    def slowly(entries: object) -> None:
+    def slowly(entries: Iterable[Entry], *, of_files: bool = False) -> dict[str, str]:
         time.sleep(0.3)
-        store(_checked(list(entries)))  # type: ignore[call-overload]
+        return store(entries, of_files=of_files)
 
     monkeypatch.setattr(knowledge_base, "add", slowly)
 
@@ -287,16 +288,11 @@ def test_shipped_files_have_a_short_source(tmp_path: Path) -> None:
 class _Crashing(KnowledgeBase):
     left = 1
 
-    def add(self, entries: object) -> None:
-        assert isinstance(entries, list)
+    def add(self, entries: Iterable[Entry], *, of_files: bool = False) -> dict[str, str]:
         if self.left == 0:
             raise StorageError("disk full")
         self.left -= 1
-        super().add(_checked(entries))
-
-
-def _checked(entries: list[object]) -> list[Entry]:
-    return [entry for entry in entries if isinstance(entry, Entry)]
+        return super().add(entries, of_files=of_files)
 
 
 def test_a_run_after_a_crash_completes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -344,3 +340,27 @@ def test_a_large_document_is_stored_in_parts_and_goes_on_after_a_crash(tmp_path:
     [book] = knowledge_base.documents()
     assert (book.n_chunks, book.hash != "") == (20, True)
     assert {passage.text.split()[0] for passage in knowledge_base.search(embedder.encode(["words"])[0], "words", 40)} == {"other"}
+
+
+def test_two_that_add_files_of_one_name_at_once_keep_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second takes its list of what is stored before the first has stored anything."""
+    monkeypatch.setattr("mdsa_local.knowledge.ingest.COMMIT_CHUNKS", 50)
+    ours, theirs = tmp_path / "x", tmp_path / "y"
+    for folder in (ours, theirs):
+        write(folder / "README.md", f"# Read me\nAbout {folder.name}.")
+        write(folder / "large.md", "\n\n".join(f"# Part {n}\n{folder.name}{n}" for n in range(120)))
+    first, second = base(tmp_path / "kb"), base(tmp_path / "kb")
+    listed = second.documents()
+    report = ingest(first, [ours])
+    monkeypatch.setattr(second, "documents", lambda: listed)
+    other = ingest(second, [theirs])
+    assert report.added == ("README.md", "large.md")
+    assert other.added == (str(theirs / "README.md"), str(theirs / "large.md"))
+    stored = {found.source: (found.document, found.n_chunks) for found in first.documents()}
+    assert stored == {
+        str(ours / "README.md"): ("README.md", 1),
+        str(ours / "large.md"): ("large.md", 120),
+        str(theirs / "README.md"): (str(theirs / "README.md"), 1),
+        str(theirs / "large.md"): (str(theirs / "large.md"), 120),
+    }
+    assert sorted(ingest(base(tmp_path / "kb"), [ours, theirs]).unchanged) == sorted([*report.added, *other.added])

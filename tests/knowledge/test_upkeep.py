@@ -436,3 +436,27 @@ def test_kill_minus_nine_loses_nothing_that_was_confirmed(tmp_path: Path) -> Non
         if stored:
             assert rag.query("document version part")
     assert at >= KILLS
+
+
+@pytest.mark.parametrize("at_rest", [False, True])
+def test_the_text_of_what_was_removed_leaves_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_rest: bool) -> None:
+    monkeypatch.setattr("mdsa_local.knowledge.upkeep.KEEP_VERSIONS", timedelta(seconds=0.3))
+    monkeypatch.setattr("mdsa_local.knowledge.upkeep.AT_REST_S", 0.1)
+    knowledge_base = KnowledgeBase(connect(tmp_path), "finance", ToyEmbedder())
+    knowledge_base.add([Entry(str(n), "", "h", (Chunk("", f"text {n}", 0, 6),)) for n in range(300)])
+    knowledge_base.optimize()
+    [before] = (tmp_path / "finance.lance/data").iterdir()
+    knowledge_base.delete("7")
+    if at_rest:
+        knowledge_base.tidy()
+        end = time.monotonic() + 20
+        while before.exists() and time.monotonic() < end:
+            time.sleep(0.1)
+    else:
+        knowledge_base.optimize()
+    knowledge_base.settle()
+    assert not before.exists()
+    assert len(list((tmp_path / "finance.lance/data").iterdir())) == 1
+    table = knowledge_base.opened()
+    assert knowledge_base._run(table.stats())["fragment_stats"]["lengths"]["max"] == knowledge_base._run(table.count_rows()) == 299
+    assert knowledge_base._run(table.list_indices())[0].num_indexed_rows == 299

@@ -29,7 +29,7 @@ LOADERS = {
 UNSUPPORTED = "not a supported type"
 CONTAINED = {"html", "pdf", "docx", "json"}
 # Families whose loader has come to take other text from the same file; one more each time, that files read before are read again.
-REVISIONS = {"html": 3, "pdf": 3, "docx": 3, "json": 2, "text": 2, "rows": 2}
+REVISIONS = {"html": 4, "pdf": 3, "docx": 4, "json": 3, "jsonl": 2, "text": 2, "rows": 3}
 # Family to the module it needs, and the extra that brings it.
 NEEDS = {"pdf": ("pypdf", "docs"), "docx": ("docx", "docs")}
 

@@ -12,6 +12,8 @@ from mdsa_local.knowledge.loaders import Section, UnreadableError, below, headed
 
 # Text and markup of a book of 2,000 pages are about 20 MB; more is a bomb or not a document.
 UNPACKED_LIMIT = 100 << 20
+# What stands around text that is part of the document: tracked insertions, content controls, fields. python-docx does not look inside.
+_AROUND = ("ins", "moveTo", "sdt", "sdtContent", "smartTag", "fldSimple", "customXml")
 _HEADING = re.compile(r"heading (\d)", re.IGNORECASE)
 
 
@@ -26,6 +28,7 @@ def read(path: Path) -> Iterator[Section]:
         document = Document(str(path))
     except (OpcError, KeyError, ValueError, BadZipFile) as error:
         raise UnreadableError(f"is damaged or no Word document: {error}") from None
+    _unwrap(document.element.body)
     stem = titled(_title(document), path.stem)
     outline: dict[int, str] = {}
     blocks: list[str] = []
@@ -51,11 +54,27 @@ def _title(document: Any) -> object:
         return None
 
 
+def _unwrap(body: Any) -> None:
+    """Put what is inside of :data:`_AROUND` in its place."""
+    for element in list(body.iter(*(f"{{{body.nsmap['w']}}}{name}" for name in _AROUND))):
+        parent = element.getparent()
+        at = parent.index(element)
+        parent[at : at + 1] = list(element)
+
+
+def _text(cell: Any) -> str:
+    """The text of a cell on one line; a table in it as its rows."""
+    blocks = ("; ".join(_rows(block)) if hasattr(block, "rows") else block.text for block in cell.iter_inner_content())
+    return " ".join(" ".join(blocks).split())
+
+
 def _rows(table: Any) -> Iterator[str]:
     """The lines of a table. Where Word repeats its first row on each page, that names the columns, and the others say what their cells are; what is
     merged is said once."""
-    rows = [[" ".join(cell.text.split()) for cell in row.cells] for row in table.rows]
-    parts = [len({id(cell._tc) for cell in row.cells}) for row in table.rows]
+    cells = [row.cells for row in table.rows]
+    texts = {cell._tc: _text(cell) for cell in {cell._tc: cell for row in cells for cell in row}.values()}
+    rows = [[texts[cell._tc] for cell in row] for row in cells]
+    parts = [len({id(cell._tc) for cell in row}) for row in cells]
     properties = table.rows[0]._tr.trPr if rows else None
     names = properties is not None and properties.find(f"{{{properties.nsmap['w']}}}tblHeader") is not None and parts[0] == len(rows[0]) > 1
     for row, distinct in list(zip(rows, parts, strict=True))[names:]:

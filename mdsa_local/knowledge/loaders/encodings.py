@@ -19,6 +19,17 @@ MARKS = {
 }
 WINDOWS = "windows-1252"
 BINARY = "is binary, not text: it holds NUL bytes, as only text in UTF-16 or UTF-32 with a byte order mark may"
+# The encodings that browsers know, as Python calls them, and which of them they read for another, or for a label that Python does not know.
+OF_WEB = {
+    "utf-8", "cp866", "koi8-r", "koi8-u", "mac-roman", "gb18030", "big5hkscs", "euc_jp", "iso2022_jp", "cp932", "cp949", "cp874",
+    *(f"cp{number}" for number in range(1250, 1259)), *(f"iso8859-{number}" for number in (2, 3, 4, 5, 6, 7, 8, 10, 13, 14, 15, 16)),
+}  # fmt: skip
+READ_AS = {
+    "iso8859-1": "cp1252", "ascii": "cp1252", "iso8859-9": "cp1254", "iso8859-11": "cp874", "tis-620": "cp874", "gb2312": "gb18030",
+    "gbk": "gb18030", "big5": "big5hkscs", "shift_jis": "cp932", "euc_kr": "cp949", "utf-16": "utf-8", "utf-16-le": "utf-8", "utf-16-be": "utf-8",
+    "utf-8-sig": "utf-8", "x-sjis": "cp932", "windows-31j": "cp932", "x-gbk": "gb18030", "windows-874": "cp874", "windows-949": "cp949",
+    "x-cp1250": "cp1250", "x-cp1251": "cp1251", "x-cp1252": "cp1252", "iso-8859-8-i": "iso8859-8", "unicode-1-1-utf-8": "utf-8",
+}  # fmt: skip
 # Control characters, and what Windows-1252 has no character for.
 _NO_WINDOWS = re.compile(rb"[\x01-\x08\x0b\x0e-\x1f\x7f\x81\x8d\x8f\x90\x9d]")
 _NO_UTF8 = re.compile("[\udc80-\udcff]")
@@ -59,6 +70,19 @@ def encoding(pieces: Iterable[bytes]) -> str:
     if control or whole >= faulty:
         raise UnreadableError(fault + control)
     return WINDOWS
+
+
+def of_web(label: str) -> str:
+    """The encoding in which browsers read a page without a byte order mark that declares ``label``: what it declares in letters of one byte is none
+    of two. Raises :class:`UnreadableError` for one that they do not know."""
+    try:
+        name = codecs.lookup(label).name
+    except LookupError:
+        name = label.lower()
+    name = READ_AS.get(name, name)
+    if name not in OF_WEB:
+        raise UnreadableError(f"declares the unknown encoding {label!r}")
+    return name
 
 
 def decoded(data: bytes, name: str = "") -> str:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
 
 from mdsa_local.knowledge.loaders import Section, below, headed, named, titled
 from mdsa_local.knowledge.loaders.chrome import Chrome
-from mdsa_local.knowledge.loaders.encodings import decoded, marked
+from mdsa_local.knowledge.loaders.encodings import decoded, marked, of_web
 
-SKIPPED = {"script", "style", "template", "noscript", "svg", "math", "iframe", "object", "head", "select", "button"}
+SKIPPED = {"script", "style", "template", "noscript", "svg", "math", "iframe", "object", "select", "button", "title"}
 BLOCKS = set(
     "address article aside blockquote body caption dd details dialog div dl dt fieldset figcaption figure footer form header hr html legend li main "
     "nav ol p pre section summary table tbody tfoot thead tr ul".split()
@@ -21,6 +22,8 @@ HEADINGS = {f"h{level}": level for level in range(1, 7)}
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 ROWS = {"table", "thead", "tbody", "tfoot", "tr", "caption"}
 PIECE_CHARS = 1 << 16
+# Bytes for which Windows-1252 has no character.
+_UNUSED = b"\x81\x8d\x8f\x90\x9d"
 _CHARSET = re.compile(rb"""charset\s*=\s*["']?([\w.:-]+)""", re.IGNORECASE)
 
 
@@ -56,8 +59,14 @@ def _pieces(source: str) -> Iterator[str]:
 
 
 def _text(data: bytes) -> str:
-    declared = _CHARSET.search(data[:4096])
-    return decoded(data, marked(data) or (declared[1].decode() if declared else "")).removeprefix("\ufeff")
+    declared = None if marked(data) else _CHARSET.search(data[:4096])
+    name = of_web(declared[1].decode()) if declared else marked(data)
+    if name == "cp1252":
+        # So is labelled what is of any kind.
+        with suppress(UnicodeDecodeError):
+            return data.decode()
+        data = data.translate(None, _UNUSED)
+    return decoded(data, name).removeprefix("\ufeff")
 
 
 @dataclass(slots=True)
@@ -93,7 +102,7 @@ class _Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         number, self._number = self._number, self._number + 1
-        if tag == "title" and self._title is None and self._hidden in ([], ["head"]):
+        if tag == "title" and self._title is None and not self._hidden:
             self._title, self._titling = "", True
             self._hidden.append(tag)
             return

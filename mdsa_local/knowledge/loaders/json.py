@@ -39,24 +39,38 @@ def parsed(data: str, where: str) -> Any:
         return json.loads(data)
     except RecursionError:
         raise UnreadableError(f"{where}is nested too deeply") from None
-    except json.JSONDecodeError as error:
+    except ValueError as error:
+        # A number of thousands of digits is no JSON error of its own.
         raise UnreadableError(f"{where}not valid JSON: {error}") from None
 
 
-def record(value: Any, stem: str, name: str) -> Section:
-    """An object as text: its content first, then every other field as ``key: value``; its title, or else ``name``, below the file's.
+def record(value: Any, stem: str, name: str, most: int = 0) -> Section:
+    """An object as text: its content first, then every other field as ``key: value``, at most so many characters of them; its title, or else
+    ``name``, below the file's. Raises :class:`UnreadableError`.
 
-    Where there are other fields the title stands before them, too: quoted by themselves they would not say what they are of.
+    Where there are other fields, or nothing else, the title stands before them, too: quoted by themselves they would not say what they are of.
     """
     if not isinstance(value, dict):
-        return Section(_clean("\n".join(_fields("", value))) + "\n\n", f"{stem} > {name}")
+        return Section(_clean(_written("", value, most)) + "\n\n", f"{stem} > {name}")
     fields = dict(value)
     titled = next((key for key in TITLES if isinstance(fields.get(key), str) and fields[key].strip()), "")
     title = fields.pop(titled) if titled else name
     body = next((fields.pop(key) for key in BODIES if isinstance(fields.get(key), str)), "")
-    named = {titled: title} if titled and fields else {}
-    parts = [body.strip(), "\n".join(_fields("", named | fields))]
+    named = {titled: title} if titled and (fields or not body.strip()) else {}
+    parts = [body.strip(), _written("", named | fields, most)]
     return Section(_clean("\n\n".join(part for part in parts if part)) + "\n\n", f"{stem} > {_clean(' '.join(title.split()))}")
+
+
+def _written(key: str, value: Any, most: int) -> str:
+    """The :func:`_fields`, a line each. Raises :class:`UnreadableError` for more than ``most`` characters, unless that is 0: names of fields far up
+    are said again in each line."""
+    lines, size = [], 0
+    for line in _fields(key, value):
+        size += len(line) + 1
+        if most and size > most:
+            raise UnreadableError(f"its fields come to more than {most:,} characters, each with the names of those it is in")
+        lines.append(line)
+    return "\n".join(lines)
 
 
 def _fields(key: str, value: Any) -> Iterator[str]:

@@ -10,6 +10,8 @@ from mdsa_local.knowledge.loaders.json import parsed, record
 from mdsa_local.knowledge.loaders.text import lines
 
 LINE_CHARS = 16 << 20
+# What the fields of a line may come to: so many characters, or so many times the line.
+LEAST_MOST_CHARS, GROWTH = 1 << 16, 16
 # So many lines that cannot be used are told one by one.
 MOST_TOLD = 10
 
@@ -26,12 +28,13 @@ def read(path: Path) -> Iterator[Section]:
             value = parsed(line, f"line {number}: ")
             if not isinstance(value, dict):
                 raise UnreadableError(f"line {number}: no JSON object")
+            section = record(value, path.stem, f"line {number}", max(LEAST_MOST_CHARS, GROWTH * len(line)))
         except UnreadableError as error:
             bad += 1
             faults += [str(error)] if bad <= MOST_TOLD else []
             continue
         good += 1
-        yield record(value, path.stem, f"line {number}")
+        yield section
     if bad and not good:
         raise UnreadableError(faults[0])
     more = [f"{bad - MOST_TOLD:,} more lines passed over"] if bad > MOST_TOLD else []

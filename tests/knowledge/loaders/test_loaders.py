@@ -4,14 +4,17 @@ import errno
 import json
 import re
 import sys
+import time
 import zipfile
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
 
 from mdsa_local import child
+from mdsa_local.knowledge.check import check
 from mdsa_local.knowledge.chunking import chunk_all
 from mdsa_local.knowledge.ingest import Report, ingest
 from mdsa_local.knowledge.lance import connect
@@ -109,6 +112,13 @@ def test_html_keeps_structure_and_drops_what_is_not_shown(tmp_path: Path) -> Non
         ("<p>caf\xe9".encode("utf-32"), "caf\xe9"),
         ("\ufeff<p>caf\xe9".encode(), "caf\xe9"),
         (b"<p>caf\xe9 \x80", "caf\xe9 €"),
+        # Labels as browsers take them.
+        (b"<meta charset=iso-8859-1><p>don\x92t pay \x80 5\x81", "don\u2019t pay € 5"),
+        (b"<meta charset=us-ascii><p>caf\xe9", "caf\xe9"),
+        ("<meta charset=latin1><p>caf\xe9".encode(), "caf\xe9"),
+        ("<meta charset=gb2312><p>\u9ec4\u91d1\u5468\u9555".encode("gbk"), "\u9ec4\u91d1\u5468\u9555"),
+        ("<meta charset=x-sjis><p>\u2460".encode("cp932"), "\u2460"),
+        (b"<meta charset=utf-16><p>abcd", "abcd"),
     ],
 )
 def test_html_in_other_encodings(tmp_path: Path, content: bytes, text: str) -> None:
@@ -116,7 +126,12 @@ def test_html_in_other_encodings(tmp_path: Path, content: bytes, text: str) -> N
 
 
 def test_html_that_lies_about_its_encoding_is_refused(tmp_path: Path) -> None:
-    for content, said in ((b"<meta charset=utf-8><p>caf\xe9", "not utf-8 text"), (b"<meta charset=klingon><p>x", "unknown encoding 'klingon'")):
+    for content, said in (
+        (b"<meta charset=utf-8><p>caf\xe9", "not utf-8 text"),
+        (b"<meta charset=klingon><p>x", "unknown encoding 'klingon'"),
+        (b"<meta charset=utf-7><p>+2AA-", "'utf-7'"),
+        (b"<meta charset=unicode_escape><p>\\ud800", "'unicode_esc"),
+    ):
         with pytest.raises(UnreadableError, match=said):
             read(tmp_path, "page.html", content)
 
@@ -201,6 +216,15 @@ def test_a_damaged_title_hides_no_text(tmp_path: Path) -> None:
     assert texts(read(tmp_path, "a.docx", changed.getvalue()))[0] == ("Handbook", "Before all.")
 
 
+def test_a_head_without_end_hides_nothing(tmp_path: Path) -> None:
+    for page in (
+        "<html><head><title>A page</title><meta charset=utf-8><style>p {}</style><body><p>Text here.",
+        "<head><title>A page</title>Text here.",
+    ):
+        assert texts(read(tmp_path, "p.html", page)) == [("A page", "Text here.")]
+    assert texts(read(tmp_path, "p.html", "<head><title>A page</title><title>Another</title></head><p>Text.")) == [("A page", "Text.")]
+
+
 def test_a_title_without_end_hides_nothing(tmp_path: Path) -> None:
     assert texts(read(tmp_path, "a.html", "<title>Name<p>Text.")) == [("Name", "Text.")]
     assert texts(read(tmp_path, "b.html", "<head><title>Name</head><body><p>Text.")) == [("Name", "Text.")]
@@ -221,6 +245,41 @@ def test_rows_name_their_columns(tmp_path: Path) -> None:
     assert texts(read(tmp_path, "cards.tsv", "\ufeffname\tprice\nGold, red\t5\n")) == [("", "name: Gold, red; price: 5")]
     many = "n\n" + "".join(f"{n}\n" for n in range(1, 451))
     assert [section.rows for section in read(tmp_path, "many.csv", many)] == [tuple(range(1, 201)), tuple(range(201, 401)), tuple(range(401, 451))]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("Produkt;Preis (netto, EUR);Lager\nKaffee;3,50;12\n", "Produkt: Kaffee; Preis (netto, EUR): 3,50; Lager: 12"),
+        ("sep=;\nname;price\nGold;5\n", "name: Gold; price: 5"),
+        ("sep=|\r\nname|price, net\r\nGold|5\r\n", "name: Gold; price, net: 5"),
+        ("name,price\rGold,5\r", "name: Gold; price: 5"),
+        ('name,note\nGold,"a; b; c"\n', "name: Gold; note: a; b; c"),
+        ("name\nGold; big\n", "name: Gold; big"),
+        (f"{'n' * 300},price\nGold,5\n", f"{'n' * 200}…: Gold; price: 5"),
+    ],
+)
+def test_delimiters_are_found_in_the_first_lines(tmp_path: Path, content: str, said: str) -> None:
+    assert texts(read(tmp_path, "a.csv", content)) == [("", said)]
+
+
+def test_wide_rows_make_sections_of_bounded_size(tmp_path: Path) -> None:
+    names = ",".join(f"{n:0200d}" for n in range(500))
+    sections = read(tmp_path, "a.csv", "\n".join([names, *[",".join("1" * 500)] * 100]))
+    assert len(sections) > 5
+    assert [number for section in sections for number in section.rows] == list(range(1, 101))
+    with pytest.raises(UnreadableError, match="line 1 is longer than 16 million"):
+        read(tmp_path, "a.csv", "x" * (17 << 20))
+
+
+def test_rows_are_named_in_time_that_grows_with_their_text() -> None:
+    def took(size: int) -> float:
+        began = time.process_time()
+        rows = [Section("".join(f"{'word ' * size}{n}\n\n" for n in range(200)), rows=tuple(range(200)))]
+        assert len(list(chunk_all(rows, lambda text: text.count(" ") + 2))) >= 200
+        return time.process_time() - began
+
+    assert took(4000) < 9 * took(1000)
 
 
 @pytest.mark.parametrize("window", [1 << 20, 200])
@@ -262,6 +321,45 @@ def test_json_records(tmp_path: Path) -> None:
     ]
     lines = "\ufeff" + json.dumps(RECORD) + "\r\n\n" + '{"text": "half \\ud800 pair"}\n'
     assert texts(read(tmp_path, "c.jsonl", lines)) == [("c > Cards", SHOWN), ("c > line 3", "half ? pair")]
+
+
+def test_records_with_a_title_alone_are_kept(tmp_path: Path) -> None:
+    assert texts(read(tmp_path, "a.json", '[{"name": "Paris"}, {"name": "Rome", "none": null}]')) == [
+        ("a > Paris", "name: Paris"),
+        ("a > Rome", "name: Rome"),
+    ]
+    assert texts(read(tmp_path, "b.jsonl", '{"title": "A"}\n{"title": "B", "text": "b"}\n')) == [("b > A", "title: A"), ("b > B", "b")]
+
+
+def test_a_line_whose_fields_would_be_written_out_without_end_is_passed_over(tmp_path: Path) -> None:
+    deep = json.dumps({"x" * 30_000: [{"y": n} for n in range(3000)]})
+    huge = '{"n": ' + "9" * 5000 + "}"
+    sections = read(tmp_path, "a.jsonl", f'{deep}\n{huge}\n{{"text": "good"}}\n')
+    assert [section.text.strip() for section in sections if not section.remark] == ["good"]
+    assert ["more than" in section.remark or "not valid JSON" in section.remark for section in sections if section.remark] == [True, True]
+
+
+def test_word_text_in_insertions_controls_fields_and_nested_tables_is_read(tmp_path: Path) -> None:
+    from docx import Document
+    from docx.oxml import parse_xml
+    from docx.oxml.ns import nsdecls
+
+    def part(markup: str) -> Any:
+        return parse_xml(markup.replace(">", f" {nsdecls('w')}>", 1))
+
+    document = Document()
+    paragraph = document.add_paragraph("Notice: ")._p
+    paragraph.append(part('<w:del w:id="1" w:author="a"><w:r><w:delText>four</w:delText></w:r></w:del>'))
+    paragraph.append(part('<w:ins w:id="2" w:author="a"><w:r><w:t>twelve</w:t></w:r></w:ins>'))
+    paragraph.append(part('<w:fldSimple w:instr="X"><w:smartTag><w:r><w:t xml:space="preserve"> weeks</w:t></w:r></w:smartTag></w:fldSimple>'))
+    document.element.body.insert(1, part("<w:sdt><w:sdtPr/><w:sdtContent><w:p><w:r><w:t>In a control.</w:t></w:r></w:p></w:sdtContent></w:sdt>"))
+    table = document.add_table(1, 2)
+    table.cell(0, 0).text = "outer"
+    inner = table.cell(0, 1).add_table(1, 2)
+    inner.cell(0, 0).text, inner.cell(0, 1).text = "one", "two"
+    out = BytesIO()
+    document.save(out)
+    assert texts(read(tmp_path, "a.docx", out.getvalue())) == [("a", "Notice: twelve weeks\n\nIn a control.\n\nouter | one | two")]
 
 
 @pytest.mark.parametrize(
@@ -377,6 +475,21 @@ def test_a_missing_parser_is_named_with_its_extra(tmp_path: Path, monkeypatch: p
     assert report.added == ("b.md",)
     [(_, reason)] = report.failed
     assert "pypdf" in reason and 'pip install "mdsa-local[docs]"' in reason
+
+
+def test_what_is_stored_of_files_stays_where_their_parser_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "docs").mkdir()
+    for name, content in (("a.pdf", pdf("x")), ("b.md", b"text"), ("c.md", b"text of c")):
+        (tmp_path / "docs" / name).write_bytes(content)
+    knowledge_base = KnowledgeBase(connect(tmp_path / "kb"), "finance", ToyEmbedder())
+    ingest(knowledge_base, [tmp_path / "docs"])
+    (tmp_path / "docs/c.md").unlink()
+    monkeypatch.setattr("mdsa_local.knowledge.loaders.find_spec", lambda name: None)
+    report = ingest(knowledge_base, [tmp_path / "docs"], follow_deletes=True, even_all=True)
+    assert (report.removed, [document.document for document in knowledge_base.documents()]) == (("c.md",), ["a.pdf", "b.md"])
+    assert report.failed[0][1].endswith("; the version from before stays")
+    [problem] = check(knowledge_base)
+    assert "cannot be used any more" in problem.what and "changed" not in problem.what
 
 
 def test_all_types_go_into_a_knowledge_base_and_bad_ones_do_not_stop_the_rest(tmp_path: Path) -> None:
