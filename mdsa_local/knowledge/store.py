@@ -74,12 +74,15 @@ class KnowledgeBase(Readable):
         stored = self._ids(entry)
         first: Chunk | None = None
         renamed: dict[str, str] = {}
+        began = False
         for part in ahead(_batched(enumerate(chunks), PART_CHUNKS)):
             rows = [(entry, number, chunk) for number, chunk in part]
             first = first or rows[0][2]
             missing = [row for row in rows if row[1] and _row_id(row) not in stored]
-            if missing and (new := self._merge(missing, of_files=True)):
+            if missing and (new := self._merge(missing, of_files=not began)):
                 renamed, entry = new, replace(entry, document=new[entry.document])
+            # From here on whoever else has a file of this name sees that it is taken.
+            began = began or bool(missing)
             if heard:
                 heard(len(rows), rows[-1][2].end)
         beginning = [(entry, 0, first)] if first else []
@@ -109,11 +112,14 @@ class KnowledgeBase(Readable):
             table = self.opened() or self.database.create(self.name, self._schema())
             self._run(table.checkout_latest())
             self._check(self._run(table.schema()))
-            renamed = self._others(table, rows) if of_files else {}
-            rows = [(replace(entry, document=renamed.get(entry.document, entry.document)), number, chunk) for entry, number, chunk in rows]
-            delete = condition([renamed.get(document, document) for document in documents]) if condition else ""
+            delete = condition(documents) if condition else ""
             # Where no lock keeps other machines out, only a merge is certain.
             new = self.database.local and not self._replaces(table, rows, delete)
+            renamed = self._others(table, rows) if of_files and not (new and delete) else {}
+            if renamed:
+                rows = [(replace(entry, document=renamed.get(entry.document, entry.document)), number, chunk) for entry, number, chunk in rows]
+                delete = condition([renamed.get(document, document) for document in documents]) if condition else ""
+                new = False
             with self._whole(table):
                 data = self._rows(rows, vectors)
                 self._run(table.add(data) if new else _merging(table, delete).execute(data))
@@ -124,9 +130,10 @@ class KnowledgeBase(Readable):
     def _others(self, table: Any, rows: Sequence[tuple[Entry, int, Chunk]]) -> dict[str, str]:
         """The sources of documents in ``rows`` whose ids have come to be those of others."""
         sources = {entry.document: entry.source for entry, _, _ in rows}
-        query = table.query().where(among(sources)).select(["document", "source"]) if sources else None
-        stored = self._run(query.to_arrow()).to_pylist() if query is not None else []
-        return {row["document"]: sources[row["document"]] for row in stored if row["source"] != sources[row["document"]] != row["document"]}
+        if not sources:
+            return {}
+        query = table.query().where(f"{among(sources)} AND NOT ({among(sources.values(), 'source')})").select(["document"])
+        return {row["document"]: sources[row["document"]] for row in self._run(query.to_arrow()).to_pylist()}
 
     def _replaces(self, table: Any, rows: Sequence[tuple[Entry, int, Chunk]], delete: str) -> bool:
         """Whether there is something to be replaced. With 500,000 rows stored a merge takes 3 seconds and 150 MB, and this a tenth of a second."""
