@@ -67,7 +67,8 @@ def replacing(target: Path) -> Iterator[Path]:
 def write_whole(path: Path, text: str) -> None:
     """Write a small file that is either as it was or as it shall be, whenever the machine stops. Raises :class:`StorageError`."""
     with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        # Ends of lines as they are, on Windows too.
+        partial.write_text(text, encoding="utf-8", newline="")
 
 
 @contextmanager

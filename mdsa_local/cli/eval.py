@@ -75,7 +75,8 @@ def answers(
         from mdsa_local.evaluation.plots import figure_class
 
         figure_class()
-    settings = Settings.load()
+    # The log is for what a user asks.
+    settings = Settings.load().changed(answer_log=0)
     refuse_unknown(model or [], settings.model_dirs)
     with opened(settings) as orchestrator:
         if overlap:
@@ -84,11 +85,19 @@ def answers(
             from mdsa_local.evaluation.answers import with_models, without_model
 
             tell = partial(progress, of="questions")
-            runs = with_models(orchestrator, cases, model or [], domain_given=domain_given, progress=tell)
-            runs.append(without_model(orchestrator, cases, domain_given=domain_given, progress=tell))
+            runs: list[Run] = []
+            try:
+                with_models(orchestrator, cases, model or [], domain_given=domain_given, progress=tell, done=runs.append)
+                runs.append(without_model(orchestrator, cases, domain_given=domain_given, progress=tell))
+            except BaseException:
+                # What is done may have taken hours.
+                if runs and not as_json:
+                    _show(_result(runs, file, domain_given))
+                raise
+            finally:
+                if save is not None and runs:
+                    _save(runs, save)
             result = _result(runs, file, domain_given)
-            if save is not None:
-                _save(runs, save)
             if plot is not None:
                 from mdsa_local.evaluation.plots import draw
 

@@ -157,7 +157,9 @@ def export(
     if not made.rows:
         _known(domain, feedback.settings)
     if on_stdout:
-        sys.stdout.write(exporting.lines(made))
+        sys.stdout.flush()
+        # In UTF-8, as a file, whatever the terminal's encoding.
+        sys.stdout.buffer.write(exporting.lines(made).encode())
     else:
         exporting.write(made, file.expanduser())
     if as_json:

@@ -309,7 +309,7 @@ def evaluate(
     from mdsa_local.evaluation import questions as sets
     from mdsa_local.settings import Settings
 
-    settings = Settings.load()
+    settings = Settings.load().changed(answer_log=0)
     parts = part or ["cost", "answers", "overlap"]
     for name in parts:
         if name not in ("cost", "answers", "overlap"):

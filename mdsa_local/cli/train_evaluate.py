@@ -8,7 +8,7 @@ import os
 import platform
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from mdsa_local.durable import write_whole
 from mdsa_local.errors import InputError
 from mdsa_local.evaluation import answers, overlap, variants
 from mdsa_local.evaluation.questions import Case
+from mdsa_local.knowledge import sync
 from mdsa_local.orchestrator import TinyBERTOrchestrator
 from mdsa_local.routing.encoder import Encoder
 from mdsa_local.runtime import footprint
@@ -60,8 +61,11 @@ def subjects(references: Sequence[str], orchestrator: TinyBERTOrchestrator) -> l
         found.append(Subject(name, reference, path, digest))
     if len({subject.name for subject in found}) < len(found):
         # Two models of one kind: their files tell them apart.
-        found = [Subject(subject.path.stem, subject.reference, subject.path, subject.sha256) for subject in found]
-    return found
+        found = [replace(subject, name=subject.path.stem) for subject in found]
+    if len({subject.name for subject in found}) < len(found):
+        found = [replace(subject, name=f"{subject.name}-{subject.sha256[:8]}") for subject in found]
+    # One file under two references is one.
+    return list({subject.name: subject for subject in found}.values())
 
 
 def costs(files: Sequence[Subject], runs: int, threads: int) -> dict[str, dict[str, Any]]:
@@ -89,9 +93,13 @@ def costs(files: Sequence[Subject], runs: int, threads: int) -> dict[str, dict[s
 class Answers:
     """Answers and judgements of each model, kept in ``work`` until the evaluation is complete: after an interruption they are not made again."""
 
-    def __init__(self, work: Path, cases: Sequence[Case], domain_given: bool) -> None:
+    def __init__(self, work: Path, cases: Sequence[Case], domain_given: bool, orchestrator: TinyBERTOrchestrator) -> None:
         self._work, self._cases, self._domain_given = work, cases, domain_given
-        self._key = hashlib.sha256(repr((cases, domain_given)).encode()).hexdigest()
+        settings = orchestrator.settings
+        # Whatever answers depend on beside the model.
+        state = sync.state(settings, orchestrator.encoder.fingerprint)
+        judge = (settings.judge_place / "model.yaml").read_bytes() if settings.judge_place else b""
+        self._key = _digest(cases, domain_given, settings, state, judge)
 
     def of(self, name: str, reference: str | None, sha256: str, orchestrator: TinyBERTOrchestrator) -> dict[str, Any]:
         """``{report, right, texts}`` of a model; of none with ``reference`` None."""
@@ -160,7 +168,10 @@ def evaluate(
         found = costs(files, runs, threads)
         for model in models:
             model.update(found[model["name"]])
-    kept = Answers(work, cases, domain_given)
+    kept = Answers(work, cases, domain_given, orchestrator)
+    if "answers" in parts and report.get("questions", {}).get("digest", _digest(cases)) != _digest(cases):
+        # Of other questions.
+        report.pop("overlap", None)
     if "answers" in parts:
         _answers(report, models, files, kept, cases, domain_given, orchestrator)
     if "overlap" in parts:
@@ -176,6 +187,10 @@ def evaluate(
     write_whole(path, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     kept.forget()
     return report
+
+
+def _digest(*values: Any) -> str:
+    return hashlib.sha256(repr(values).encode()).hexdigest()
 
 
 def _shortened(found: dict[str, Any]) -> dict[str, Any]:
@@ -207,7 +222,13 @@ def _answers(
 ) -> None:
     """Put the judged answers into ``report`` and ``models``."""
     answerable = sum(case.answerable for case in cases)
-    report["questions"] = {"n": len(cases), "answerable": answerable, "unanswerable": len(cases) - answerable, "domain_given": domain_given}
+    report["questions"] = {
+        "n": len(cases),
+        "answerable": answerable,
+        "unanswerable": len(cases) - answerable,
+        "domain_given": domain_given,
+        "digest": _digest(cases),
+    }
     made = {file.name: kept.of(file.name, file.reference, file.sha256, orchestrator) for file in files}
     report["without_model"] = kept.of("no model", None, "", orchestrator)["report"]
     for model in models:

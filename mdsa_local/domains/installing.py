@@ -41,7 +41,8 @@ def install(adapter: Path, domain: DomainConfig, settings: Settings, model: str 
             with replacing(folder / name) as partial:
                 shutil.copyfile(adapter, partial)
         lines = {"adapter": name} | ({"model": model} if model else {})
-        text = (folder / FILE).read_text(encoding="utf-8")
+        # As it is: read as text, its ends of lines would be changed.
+        text = (folder / FILE).read_bytes().decode()
         before = {key: str(value) for key, value in read_yaml(folder / FILE).items() if key in lines}
         changed = edited(text, lines)
         _check(folder, changed, lines, settings)
@@ -51,14 +52,33 @@ def install(adapter: Path, domain: DomainConfig, settings: Settings, model: str 
     return Installed(folder / name, folder, copied, before)
 
 
+def installable(domain: DomainConfig, settings: Settings) -> None:
+    """Raise what :func:`install` would raise for want of a place, for who has hours of work before it."""
+    if domain.folder is None:
+        raise ConfigError(
+            f"the domain {domain.name!r} has no folder to keep an adapter in", f"Make {settings.home / 'domains' / domain.name / FILE}."
+        )
+    place = settings.writable(domain.folder if _is_own(domain, settings) else settings.home / "domains")
+    try:
+        tempfile.TemporaryFile(dir=place).close()
+    except OSError as error:
+        raise storage_error(error, place) from None
+
+
+def _is_own(domain: DomainConfig, settings: Settings) -> bool:
+    """Whether the domain's folder is in ``$MDSA_HOME``."""
+    return domain.folder is not None and domain.folder.parent.resolve() == (settings.home / "domains").resolve()
+
+
 def edited(text: str, lines: Mapping[str, str]) -> str:
-    """A YAML mapping with top-level keys set to plain strings, comments and all else untouched."""
+    """A YAML mapping with top-level keys set to plain strings, comments, ends of lines and all else untouched."""
+    end = "\r\n" if "\r\n" in text else "\n"
     for key, value in lines.items():
         line = f"{key}: {quoted(value)}"
-        if found := re.search(rf"^{key}[ ]*:.*$", text, flags=re.MULTILINE):
-            text = text[: found.start()] + line + text[found.end() :]
+        if found := re.search(rf"^{key}[ ]*:[^\r\n]*?(?P<comment>[ \t]+#[^\r\n]*)?(?=\r?$)", text, flags=re.MULTILINE):
+            text = text[: found.start()] + line + (found["comment"] or "") + text[found.end() :]
         else:
-            text = f"{text.rstrip()}\n{line}\n" if text.strip() else f"{line}\n"
+            text = f"{text.rstrip()}{end}{line}{end}" if text.strip() else f"{line}{end}"
     return text
 
 
@@ -69,21 +89,32 @@ def quoted(value: str) -> str:
 
 def _own_folder(domain: DomainConfig, settings: Settings) -> tuple[Path, bool]:
     """The domain's folder in ``$MDSA_HOME``, made from the shipped one where there is none, and whether it was made now."""
-    top = settings.home / "domains"
-    if domain.folder is None:
-        raise ConfigError(f"the domain {domain.name!r} has no folder to keep an adapter in", f"Make {top / domain.name / FILE}.")
-    if domain.folder.parent.resolve() == top.resolve():
+    installable(domain, settings)
+    assert domain.folder is not None
+    if _is_own(domain, settings):
         return domain.folder, False
-    settings.writable(top)
+    own = settings.home / "domains" / domain.name
     scratch = settings.writable(settings.home / "cache")
     try:
         # Not beside its place: every folder there that holds a domain.yaml is a domain.
         with tempfile.TemporaryDirectory(dir=scratch, prefix="install-") as made:
-            shutil.copytree(domain.folder, Path(made) / domain.name)
-            (Path(made) / domain.name).rename(top / domain.name)
+            copy = Path(made) / domain.name
+            shutil.copytree(domain.folder, copy)
+            if own.is_dir():
+                # The user's own files, such as documents, are there already; with its domain.yaml, which comes last, it is the domain's.
+                (copy / FILE).rename(Path(made) / FILE)
+                shutil.copytree(copy, own, dirs_exist_ok=True, copy_function=_where_none_is)
+                (Path(made) / FILE).rename(own / FILE)
+            else:
+                copy.rename(own)
     except OSError as error:
-        raise storage_error(error, top / domain.name) from None
-    return top / domain.name, True
+        raise storage_error(error, own) from None
+    return own, True
+
+
+def _where_none_is(source: str, target: str) -> str:
+    """Copy a file unless there is one."""
+    return target if Path(target).exists() else str(shutil.copy2(source, target))
 
 
 def _check(folder: Path, changed: str, lines: Mapping[str, str], settings: Settings) -> None:
@@ -91,7 +122,7 @@ def _check(folder: Path, changed: str, lines: Mapping[str, str], settings: Setti
     advice = f"Write {' and '.join(f'{key}: {quoted(value)}' for key, value in lines.items())} into it by hand."
     with tempfile.TemporaryDirectory(dir=settings.writable(settings.home / "cache"), prefix="install-") as made:
         trial = Path(made) / FILE
-        trial.write_text(changed, encoding="utf-8")
+        trial.write_bytes(changed.encode())
         try:
             found = read_yaml(trial)
         except ConfigError:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from mdsa_local.domains import quoting
@@ -15,6 +15,7 @@ from mdsa_local.domains.prompts import NOT_FOUND
 from mdsa_local.errors import InputError, MDSAError, UnknownNameError
 from mdsa_local.evaluation.metrics import KINDS, Judged, Response, judge, summary
 from mdsa_local.evaluation.questions import Case, is_source
+from mdsa_local.runtime.gguf import read_gguf
 from mdsa_local.types import Completed, Event, Retrieved, Routed, Token
 from mdsa_local.validation.ladder import FLOOR
 
@@ -50,16 +51,21 @@ def with_models(
     *,
     domain_given: bool = False,
     progress: Callable[[str], Progress] | None = None,
+    done: Callable[[Run], None] | None = None,
 ) -> list[Run]:
     """A :class:`Run` for each of ``models``; none: one with the domains as configured.
 
-    ``domain_given`` skips the routing; ``progress`` gives, for a model's name, what is told of its run. Raises :class:`InputError` when a case names
-    a domain or document that is not there, and the errors of a model that cannot be used; one that a single question meets is counted instead.
+    ``domain_given`` skips the routing; ``progress`` gives, for a model's name, what is told of its run; ``done`` gets each run as soon as it is
+    through. Raises :class:`InputError` when a case names a domain or document that is not there, and the errors of a model that cannot be used; one
+    that a single question meets is counted instead.
     """
     orchestrator.prepare()
     kinds = kinds_of(orchestrator, cases)
     for model in models:
-        orchestrator.manager.resolve(model)
+        path = orchestrator.manager.resolve(model)
+        if isinstance(path, Path):
+            # A damaged one is told before the others have taken hours.
+            read_gguf(path)
     configured = sorted({domain.model or orchestrator.settings.default_model for domain in orchestrator.registry})
     wanted: list[tuple[str, str | None]] = [(model, model) for model in dict.fromkeys(models)]
     runs = []
@@ -69,6 +75,8 @@ def with_models(
             for needed in [reference] if reference else configured:
                 orchestrator.manager.ensure_ready(needed)
             runs.append(_run(name, cases, kinds, lambda case: answered(orchestrator, case, domain_given), domain_given, tell))
+        if done:
+            done(runs[-1])
     return runs
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
 import tempfile
@@ -15,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from mdsa_local.domains.asking import Shown, asked
 from mdsa_local.domains.config import DomainConfig
-from mdsa_local.domains.installing import Installed, install
-from mdsa_local.durable import replacing
+from mdsa_local.domains.installing import Installed, install, installable
+from mdsa_local.durable import replacing, write_whole
 from mdsa_local.errors import ContextOverflowError, InputError, ModelError, ModelFileError, ModelNotFoundError
 from mdsa_local.jsonlines import Sample
 from mdsa_local.runtime.adapters import check
@@ -41,6 +42,8 @@ AGREEMENT_NATS = 0.1
 # From what is done and what is counted to what is told of it.
 Progress = Callable[[str, str], Callable[[str, int, int], None]]
 SCRATCH = "adapter-"
+# Tells what a model was converted from.
+MADE_OF = "converted-from.txt"
 # A scratch folder that a killed training left is removed by a later one.
 STALE_S = 86_400
 
@@ -118,6 +121,7 @@ def train_adapter(
     """
     began, options = time.monotonic(), options or lora.Options()
     chosen = orchestrator.registry.get(domain)
+    installable(chosen, orchestrator.settings)
     found = pairs.read(data, options.seed)
     adapted = _base(orchestrator, chosen, base, llama_cpp)
     settings = orchestrator.settings
@@ -133,11 +137,11 @@ def train_adapter(
         curve = lora.train(model, [one.example for _, one in training], [one.example for _, one in aside], options, tell)
         file = Path(scratch) / "adapter.gguf"
         _write(model, adapted, options, file, llama_cpp)
+        if keep is not None:
+            _kept(file, keep)
         judged = [one for _, one in held]
         before, after, present = _measured(backend, judged, file, _present(chosen, adapted), settings, progress)
         agreement = _agreement(lora.mean_loss(model, [one.example for one in judged]), after.loss, adapted)
-        if keep is not None:
-            _kept(file, keep)
         better = wins(before, after) and (present is None or wins(present, after))
         installed = install(file, chosen, settings) if better else None
     return Outcome(
@@ -216,9 +220,11 @@ def _base(orchestrator: TinyBERTOrchestrator, domain: DomainConfig, base: str, l
 
 
 def _converted(orchestrator: TinyBERTOrchestrator, folder: Path, llama_cpp: Path) -> Path:
-    """The GGUF of a Hugging Face folder, among the user's models; made once."""
+    """The GGUF of a Hugging Face folder, among the user's models; made once, under another name where the one of this name is of other weights."""
     settings = orchestrator.settings
-    name = plain_name(folder.name)
+    name, state = plain_name(folder.name), _weights(folder)
+    if (home_folder(settings, name) / f"{name}-f16.gguf").is_file() and _made_of(home_folder(settings, name)) not in ("", state):
+        name = f"{name}-{state[:8]}"
     place = settings.writable(home_folder(settings, name))
     target = place / f"{name}-f16.gguf"
     if not target.is_file():
@@ -226,6 +232,7 @@ def _converted(orchestrator: TinyBERTOrchestrator, folder: Path, llama_cpp: Path
         try:
             convert.convert_model(llama_cpp, folder, partial)
             partial.replace(target)
+            write_whole(place / MADE_OF, state)
         except OSError as error:
             raise storage_error(error, target) from None
         finally:
@@ -235,6 +242,20 @@ def _converted(orchestrator: TinyBERTOrchestrator, folder: Path, llama_cpp: Path
                 place.rmdir()
         add(target, name, settings)
     return target
+
+
+def _weights(folder: Path) -> str:
+    """What changes when the model in a Hugging Face folder does. To read gigabytes for it would take longer than is worth it."""
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".bin", ".model", ".txt"))
+    states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return hashlib.sha256(repr((str(folder.resolve()), states)).encode()).hexdigest()
+
+
+def _made_of(place: Path) -> str:
+    """The :func:`_weights` that a conversion was made of; empty where nothing tells."""
+    with suppress(OSError, UnicodeDecodeError):
+        return (place / MADE_OF).read_text(encoding="utf-8")
+    return ""
 
 
 def _examples(

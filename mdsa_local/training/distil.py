@@ -16,6 +16,7 @@ after ``--minutes`` if these are over earlier; the learning rate falls to nothin
 from __future__ import annotations
 
 import argparse
+import hashlib
 import random
 import time
 from collections.abc import Sequence
@@ -29,6 +30,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoTokenizer, BertConfig, BertModel
 
+from mdsa_local.durable import replacing
+from mdsa_local.errors import InputError
 from mdsa_local.training.checkpoint import device, keep, restore, resume
 from mdsa_local.training.corpus import encoder_texts, with_typo
 from mdsa_local.training.grounded import template_texts
@@ -48,8 +51,13 @@ class Tokens:
 
     def __init__(self, texts: Sequence[str], tokenizer: Any, most: int = MAX_TOKENS, kept: Path | None = None) -> None:
         """``kept`` names a file that holds them from run to run."""
+        of = hashlib.sha256("\0".join(texts).encode()).hexdigest()
         if kept and kept.exists():
             with np.load(kept) as found:
+                if "of" in found and str(found["of"]) != of:
+                    raise InputError(
+                        f"{kept}: made of other texts", "Give a new --work, or remove what is in this one: data or options have changed."
+                    )
                 self._place(found["lengths"], found["flat"])
             return
         rows = [
@@ -59,7 +67,8 @@ class Tokens:
         ]
         lengths, flat = np.array([len(row) for row in rows], dtype=np.int64), np.concatenate([np.array(row, dtype=np.int32) for row in rows])
         if kept:
-            np.savez(kept, lengths=lengths, flat=flat)
+            with replacing(kept) as partial, partial.open("wb") as file:
+                np.savez(file, lengths=lengths, flat=flat, of=np.array(of))
         self._place(lengths, flat)
 
     def _place(self, lengths: np.ndarray, flat: np.ndarray) -> None:
@@ -274,7 +283,8 @@ def projected(labels: np.ndarray, work: Path) -> Tensor:
     path = work / "basis.npy"
     if not path.exists():
         basis, share = principal(labels[:: max(1, len(labels) // 100_000)].astype(np.float32), WIDTH)
-        np.save(path, basis)
+        with replacing(path) as partial, partial.open("wb") as file:
+            np.save(file, basis)
         print(f"{len(labels)} texts; {WIDTH} directions keep {float(share):.4f} of the teacher", flush=True)
     basis = torch.from_numpy(np.load(path))
     return torch.cat([F.normalize(torch.from_numpy(part.astype(np.float32)) @ basis, dim=-1).half() for part in np.array_split(labels, 32)])

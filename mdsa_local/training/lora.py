@@ -112,9 +112,10 @@ def load_folder(folder: Path) -> Any:
         ) from None
 
 
-def device() -> torch.device:
-    """CUDA when there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def device(n_parameters: int) -> torch.device:
+    """Where so many are trained: CUDA when there is one with room for it, else the CPU."""
+    roomy = torch.cuda.is_available() and torch.cuda.mem_get_info()[0] > BYTES_PER_PARAMETER * n_parameters
+    return torch.device("cuda" if roomy else "cpu")
 
 
 def need_memory(n_parameters: int, source: Path) -> None:
@@ -136,7 +137,7 @@ def adapted(model: Any, options: Options) -> Any:
     present = {name.rpartition(".")[2] for name, _ in model.named_modules()}
     targets: Any = sorted(known & present) if len(known & present) == len(known) else "all-linear"
     config = LoraConfig(r=options.rank, lora_alpha=options.alpha, lora_dropout=options.dropout, target_modules=targets, task_type="CAUSAL_LM")
-    return get_peft_model(model, config).to(device())
+    return get_peft_model(model, config).to(device(sum(weight.numel() for weight in model.parameters())))
 
 
 def train(model: Any, examples: Sequence[Example], aside: Sequence[Example], options: Options, progress: Progress | None = None) -> list[Epoch]:
@@ -212,7 +213,7 @@ def _loss(model: Any, batch: Sequence[Example]) -> tuple[Tensor, int]:
         ids[row, width - len(tokens) :] = torch.tensor(tokens)
         mask[row, width - len(tokens) :] = 1
         labels[row, width - len(example.target) :] = torch.tensor(example.target)
-    ids, mask, labels = (table.to(device()) for table in (ids, mask, labels))
+    ids, mask, labels = (table.to(model.device) for table in (ids, mask, labels))
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=longest + 1).logits
     wanted = labels[:, -longest:]

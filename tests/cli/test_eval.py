@@ -8,10 +8,12 @@ import struct
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from mdsa_local.orchestrator import TinyBERTOrchestrator
+from mdsa_local.settings import shipped
 from tests.cli.test_cli import inside
 from tests.conftest import json_lines
 
@@ -141,6 +143,30 @@ def test_what_cannot_be_written_is_told_before_it_asks(option: str, questions: P
         code, out, err = inside(capsys, "eval", "answers", str(questions), option, str(path))
         assert (code, out) == (7, "")
         assert str(path) in err
+
+
+def test_models_that_are_through_are_kept_when_a_later_one_fails(
+    product: TinyBERTOrchestrator, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes((shipped("models") / "nano" / "nano-q4_0.gguf").read_bytes()[:100_000])
+    saved = tmp_path / "saved.jsonl"
+    code, out, err = inside(capsys, "eval", "answers", str(questions), "-m", "nano", "-m", str(cut), "--save", str(saved))
+    assert (code, out, saved.exists()) == (5, "", False), "told before the first question"
+    assert "truncated" in err
+    monkeypatch.setattr("mdsa_local.evaluation.answers.without_model", Mock(side_effect=KeyboardInterrupt))
+    code, out, _ = inside(capsys, "eval", "answers", str(questions), "-m", "nano", "--save", str(saved))
+    assert code == 130
+    assert "key fact in the answer" in out
+    assert len(saved.read_text(encoding="utf-8").splitlines()) == 4
+
+
+def test_what_is_evaluated_is_not_logged_as_asked(
+    product: TinyBERTOrchestrator, questions: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MDSA_ANSWER_LOG", "3")
+    assert inside(capsys, "eval", "answers", str(questions), "--json")[0] == 0
+    assert json.loads(inside(capsys, "feedback", "recent", "--json")[1]) == []
 
 
 def test_trying_leaves_no_file_behind(questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

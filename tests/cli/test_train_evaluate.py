@@ -33,6 +33,7 @@ def test_measures_each_variant_and_chooses(product: TinyBERTOrchestrator, run: P
     assert code == 0, err
     report = json.loads(out)
     assert [model["name"] for model in report["models"]] == ["int4", "int8"]
+    assert report["questions"].pop("digest")
     assert report["questions"] == {"n": 4, "answerable": 3, "unanswerable": 1, "domain_given": False}
     # Answers by quotation, as the model.yaml beside the file wants it.
     assert all(model["answers"]["unsupported_answers"]["share"] == 0 for model in report["models"])
@@ -96,3 +97,16 @@ def test_says_what_is_missing(run: Path, tmp_path: Path, capsys: pytest.CaptureF
     code, _, err = inside(capsys, "train", "evaluate", "--run", str(run), "--part", "cost")
     assert code == 2
     assert "not a report" in err
+
+
+def test_files_of_one_kind_and_one_name_are_told_apart(product: TinyBERTOrchestrator, run: Path, tmp_path: Path) -> None:
+    from mdsa_local.cli.train_evaluate import subjects
+
+    first = run / "model" / "nano-q8_0.gguf"
+    second = tmp_path / "other" / "nano-q8_0.gguf"
+    second.parent.mkdir()
+    second.write_bytes(first.read_bytes() + b"\0" * 32)
+    found = subjects([str(first), str(second)], product)
+    assert [subject.path for subject in found] == [first, second]
+    assert len({subject.name for subject in found}) == 2
+    assert [subject.name for subject in subjects([str(first)], product)] == ["int8"]

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from mdsa_local.domains.config import DomainConfig
-from mdsa_local.domains.installing import edited, install
+from mdsa_local.domains.installing import edited, install, installable
 from mdsa_local.domains.registry import DomainRegistry
 from mdsa_local.errors import ConfigError, StorageError
 from mdsa_local.settings import Settings
@@ -38,7 +38,7 @@ def domain(settings: Settings, text: str = YAML) -> DomainConfig:
 def test_one_line_changes(settings: Settings, adapter: Path) -> None:
     done = install(adapter, domain(settings), settings)
     text = (done.folder / "domain.yaml").read_text(encoding="utf-8")
-    assert text.splitlines() == ["# mine", "name: x", "", f"adapter: {done.adapter.name}", "generation:", "  max_tokens: 9"]
+    assert text.splitlines() == ["# mine", "name: x", "", f"adapter: {done.adapter.name}  # the old one", "generation:", "  max_tokens: 9"]
     assert done.before == {"adapter": "old.gguf"}
     assert Path(DomainConfig.read(done.folder).sampling.adapter).read_bytes() == b"an adapter"
     assert sorted(path.name for path in done.folder.iterdir()) == [done.adapter.name, "domain.yaml"]
@@ -46,6 +46,35 @@ def test_one_line_changes(settings: Settings, adapter: Path) -> None:
     adapter.write_bytes(b"a better one")
     assert install(adapter, DomainConfig.read(done.folder), settings).before["adapter"] == done.adapter.name
     assert done.adapter.read_bytes() == b"an adapter", "one in use is not written over"
+
+
+def test_ends_of_lines_stay(settings: Settings, adapter: Path) -> None:
+    own = domain(settings)
+    assert own.folder is not None
+    (own.folder / "domain.yaml").write_bytes(YAML.replace("\n", "\r\n").encode())
+    done = install(adapter, own, settings)
+    expected = YAML.replace("old.gguf", done.adapter.name).replace("\n", "\r\n")
+    assert (done.folder / "domain.yaml").read_bytes() == expected.encode()
+    assert edited("a: 1\r\n", {"adapter": "x.gguf"}) == "a: 1\r\nadapter: x.gguf\r\n"
+    assert edited("adapter: a#b.gguf\n", {"adapter": "x.gguf"}) == "adapter: x.gguf\n"
+
+
+def test_a_shipped_domain_comes_beside_what_the_user_has_in_a_folder_of_its_name(settings: Settings, adapter: Path) -> None:
+    knowledge = settings.home / "domains" / "finance" / "knowledge"
+    knowledge.mkdir(parents=True)
+    (knowledge / "atm-withdrawals.md").write_text("mine", encoding="utf-8")
+    shipped = DomainRegistry.from_folders(settings.domain_dirs).get("finance")
+    assert shipped.folder is not None and shipped.folder.parent != settings.home / "domains"
+    done = install(adapter, shipped, settings)
+    assert (knowledge / "atm-withdrawals.md").read_text(encoding="utf-8") == "mine"
+    assert {path.name for path in knowledge.iterdir()} == {path.name for path in (shipped.folder / "knowledge").iterdir()}
+    assert DomainRegistry.from_folders(settings.domain_dirs).get("finance").folder == done.folder
+
+
+def test_a_domain_without_a_folder_is_told_before(settings: Settings) -> None:
+    with pytest.raises(ConfigError, match="no folder"):
+        installable(DomainConfig(name="x", description="Of a program."), settings)
+    installable(domain(settings), settings)
 
 
 def test_a_shipped_domain_is_copied_whole(settings: Settings, adapter: Path) -> None:
