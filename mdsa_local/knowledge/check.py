@@ -5,16 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
-from unicodedata import normalize
 
 from mdsa_local.errors import StorageError
-from mdsa_local.knowledge.ingest import ingest
+from mdsa_local.knowledge.ingest import ingest, is_of_file, path_of
 from mdsa_local.knowledge.loaders import LOADERS, UnreadableError, fingerprint
 from mdsa_local.knowledge.loaders.contained import Reader
 from mdsa_local.knowledge.place import forget
 from mdsa_local.knowledge.reading import Document
 from mdsa_local.knowledge.store import KnowledgeBase
-from mdsa_local.settings import shipped
 
 Kind = Literal["fingerprint", "interrupted", "missing", "changed", "damaged"]
 
@@ -86,8 +84,13 @@ def _interrupted(knowledge_base: KnowledgeBase, document: Document, path: Path |
     problem = Problem("interrupted", document.document, f"stored in part, {document.n_chunks} chunks")
     if not repair:
         return problem
-    if path is not None and not ingest(knowledge_base, [path]).failed:
-        return replace(problem, repaired="read again")
+    if path is not None:
+        # By a link another document would be read.
+        report = ingest(knowledge_base, [path]) if path == path.resolve() else None
+        if report and document.document in (*report.added, *report.changed):
+            return replace(problem, repaired="read again")
+        why = report.failed[0][1] if report and report.failed else "it is a link, so add the folder that it is in again"
+        return replace(problem, what=f"{problem.what}; its file cannot be read again: {why}")
     if not knowledge_base.database.local:
         return replace(problem, what=f"{problem.what}; its file cannot be read on this machine: {document.source}")
     knowledge_base.delete(document.document)
@@ -96,8 +99,7 @@ def _interrupted(knowledge_base: KnowledgeBase, document: Document, path: Path |
 
 def _changed(path: Path, document: Document) -> str:
     """What became of the file of a document that was stored whole, empty where it is what it was then. It has to be read for that."""
-    if not document.source.endswith(document.document) and not normalize("NFC", document.source).endswith(document.document):
-        # Text that was given with a path for its source.
+    if not is_of_file(document):
         return ""
     try:
         # What a later version reads otherwise is no fault of the file.
@@ -114,6 +116,6 @@ def _changed(path: Path, document: Document) -> str:
 
 def _file(document: Document) -> Path | None:
     """The file a document came from; None when it was given as text."""
-    path = shipped("domains").resolve().parent / document.source
+    path = path_of(document.source)
     is_file = path.suffix.lower() in LOADERS and (Path(document.source).is_absolute() or document.source.startswith("domains/"))
     return path if is_file else None

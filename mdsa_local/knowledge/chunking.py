@@ -32,6 +32,8 @@ _ITEM = re.compile(r" {0,3}(?:[-*+]|\d{1,9}[.)])[ \t]+\S")
 _ROW = re.compile(r" {0,3}\|")
 # Possessive: many blanks would be tried in all ways to share them.
 _RULE = re.compile(r"[ \t]*+\|?[ \t]*+:?-+:?[ \t]*+(?:\|[ \t]*+:?-+:?[ \t]*+)*\|?[ \t]*+")
+# A longer line is text: each passage below it would carry it.
+_MOST_HEADING_CHARS = 300
 # A longer row of columns would crowd out the headings above it.
 _MOST_COLUMNS_CHARS = 300
 _SENTENCE_END = re.compile(r"""(?<=[.!?…])["'”’)\]]*\s+|(?<=[。！？])""")
@@ -163,7 +165,7 @@ def _sections(source: str, title: str, markdown: bool, path: dict[int, str]) -> 
     fresh = True
     for match in _LINE.finditer(source, 1 if source.startswith("\ufeff") else 0):
         line, (start, end) = match[0], match.span()
-        if markdown and not fence and (heading := _HEADING.fullmatch(line)):
+        if markdown and not fence and (heading := _HEADING.fullmatch(line)) and len(heading[2]) <= _MOST_HEADING_CHARS:
             yield _joined(path) or title, blocks, begin
             level, name = len(heading[1]), _heading_text(heading[2])
             kept = below(path, level, name)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from mdsa_local.knowledge.nearest import SAMPLE, block, leading_axes, nearest, turned
-from mdsa_local.knowledge.wording import Tokenize, WordReader, Words
+from mdsa_local.knowledge.wording import Tokenize, WordReader, Words, searchable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,7 +70,7 @@ class Copy:
         for row in zip(*values.values(), strict=True):
             self._begins.append(self._begins[-1] + self._stored.append(json.dumps(row, ensure_ascii=False).encode()))
         if self._reader:
-            self._reader.add([f"{title}\n{text}" for title, text in zip(values["title"], values["text"], strict=True)])
+            self._reader.add(list(map(searchable, values["title"], values["text"])))
         return sum(file.size_bytes for file in self._files)
 
     def finish(self) -> None:

@@ -28,7 +28,7 @@ LINKED = "is a link to a folder, so it has to be named itself"
 MISSING = "does not exist"
 EMPTY = "has no text"
 PASSED_OVER = (UNSUPPORTED, LOCKED, OUTSIDE, LINKED, MISSING)
-# Reasons for which the document of a file is gone; for any other it may be back the next time.
+# Reasons for which the document of a file is gone although there is something of its name.
 GONE = (MISSING, OUTSIDE, EMPTY)
 
 
@@ -316,16 +316,24 @@ def _new_id(file: _File, taken: Collection[str]) -> str:
 
 
 def _gone(stored: Iterable[Document], roots: Iterable[Path], seen: Collection[str], failed: Iterable[tuple[str, str]]) -> list[str]:
-    """Documents that came from below a folder given and whose file was not seen; a file that cannot be used now, for want of its parser say, is
-    there, and a folder that could not be listed hides nothing."""
+    """Documents that came from below a folder given and whose file is gone. One that was not seen may still be there: a hidden one that was named
+    itself, one that cannot be used now, for want of its parser say. A folder that could not be listed hides nothing."""
     folders = tuple(f"{source_of(root).rstrip('/')}/" for root in roots if root.is_dir())
     unread = tuple(f"{source_of(Path(path))}/" for path, _ in failed)
-    there = {*seen, *(source_of(Path(path)) for path, reason in failed if reason not in GONE)}
-    return [
-        document.document
-        for document in stored
-        if document.source.startswith(folders) and document.source not in there and not document.source.startswith(unread)
-    ]
+    lost = {source_of(Path(path)) for path, reason in failed if reason in GONE}
+    below = (known for known in stored if known.source.startswith(folders) and known.source not in seen and not known.source.startswith(unread))
+    return [known.document for known in below if is_of_file(known) and (known.source in lost or not os.path.lexists(path_of(known.source)))]
+
+
+def is_of_file(document: Document) -> bool:
+    """Whether a document was read from the file that is its source; it may be text that was given with a path."""
+    return any(source.endswith(document.document) for source in (document.source, normalize("NFC", document.source)))
+
+
+def path_of(source: str) -> Path:
+    """The file that is called ``source`` in citations; see :func:`source_of`."""
+    # An absolute source stays as it is.
+    return shipped("domains").resolve().parent / source
 
 
 def _all_gone(

@@ -15,7 +15,7 @@ from mdsa_local.knowledge.copied import Copy, matrix
 from mdsa_local.knowledge.fusion import saturated
 from mdsa_local.knowledge.nearest import block, cosines, ordered, turned
 from mdsa_local.knowledge.thrift import little_memory
-from mdsa_local.knowledge.wording import Words, lancedb_tokens
+from mdsa_local.knowledge.wording import Words, lancedb_tokens, searchable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,7 +69,7 @@ class Held:
         # What was in between, and what LanceDB took to read the rows, glibc would keep: 115 MB for two tables of 10,000.
         with little_memory():
             titles, texts = (self.stored[name].to_pylist() for name in ("title", "text"))
-            words = Words.of([f"{title}\n{text}" for title, text in zip(titles, texts, strict=True)], lancedb_tokens())
+            words = Words.of(list(map(searchable, titles, texts)), lancedb_tokens())
             del titles, texts
         self.size_bytes += words.size_bytes
         self.words = words

@@ -36,6 +36,11 @@ def stale(table: Path, live_bytes: int, n_small: int = 0) -> bool:
     return sum(stat.st_size for stat in _stats(table / "data")) + avoidable > (1 + WORTH_REMOVING) * live_bytes
 
 
+def any_removed(table: Path) -> bool:
+    """Whether there are lists of removed rows, of whatever version."""
+    return bool(_entries(table / "_deletions"))
+
+
 def last_merge(table: Path) -> float:
     """When the largest data file was written, which is what small ones were last merged into; seconds since 1970, 0 where there is none."""
     largest = max(_stats(table / "data"), key=lambda stat: stat.st_size, default=None)

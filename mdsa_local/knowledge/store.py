@@ -8,7 +8,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
-from unicodedata import normalize
 
 from mdsa_local.errors import StorageError
 from mdsa_local.knowledge.ahead import ahead
@@ -18,6 +17,7 @@ from mdsa_local.knowledge.lance import next_of
 from mdsa_local.knowledge.reading import FINGERPRINT, Readable, among
 from mdsa_local.knowledge.thrift import little_memory
 from mdsa_local.knowledge.together import search_all
+from mdsa_local.knowledge.wording import searchable
 from mdsa_local.types import Passage
 
 if TYPE_CHECKING:
@@ -86,15 +86,14 @@ class KnowledgeBase(Readable):
             if heard:
                 heard(len(rows), rows[-1][2].end)
         beginning = [(entry, 0, first)] if first else []
-        self._merge(beginning, lambda documents: f"{among(documents)} AND hash != '{entry.hash}'", [entry.document])
-        return renamed
+        return self._merge(beginning, lambda documents: f"{among(documents)} AND hash != '{entry.hash}'", [entry.document], not began) or renamed
 
     def _ids(self, entry: Entry) -> set[str]:
-        """The chunks stored of just this version of a document."""
+        """The chunks stored of just this version of a document, from the same source."""
         table = self.opened()
         if table is None:
             return set()
-        query = table.query().where(f"{among([entry.document])} AND hash = '{entry.hash}'").select(["id"])
+        query = table.query().where(f"{among([entry.document])} AND {among([entry.source], 'source')} AND hash = '{entry.hash}'").select(["id"])
         return set(self._run(query.to_arrow())["id"].to_pylist())
 
     def _merge(
@@ -207,7 +206,7 @@ class KnowledgeBase(Readable):
             for rows, given in parts:
                 vectors = self._embed([(row["title"], row["text"]) for row in rows]) if given is None else given
                 columns = {name: [row[name] for row in rows] for name in (*_TEXT_COLUMNS, "start", "end")}
-                columns["searchable"] = [_searchable(row["title"], row["text"]) for row in rows]
+                columns["searchable"] = [searchable(row["title"], row["text"]) for row in rows]
                 arrays = (_vector_array(vectors) if field.name == "vector" else pa.array(columns[field.name], field.type) for field in schema)
                 yield pa.record_batch(list(arrays), schema=schema)
 
@@ -253,7 +252,7 @@ class KnowledgeBase(Readable):
     def _embed(self, texts: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
         import numpy as np
 
-        batches = [[_searchable(title, text) for title, text in batch] for batch in _batched(texts, EMBED_BATCH)]
+        batches = [[searchable(title, text) for title, text in batch] for batch in _batched(texts, EMBED_BATCH)]
         encoded = [self.embedder.encode(batch) for batch in batches]
         return np.concatenate(encoded) if encoded else np.empty((0, self.embedder.width), np.float32)
 
@@ -278,7 +277,7 @@ class KnowledgeBase(Readable):
             "title": [chunk.title for _, _, chunk in rows],
             "text": [chunk.text for _, _, chunk in rows],
             "metadata": [json.dumps(dict(entry.metadata), ensure_ascii=False, default=str) for entry, _, _ in rows],
-            "searchable": [_searchable(chunk.title, chunk.text) for _, _, chunk in rows],
+            "searchable": [searchable(chunk.title, chunk.text) for _, _, chunk in rows],
             "start": [chunk.start for _, _, chunk in rows],
             "end": [chunk.end for _, _, chunk in rows],
             "vector": _vector_array(vectors),
@@ -296,12 +295,6 @@ def _vector_array(vectors: NDArray[np.float32]) -> pa.FixedSizeListArray:
     import pyarrow as pa
 
     return pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
-
-
-def _searchable(title: str, text: str) -> str:
-    """What of a passage is indexed, by its words and by the encoder: PDF files may have ligatures, and accents apart from their letters, where the
-    word index would cut."""
-    return normalize("NFKC", f"{title}\n{text}")
 
 
 def _row_id(row: tuple[Entry, int, Chunk]) -> str:

@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mdsa_local.errors import StorageError
 from mdsa_local.knowledge import index, sound
 from mdsa_local.knowledge.lance import Database, OvertakenError, next_of, storage_errors
 from mdsa_local.knowledge.table import Table
@@ -79,19 +80,30 @@ class Tidied(Table):
     def _compact(self, *, cleared: bool = False) -> None:
         with self.database.writing(self.name), little_memory():
             if self.opened() is not None:
-                if cleared:
-                    self._clear()
+                refused: StorageError | None = None
+                try:
+                    if cleared:
+                        self._clear()
+                except StorageError as error:
+                    # For want of room perhaps, which the rest may make.
+                    refused = error
                 table = self.opened()
                 self.database.again_after_conflicts(lambda: self._tidied(table))
                 self._merged_at = time.monotonic()
+                if refused:
+                    raise refused
 
     def _holds_removed(self, table: Any) -> bool:
         """Whether rows that were removed are still in the files of the latest version. Others may be writing to a place that is not local."""
-        stats = self._run(table.stats())
+        folder, stats = self.database.folder, self._run(table.stats())
+        if not isinstance(folder, Path):
+            return False
         files = stats["fragment_stats"]
-        stored = files["num_fragments"] * files["lengths"]["mean"]
-        # The mean is a whole number.
-        return self.database.local and stored - stats["num_rows"] > files["num_fragments"] - 1
+        if files["num_fragments"] == 1:
+            return bool(files["lengths"]["max"] > stats["num_rows"])
+        # Of several files only a rounded mean is told; what was removed stands in files of their own.
+        with storage_errors(folder, self.name):
+            return sound.any_removed(folder / f"{self.name}.lance")
 
     def _clear(self) -> None:
         """Write the table anew from itself where :meth:`_holds_removed`, since a merge leaves a file of which less than a tenth was removed as it is.

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any, Protocol
+from unicodedata import normalize
 
 from mdsa_local.knowledge.nearest import ordered
 
@@ -31,6 +32,12 @@ _AT_ONCE = 1 << 18
 _ENTRY_BYTES = 120
 
 Tokenize = Callable[[str], list[str]]
+
+
+def searchable(title: str, text: str) -> str:
+    """What of a passage is indexed, by its words and by the encoder: PDF files may have ligatures, and accents apart from their letters, where the
+    word index would cut."""
+    return normalize("NFKC", f"{title}\n{text}")
 
 
 def lancedb_tokens() -> Tokenize:

@@ -12,6 +12,7 @@ import pytest
 
 from mdsa_local.errors import StorageError
 from mdsa_local.knowledge.check import check
+from mdsa_local.knowledge.chunking import Chunk
 from mdsa_local.knowledge.ingest import Report, Step, ingest
 from mdsa_local.knowledge.lance import connect
 from mdsa_local.knowledge.show import around
@@ -364,3 +365,28 @@ def test_two_that_add_files_of_one_name_at_once_keep_both(tmp_path: Path, monkey
         str(theirs / "large.md"): (str(theirs / "large.md"), 120),
     }
     assert sorted(ingest(base(tmp_path / "kb"), [ours, theirs]).unchanged) == sorted([*report.added, *other.added])
+
+
+def test_what_has_its_file_is_not_followed_as_deleted(tmp_path: Path, docs: Path) -> None:
+    knowledge_base = base(tmp_path / "kb")
+    hidden = [write(docs / ".hidden.md", "hidden"), write(docs / ".obs/x.md", "hidden too"), write(docs / "t.lance/y.md", "in a table's folder")]
+    ingest(knowledge_base, [docs, *hidden])
+    knowledge_base.add([Entry("scan", f"{docs}/scan.pdf#page=3", "h", (Chunk("", "given as text", 0, 13),))])
+    (docs / "notes.txt").unlink()
+    hidden[1].unlink()
+    assert ingest(knowledge_base, [docs], follow_deletes=True).removed == ("notes.txt", "x.md")
+    assert {found.document for found in knowledge_base.documents()} == {"cards.md", "loans/early.markdown", ".hidden.md", "y.md", "scan"}
+
+
+def test_two_that_add_one_large_file_under_one_name_keep_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mdsa_local.knowledge.ingest.COMMIT_CHUNKS", 50)
+    text = "\n\n".join(f"# Part {n}\nWords {n}" for n in range(120))
+    for name in "xy":
+        write(tmp_path / name / "large.md", text)
+    first, second = base(tmp_path / "kb"), base(tmp_path / "kb")
+    monkeypatch.setattr(second, "documents", lambda: [])
+    ingest(first, [tmp_path / "x"])
+    ingest(second, [tmp_path / "y"])
+    assert {(found.document, found.n_chunks, bool(found.hash)) for found in first.documents()} == {
+        ("large.md", 120, True), (str(tmp_path / "y/large.md"), 120, True)
+    }  # fmt: skip

@@ -438,14 +438,17 @@ def test_kill_minus_nine_loses_nothing_that_was_confirmed(tmp_path: Path) -> Non
     assert at >= KILLS
 
 
+@pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize("at_rest", [False, True])
-def test_the_text_of_what_was_removed_leaves_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_rest: bool) -> None:
+def test_the_text_of_what_was_removed_leaves_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_rest: bool, several: bool) -> None:
     monkeypatch.setattr("mdsa_local.knowledge.upkeep.KEEP_VERSIONS", timedelta(seconds=0.3))
     monkeypatch.setattr("mdsa_local.knowledge.upkeep.AT_REST_S", 0.1)
     knowledge_base = KnowledgeBase(connect(tmp_path), "finance", ToyEmbedder())
     knowledge_base.add([Entry(str(n), "", "h", (Chunk("", f"text {n}", 0, 6),)) for n in range(300)])
     knowledge_base.optimize()
     [before] = (tmp_path / "finance.lance/data").iterdir()
+    for n in range(3) if several else ():
+        knowledge_base.add([Entry(f"more{n}", "", "h", (Chunk("", f"text {n}", 0, 6),))])
     knowledge_base.delete("7")
     if at_rest:
         knowledge_base.tidy()
@@ -458,5 +461,5 @@ def test_the_text_of_what_was_removed_leaves_the_disk(tmp_path: Path, monkeypatc
     assert not before.exists()
     assert len(list((tmp_path / "finance.lance/data").iterdir())) == 1
     table = knowledge_base.opened()
-    assert knowledge_base._run(table.stats())["fragment_stats"]["lengths"]["max"] == knowledge_base._run(table.count_rows()) == 299
-    assert knowledge_base._run(table.list_indices())[0].num_indexed_rows == 299
+    assert knowledge_base._run(table.stats())["fragment_stats"]["lengths"]["max"] == knowledge_base._run(table.count_rows()) == 299 + 3 * several
+    assert knowledge_base._run(table.list_indices())[0].num_indexed_rows == 299 + 3 * several

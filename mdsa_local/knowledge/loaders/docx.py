@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
-from mdsa_local.knowledge.loaders import Section, UnreadableError, below, headed, named, titled
+from mdsa_local.knowledge.loaders import MOST_TITLE_CHARS, Section, UnreadableError, below, headed, named, titled
 
 # Text and markup of a book of 2,000 pages are about 20 MB; more is a bomb or not a document.
 UNPACKED_LIMIT = 100 << 20
 # What stands around text that is part of the document: tracked insertions, content controls, fields. python-docx does not look inside.
 _AROUND = ("ins", "moveTo", "sdt", "sdtContent", "smartTag", "fldSimple", "customXml")
+_CONTENTS = re.compile(r"toc \d", re.IGNORECASE)
 _HEADING = re.compile(r"heading (\d)", re.IGNORECASE)
 
 
@@ -38,10 +39,10 @@ def read(path: Path) -> Iterator[Section]:
             continue
         name = (block.style.name if block.style is not None else "") or ""
         match = _HEADING.match(name)
-        if match or name == "Title":
+        if (match or name == "Title") and len(block.text) <= MOST_TITLE_CHARS:
             yield from _section(blocks, headed(stem, outline))
             blocks, outline = [], below(outline, int(match[1]) if match else 0, " ".join(block.text.split()))
-        elif block.text.strip():
+        elif block.text.strip() and not _CONTENTS.fullmatch(name):
             blocks.append(("- " if name.startswith("List") else "") + block.text.strip())
     yield from _section(blocks, headed(stem, outline))
 
@@ -55,7 +56,14 @@ def _title(document: Any) -> object:
 
 
 def _unwrap(body: Any) -> None:
-    """Put what is inside of :data:`_AROUND` in its place."""
+    """Put what is inside of :data:`_AROUND` in its place; a table of contents and what a control shows as long as it is empty are left out."""
+    name = f"{{{body.nsmap['w']}}}"
+    for control in list(body.iter(f"{name}sdt")):
+        about = control.find(f"{name}sdtPr")
+        gallery = about.find(f".//{name}docPartGallery") if about is not None else None
+        contents = gallery is not None and gallery.get(f"{name}val") == "Table of Contents"
+        if contents or (about is not None and about.find(f"{name}showingPlcHdr") is not None):
+            control.getparent().remove(control)
     for element in list(body.iter(*(f"{{{body.nsmap['w']}}}{name}" for name in _AROUND))):
         parent = element.getparent()
         at = parent.index(element)

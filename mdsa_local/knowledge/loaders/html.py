@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
 
-from mdsa_local.knowledge.loaders import Section, below, headed, named, titled
+from mdsa_local.knowledge.loaders import MOST_TITLE_CHARS, Section, below, headed, named, titled
 from mdsa_local.knowledge.loaders.chrome import Chrome
 from mdsa_local.knowledge.loaders.encodings import decoded, marked, of_web
 
@@ -21,10 +21,19 @@ BLOCKS = set(
 HEADINGS = {f"h{level}": level for level in range(1, 7)}
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 ROWS = {"table", "thead", "tbody", "tfoot", "tr", "caption"}
+# Elements whose end tag may be left out: what begins where they end, and what they are in.
+_PARTS = {"thead", "tbody", "tfoot"}
+ENDED_BY = {
+    "p": BLOCKS | set(HEADINGS), "title": BLOCKS | set(HEADINGS), "li": {"li"}, "dt": {"dt", "dd"}, "dd": {"dt", "dd"}, "tr": {"tr", *_PARTS},
+    "td": {"td", "th", "tr", *_PARTS}, "th": {"td", "th", "tr", *_PARTS}, "thead": _PARTS, "tbody": _PARTS, "tfoot": _PARTS,
+}  # fmt: skip
+ROW_PARTS = {"td": {"tr", *_PARTS}, "th": {"tr", *_PARTS}, "tr": _PARTS}
+AROUND = BLOCKS - {"p", "li", "dt", "dd", "tr", "thead", "tbody", "tfoot", "caption", "hr"} | {"body", "menu"}
 PIECE_CHARS = 1 << 16
 # Bytes for which Windows-1252 has no character.
 _UNUSED = b"\x81\x8d\x8f\x90\x9d"
-_CHARSET = re.compile(rb"""charset\s*=\s*["']?([\w.:-]+)""", re.IGNORECASE)
+_CHARSET = re.compile(rb"""<(?:meta\b[^>]*?\bcharset|\?xml\b[^>]*?\bencoding)\s*=\s*["']?([\w.:-]+)""", re.IGNORECASE)
+_COMMENT = re.compile(rb"<!--.*?-->", re.DOTALL)
 
 
 def read(path: Path) -> Iterator[Section]:
@@ -59,7 +68,7 @@ def _pieces(source: str) -> Iterator[str]:
 
 
 def _text(data: bytes) -> str:
-    declared = None if marked(data) else _CHARSET.search(data[:4096])
+    declared = None if marked(data) else _CHARSET.search(_COMMENT.sub(b"", data[:4096]))
     name = of_web(declared[1].decode()) if declared else marked(data)
     if name == "cp1252":
         # So is labelled what is of any kind.
@@ -85,7 +94,9 @@ class _Page(HTMLParser):
         self._path: dict[int, str] = {}
         self._blocks: list[str] = []
         self._words: list[str] = []
+        # What hides, and whatever of its name is open in it; how many others are open in one whose end tag may be left out.
         self._hidden: list[str] = []
+        self._around = 0
         # What the page calls itself, while that is read and after; None before.
         self._title: str | None = None
         self._titling = False
@@ -109,7 +120,7 @@ class _Page(HTMLParser):
         if self._titling and (tag in BLOCKS or tag in HEADINGS or tag == "body"):
             # It was not ended, as it has to be.
             self._end_title()
-        if self._hidden:
+        if self._hidden and not self._reappears(tag):
             # Only the same tag can hide its own end.
             if tag == self._hidden[0] and tag not in VOID:
                 self._hidden.append(tag)
@@ -119,6 +130,7 @@ class _Page(HTMLParser):
             if tag not in VOID:
                 self._block()
                 self._hidden.append(tag)
+                self._around = 0
         elif tag in HEADINGS:
             self.section()
         elif tag in ("td", "th"):
@@ -148,11 +160,15 @@ class _Page(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if self._titling and tag in ("title", "head"):
             self._end_title()
-        if self._hidden:
+        if self._hidden and not self._left(tag):
             if tag == self._hidden[0]:
                 self._hidden.pop()
         elif tag in HEADINGS:
             name, self._words = " ".join("".join(self._words).split()), []
+            if len(name) > MOST_TITLE_CHARS:
+                # Each passage below would carry it.
+                self._blocks.append(name)
+                name = ""
             self._path = below(self._path, HEADINGS[tag], name)
         elif tag in BLOCKS:
             if tag == "tr":
@@ -162,6 +178,25 @@ class _Page(HTMLParser):
                 del self._tables[-1:]
             self._block()
             self._verbatim -= tag == "pre" and self._verbatim > 0
+
+    def _reappears(self, tag: str) -> bool:
+        """Whether what is hidden ends where ``tag`` begins, its own end tag left out; then it is hidden no more."""
+        if self._hidden[0] not in ENDED_BY:
+            return False
+        if self._around == 0 and tag in ENDED_BY[self._hidden[0]]:
+            self._hidden.clear()
+        self._around += tag in AROUND
+        return not self._hidden
+
+    def _left(self, tag: str) -> bool:
+        """Whether what is hidden ends because ``tag``, in which it is, does; then it is hidden no more."""
+        if self._hidden[0] not in ENDED_BY:
+            return False
+        if self._around == 0 and (tag in AROUND or tag in ROW_PARTS.get(self._hidden[0], ())):
+            self._hidden.clear()
+        elif self._around and tag in AROUND:
+            self._around -= 1
+        return not self._hidden
 
     def handle_data(self, data: str) -> None:
         if self._titling:

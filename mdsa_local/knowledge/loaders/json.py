@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mdsa_local.knowledge.loaders import Section, UnreadableError
+from mdsa_local.knowledge.loaders import MOST_TITLE_CHARS, Section, UnreadableError
 from mdsa_local.knowledge.loaders.encodings import decoded
 
 TITLES = ("title", "name", "heading", "question", "id")
@@ -53,7 +53,7 @@ def record(value: Any, stem: str, name: str, most: int = 0) -> Section:
     if not isinstance(value, dict):
         return Section(_clean(_written("", value, most)) + "\n\n", f"{stem} > {name}")
     fields = dict(value)
-    titled = next((key for key in TITLES if isinstance(fields.get(key), str) and fields[key].strip()), "")
+    titled = next((key for key in TITLES if isinstance(fields.get(key), str) and 0 < len(fields[key].strip()) <= MOST_TITLE_CHARS), "")
     title = fields.pop(titled) if titled else name
     body = next((fields.pop(key) for key in BODIES if isinstance(fields.get(key), str)), "")
     named = {titled: title} if titled and (fields or not body.strip()) else {}

@@ -26,6 +26,8 @@ _SEPARATOR = re.compile(r"""["']?sep=(.)["']?\s*""", re.IGNORECASE)
 def read(path: Path) -> Iterator[Section]:
     """Sections of up to 200 rows that are not empty, numbered as in the file. The first row names the columns, after one that tells the delimiter, as
     Excel writes it (``sep=;``)."""
+    # Of a cell; else it is 131,072 characters.
+    csv.field_size_limit(LINE_CHARS)
     source = _lines(path)
     sample = list(islice(source, SAMPLE_LINES))
     told = _SEPARATOR.fullmatch(sample[0]) if sample else None

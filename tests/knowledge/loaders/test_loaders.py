@@ -119,6 +119,12 @@ def test_html_keeps_structure_and_drops_what_is_not_shown(tmp_path: Path) -> Non
         ("<meta charset=gb2312><p>\u9ec4\u91d1\u5468\u9555".encode("gbk"), "\u9ec4\u91d1\u5468\u9555"),
         ("<meta charset=x-sjis><p>\u2460".encode("cp932"), "\u2460"),
         (b"<meta charset=utf-16><p>abcd", "abcd"),
+        # And of the page, not of something that it loads, shows or leaves out.
+        (b"<script src=a.js charset=utf-8></script><p>caf\xe9", "caf\xe9"),
+        ("<script charset=shift_jis></script><p>Gr\xfc\xdfe".encode(), "Gr\xfc\xdfe"),
+        (b"<!-- <meta charset=klingon> --><p>charset=foo", "charset=foo"),
+        (b"<?xml version='1.0' encoding='iso-8859-1'?><p>caf\xe9", "caf\xe9"),
+        (b"<meta http-equiv=Content-Type content='text/html; charset=iso-8859-1'><p>caf\xe9", "caf\xe9"),
     ],
 )
 def test_html_in_other_encodings(tmp_path: Path, content: bytes, text: str) -> None:
@@ -194,7 +200,7 @@ def test_a_document_that_names_itself_is_called_so(tmp_path: Path, title: str, u
     assert texts(read(tmp_path, "a.pdf", titled_pdf(title)))[0][0] == f"{used} > page 1"
     assert texts(read(tmp_path, "a.html", f"<html><head><title>{title}</title></head><p>Text.<svg><title>No</title></svg>")) == [(used, "Text.")]
     assert texts(read(tmp_path, "a.htm", f"<title>{title}</title><title>two</title><p>Text.<h1>Head</h1>More.")) == [
-        (used, "two\n\nText."),
+        (used, "Text."),
         ("Head", "More."),
     ]
     document = Document()
@@ -223,6 +229,24 @@ def test_a_head_without_end_hides_nothing(tmp_path: Path) -> None:
     ):
         assert texts(read(tmp_path, "p.html", page)) == [("A page", "Text here.")]
     assert texts(read(tmp_path, "p.html", "<head><title>A page</title><title>Another</title></head><p>Text.")) == [("A page", "Text.")]
+
+
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        ("<p>first<p hidden>x<p>second<p>third", "first\n\nsecond\n\nthird"),
+        ("<ul><li>one<li hidden>x<ul><li>in<li>it</ul>too<li>three</ul><p>after", "- one\n\n- three\n\nafter"),
+        ("<ul><li>one<li hidden>x</ul><p>after", "- one\n\nafter"),
+        ("<table><tr><td>a<td>b<tr hidden><td>x<td>y<tr><td>e<td>f</table>after", "a | b\n\ne | f\n\nafter"),
+        ("<table><tr><td>a<td hidden>x</tr><tr><td>c<td>d</table>after", "a\n\nc | d\n\nafter"),
+        ("<dl><dt hidden>x<dd>b<dt>c<dd>d</dl>", "b\n\nc\n\nd"),
+        ("<div><p hidden>x</div>y", "y"),
+        ("<p hidden>x <b>y</b></p>z", "z"),
+        ("<title>page</title><title>two<p>Text.", "Text."),
+    ],
+)
+def test_what_is_hidden_ends_where_its_end_tag_is_left_out(tmp_path: Path, page: str, text: str) -> None:
+    assert texts(read(tmp_path, "page.html", page)) == [("page", text)]
 
 
 def test_a_title_without_end_hides_nothing(tmp_path: Path) -> None:
@@ -323,6 +347,15 @@ def test_json_records(tmp_path: Path) -> None:
     assert texts(read(tmp_path, "c.jsonl", lines)) == [("c > Cards", SHOWN), ("c > line 3", "half ? pair")]
 
 
+def test_what_is_too_long_for_a_heading_is_text(tmp_path: Path) -> None:
+    long = "word " * 100
+    assert texts(read(tmp_path, "a.html", f"<h1>Head</h1><h2>{long}</h2><p>Text.")) == [("Head", f"{long.strip()}\n\nText.")]
+    assert texts(read(tmp_path, "a.json", json.dumps([{"question": long, "text": "t"}]))) == [("a > record 1", f"t\n\nquestion: {long.strip()}")]
+    (tmp_path / "a.md").write_text(f"# Head\n\n## {long}\n\nText.")
+    with Reader() as reader:
+        assert {piece.title for piece in chunk_all(reader.sections(tmp_path / "a.md"), ToyEmbedder().count_tokens, title="a")} == {"Head"}
+
+
 def test_records_with_a_title_alone_are_kept(tmp_path: Path) -> None:
     assert texts(read(tmp_path, "a.json", '[{"name": "Paris"}, {"name": "Rome", "none": null}]')) == [
         ("a > Paris", "name: Paris"),
@@ -353,6 +386,13 @@ def test_word_text_in_insertions_controls_fields_and_nested_tables_is_read(tmp_p
     paragraph.append(part('<w:ins w:id="2" w:author="a"><w:r><w:t>twelve</w:t></w:r></w:ins>'))
     paragraph.append(part('<w:fldSimple w:instr="X"><w:smartTag><w:r><w:t xml:space="preserve"> weeks</w:t></w:r></w:smartTag></w:fldSimple>'))
     document.element.body.insert(1, part("<w:sdt><w:sdtPr/><w:sdtContent><w:p><w:r><w:t>In a control.</w:t></w:r></w:p></w:sdtContent></w:sdt>"))
+    contents = '<w:docPartObj><w:docPartGallery w:val="Table of Contents"/></w:docPartObj>'
+    document.element.body.insert(
+        0, part(f"<w:sdt><w:sdtPr>{contents}</w:sdtPr><w:sdtContent><w:p><w:r><w:t>Fees 3</w:t></w:r></w:p></w:sdtContent></w:sdt>")
+    )
+    document.element.body.insert(
+        0, part("<w:sdt><w:sdtPr><w:showingPlcHdr/></w:sdtPr><w:sdtContent><w:p><w:r><w:t>Click</w:t></w:r></w:p></w:sdtContent></w:sdt>")
+    )
     table = document.add_table(1, 2)
     table.cell(0, 0).text = "outer"
     inner = table.cell(0, 1).add_table(1, 2)
@@ -374,7 +414,7 @@ def test_word_text_in_insertions_controls_fields_and_nested_tables_is_read(tmp_p
         ("f.json", b'{"a": ', "not valid JSON"),
         ("g.jsonl", b'\n{"a"\n[1]\n', "line 2: not valid JSON"),
         ("g.ndjson", b'5\n"x"\n', "line 1: no JSON object"),
-        ("h.csv", b'a,b\n"' + b"x" * 200_000, "field larger than field limit"),
+        ("h.csv", b'a,b\n"' + b"x" * (17 << 20), "line 2 is longer than 16 million characters"),
         ("i.txt", "süß, schön".encode() + b"\xff", "not UTF-8 text: byte 13 begins no character"),
         ("j.md", b"abc\x01\xff", "byte 4 begins no character; nor Windows-1252, where byte 3, 0x01, is none"),
         ("k.txt", b"abc \x81", "Windows-1252, where byte 4"),
