@@ -12,9 +12,13 @@ BASE_IDENTITY, BASE_NAME = "mdsa.base.identity", "mdsa.base.name"
 
 
 def check(adapter: Path, base: Path) -> None:
-    """Raise :class:`ModelFileError` when ``adapter`` is missing, damaged or none, or says that it was made for another model than ``base``. One that
-    says nothing of its model passes."""
-    if not adapter.is_file():
+    """Raise :class:`ModelFileError` when ``adapter`` is missing, unreadable, damaged or none, or says that it was made for another model than
+    ``base``. One that says nothing of its model passes."""
+    try:
+        there = adapter.is_file()
+    except OSError as error:
+        raise ModelFileError(f"{adapter}: cannot be read: {error.strerror or error}", "Check its path, and the permissions of its folder.") from None
+    if not there:
         raise ModelFileError(f"{adapter}: there is no such adapter", "Check the path.")
     said = text_metadata(adapter)
     if (kind := said.get("general.type", "")) != "adapter":

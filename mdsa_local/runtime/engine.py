@@ -276,20 +276,35 @@ class Engine:
                 seat = self._paused.pop(0)
                 seat.sequence = self._free.pop()
             else:
-                request = self._waiting.popleft()
-                request.began = time.monotonic()
-                try:
-                    request.adapter = self.context.load_adapter(request.adapter)
-                except MDSAError as error:
-                    request.events.put(error)
+                seated = self._seat(self._waiting.popleft())
+                if seated is None:
                     continue
-                self.prefixes.restore(request.prompt[: request.n_static], request.adapter)
-                sequence = self._free.pop()
-                reused = self.prefixes.begin(sequence, request.prompt, request.adapter)
-                seat = Seat(request, sequence, self.context, list(request.prompt[:reused]), reused)
-                self._count(reused_tokens=reused)
+                seat = seated
             self._seats.append(seat)
         self._free_adapters()
+
+    def _seat(self, request: Request) -> Seat | None:
+        """A seat for a request; None where it failed, and its caller is told."""
+        request.began = time.monotonic()
+        sequence = self._free.pop()
+        try:
+            request.adapter = self.context.load_adapter(request.adapter)
+            self.prefixes.restore(request.prompt[: request.n_static], request.adapter)
+            reused = self.prefixes.begin(sequence, request.prompt, request.adapter)
+            seat = Seat(request, sequence, self.context, list(request.prompt[:reused]), reused)
+        except Exception as error:
+            request.events.put(self._told(error))
+            self.prefixes.release(sequence)
+            return None
+        self._count(reused_tokens=reused)
+        return seat
+
+    def _told(self, error: Exception) -> MDSAError:
+        """What the caller of a request is told of ``error``, which ends that request and no other."""
+        if isinstance(error, MDSAError):
+            return error
+        logger.error("%s: a request failed", self.name, exc_info=error)
+        return BackendError(f"{self.name}: the request failed: {type(error).__name__}: {error}", "This is a fault of mdsa_local.")
 
     def _joins(self, request: Request) -> bool:
         """Whether it pays to seat a request beside those who have a seat."""
@@ -412,9 +427,9 @@ class Engine:
             self._length += 0.1 * (request.made - self._length)
             self._count(finished=1)
             self._leave(seat)
-        except MDSAError as error:
-            request.events.put(error)
-            self._leave(seat)
+        except Exception as error:
+            request.events.put(self._told(error))
+            self._leave(seat, keep=isinstance(error, MDSAError))
 
     def _leave(self, seat: Seat, keep: bool = True) -> None:
         """Free a seat; what it holds is kept for the next request that begins alike."""

@@ -372,9 +372,9 @@ class Context:
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
-    """Size and time of change of a file, None where there is none."""
+    """Size and time of change of a file, None where there is none, or the path can be none."""
     try:
         stat = path.stat()
-    except OSError:
+    except (OSError, ValueError):
         return None
     return stat.st_size, stat.st_mtime_ns

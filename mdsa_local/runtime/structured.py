@@ -22,6 +22,8 @@ MOST_WHITESPACE = 200
 # jsonschema goes into a schema by recursion, several calls a level.
 MOST_DEEP = 100
 FENCED = re.compile(r"\A\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*\Z", re.DOTALL)
+# A surrogate on its own, which UTF-8 cannot hold.
+HALF = re.compile(r"[\ud800-\udfff]")
 DEFAULT_GENERATION = Generation()
 
 
@@ -122,6 +124,7 @@ def constrained_by_grammar(generation: Generation) -> Generation:
         raise InputError("models in this process cannot follow tools", "Remove it from the generation settings.")
     refuse_thoughts_in_form(generation)
     if generation.json_schema is None:
+        _refuse_half_characters(generation.grammar)
         check_gbnf(generation.grammar)
         return generation
     if generation.grammar or generation.choices or generation.refusal:
@@ -130,7 +133,15 @@ def constrained_by_grammar(generation: Generation) -> Generation:
         )
     # Of what a wrong schema becomes llama.cpp would complain as of a grammar that nobody wrote.
     checked_validator(generation.json_schema)
-    return generation.model_copy(update={"grammar": gbnf(schema_rules(generation.json_schema)), "json_schema": None})
+    grammar = gbnf(schema_rules(generation.json_schema))
+    _refuse_half_characters(grammar)
+    return generation.model_copy(update={"grammar": grammar, "json_schema": None})
+
+
+def _refuse_half_characters(grammar: str) -> None:
+    """Raise :class:`InputError` for a grammar with half a character in it, which no model can write."""
+    if half := HALF.search(grammar):
+        raise InputError(f"the grammar or JSON schema holds half a character, {half[0]!r}", "Write the whole character, or leave it out.")
 
 
 def refuse_thoughts_in_form(generation: Generation) -> None:

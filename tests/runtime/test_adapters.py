@@ -186,6 +186,15 @@ def test_a_file_that_goes_while_it_is_looked_at_is_an_error_and_the_engine_goes_
     assert text(backend, files[1])
 
 
+@pytest.mark.parametrize("name", ["x" * 300 + ".gguf", "nul\0.gguf", "half\ud800.gguf"])
+def test_a_path_that_can_be_none_is_an_error_and_the_engine_goes_on(
+    backend: LlamaCppBackend, files: tuple[Path, Path, Path], tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(ModelFileError, match=r"cannot be read|there is no such adapter"):
+        text(backend, tmp_path / name)
+    assert text(backend, files[1])
+
+
 def test_adapters_count_as_memory_of_their_model(files: tuple[Path, Path, Path], tmp_path: Path) -> None:
     with ModelManager(Settings.load({}, home=tmp_path, threads=1)) as manager:
         manager.generate(str(files[0]), "hello", Generation(max_tokens=1))

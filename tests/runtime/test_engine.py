@@ -15,11 +15,12 @@ import psutil
 import pytest
 
 from mdsa_local.domains.config import Generation
-from mdsa_local.errors import BackendTimeoutError, BusyError, InputError, MDSAError
+from mdsa_local.errors import BackendError, BackendTimeoutError, BusyError, InputError, MDSAError
 from mdsa_local.runtime import engine
 from mdsa_local.runtime.answering import Request, Stream
 from mdsa_local.runtime.backend import Finished, Message
 from mdsa_local.runtime.llamacpp import LlamaCppBackend
+from mdsa_local.runtime.prefixes import Prefixes
 from mdsa_local.runtime.sampler import Sampler
 from mdsa_local.runtime.stress import departs, idle_after, requests, stress, told
 from mdsa_local.stoppable import HEARD_S
@@ -224,6 +225,31 @@ def test_a_grammar_that_cannot_be_followed_is_an_error(backend: LlamaCppBackend)
         assert caught.value.hint
     assert text(backend, Generation(grammar='root ::= "yes" | "no"', choices=(("ye", 0.0),))) == "yes"
     assert text(backend, Generation(grammar='root ::= "((" ([)(]{0,500} | "(")', max_tokens=4)).startswith("((")
+
+
+@pytest.mark.parametrize("half", [{"json_schema": {"enum": ["\ud800"]}}, {"grammar": 'root ::= "\udc00"'}])
+def test_half_a_character_in_a_form_is_refused(backend: LlamaCppBackend, half: dict[str, object]) -> None:
+    with pytest.raises(InputError, match="half a character"):
+        text(backend, Generation.model_validate(half))
+    assert text(backend, Generation(max_tokens=4)), "the engine goes on"
+
+
+@pytest.mark.parametrize("owner", [Prefixes, Sampler])
+def test_what_goes_wrong_with_a_request_ends_it_alone(backend: LlamaCppBackend, monkeypatch: pytest.MonkeyPatch, owner: type) -> None:
+    running = backend.stream(QUESTION, ENDLESS, deadline_s=60)
+    next(running)
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(owner, "begin" if owner is Prefixes else "__init__", lambda *_: 1 // 0)
+        for _ in range(20):
+            with pytest.raises(BackendError, match="the request failed: ZeroDivisionError"):
+                text(backend, Generation(max_tokens=4))
+    assert text(backend, Generation(max_tokens=4)), "no sequence was lost"
+    assert next(running)
+    running.close()
+    while backend.stats().running:
+        time.sleep(0.01)
+    used = [kept.sequence for kept in backend._engine.prefixes.entries if not kept.parked]
+    assert sorted([*backend._engine._free, *used]) == list(range(backend._engine.options.sequences))
 
 
 def test_closing_an_engine_that_is_stuck(backend: LlamaCppBackend, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
