@@ -45,6 +45,10 @@ class Leash:
                 work.close()
         return work
 
+    def stopped(self) -> bool:
+        """Whether all was stopped."""
+        return self._stopped
+
     def check(self) -> None:
         """Raise :class:`StoppedError` where all was stopped: between two steps that cannot be stopped themselves."""
         if self._stopped:

@@ -11,7 +11,7 @@ from mdsa_local.domains.asking import Embed, Fitted, Shown
 from mdsa_local.domains.config import DomainConfig
 from mdsa_local.errors import InputError, ModelNotFoundError, UnknownNameError
 from mdsa_local.runtime.backend import Finished
-from mdsa_local.stoppable import Leash
+from mdsa_local.stoppable import Leash, StoppedError
 from mdsa_local.types import Draft, Passage
 
 if TYPE_CHECKING:
@@ -59,16 +59,19 @@ class DomainExecutor:
     ) -> Iterator[str | Fitted | Draft]:
         """What was fitted into the prompt, text pieces as the model writes them, then the :class:`Draft`.
 
-        ``embed`` is the encoder; whoever has the ``leash`` can stop the model; ``nearest`` is what :meth:`quotable` gave, if it was asked. Raises
-        :class:`ContextOverflowError` when the question does not fit, and the errors of the backend.
+        ``embed`` is the encoder; whoever has the ``leash`` can stop the model, and the wait for it: then no :class:`Draft` comes. ``nearest`` is what
+        :meth:`quotable` gave, if it was asked. Raises :class:`ContextOverflowError` when the question does not fit, and the errors of the backend.
         """
-        reference = self._model(domain)
-        backend = self.manager.ensure_ready(reference)
-        asked = asking.asked(backend, self.quotes(domain), domain, question, _shown(passages), embed, nearest)
+        reference, leash = self._model(domain), leash or Leash()
+        try:
+            backend = self.manager.ensure_ready(reference, stopped=leash.stopped)
+            asked = asking.asked(backend, self.quotes(domain), domain, question, _shown(passages), embed, nearest)
+        except StoppedError:
+            return
         yield asked.fitted
         written: list[str] = []
         stream = backend.stream(asked.messages, asked.generation, deadline_s=self.manager.settings.request_timeout_s)
-        for piece in (leash or Leash()).hold(stream):
+        for piece in leash.hold(stream):
             if isinstance(piece, Finished):
                 text = "".join(written)
                 shown = text if domain.generation.formed else text.strip()

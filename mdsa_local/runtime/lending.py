@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from numbers import Real
 from typing import Protocol, runtime_checkable
 
 from mdsa_local.domains.config import Generation
-from mdsa_local.errors import BackendError, InputError
+from mdsa_local.errors import BackendError, BackendTimeoutError, InputError
 from mdsa_local.runtime.backend import Backend, Finished, Message
-from mdsa_local.runtime.slots import Held, Keeper, Target
+from mdsa_local.runtime.slots import Held, Keeper, Stopped, Target, never
 from mdsa_local.settings import LONGEST_WAIT_S
+from mdsa_local.stoppable import StoppedError
 
 ROLES = "system", "user", "assistant", "tool"
 Prompt = str | Sequence[Message | Mapping[str, str]]
@@ -60,12 +62,23 @@ class ManagedStream(Iterator[str | Finished]):
                     self._leave()
 
     def _begin(self) -> None:
-        held = self._manager.acquire(self._target)
+        messages, generation, deadline_s = self._ask
+        deadline = time.monotonic() + deadline_s
+        try:
+            held = self._manager.acquire(self._target, deadline, lambda: self._ended)
+        except StoppedError:
+            self._inner = iter(())
+            return
         with self._lock:
             self._held = held
             ended = self._ended
-        messages, generation, deadline_s = self._ask
-        inner: Iterator[str | Finished] = iter(()) if ended else held.backend.stream(messages, generation, deadline_s=deadline_s)
+        left_s = deadline - time.monotonic()
+        if left_s <= 0 and not ended:
+            raise BackendTimeoutError(
+                f"{self._target.name} was loaded only after the deadline",
+                "Ask again, or raise the time-out (request_timeout_s).",
+            )
+        inner: Iterator[str | Finished] = iter(()) if ended else held.backend.stream(messages, generation, deadline_s=left_s)
         with self._lock:
             self._inner = inner
             ended = self._ended
@@ -124,13 +137,13 @@ class Tokenizer:
 class Handle:
     """A model by reference: each call holds it for as long as the call runs, loading it again if it was unloaded since."""
 
-    def __init__(self, manager: Keeper, target: Target, n_context_tokens: int) -> None:
+    def __init__(self, manager: Keeper, target: Target, n_context_tokens: int, stopped: Stopped = never) -> None:
         self.name = target.name
         self.n_context_tokens = n_context_tokens
-        self._manager, self._target = manager, target
+        self._manager, self._target, self._stopped = manager, target, stopped
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
-        with self._manager.lease(self._target) as backend:
+        with self._manager.lease(self._target, self._stopped) as backend:
             return backend.count_tokens(messages)
 
     def stream(self, messages: Sequence[Message], generation: Generation, *, deadline_s: float) -> ManagedStream:

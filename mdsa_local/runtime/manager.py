@@ -28,9 +28,9 @@ from mdsa_local.runtime.forked import Origin
 from mdsa_local.runtime.hardware import memory_budget_bytes
 from mdsa_local.runtime.lending import Handle, ManagedStream, Prompt, Tokenizer, as_messages, checked_deadline
 from mdsa_local.runtime.residency import FOLLOWING, Resident, State, choose_evictions, describe_bytes, parse_bytes
-from mdsa_local.runtime.slots import Failing, Held, LoadedModel, Measured, ModelStatus, Queueing, Slot, Target
+from mdsa_local.runtime.slots import Failing, Held, LoadedModel, Measured, ModelStatus, Queueing, Slot, Stopped, Target, never
 from mdsa_local.settings import Settings
-from mdsa_local.stoppable import HEARD_S
+from mdsa_local.stoppable import HEARD_S, StoppedError
 
 DEFAULT_GENERATION = Generation()
 # Schemes of models that are evaluated by threads of this process.
@@ -78,16 +78,17 @@ class ModelManager:
         file = self._target(ref).file
         return file.decoding if file else ""
 
-    def ensure_ready(self, ref: str) -> Backend:
-        """The model, loaded. Should others need its room meanwhile, it is loaded again when used; while a call runs it stays.
+    def ensure_ready(self, ref: str, *, stopped: Stopped = never) -> Backend:
+        """The model, loaded. Should others need its room meanwhile, it is loaded again when used; while a call runs it stays. ``stopped`` is asked
+        while room is waited for, and before a load begins: where it says so, :class:`~mdsa_local.stoppable.StoppedError` is raised.
 
         Raises :class:`ModelMemoryError` with the numbers when it is larger than the budget leaves, :class:`ModelError` when ``max_models`` are
         pinned, :class:`BackendUnavailableError` when models in use leave no room until ``request_timeout_s`` has passed, :class:`ClosedError` after
         :meth:`close`, :class:`BackendError` in a process that was forked after a model had been loaded, and whatever its backend raises on loading.
         """
         target = self._target(ref)
-        with self.lease(target) as backend:
-            return Handle(self, target, backend.n_context_tokens)
+        with self.lease(target, stopped) as backend:
+            return Handle(self, target, backend.n_context_tokens, stopped)
 
     def get_or_load(self, model_id: str = "", config: DomainConfig | None = None) -> tuple[Backend, Tokenizer]:
         """The model, loaded, and its tokenizer. Without ``model_id``: the model of the domain ``config``, else the default. Raises as
@@ -160,7 +161,8 @@ class ModelManager:
     def stream(self, ref: str, messages: Prompt, generation: Generation = DEFAULT_GENERATION, *, deadline_s: float | None = None) -> ManagedStream:
         """Pieces of text, then one :class:`Finished`. ``messages`` are Messages, dicts with role and content, or one question as a string.
 
-        ``deadline_s`` is ``request_timeout_s`` unless given. ``close`` of what is returned stops the work, from any thread. Raises
+        ``deadline_s`` is ``request_timeout_s`` unless given, and counts from the first piece asked for: waiting for room and loading are part of
+        it, though a load that has begun is not broken off. ``close`` of what is returned stops the work, from any thread. Raises
         :class:`InputError` for messages or a deadline that are none, and as :meth:`ensure_ready` and :meth:`Backend.stream`.
         """
         expected(generation, Generation, "generation", "Pass Generation(max_tokens=64), for example.")
@@ -224,9 +226,9 @@ class ModelManager:
         return Target(reference.scheme, reference.target, reference.target)
 
     @contextmanager
-    def lease(self, target: Target) -> Iterator[Backend]:
-        """Hold the model, loaded, so that it is not unloaded meanwhile."""
-        held = self.acquire(target)
+    def lease(self, target: Target, stopped: Stopped = never) -> Iterator[Backend]:
+        """Hold the model, loaded, so that it is not unloaded meanwhile. Raises as :meth:`acquire`."""
+        held = self.acquire(target, stopped=stopped)
         try:
             yield held.backend
         finally:
@@ -265,14 +267,15 @@ class ModelManager:
         slot.state = state
         self._changed.notify_all()
 
-    def acquire(self, target: Target) -> Held:
-        """The model, loaded, and held until :meth:`release`. Raises as :meth:`ensure_ready`."""
+    def acquire(self, target: Target, deadline: float | None = None, stopped: Stopped = never) -> Held:
+        """The model, loaded, and held until :meth:`release`. Room is waited for until ``deadline`` on the clock of ``time.monotonic``, for
+        ``request_timeout_s`` unless given. Raises as :meth:`ensure_ready`."""
         self._refuse_forked()
-        deadline = time.monotonic() + self.settings.request_timeout_s
+        deadline = time.monotonic() + self.settings.request_timeout_s if deadline is None else deadline
         size: int | None = None
         while True:
             with self._changed:
-                slot, victims = self._claim(target, size, deadline)
+                slot, victims = self._claim(target, size, deadline, stopped)
                 if slot and slot.backend is not None and slot.state == "ready":
                     return Held(slot, slot.backend)
             if slot:
@@ -315,12 +318,14 @@ class ModelManager:
                 "Choose a smaller model or quantisation, lower context_tokens or parallel, or raise memory_budget_mb.",
             )
 
-    def _claim(self, target: Target, size: int | None, deadline: float) -> tuple[Slot | None, list[Slot]]:
+    def _claim(self, target: Target, size: int | None, deadline: float, stopped: Stopped) -> tuple[Slot | None, list[Slot]]:
         """Under the lock: the model ready and held, or its slot to load it into with the slots to unload first, or None when its size is
         unknown."""
         while True:
             if self._closed:
                 raise ClosedError("the model manager was closed", CLOSED)
+            if stopped():
+                raise StoppedError
             slot = self._slot(target)
             if slot.state == "ready":
                 self._touch(slot)

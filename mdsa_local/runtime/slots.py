@@ -106,14 +106,23 @@ class Target:
         return f"{self.scheme}://{self.target}"
 
 
+Stopped = Callable[[], bool]
+
+
+def never() -> bool:
+    """For a wait that nobody can stop."""
+    return False
+
+
 class Keeper(Protocol):
     """Who loads models and lends them: the manager, as what it lends sees it."""
 
-    def acquire(self, target: Target) -> Held:
-        """The model, loaded and held until :meth:`release`."""
+    def acquire(self, target: Target, deadline: float | None = None, stopped: Stopped = never) -> Held:
+        """The model, loaded and held until :meth:`release`; room is waited for until ``deadline`` on the clock of ``time.monotonic``. Raises
+        :class:`~mdsa_local.stoppable.StoppedError` where ``stopped`` says so meanwhile."""
 
     def release(self, held: Held) -> None:
         """Let go of it."""
 
-    def lease(self, target: Target) -> AbstractContextManager[Backend]:
+    def lease(self, target: Target, stopped: Stopped = never) -> AbstractContextManager[Backend]:
         """Both, around a block."""

@@ -13,12 +13,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from mdsa_local.domains.config import DomainConfig, Generation
+from mdsa_local.domains.executor import DomainExecutor
 from mdsa_local.errors import (
     BackendError,
+    BackendTimeoutError,
     BackendUnavailableError,
     ConfigError,
     InputError,
@@ -28,11 +31,13 @@ from mdsa_local.errors import (
     ModelNotFoundError,
 )
 from mdsa_local.runtime import llamacpp, native
+from mdsa_local.runtime.answering import Stream
 from mdsa_local.runtime.backend import Finished, Message, Reference
 from mdsa_local.runtime.llamacpp import LlamaCppBackend, estimate_bytes
 from mdsa_local.runtime.manager import ModelManager
 from mdsa_local.runtime.synthetic import SHAPES, write_random
 from mdsa_local.settings import Settings
+from mdsa_local.stoppable import Leash
 
 from .gguf_writer import VOCABULARY
 from .ollama_server import Daemon
@@ -432,6 +437,76 @@ def test_a_stream_is_closed_from_another_thread(manager: ModelManager) -> None:
     assert manager.unload("a"), "it holds its model no longer"
 
 
+@pytest.fixture
+def full(settings: Settings, models: list[str]) -> Iterator[ModelManager]:
+    """Room for one model, and that is in use."""
+    with ModelManager(settings, max_models=1) as made:
+        running = made.stream("a", QUESTION, SHORT)
+        next(running)
+        yield made
+        running.close()
+
+
+def test_a_deadline_holds_while_room_is_waited_for(full: ModelManager) -> None:
+    began = time.monotonic()
+    with pytest.raises(BackendUnavailableError, match="no room for b"):
+        full.generate("b", QUESTION, SHORT, deadline_s=0.4)
+    assert time.monotonic() - began < 3
+
+
+def test_who_closes_a_stream_waits_for_room_no_longer_and_nothing_is_loaded_for_it(full: ModelManager) -> None:
+    waiting = full.stream("b", QUESTION, SHORT)
+    said: list[object] = []
+    reader = threading.Thread(target=lambda: said.extend(waiting))
+    reader.start()
+    time.sleep(0.2)
+    waiting.close()
+    reader.join(3)
+    assert not reader.is_alive()
+    assert said == []
+    assert names(full) == ["a"]
+    assert [(status.name, status.loads) for status in full.status()] == [("a", 1), ("b", 0)]
+
+
+def test_whoever_has_the_leash_stops_a_domain_that_waits_for_room(full: ModelManager) -> None:
+    leash, domain = Leash(), DomainConfig(name="x", model="b")
+    said: list[object] = []
+    reader = threading.Thread(
+        target=lambda: said.extend(DomainExecutor(full).stream(domain, "hello?", [], lambda _: np.zeros((0, 1), np.float32), leash))
+    )
+    reader.start()
+    time.sleep(0.2)
+    leash.stop()
+    reader.join(3)
+    assert not reader.is_alive()
+    assert said == []
+
+
+def test_loading_is_part_of_the_deadline(manager: ModelManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, given = llamacpp.open_backend, list[float]()
+
+    def slow(target: str, name: str, settings: Settings) -> LlamaCppBackend:
+        time.sleep(0.5)
+        backend = real(target, name, settings)
+        stream = backend.stream
+
+        def noted(messages: list[Message], generation: Generation, *, deadline_s: float) -> Stream:
+            given.append(deadline_s)
+            return stream(messages, generation, deadline_s=deadline_s)
+
+        monkeypatch.setattr(backend, "stream", noted)
+        return backend
+
+    monkeypatch.setattr(llamacpp, "open_backend", slow)
+    with pytest.raises(BackendTimeoutError, match="a was loaded only after the deadline"):
+        manager.generate("a", QUESTION, SHORT, deadline_s=0.2)
+    assert manager.generate("a", QUESTION, SHORT, deadline_s=20)
+    assert manager.generate("b", QUESTION, SHORT, deadline_s=20)
+    assert 19.5 < given[0] <= 20
+    assert given[1] <= 19.5, "what the load has left of it"
+    assert [status.uses for status in manager.status()] == [0, 0]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
 def test_two_paths_to_one_file_are_one_model(manager: ModelManager, settings: Settings, opened: list[str]) -> None:
     (settings.home / "models/link.gguf").symlink_to(settings.home / "models/a.gguf")
@@ -443,6 +518,7 @@ MEASURE = """
 import sys, psutil
 from pathlib import Path
 from mdsa_local.domains.config import DomainConfig, Generation
+from mdsa_local.domains.executor import DomainExecutor
 from mdsa_local.runtime.backend import Message
 from mdsa_local.runtime.llamacpp import estimate_bytes, open_backend
 from mdsa_local.runtime.synthetic import SHAPES, write_random
@@ -553,6 +629,7 @@ import gc, os, sys, time
 from mdsa_local import BackendError, Generation, ModelManager
 from mdsa_local.runtime.backend import Message
 from mdsa_local.settings import Settings
+from mdsa_local.stoppable import Leash
 
 path, asked, short = sys.argv[1], [Message("user", "hello?")], Generation(max_tokens=4)
 manager = ModelManager(Settings.load(request_timeout_s=20))
