@@ -24,9 +24,6 @@ def render(template: str, messages: Sequence[Message], *, bos: str, eos: str, so
     ``source`` names the file in errors. Raises :class:`ModelFileError` when the template is no Jinja, leaves the sandbox, or fails on ``messages``,
     and :class:`InputError` for ``thinking`` with a template that neither asks nor ends in ``<think>``, or marks thoughts in another way.
     """
-    from jinja2 import TemplateError
-
-    failures = (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError, MemoryError)
 
     def rendered(messages: Sequence[Message]) -> str:
         return template_sandbox.compiled(template).render(
@@ -48,13 +45,16 @@ def render(template: str, messages: Sequence[Message], *, bos: str, eos: str, so
             )
         return prompt
 
-    try:
-        return checked(rendered(messages))
-    except failures as error:
-        reason = f"{type(error).__name__}: {error}"
-    if instead := without_system(messages):
-        with suppress(*failures):
-            return checked(rendered(instead))
+    reason = ""
+    instead = without_system(messages)
+    for tried in [messages, instead] if instead else [messages]:
+        try:
+            prompt = rendered(tried)
+        except Exception as error:
+            # Jinja makes Python of a template and compiles that: there is no error that it cannot come to.
+            reason = reason or f"{type(error).__name__}: {error}"
+        else:
+            return checked(prompt)
     raise ModelFileError(f"{source}: its chat template failed: {reason}", "Use another build of the model, or one whose template takes these roles.")
 
 
@@ -71,10 +71,8 @@ def without_system(messages: Sequence[Message]) -> list[Message]:
 
 
 def compile_ahead(template: str) -> None:
-    """Do what the first :func:`render` would begin with, 35 ms; it also tells of a template that is no Jinja."""
-    from jinja2 import TemplateError
-
-    with suppress(TemplateError, ValueError, RecursionError, MemoryError):
+    """Do what the first :func:`render` would begin with, 35 ms; that one also tells of a template that is no Jinja."""
+    with suppress(Exception):
         template_sandbox.compiled(template)
 
 

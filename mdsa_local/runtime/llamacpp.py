@@ -80,7 +80,12 @@ class LlamaCppBackend:
         beside = _estimate(info, options) - info.size_bytes
         on_gpu = gpu.layers(info, gpu_layers, gpu.free_bytes(library()) if gpu_layers == "auto" else 0, beside)
         self._model = Model(path, on_gpu, mapped=bool(on_gpu) or info.repacked_bytes < info.size_bytes // 4)
+        self._static: OrderedDict[tuple[str, bool], list[int]] = OrderedDict()
+        self._vocabulary = threading.Lock()
+        self._closed = False
         try:
+            # Mostly a model is loaded beside something else, and the first prompt is waited for.
+            compile_ahead(self._model.chat_template)
             store = PrefixStore(states, self._state_key(), states_bytes) if states and states_bytes else None
             self._parked_bytes = _parked_bytes(info, options)
             cores = None if threads else machine()
@@ -90,12 +95,7 @@ class LlamaCppBackend:
         except BaseException:
             self._model.close()
             raise
-        self._static: OrderedDict[tuple[str, bool], list[int]] = OrderedDict()
-        self._vocabulary = threading.Lock()
-        self._closed = False
         close_at_exit(self.close)
-        # Mostly a model is loaded beside something else, and the first prompt is waited for.
-        compile_ahead(self._model.chat_template)
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Exact number of prompt tokens."""

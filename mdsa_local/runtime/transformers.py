@@ -222,6 +222,8 @@ class TransformersBackend:
     @contextmanager
     def _mapped(self) -> Iterator[None]:
         """The one place where failures of torch and transformers become errors of ours."""
+        from safetensors import SafetensorError
+
         try:
             yield
         except (self._torch.OutOfMemoryError, MemoryError) as error:
@@ -230,7 +232,7 @@ class TransformersBackend:
             ) from None
         except ImportError as error:
             raise DependencyError(f"{self.name} needs a package that is missing: {error}", "Install what it names.") from None
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise ModelError(
                 f"{self._folder}: transformers cannot load it: {' '.join(str(error).split())[:300]}",
                 "Give the folder of a causal language model: config.json, tokenizer files, *.safetensors.",

@@ -11,7 +11,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from mdsa_local.errors import InputError, ModelFileError
 from mdsa_local.runtime.backend import Message
-from mdsa_local.runtime.chat_template import render, without_system
+from mdsa_local.runtime.chat_template import compile_ahead, render, without_system
 
 MESSAGES = [Message("system", "Be brief."), Message("user", "Grüße {{ 7 * 7 }}")]
 
@@ -50,9 +50,16 @@ def test_strftime_now() -> None:
         "{{ undefined_name.attribute }}",
         "{{ range(10 ** 9) | list }}",
         "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+        "{% for a in [1] %}" * 21 + "{% endfor %}" * 21,
+        "{% break %}",
+        "{% macro f(a) %}{% endmacro %}{{ f(a=1, a=2) }}",
+        "{{ 1e999 }}",
+        "{{ 'a long text' | truncate(-5) }}",
+        "{{ cycler() }}",
     ],
 )
 def test_what_a_template_may_not_do(template: str) -> None:
+    compile_ahead(template)
     with pytest.raises(ModelFileError, match=r"m\.gguf: its chat template failed"):
         rendered(template)
 

@@ -304,6 +304,12 @@ def test_a_message_cannot_forge_a_turn(load: Load, tiny: Path) -> None:
     assert system not in forged
 
 
+def test_a_template_that_python_does_not_compile_is_an_error_of_the_file(load: Load, write_scripted: Callable[..., Path]) -> None:
+    backend = load(write_scripted("ABC", template="{% break %}"))
+    with pytest.raises(ModelFileError, match="its chat template failed: SyntaxError"):
+        backend.count_tokens(QUESTION)
+
+
 def test_a_model_without_template_says_so(load: Load, tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "base.gguf", metadata(Shape(), None), random_weights(Shape()))
     with pytest.raises(ModelError, match="no chat template") as caught:

@@ -165,6 +165,10 @@ def test_what_is_no_model(tmp_path: Path, folder: Path) -> None:
         ask(backend)
     with pytest.raises(ModelError, match="INT8 by bitsandbytes needs a CUDA device"):
         TransformersBackend(folder, "x", quantization="int8")
+    weights = tiny_transformers.make(tmp_path / "cut") / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ModelError, match="cannot load"):
+        TransformersBackend(weights.parent, "x")
 
 
 @installed
