@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from mdsa_local.domains.config import Generation
@@ -27,11 +28,12 @@ from mdsa_local.runtime.backend import Finished, Message, Reason, ToolCall, refu
 from mdsa_local.runtime.catalog import perhaps_meant
 from mdsa_local.runtime.estimating import estimated_tokens
 from mdsa_local.runtime.stopping import Thoughts
-from mdsa_local.runtime.wire import Wire, Wires, as_json, is_loopback, limits, reason_of, silent, timeout
+from mdsa_local.runtime.wire import Wire, Wires, as_json, is_loopback, limits, lines, reason_of, silent, timeout
 from mdsa_local.settings import Settings
 from mdsa_local.stoppable import Leash, Stoppable
 
 if TYPE_CHECKING:
+    import httpx
     from ollama import ChatResponse, Client, ResponseError
 
 DEFAULT_CONTEXT_TOKENS = 4096
@@ -110,15 +112,13 @@ class OllamaBackend:
         request |= extras(generation, self.probed.capabilities if self.probed else None)
         self._refuse_what_would_be_cut(messages)
         client = self._connected()
-        from ollama import ChatResponse
 
         def said(wire: Wire) -> Iterator[str | Finished]:
-            with self._mapped():
-                # Client.chat() of ollama 0.6.3 takes neither truncate nor shift, so this calls what it is made of.
-                waits = timeout(min(deadline_s, self._timeout_s))
-                parts = client._request(ChatResponse, "POST", "/api/chat", stream=True, json=request, timeout=waits, extensions={"trace": wire.trace})
-                with closing(cast("Generator[ChatResponse, None, None]", parts)):
-                    yield from answer(self.name, wire.hearing(parts))
+            # Client.chat() of ollama 0.6.3 takes neither truncate nor shift, and takes more than line feeds for ends of lines.
+            waits = timeout(min(deadline_s, self._timeout_s))
+            options: dict[str, Any] = {"json": request, "timeout": waits, "extensions": {"trace": wire.trace}}
+            with self._mapped(), client._client.stream("POST", "/api/chat", **options) as response:
+                yield from answer(self.name, wire.hearing(_parts(response)))
 
         yield from self._wires.stream(deadline_s, said, leash)
 
@@ -235,6 +235,20 @@ class OllamaBackend:
         if status == -1:
             return BackendError(f"Ollama's answer from {self.name} broke off: {reason}", "Ask again; see the log of `ollama serve` when it repeats.")
         return BackendError(f"Ollama refused {self.name} with status {status}: {reason}", "See the log of `ollama serve`.")
+
+
+def _parts(response: httpx.Response) -> Iterator[ChatResponse]:
+    """What the daemon says, line by line. Raises the client's ``ResponseError`` for what it refuses."""
+    from ollama import ChatResponse, ResponseError
+
+    if not response.is_success:
+        response.read()
+        raise ResponseError(response.text, response.status_code)
+    for line in lines(response.iter_bytes()):
+        part = json.loads(line)
+        if error := part.get("error"):
+            raise ResponseError(error)
+        yield ChatResponse(**part)
 
 
 def answer(name: str, parts: Iterator[ChatResponse]) -> Iterator[str | Finished]:

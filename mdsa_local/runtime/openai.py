@@ -24,7 +24,7 @@ from mdsa_local.runtime.backend import Finished, Message, Reason, ToolCall, refu
 from mdsa_local.runtime.chat_template import without_system
 from mdsa_local.runtime.estimating import estimated_tokens
 from mdsa_local.runtime.stopping import Thoughts
-from mdsa_local.runtime.wire import Wire, Wires, as_json, is_loopback, limits, reason_of, silent, timeout
+from mdsa_local.runtime.wire import Wire, Wires, as_json, is_loopback, limits, lines, reason_of, silent, timeout
 from mdsa_local.settings import Settings
 from mdsa_local.stoppable import Leash, Stoppable
 
@@ -91,7 +91,7 @@ class OpenAIBackend:
             options: dict[str, Any] = {"json": request, "timeout": waits, "extensions": {"trace": wire.trace}}
             with self._mapped(), client.stream("POST", "/v1/chat/completions", **options) as response:
                 if response.status_code == 200:
-                    yield from self._answer(wire.hearing(_values(response.iter_lines())))
+                    yield from self._answer(wire.hearing(_values(lines(response.iter_bytes()))))
                     return
                 response.read()
                 refused = self._refused(response)

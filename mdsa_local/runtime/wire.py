@@ -9,7 +9,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -134,6 +134,18 @@ class Wires:
             self.closed = True
             for wire in self._open:
                 wire.cut("close")
+
+
+def lines(parts: Iterable[bytes]) -> Iterator[str]:
+    """The lines of a body that comes in ``parts``, each ended by a line feed alone: to httpx U+0085, U+2028 and U+2029 end one too, and those may
+    stand in JSON as they are."""
+    held = b""
+    for part in parts:
+        *whole, held = (held + part).split(b"\n")
+        for line in whole:
+            yield line.decode("utf-8", "replace").removesuffix("\r")
+    if held:
+        yield held.decode("utf-8", "replace")
 
 
 def silent(where: str, waited_s: float, what: str = "did not answer in") -> BackendTimeoutError:

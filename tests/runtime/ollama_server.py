@@ -27,6 +27,8 @@ REFUSALS = {
 CAPABILITIES = {"embedder": ["embedding"], "thinker": ["completion", "thinking"], "tooler": ["completion", "tools"], "ancient": None}
 PAGE = "<!DOCTYPE html>\n<html><head><title>502 Bad Gateway</title></head><body>" + "<p>nginx</p>" * 500 + "</body></html>"
 PIECES = ("Grüße", ", ", "world")
+# What Python takes for ends of lines, and JSON does not.
+SEPARATED = ("one\u2028two", "\u2029\x85", "\x0c\x1cthree")
 OPTIONS = {"num_predict": "max_tokens", **{name: name for name in ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "stop", "seed")}}
 
 
@@ -168,7 +170,7 @@ class OllamaHandler(JsonHandler):
         if kind == "tooler":
             call = {"function": {"name": "get_order_status", "arguments": {"order_id": 7}}}
             self._line({"message": {"role": "assistant", "content": "", "tool_calls": [call]}, "done": False})
-        for piece in ("<thi", "nk>so", " so</think>\n\n", *PIECES) if kind == "musing" else PIECES:
+        for piece in {"musing": ("<thi", "nk>so", " so</think>\n\n", *PIECES), "separated": SEPARATED}.get(kind, PIECES):
             self._line({"message": {"role": "assistant", "content": piece}, "done": False})
             if kind == "broken":
                 self.drop()
@@ -186,7 +188,7 @@ class OllamaHandler(JsonHandler):
         self.chunk(b"")
 
     def _line(self, value: dict[str, Any]) -> None:
-        self.chunk(json.dumps(value).encode() + b"\n")
+        self.chunk(json.dumps(value, ensure_ascii=False).encode() + b"\n")
 
 
 class Server(QuietServer):

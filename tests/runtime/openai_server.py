@@ -9,7 +9,7 @@ import json
 from contextlib import closing
 from typing import Any, cast
 
-from .ollama_server import PAGE, PIECES, Daemon, JsonHandler, generate
+from .ollama_server import PAGE, PIECES, SEPARATED, Daemon, JsonHandler, generate
 
 REFUSALS = {
     "missing": (404, {"error": {"message": "The model `missing` does not exist."}}),
@@ -95,7 +95,7 @@ class OpenAIHandler(JsonHandler):
                 self._delta({"tool_calls": [{"index": 0, "function": {"arguments": part}}]})
         if kind == "bad-call":
             self._delta({"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": "[1"}}]})
-        for piece in PIECES:
+        for piece in SEPARATED if kind == "separated" else PIECES:
             self._delta({"content": piece})
             if kind == "broken":
                 self.drop()
@@ -117,7 +117,7 @@ class OpenAIHandler(JsonHandler):
         self._event({"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
 
     def _event(self, value: dict[str, Any]) -> None:
-        self.chunk(b"data: " + json.dumps(value).encode() + b"\n\n")
+        self.chunk(b"data: " + json.dumps(value, ensure_ascii=False).encode() + b"\r\n\r\n")
 
 
 def openai_daemon(engine: Any = None) -> Daemon:

@@ -32,7 +32,7 @@ from mdsa_local.runtime.ollama import connect as connect_client
 from mdsa_local.runtime.wire import is_loopback
 from mdsa_local.settings import Settings
 
-from .ollama_server import Daemon
+from .ollama_server import SEPARATED, Daemon
 
 QUESTION = [Message("system", "Be brief."), Message("user", "Hello?")]
 
@@ -61,6 +61,10 @@ def connect(daemon: Daemon) -> Iterator[Connect]:
 def test_a_streamed_answer(connect: Connect) -> None:
     assert ask(connect("llama3.2:1b")) == ["Grüße", ", ", "world", Finished("stop", 11, 3)]
     assert ask(connect("limited"))[-1] == Finished("length", 11, 3)
+
+
+def test_only_a_line_feed_ends_a_line(connect: Connect) -> None:
+    assert ask(connect("separated")) == [*SEPARATED, Finished("stop", 11, 3)]
 
 
 def test_what_is_sent_never_lets_the_daemon_cut_or_reload(daemon: Daemon, connect: Connect) -> None:

@@ -23,7 +23,7 @@ from mdsa_local.runtime.openai import OpenAIBackend, context_of, open_backend, s
 from mdsa_local.runtime.wire import reason_of
 from mdsa_local.settings import Settings
 
-from .ollama_server import PAGE, Daemon
+from .ollama_server import PAGE, SEPARATED, Daemon
 from .openai_server import KEY, openai_daemon
 
 QUESTION = [Message("system", "Be brief."), Message("user", "Hello?")]
@@ -58,6 +58,10 @@ def test_a_streamed_answer(connect: Connect) -> None:
     assert ask(connect("plain")) == ["Grüße", ", ", "world", Finished("stop", 11, 3)]
     assert ask(connect("limited"))[-1] == Finished("length", 11, 3)
     assert ask(connect("uncounted"))[-1] == Finished("stop", 0, 3), "pieces are counted where the server counts nothing"
+
+
+def test_only_a_line_feed_ends_a_line(connect: Connect) -> None:
+    assert ask(connect("separated")) == [*SEPARATED, Finished("stop", 11, 3)]
 
 
 def test_what_is_sent(server: Daemon, connect: Connect) -> None:

@@ -14,6 +14,7 @@ from mdsa_local.errors import BackendError, BackendTimeoutError, MDSAError
 from mdsa_local.runtime.backend import Finished, Message
 from mdsa_local.runtime.ollama import OllamaBackend
 from mdsa_local.runtime.openai import OpenAIBackend
+from mdsa_local.runtime.wire import lines
 
 from .ollama_server import Daemon
 from .openai_server import openai_daemon
@@ -134,3 +135,10 @@ def test_every_error_of_httpx_is_mapped(make: Callable[[str, str], Remote]) -> N
             error = kind("failed")
         with pytest.raises(MDSAError), backend._mapped():
             raise error
+
+
+def test_lines_are_put_together_from_parts() -> None:
+    raw = "one\r\n\ntwo\u2028ü\x85\nthree".encode()
+    for size in (1, 3, 100):
+        assert list(lines(raw[at : at + size] for at in range(0, len(raw), size))) == ["one", "", "two\u2028ü\x85", "three"]
+    assert list(lines([b"", b"a\n"])) == ["a"]
