@@ -205,6 +205,15 @@ def text_metadata(path: Path) -> dict[str, str]:
         return {key: value for key, value in _header(reader)[0].items() if isinstance(value, str)}
 
 
+def stamp(path: Path) -> tuple[int, int] | None:
+    """Size and time of change of a file, None where there is none, or the path can be none."""
+    try:
+        stat = path.stat()
+    except (OSError, ValueError):
+        return None
+    return stat.st_size, stat.st_mtime_ns
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[_Reader]:
     """A cursor at the beginning of a file. Raises as :func:`read_gguf`."""

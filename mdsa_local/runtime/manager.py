@@ -19,12 +19,15 @@ from mdsa_local.errors import (
     InputError,
     MDSAError,
     ModelError,
+    ModelFileError,
     ModelMemoryError,
+    ModelNotFoundError,
     expected,
 )
 from mdsa_local.runtime.backend import Backend, Reference, backend_module, parse_reference
 from mdsa_local.runtime.catalog import ModelFile, at, find, verify
 from mdsa_local.runtime.forked import Origin
+from mdsa_local.runtime.gguf import stamp
 from mdsa_local.runtime.hardware import memory_budget_bytes
 from mdsa_local.runtime.lending import Handle, ManagedStream, Prompt, Tokenizer, as_messages, checked_deadline
 from mdsa_local.runtime.residency import FOLLOWING, Resident, State, choose_evictions, describe_bytes, parse_bytes
@@ -53,8 +56,9 @@ class ModelManager:
         self._max_models = max_models
         self._changed = threading.Condition()
         self._slots: dict[str, Slot] = {}
-        self._names: dict[str, Target] = {}
-        self._verified: set[ModelFile] = set()
+        self._names: dict[Reference, Target] = {}
+        # With size and time of change as they were then.
+        self._verified: set[tuple[ModelFile, tuple[int, int] | None]] = set()
         # What models turned out to take, in place of their estimates.
         self._measured: dict[str, int] = {}
         self._clock = 0
@@ -212,18 +216,35 @@ class ModelManager:
 
     def _target(self, ref: str) -> Target:
         reference = parse_reference(ref)
-        if reference.scheme == "name":
-            # Kept, because reading every model.yaml takes milliseconds and this is on the path of each request.
-            if reference.target not in self._names:
-                file = find(reference.target, self.settings.model_dirs)
-                self._names[reference.target] = Target("gguf", str(file.path.resolve()), file.name, file)
-            return self._names[reference.target]
         if reference.scheme == "gguf":
-            path = Path(reference.target).resolve()
-            if (key := str(path)) not in self._names:
-                self._names[key] = Target("gguf", key, path.stem, at(path))
-            return self._names[key]
-        return Target(reference.scheme, reference.target, reference.target)
+            reference = Reference("gguf", str(Path(reference.target).resolve()))
+        elif reference.scheme != "name":
+            return Target(reference.scheme, reference.target, reference.target)
+        # Kept, because reading every model.yaml takes milliseconds and this is on the path of each request.
+        if (known := self._names.get(reference)) is None:
+            known = self._names[reference] = self._looked_up(reference)
+        return known
+
+    def _looked_up(self, reference: Reference) -> Target:
+        """The file of a name or path, as things are now."""
+        if reference.scheme == "name":
+            file = find(reference.target, self.settings.model_dirs)
+            return Target("gguf", str(file.path.resolve()), file.name, reference, file)
+        path = Path(reference.target)
+        return Target("gguf", reference.target, path.stem, reference, at(path))
+
+    def _looked_up_again(self, target: Target) -> Target:
+        """What the reference of a target that cannot be loaded stands for now: a file may have been added or pulled since. What was known of the
+        place before is forgotten, but that it was pinned."""
+        if target.asked is None:
+            return target
+        found = self._names[target.asked] = self._looked_up(target.asked)
+        with self._changed:
+            before = self._slots.get(target.key)
+            if found.key != target.key and before and before.state == "failed":
+                self._slot(found).pinned |= before.pinned
+                del self._slots[target.key]
+        return found
 
     @contextmanager
     def lease(self, target: Target, stopped: Stopped = never) -> Iterator[Backend]:
@@ -272,6 +293,14 @@ class ModelManager:
         ``request_timeout_s`` unless given. Raises as :meth:`ensure_ready`."""
         self._refuse_forked()
         deadline = time.monotonic() + self.settings.request_timeout_s if deadline is None else deadline
+        try:
+            return self._acquire(target, deadline, stopped)
+        except (ModelNotFoundError, ModelFileError):
+            if (found := self._looked_up_again(target)) == target:
+                raise
+        return self._acquire(found, deadline, stopped)
+
+    def _acquire(self, target: Target, deadline: float, stopped: Stopped) -> Held:
         size: int | None = None
         while True:
             with self._changed:
@@ -384,9 +413,9 @@ class ModelManager:
         began = time.monotonic()
         try:
             self._unload(victims)
-            if target.file and target.file not in self._verified:
+            if target.file and (seen := (target.file, stamp(target.file.path))) not in self._verified:
                 verify(target.file, self.settings.home / "cache" / "verified")
-                self._verified.add(target.file)
+                self._verified.add(seen)
             began = time.monotonic()
             backend = backend_module(target.scheme).open_backend(target.target, target.name, self.settings)
         except MDSAError as error:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from mdsa_local.errors import ModelFileError
 from mdsa_local.machine import give_back_memory
 from mdsa_local.runtime import adapters
+from mdsa_local.runtime.gguf import stamp
 from mdsa_local.runtime.library import allocated_bytes, library, listen, load_error, release_workers
 from mdsa_local.runtime.prefix_store import fingerprint
 
@@ -216,7 +217,7 @@ class Context:
         that is gone what was loaded stays. Raises :class:`ModelFileError` when it is none, or one for another model."""
         if not path:
             return ""
-        seen, known = _stamp(Path(path)), self.model.latest.get(path)
+        seen, known = stamp(Path(path)), self.model.latest.get(path)
         if known and seen in (known[0], None):
             return known[1]
         adapters.check(Path(path), self.model.path)
@@ -369,12 +370,3 @@ class Context:
         if self.handle:
             self.lib.llama_free(self.handle)
         self.handle = None
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    """Size and time of change of a file, None where there is none, or the path can be none."""
-    try:
-        stat = path.stat()
-    except (OSError, ValueError):
-        return None
-    return stat.st_size, stat.st_mtime_ns

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from mdsa_local.errors import BackendError
-from mdsa_local.runtime.backend import Backend
+from mdsa_local.runtime.backend import Backend, Reference
 from mdsa_local.runtime.catalog import ModelFile
 from mdsa_local.runtime.residency import State
 
@@ -93,11 +93,13 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A resolved reference. ``key`` is equal for references to the same model."""
+    """A resolved reference. ``key`` is equal for references to the same model. ``asked``: the reference, for one that may come to stand for another
+    file; ``file``: what is known of that."""
 
     scheme: str
     target: str
     name: str
+    asked: Reference | None = None
     file: ModelFile | None = None
 
     @property

@@ -35,6 +35,7 @@ from mdsa_local.runtime.answering import Stream
 from mdsa_local.runtime.backend import Finished, Message, Reference
 from mdsa_local.runtime.llamacpp import LlamaCppBackend, estimate_bytes
 from mdsa_local.runtime.manager import ModelManager
+from mdsa_local.runtime.shelf import add, remove
 from mdsa_local.runtime.synthetic import SHAPES, write_random
 from mdsa_local.settings import Settings
 from mdsa_local.stoppable import Leash
@@ -153,6 +154,43 @@ def test_a_model_folder_is_verified(settings: Settings, tiny: Path) -> None:
     (folder / "nano-int8.gguf").write_bytes(raw)
     with ModelManager(settings) as manager, pytest.raises(ModelFileError, match="SHA-256"):
         manager.generate("nano", "hello?", SHORT)
+
+
+def test_a_file_that_was_changed_since_it_was_loaded_is_verified_again(settings: Settings, tiny: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copy(tiny, tmp_path / "mine.gguf"))
+    add(path, "mine", settings)
+    with ModelManager(settings) as manager:
+        assert manager.generate("mine", "hello?", SHORT)
+        assert manager.unload("mine")
+        raw = bytearray(tiny.read_bytes())
+        raw[-1] ^= 1
+        path.write_bytes(raw)
+        for ref in ("mine", "mine-f32"):
+            with pytest.raises(ModelFileError, match="SHA-256"):
+                manager.generate(ref, "hello?", SHORT)
+        add(path, "mine", settings)
+        assert manager.generate("mine", "hello?", SHORT), "the remedy that the error names works"
+
+
+def test_a_file_that_was_moved_is_found_where_it_was_added_again(settings: Settings, tiny: Path, tmp_path: Path) -> None:
+    path, moved = Path(shutil.copy(tiny, tmp_path / "mine.gguf")), tmp_path / "moved.gguf"
+    add(path, "mine", settings)
+    with ModelManager(settings) as manager:
+        manager.pin("mine")
+        model = manager.ensure_ready("mine")
+        assert manager.unload("mine")
+        path.rename(moved)
+        with pytest.raises(ModelNotFoundError, match=r"mine\.gguf"):
+            manager.generate("mine", "hello?", SHORT)
+        add(moved, "mine", settings)
+        assert manager.generate("mine", "hello?", SHORT)
+        assert [(status.name, status.state, status.pinned) for status in manager.status()] == [("mine", "ready", True)]
+        assert model.count_tokens(QUESTION), "also for who got it before"
+        assert manager.unload("mine")
+        remove("mine", settings)
+        moved.unlink()
+        with pytest.raises(ModelNotFoundError, match="unknown model 'mine'"):
+            manager.generate("mine", "hello?", SHORT)
 
 
 def test_loaded_once_and_said(manager: ModelManager, opened: list[str], one_bytes: int) -> None:
