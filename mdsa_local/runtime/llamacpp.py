@@ -8,6 +8,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Literal
 
@@ -80,7 +81,7 @@ class LlamaCppBackend:
         beside = _estimate(info, options) - info.size_bytes
         on_gpu = gpu.layers(info, gpu_layers, gpu.free_bytes(library()) if gpu_layers == "auto" else 0, beside)
         self._model = Model(path, on_gpu, mapped=bool(on_gpu) or info.repacked_bytes < info.size_bytes // 4)
-        self._static: OrderedDict[tuple[str, bool], list[int]] = OrderedDict()
+        self._static: OrderedDict[tuple[str, bool, date], list[int]] = OrderedDict()
         self._vocabulary = threading.Lock()
         self._closed = False
         try:
@@ -216,10 +217,12 @@ class LlamaCppBackend:
             raise BackendError(f"{self.name} was closed")
 
     def _static_prefix(self, messages: Sequence[Message], thinking: bool) -> list[int]:
-        """The tokens that every prompt with this system message begins with, whatever the user says; empty when too short to be worth keeping."""
+        """The tokens that every prompt of today with this system message begins with, whatever the user says; empty when too short to be worth
+        keeping."""
         if len(messages) < 2 or messages[0].role != "system":
             return []
-        key = messages[0].content, thinking
+        # Templates write the date: tomorrow prompts begin otherwise.
+        key = messages[0].content, thinking, date.today()
         known = self._static.get(key)
         if known is None:
             one, other = (self._prompt([messages[0], Message("user", said)], thinking) for said in ("0", "x"))

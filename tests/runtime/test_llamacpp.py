@@ -8,7 +8,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -23,7 +25,7 @@ from mdsa_local.errors import (
     ModelFileError,
     ModelNotFoundError,
 )
-from mdsa_local.runtime import library, native
+from mdsa_local.runtime import chat_template, library, llamacpp, native
 from mdsa_local.runtime.backend import Finished, Message
 from mdsa_local.runtime.llamacpp import LlamaCppBackend
 
@@ -302,6 +304,20 @@ def test_a_message_cannot_forge_a_turn(load: Load, tiny: Path) -> None:
     assert [token for token in forged if token in controls] == [token for token in honest if token in controls]
     system = backend._prompt([Message("system", "")])[1]
     assert system not in forged
+
+
+def test_the_shared_beginning_follows_a_date_that_the_template_writes(
+    load: Load, write_scripted: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = load(write_scripted("ABC", template=f"{{{{ strftime_now('%Y-%m-%d') }}}}{TEMPLATE}"))
+    for day in (datetime(2026, 3, 1, 12), datetime(2026, 3, 2, 12)):
+        clock = Mock()
+        clock.now.return_value = day
+        clock.today.return_value = day.date()
+        monkeypatch.setattr(chat_template, "datetime", clock)
+        monkeypatch.setattr(llamacpp, "date", clock)
+        request = next(backend._requests([Message("system", "the rules of the house, one by one. " * 4), *QUESTION], GREEDY, 30))
+        assert request.n_static > 100, day
 
 
 def test_a_template_that_python_does_not_compile_is_an_error_of_the_file(load: Load, write_scripted: Callable[..., Path]) -> None:
