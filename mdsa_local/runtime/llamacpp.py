@@ -87,7 +87,7 @@ class LlamaCppBackend:
         try:
             # Mostly a model is loaded beside something else, and the first prompt is waited for.
             compile_ahead(self._model.chat_template)
-            store = PrefixStore(states, self._state_key(), states_bytes) if states and states_bytes else None
+            store = PrefixStore(states, self._state_key(options), states_bytes) if states and states_bytes else None
             self._parked_bytes = _parked_bytes(info, options)
             cores = None if threads else machine()
             # A graphics card passes masked cells over, and what keeps a state in place of cells has none.
@@ -206,11 +206,12 @@ class LlamaCppBackend:
             self._open()
             return self._model.tokenize_part(text) if text else []
 
-    def _state_key(self) -> str:
-        """All that a key-value state depends on but its tokens."""
+    def _state_key(self, options: ContextOptions) -> str:
+        """All that a key-value state depends on but its tokens. By the size of the context llama.cpp chooses how positions are encoded, where a model
+        has one way for short ones and one for long."""
         model = self._model
         template = hashlib.sha256(model.chat_template.encode()).hexdigest()
-        return f"{fingerprint(self._path)} {template} llama.cpp {model.lib.__version__} gpu {model.gpu_layers}"
+        return f"{fingerprint(self._path)} {template} llama.cpp {model.lib.__version__} gpu {model.gpu_layers} cells {options.cells}"
 
     def _open(self) -> None:
         if self._closed:

@@ -108,9 +108,13 @@ class Prefixes:
             return
         kept = Kept(PARKED, list(tokens), len(tokens), len(tokens), True, 0, adapter, saved=True, state=state)
         self._make_room()
+        for other in self.entries:
+            if not self._in_use(other):
+                self._park(other)
         if self._wake(kept):
             self._add(kept)
-        else:
+        elif not any(self._context.length(each) for each in range(self._context.options.sequences)):
+            # All cells were free: it is no state of this context.
             self._store.drop(tokens, adapter)
 
     def unsaved(self) -> bool:

@@ -75,6 +75,14 @@ def test_a_damaged_state_is_evaluated_again(open_: Callable[[], LlamaCppBackend]
     backend.close()
 
 
+def test_a_state_is_for_contexts_of_its_size(open_: Callable[[], LlamaCppBackend], tiny: Path, tmp_path: Path) -> None:
+    for backend in (open_(), LlamaCppBackend(tiny, "tiny", parallel=4, threads=1, states=tmp_path / "states", states_bytes=10**8)):
+        told(backend, [SYSTEM, Message("user", "hello")], 4)
+        assert backend.stats().reused_tokens == 0
+        backend.close()
+    assert len(list((tmp_path / "states").glob("*.kv"))) == 2
+
+
 def test_another_file_under_the_same_name_is_another_model(tiny: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy.gguf"
     raw = bytearray(tiny.read_bytes())

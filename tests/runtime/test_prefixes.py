@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from mdsa_local.runtime.engine import context_options
 from mdsa_local.runtime.native import Context, Model
+from mdsa_local.runtime.prefix_store import PrefixStore
 from mdsa_local.runtime.prefixes import Kept, Prefixes, boundary, common, floor, least_worth, reusable
 
 PROMPT = list(range(300))
@@ -116,6 +118,30 @@ def test_cells_shared_with_a_running_answer_stay(context: Context) -> None:
     prefixes.release(other)
     begin(prefixes, free, THIRD)
     assert prefixes.entries[0].parked
+
+
+def test_a_state_for_which_there_are_no_cells_now_stays_on_disk(tiny: Path, tmp_path: Path) -> None:
+    model, store = Model(tiny), PrefixStore(tmp_path, "key", 10**7)
+    context = Context(model, replace(context_options(512, 4, 1), cells=256))
+    free = list(range(context.options.sequences))
+    prefixes = Prefixes(context, free, 8, store, 10**7)
+    sequence, _ = begin(prefixes, free, ONE)
+    evaluate(context, sequence, ONE)
+    store.save(ONE, context.state(sequence))
+    prefixes.keep(sequence, ONE, 65, 0, "")
+    running, _ = begin(prefixes, free, [*OTHER, *THIRD, *OTHER])
+    evaluate(context, running, [*OTHER, *THIRD, *OTHER])
+    prefixes.restore(ONE, "")
+    assert not prefixes.warm(ONE, "")
+    assert store.path(ONE).is_file()
+    prefixes.keep(running, [*OTHER, *THIRD, *OTHER], 195, 0, "")
+    prefixes.restore(ONE, "")
+    assert prefixes.warm(ONE, ""), "what no answer uses leaves the cells for it"
+    store.save(OTHER, b"of another kind")
+    prefixes.restore(OTHER, "")
+    assert not store.path(OTHER).is_file(), "all cells were free"
+    context.close()
+    model.close()
 
 
 @pytest.mark.parametrize("room", [0, 1])
