@@ -30,13 +30,10 @@ def _catalogue() -> Catalogue:
 
 
 def _budget(settings: Settings) -> tuple[int, int, float]:
-    """Bytes of the memory budget, bytes free now, and gigabytes installed."""
-    import psutil
+    """Bytes of the memory budget, bytes free now, and gigabytes installed, or a container's limit."""
+    from mdsa_local.runtime.hardware import HardwareDetector, available_bytes, memory_budget_bytes
 
-    from mdsa_local.runtime.hardware import memory_budget_bytes
-
-    memory = psutil.virtual_memory()
-    return memory_budget_bytes(settings.memory_budget_mb), memory.available, memory.total / 1e9
+    return memory_budget_bytes(settings.memory_budget_mb), available_bytes(), HardwareDetector().memory_bytes / 1e9
 
 
 def _downloading(what: str) -> Progress:

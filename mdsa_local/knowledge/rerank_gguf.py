@@ -220,13 +220,12 @@ def _check(info: GGUFInfo) -> None:
 
 
 def _check_memory(info: GGUFInfo, options: ContextOptions) -> None:
-    import psutil
-
+    from mdsa_local.runtime.hardware import available_bytes
     from mdsa_local.runtime.residency import describe_bytes
 
     # What is read in one pass makes no logits.
     needed = memory_estimate_bytes(info, options.cells, options.pass_tokens or options.batch_tokens, options.pass_tokens)
-    free = psutil.virtual_memory().available
+    free = available_bytes()
     if needed > free:
         raise ModelMemoryError(f"{info.path} needs {describe_bytes(needed)}, {describe_bytes(free)} are free", "Choose a smaller reranker.")
 

@@ -161,10 +161,8 @@ class HardwareDetector:
 
     @property
     def available_memory_gb(self) -> Number:
-        """Memory that programs could take now, in gigabytes."""
-        import psutil
-
-        return Number(round(psutil.virtual_memory().available / 1e9, 1))
+        """Memory that programs could take now, in gigabytes; see :func:`available_bytes`."""
+        return Number(round(available_bytes() / 1e9, 1))
 
     @cached_property
     def gpus(self) -> tuple[Gpu, ...]:
@@ -293,6 +291,17 @@ def _output(command: list[str]) -> str:
 
 def memory_budget_bytes(configured_mb: int) -> int:
     """Bytes for all loaded models together: what the setting ``memory_budget_mb`` says, or, where it is 0, a share of what is free now."""
+    return configured_mb * 10**6 or int(available_bytes() * FREE_SHARE)
+
+
+def available_bytes() -> int:
+    """Memory that programs could take now: of the machine, or of a container's limit where that leaves less. What the system would give back counts
+    as free: of a container the pages of files that were not used lately."""
     import psutil
 
-    return configured_mb * 10**6 or int(psutil.virtual_memory().available * FREE_SHARE)
+    free = int(psutil.virtual_memory().available)
+    limit, taken = (_text(f"/sys/fs/cgroup/memory.{name}").strip() for name in ("max", "current"))
+    if not (limit.isdigit() and taken.isdigit()):
+        return free
+    cached = re.search(r"^inactive_file (\d+)$", _text("/sys/fs/cgroup/memory.stat"), re.MULTILINE)
+    return max(0, min(free, int(limit) - int(taken) + (int(cached[1]) if cached else 0)))

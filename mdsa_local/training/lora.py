@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -20,6 +19,7 @@ from torch.nn import functional as F
 
 from mdsa_local.errors import InputError, ModelFileError, ModelMemoryError
 from mdsa_local.runtime.gguf import read_gguf
+from mdsa_local.runtime.hardware import available_bytes
 from mdsa_local.runtime.residency import describe_bytes
 
 # Architectures of GGUF files whose weights transformers reads back, with what each layer's matrices are called there. Of "llama" the converters of
@@ -120,7 +120,7 @@ def device(n_parameters: int) -> torch.device:
 
 def need_memory(n_parameters: int, source: Path) -> None:
     """Raise :class:`ModelMemoryError` with the numbers when training would not fit the memory that is free now."""
-    needed, free = BYTES_PER_PARAMETER * n_parameters, psutil.virtual_memory().available
+    needed, free = BYTES_PER_PARAMETER * n_parameters, available_bytes()
     if needed > free:
         raise ModelMemoryError(
             f"{source}: training it takes about {describe_bytes(needed)}, {describe_bytes(free)} are free",

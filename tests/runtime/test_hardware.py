@@ -112,6 +112,20 @@ def test_containers(text: str, cpus: float) -> None:
     assert cgroup_cpus(text) == cpus
 
 
+@pytest.mark.parametrize(
+    ("limit", "taken", "free"),
+    [("4000000000", "1500000000", 3_000_000_000), ("max", "1", 40_000_000_000), ("", "", 40_000_000_000), ("10", "1000000000", 0)],
+)
+def test_free_memory_is_what_a_container_leaves(monkeypatch: pytest.MonkeyPatch, limit: str, taken: str, free: int) -> None:
+    told = {"memory.max": f"{limit}\n", "memory.current": f"{taken}\n", "memory.stat": "anon 900\ninactive_file 500000000\nactive_file 7\n"}
+    monkeypatch.setattr(hardware, "_text", lambda path: told.get(Path(path).name, ""))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=40_000_000_000, total=64_000_000_000))
+    assert hardware.available_bytes() == free
+    assert hardware.memory_budget_bytes(0) == int(0.7 * free)
+    assert hardware.memory_budget_bytes(2000) == 2_000_000_000
+    assert HardwareDetector().available_memory_gb() == round(free / 1e9, 1)
+
+
 def test_a_probe_that_is_missing_or_hangs_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert hardware._output(["no-such-program-anywhere"]) == ""
     monkeypatch.setattr(hardware, "PROBE_TIMEOUT_S", 0.2)
