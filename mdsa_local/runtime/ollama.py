@@ -89,13 +89,13 @@ class OllamaBackend:
             raise ModelError(f"Ollama's model {self.name} writes no text: its capabilities are {found}", "Choose a chat model; see: ollama list")
         self._call(ChatResponse, "/api/chat", {**self._request((), self._options), "stream": False})
         try:
-            running = self._get("/api/ps", raw_errors=True).get("models", [])
+            running = self._get("/api/ps", raw_errors=True).get("models")
         except ResponseError:
             # Hosted daemons do not tell what runs; they use what the model was trained with.
             self.n_context_tokens = self._options.get("num_ctx") or self.probed.context_length or self.n_context_tokens
             return
-        for model in running:
-            if {self.name, f"{self.name}:latest"} & {model.get("model"), model.get("name")}:
+        for model in running if isinstance(running, list) else ():
+            if isinstance(model, dict) and {self.name, f"{self.name}:latest"} & {model.get("model"), model.get("name")}:
                 self.n_context_tokens = model.get("context_length") or self.n_context_tokens
 
     def count_tokens(self, messages: Sequence[Message]) -> int:

@@ -6,7 +6,7 @@ import ipaddress
 import json
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -64,8 +64,14 @@ class OpenAIBackend:
             raise ModelNotFoundError(f"{self._base_url} has no model {self.name!r}", f"Known there: {', '.join(sorted(models)) or 'none'}.")
         entry = models[self.name]
         self._refuses = entry.get("owned_by") in REFUSING_OWNERS
-        told = context_of(entry) or (context_of(self._get("/props")) if entry.get("owned_by") == "llamacpp" else 0)
+        told = context_of(entry) or (self._context_in_props() if entry.get("owned_by") == "llamacpp" else 0)
         self.n_context_tokens = min(self._wanted_tokens or told or DEFAULT_CONTEXT_TOKENS, told or self._wanted_tokens or DEFAULT_CONTEXT_TOKENS)
+
+    def _context_in_props(self) -> int:
+        """What llama-server says of itself; 0 where it says nothing, such as behind a proxy that lets only ``/v1`` through."""
+        with suppress(MDSAError):
+            return context_of(self._get("/props"))
+        return 0
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """An estimate: these servers have no tokenizer in common."""

@@ -112,6 +112,8 @@ class OllamaHandler(JsonHandler):
             "/api/tags": {"models": names},
             "/api/ps": {"models": [{**names[0], "context_length": 2048}, {**names[1], "context_length": self.server.n_context}]},
         }
+        if self.path in self.server.lacking:
+            answers[self.path] = {"models": None}
         self.json(200, answers[self.path]) if self.path in answers else self.json(404, {"error": "not found"})
 
     def post(self) -> None:
@@ -200,6 +202,8 @@ class Server(QuietServer):
         self.n_context = engine.n_context_tokens if engine else 2048
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.loads: list[tuple[str, dict[str, Any]]] = []
+        # Paths at which there is nothing to be had.
+        self.lacking: set[str] = set()
 
     def loaded(self, body: dict[str, Any]) -> None:
         """Note a load: the first request of a model, or one whose load options differ from those before."""

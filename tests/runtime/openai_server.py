@@ -30,7 +30,9 @@ class OpenAIHandler(JsonHandler):
     def get(self) -> None:
         """The models, as llama-server lists them; its context stands in ``/props``. ``lm-studio`` says nothing of its context."""
         self.server.calls.append((self.path, {}))
-        if self.path == "/props":
+        if self.path in self.server.lacking:
+            self.json(404, {"error": {"message": "File Not Found"}})
+        elif self.path == "/props":
             self.json(200, {"default_generation_settings": {"n_ctx": self.server.n_context}})
         elif self.path == "/v1/models":
             listed = [{"id": name, "object": "model", "owned_by": "llamacpp"} for name in (*MODELS, *REFUSALS)]

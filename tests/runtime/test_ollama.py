@@ -91,6 +91,13 @@ def test_the_context_is_read_back_after_loading(connect: Connect) -> None:
     assert other.n_context_tokens == 4096
 
 
+def test_a_daemon_that_does_not_tell_what_runs_is_used_all_the_same(daemon: Daemon, connect: Connect) -> None:
+    daemon.server.lacking.add("/api/ps")
+    backend = connect("llama3.2:1b")
+    backend.load()
+    assert backend.n_context_tokens == 4096
+
+
 @pytest.mark.parametrize(
     ("model", "kind", "message", "hint"),
     [

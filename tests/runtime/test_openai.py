@@ -108,6 +108,14 @@ def test_the_context_is_what_the_server_says(server: Daemon, connect: Connect) -
         assert backend.n_context_tokens == found, model
 
 
+def test_a_server_that_does_not_tell_its_context_is_used_all_the_same(server: Daemon, connect: Connect) -> None:
+    server.server.lacking.add("/props")
+    backend = connect("plain")
+    backend.load()
+    assert backend.n_context_tokens == 4096
+    assert ask(backend)[-1] == Finished("stop", 11, 3)
+
+
 def test_a_server_that_may_cut_is_given_only_what_fits(connect: Connect) -> None:
     long = [Message("user", "word " * 5000)]
     backend = connect("lm-studio")
