@@ -9,7 +9,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +33,7 @@ from mdsa_local.runtime.schema_grammar import schema_rules
 from mdsa_local.runtime.stopping import THINKS, StopFilter
 from mdsa_local.runtime.structured import checked_validator, refuse_thoughts_in_form
 from mdsa_local.settings import Settings
+from mdsa_local.stoppable import HEARD_S, Leash, Stoppable
 
 MAX_CONTEXT_TOKENS = 8192
 # Tokens of a prompt evaluated between two looks at the clock; also bounds the logits held, this many times the vocabulary.
@@ -81,8 +82,12 @@ class TransformersBackend:
         """Exact number of prompt tokens."""
         return len(self._prompt(messages))
 
-    def stream(self, messages: Sequence[Message], generation: Generation, *, deadline_s: float) -> Iterator[str | Finished]:
-        """See :class:`~mdsa_local.runtime.backend.Backend`. A second stream waits for the first to end, at most until its own deadline."""
+    def stream(self, messages: Sequence[Message], generation: Generation, *, deadline_s: float) -> Stoppable[str | Finished]:
+        """See :class:`~mdsa_local.runtime.backend.Backend`. A second stream waits for the first to end, at most until its own deadline. The stream's
+        ``close`` works from any thread, also while it waits or a prompt is read."""
+        return Stoppable(lambda leash: self._events(messages, generation, deadline_s, leash))
+
+    def _events(self, messages: Sequence[Message], generation: Generation, deadline_s: float, leash: Leash) -> Generator[str | Finished, None, None]:
         deadline = time.monotonic() + deadline_s
         refuse_unsupported(generation, ("json_schema", "think"), "transformers")
         refuse_thoughts_in_form(generation)
@@ -90,8 +95,8 @@ class TransformersBackend:
         if generation.json_schema is not None:
             checked_validator(generation.json_schema)
             follower = Follower(schema_rules(generation.json_schema))
-        if not self._owner.acquire(timeout=min(max(0.0, deadline_s), threading.TIMEOUT_MAX)):
-            raise BackendTimeoutError(f"{self.name} was busy with another request until the deadline", "Ask again, or raise request_timeout_s.")
+        if not self._has_turn(deadline, leash):
+            return
         try:
             self._cancelled = self._closed
             prompt = self._prompt(messages, bool(generation.think))
@@ -100,11 +105,20 @@ class TransformersBackend:
                     f"the prompt has {len(prompt)} tokens; {self.name} has room for {self.n_context_tokens - 1}",
                     "Ask a shorter question, give fewer passages, or raise context_tokens.",
                 )
-            yield from self._decode(prompt, generation, follower, deadline)
+            yield from self._decode(prompt, generation, follower, deadline, leash)
         finally:
             self._owner.release()
             if self._closed:
                 self.close()
+
+    def _has_turn(self, deadline: float, leash: Leash) -> bool:
+        """Wait until no other stream runs; False where nobody wants this one any more."""
+        while not self._owner.acquire(timeout=min(max(0.0, deadline - time.monotonic()), HEARD_S)):
+            if leash.stopped():
+                return False
+            if time.monotonic() >= deadline:
+                raise BackendTimeoutError(f"{self.name} was busy with another request until the deadline", "Ask again, or raise request_timeout_s.")
+        return True
 
     def cancel(self) -> None:
         """Stop the running stream after its current token, from any thread: it ends as ``cancelled``. No effect when idle."""
@@ -133,7 +147,9 @@ class TransformersBackend:
         # Half a character, which the tokenizer does not take, becomes a question mark as it does in llama.cpp.
         return list(self._tokenizer(text.encode("utf-8", "replace").decode(), add_special_tokens=False)["input_ids"])
 
-    def _decode(self, prompt: list[int], generation: Generation, follower: Follower | None, deadline: float) -> Iterator[str | Finished]:
+    def _decode(
+        self, prompt: list[int], generation: Generation, follower: Follower | None, deadline: float, leash: Leash
+    ) -> Iterator[str | Finished]:
         limit = min(generation.max_tokens, self.n_context_tokens - len(prompt))
         thinks = follower is None and self._tokenizer.decode(prompt[-8:]).rstrip().endswith(THINKS)
         stops, made = StopFilter(generation.stop, thinks), list[int]()
@@ -144,7 +160,7 @@ class TransformersBackend:
         state: Any = None
         pending = prompt
         while len(made) < limit:
-            logits, state = self._evaluate(pending, state, deadline)
+            logits, state = self._evaluate(pending, state, deadline, leash)
             if logits is None:
                 reason = "cancelled"
                 break
@@ -165,11 +181,11 @@ class TransformersBackend:
             yield rest
         yield Finished(reason, len(prompt), len(made), thinking=stops.thoughts.told)
 
-    def _evaluate(self, tokens: Sequence[int], state: Any, deadline: float) -> tuple[Any, Any]:
-        """Logits after ``tokens``, ``(vocabulary,) float32``, and the state with them; no logits when cancelled."""
+    def _evaluate(self, tokens: Sequence[int], state: Any, deadline: float, leash: Leash) -> tuple[Any, Any]:
+        """Logits after ``tokens``, ``(vocabulary,) float32``, and the state with them; no logits when cancelled or closed."""
         logits = None
         for start in range(0, len(tokens), PREFILL_TOKENS):
-            if self._cancelled:
+            if self._cancelled or leash.stopped():
                 return None, state
             if time.monotonic() >= deadline:
                 raise BackendTimeoutError(f"{self.name} did not finish before the deadline", "Ask for fewer tokens, or raise request_timeout_s.")

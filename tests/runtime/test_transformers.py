@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -134,6 +135,37 @@ def test_cancel_and_close_from_another_thread(folder: Path) -> None:
     assert last.reason == "cancelled"
     with pytest.raises(BackendError, match="closed"):
         ask(backend)
+
+
+@installed
+@pytest.mark.parametrize("state", ["reading", "waiting"])
+def test_a_stream_is_closed_from_another_thread(backend: TransformersBackend, monkeypatch: pytest.MonkeyPatch, state: str) -> None:
+    model, passes = backend._model, list[float]()
+
+    def slow(**given: object) -> object:
+        passes.append(time.monotonic())
+        time.sleep(0.2)
+        return model(**given)
+
+    if state == "waiting":
+        running = backend.stream(QUESTION, Generation(max_tokens=100), deadline_s=60)
+        next(running)
+    monkeypatch.setattr(backend, "_model", Mock(side_effect=slow, device=model.device))
+    stream = backend.stream([Message("user", "x" * 1800)], Generation(max_tokens=4), deadline_s=60)
+    said: list[str | Finished] = []
+    reader = threading.Thread(target=lambda: said.extend(stream))
+    reader.start()
+    time.sleep(0.3)
+    stream.close()
+    reader.join(1.5)
+    assert not reader.is_alive()
+    assert said == []
+    # Of the fifteen that the prompt takes.
+    assert len(passes) <= (4 if state == "reading" else 0)
+    monkeypatch.undo()
+    if state == "waiting":
+        running.close()
+    assert ask(backend)[1].reason == "length"
 
 
 @installed
