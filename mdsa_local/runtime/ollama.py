@@ -39,6 +39,10 @@ if TYPE_CHECKING:
 DEFAULT_CONTEXT_TOKENS = 4096
 # Daemons before this one ignore `truncate` and `shift`, and cut a long prompt in silence.
 REFUSES_SINCE = (0, 12, 6)
+# A duration of nothing, as a number or in Go's words.
+NOT_KEPT = re.compile(r"(?:0+(?:\.0*)?(?:h|m|s|ms|us|µs|ns)?)+")
+# How long a model is kept after loading that is not to be kept after an answer: to ask how large its context is.
+LOOKED_AT_S = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,11 @@ class OllamaBackend:
         if self.probed.capabilities is not None and "completion" not in self.probed.capabilities:
             found = ", ".join(sorted(self.probed.capabilities)) or "nothing"
             raise ModelError(f"Ollama's model {self.name} writes no text: its capabilities are {found}", "Choose a chat model; see: ollama list")
-        self._call(ChatResponse, "/api/chat", {**self._request((), self._options), "stream": False})
+        request = {**self._request((), self._options), "stream": False}
+        if NOT_KEPT.fullmatch(str(self._keep_alive)):
+            # To load nothing and keep it for no time means to unload it.
+            request["keep_alive"] = LOOKED_AT_S
+        self._call(ChatResponse, "/api/chat", request)
         try:
             running = self._get("/api/ps", raw_errors=True).get("models")
         except ResponseError:

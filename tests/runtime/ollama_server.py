@@ -107,10 +107,11 @@ class OllamaHandler(JsonHandler):
         """What the daemon is and has: one running model with a context of 2048."""
         self.server.calls.append((self.path, {}))
         names = [{"name": name, "model": name, "size": 10**9} for name in ("llama3.2:1b", "nano")]
+        running = [{**names[0], "context_length": 2048}, {**names[1], "context_length": self.server.n_context}]
         answers = {
             "/api/version": {"version": self.server.version},
             "/api/tags": {"models": names},
-            "/api/ps": {"models": [{**names[0], "context_length": 2048}, {**names[1], "context_length": self.server.n_context}]},
+            "/api/ps": {"models": [each for each in running if each["name"] not in self.server.expired]},
         }
         if self.path in self.server.lacking:
             answers[self.path] = {"models": None}
@@ -136,6 +137,7 @@ class OllamaHandler(JsonHandler):
 
     def _chat(self, kind: str, body: dict[str, Any]) -> None:
         if not body["messages"]:
+            self.server.expired |= {body["model"]} if body["keep_alive"] in (0, "0s") else set()
             self.json(200, {"model": body["model"], "message": {"role": "assistant", "content": ""}, "done": True, "done_reason": "load"})
         elif kind == "hanging":
             self.server.released.wait(10)
@@ -204,6 +206,8 @@ class Server(QuietServer):
         self.loads: list[tuple[str, dict[str, Any]]] = []
         # Paths at which there is nothing to be had.
         self.lacking: set[str] = set()
+        # Models that were told to go.
+        self.expired: set[str] = set()
 
     def loaded(self, body: dict[str, Any]) -> None:
         """Note a load: the first request of a model, or one whose load options differ from those before."""

@@ -91,6 +91,24 @@ def test_the_context_is_read_back_after_loading(connect: Connect) -> None:
     assert other.n_context_tokens == 4096
 
 
+@pytest.mark.parametrize("keep", ["0", 0, 0.0, "0s"])
+def test_a_model_that_is_not_to_be_kept_is_loaded_to_be_looked_at(daemon: Daemon, keep: str | float) -> None:
+    backend = OllamaBackend("llama3.2:1b", daemon.url, 10, keep_alive=keep)
+    backend.load()
+    assert backend.n_context_tokens == 2048
+    ask(backend)
+    assert [body["keep_alive"] for body in daemon.chats] == [10, "0s" if keep == "0s" else 0]
+    backend.close()
+
+
+def test_how_long_a_model_is_kept_is_told_as_it_stands(daemon: Daemon) -> None:
+    for keep in ("5m", -1, "10s", 0.5, "1h0m"):
+        backend = OllamaBackend("llama3.2:1b", daemon.url, 10, keep_alive=keep)
+        backend.load()
+        assert daemon.chats[-1]["keep_alive"] == keep
+        backend.close()
+
+
 def test_a_daemon_that_does_not_tell_what_runs_is_used_all_the_same(daemon: Daemon, connect: Connect) -> None:
     daemon.server.lacking.add("/api/ps")
     backend = connect("llama3.2:1b")
