@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from mdsa_local.domains.config import DomainConfig, Generation
 from mdsa_local.errors import (
@@ -35,6 +35,7 @@ from mdsa_local.runtime.slots import Failing, Held, LoadedModel, Measured, Model
 from mdsa_local.settings import Settings
 from mdsa_local.stoppable import HEARD_S, StoppedError
 
+T = TypeVar("T")
 DEFAULT_GENERATION = Generation()
 # Schemes of models that are evaluated by threads of this process.
 IN_PROCESS = ("gguf", "transformers")
@@ -65,7 +66,7 @@ class ModelManager:
         self._closed = False
         # Where the first model was loaded into a process, None before.
         self._origin: Origin | None = None
-        self._ahead: list[threading.Thread] = []
+        self._threads: list[threading.Thread] = []
         if self.settings.keep_alive_s > 0:
             threading.Thread(target=self._expire, name="keep-alive", daemon=True).start()
 
@@ -115,9 +116,7 @@ class ModelManager:
         with self._changed:
             if target.scheme != "gguf" or self._closed or self._slot(target).resident:
                 return
-            self._ahead = [thread for thread in self._ahead if thread.is_alive()]
-            self._ahead.append(threading.Thread(target=self._load_quietly, args=(target,), name=f"load-{target.name}"))
-            self._ahead[-1].start()
+            self._begin(self._load_quietly, target, f"load-{target.name}")
 
     def refuse_when_full(self, ref: str) -> None:
         """Raise :class:`BusyError` where a model that is loaded has as many waiting as it takes. For whoever has work to do before asking it: costs
@@ -203,9 +202,9 @@ class ModelManager:
                 self._move(slot, "unloading")
             # Who waits for room has to hear of it.
             self._changed.notify_all()
-            ahead = self._ahead
+            threads = self._threads
         self._unload(slots)
-        for thread in ahead:
+        for thread in threads:
             thread.join()
 
     def __enter__(self) -> Self:
@@ -268,6 +267,27 @@ class ModelManager:
                 held.slot.uses -= 1
                 held.slot.idle_since = time.monotonic()
                 self._changed.notify_all()
+                self._give_way(held.slot)
+
+    def _give_way(self, slot: Slot) -> None:
+        """Under the lock: begin to unload idle models where all have grown beyond the budget together, but not that of ``slot``, which was used last.
+        In a thread of its own: who lets go of a model must not wait, and may be the thread that one of them runs in."""
+        resident = [other for other in self._slots.values() if other.resident]
+        within = sum(other.size_bytes for other in resident) <= self.memory_budget_bytes
+        if within or self._closed or any(other.state == "unloading" for other in resident):
+            return
+        needed = min(slot.size_bytes, self.memory_budget_bytes)
+        victims = [self._slots[key] for key in choose_evictions(self._residents(slot), needed, self.memory_budget_bytes) or ()]
+        for victim in victims:
+            self._move(victim, "unloading")
+        if victims:
+            self._begin(self._unload, victims, "unload")
+
+    def _begin(self, work: Callable[[T], None], what: T, name: str) -> None:
+        """Under the lock: do ``work`` in a thread that :meth:`close` waits for."""
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        self._threads.append(threading.Thread(target=work, args=(what,), name=name))
+        self._threads[-1].start()
 
     @property
     def _left(self) -> bool:

@@ -203,6 +203,31 @@ def test_adapters_count_as_memory_of_their_model(files: tuple[Path, Path, Path],
         assert manager.status()[0].size_bytes > alone
 
 
+@pytest.mark.parametrize("in_use", [False, True])
+def test_an_idle_model_gives_way_to_adapters(files: tuple[Path, Path, Path], tmp_path: Path, in_use: bool) -> None:
+    base, adapter, _ = files
+    other, once = write_random(tmp_path / "other.gguf", TINY, "Q8_0"), Generation(max_tokens=1)
+
+    def states() -> list[str]:
+        return [status.state for status in manager.status()]
+
+    with ModelManager(Settings.load({}, home=tmp_path, threads=1)) as manager:
+        for path in (other, base):
+            manager.generate(str(path), "hello", once)
+        manager.memory_budget_bytes = sum(model.size_bytes for model in manager.loaded())
+        if in_use:
+            running = manager.stream(str(other), "hello", once)
+            next(running)
+        manager.generate(str(base), "hello", once.model_copy(update={"adapter": str(adapter)}))
+        if in_use:
+            assert states() == ["ready", "ready"]
+            running.close()
+        until = time.monotonic() + 10
+        while "absent" not in states() and time.monotonic() < until:
+            time.sleep(0.01)
+        assert states() == (["ready", "absent"] if in_use else ["absent", "ready"]), "the one that was used last stays"
+
+
 def test_domains_on_one_base_load_it_once(files: tuple[Path, Path, Path], tmp_path: Path) -> None:
     with ModelManager(Settings.load({}, home=tmp_path, threads=1)) as manager:
         said = set()
