@@ -24,6 +24,7 @@ from mdsa_local.knowledge.thrift import little_memory
 from mdsa_local.knowledge.upkeep import Tidied
 from mdsa_local.knowledge.wording import lancedb_tokens
 from mdsa_local.types import Passage
+from mdsa_local.validation import identifiers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 # Candidates each search hands to the fusion, where fewer than a third of them are asked for.
 CANDIDATES = 30
+# By words, of a question with a name as programs have them: its parts may stand in many others.
+NAMED_CANDIDATES = 1000
 
 COLUMNS = ["id", "source", "title", "text", "start", "end", "metadata"]
 FINGERPRINT = b"mdsa.embedder"
@@ -243,12 +246,12 @@ class Readable(Tidied):
         the SQL condition they meet, see :func:`mdsa_local.knowledge.filters.sql`."""
         self._refuse_foreign(at, vector)
         with storage_errors(self.database.folder, self.name):
-            return await searching.candidates(at, vector, text, max(CANDIDATES, 3 * k), where)
+            return await searching.candidates(at, vector, text, *_limits(text, k), where)
 
     def find_at_hand(self, at: Snapshot, near: AtHand, vector: NDArray[np.float32] | None, text: str, k: int) -> list[Found]:
         """As :meth:`find`, in what :meth:`at_hand` gave."""
         self._refuse_foreign(at, vector)
-        return searching.candidates_at_hand(near, at.count, vector, text, max(CANDIDATES, 3 * k))
+        return searching.candidates_at_hand(near, at.count, vector, text, *_limits(text, k))
 
     async def stored(self, at: Snapshot, rows: Sequence[int]) -> dict[int, dict[str, Any]]:
         """What is stored in rows, by row id."""
@@ -285,6 +288,12 @@ class Readable(Tidied):
     def _passage(self, row: Mapping[str, Any], score: float) -> Passage:
         # Stored is the text as the file has it, byte by byte.
         return Passage(row["id"], row["source"], self.label, row["title"], line_feeds(row["text"]), row["start"], row["end"], score)
+
+
+def _limits(text: str, k: int) -> tuple[int, int]:
+    """How many candidates there are for the best ``k``: the nearest, and those by words."""
+    limit = max(CANDIDATES, 3 * k)
+    return limit, max(limit, NAMED_CANDIDATES) if identifiers.named(text) else limit
 
 
 def among(values: Iterable[str], column: str = "document") -> str:

@@ -196,25 +196,27 @@ async def by_words(at: Snapshot, text: str, limit: int, where: str | None = None
     return list(zip(found["_rowid"].to_pylist(), found["_score"].to_pylist(), strict=True))
 
 
-async def candidates(at: Snapshot, vector: NDArray[np.float32] | None, text: str, limit: int, where: str | None = None) -> list[Found]:
-    """The ``limit`` nearest to ``vector`` and the ``limit`` that fit best by words; by words alone when it is None: then the best of them counts as
-    cosine 1. ``where`` is an SQL condition that rows have to meet."""
+async def candidates(
+    at: Snapshot, vector: NDArray[np.float32] | None, text: str, limit: int, n_by_words: int, where: str | None = None
+) -> list[Found]:
+    """The ``limit`` nearest to ``vector`` and the ``n_by_words`` that fit best by words; by words alone when it is None: then the best of them counts
+    as cosine 1. ``where`` is an SQL condition that rows have to meet."""
     if vector is None:
-        return _by_words_alone(await by_words(at, text, limit, where), at.count)
+        return _by_words_alone(await by_words(at, text, n_by_words, where), at.count)
     if where is None and (nearby := at.held or at.copy):
         # Its words are still being read, or were not.
-        matching = await by_words(at, text, limit)
+        matching = await by_words(at, text, n_by_words)
         return _both(nearby.nearest(vector, limit, [row for row, _ in matching]), limit, matching, at.count)
-    (nearest, exact), matching = await asyncio.gather(_nearest(at, vector, limit, where), by_words(at, text, limit, where))
+    (nearest, exact), matching = await asyncio.gather(_nearest(at, vector, limit, where), by_words(at, text, n_by_words, where))
     known = nearest if exact else {}
     exactly = known | await _cosines(at, [row for row in {**nearest, **dict(matching)} if row not in known], vector)
     dense = sorted(nearest, key=lambda row: -exactly[row])[:limit]
     return _both({row: exactly[row] for row in [*dense, *exactly]}, limit, matching, at.count)
 
 
-def candidates_at_hand(near: AtHand, count: int, vector: NDArray[np.float32] | None, text: str, limit: int) -> list[Found]:
+def candidates_at_hand(near: AtHand, count: int, vector: NDArray[np.float32] | None, text: str, limit: int, n_by_words: int) -> list[Found]:
     """As :func:`candidates`, without LanceDB. ``count``: how many rows there are."""
-    matching = near.by_words(near.words, text, limit) if near.words else []
+    matching = near.by_words(near.words, text, n_by_words) if near.words else []
     if vector is None:
         return _by_words_alone(matching, count)
     return _both(near.nearest(vector, limit, [row for row, _ in matching]), limit, matching, count)

@@ -369,3 +369,11 @@ def test_documents_are_named_as_typed_or_as_a_shell_on_macos_completes_them(tmp_
         assert rag.why("tulips", vector, name).document == typed
     rag.remove([completed, normalize("NFD", "Föhn")])
     assert rag.list_documents() == []
+
+
+def test_the_passage_that_has_the_name_asked_for_is_found_among_many_with_its_parts(tmp_path: Path) -> None:
+    rag = DualRAG(tmp_path, ToyEmbedder())
+    rag.add_global_documents([{"content": f"queue limit {n}"} for n in range(80)])
+    [named] = rag.add_global_documents([{"content": "The setting queue_limit " + "says how many may wait. " * 20}])
+    for _ in range(3):
+        assert search(rag, "queue_limit", "finance")[0].id == f"{named}#0"

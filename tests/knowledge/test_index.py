@@ -102,7 +102,7 @@ def recall(knowledge_base: KnowledgeBase, questions: list[str]) -> float:
         exact = knowledge_base.database.run(
             table.query().nearest_to(vector).distance_type("dot").bypass_vector_index().limit(30).with_row_id().to_arrow()
         )
-        found = knowledge_base.database.run(searching.candidates(at, vector, "nothing", 30))
+        found = knowledge_base.database.run(searching.candidates(at, vector, "nothing", 30, 30))
         shares.append(len({one.row for one in found} & set(exact["_rowid"].to_pylist())) / 30)
     return float(np.mean(shares))
 
