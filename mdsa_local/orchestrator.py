@@ -408,7 +408,7 @@ class TinyBERTOrchestrator:
     def _looked_up(self, query: Query, read: Read, embed: Embed, trace: list[Stage]) -> tuple[Read, Evidence]:
         """How the question is understood after a look into the documents, and what they say."""
         route, judge = read.route, None if self._degraded else self.judge
-        if route.domain is None and (judge is None or route.small_talk or not route.scores):
+        if route.domain is None and (judge is None or route.small_talk or route.outside or not route.scores):
             return read, Evidence()
         began = time.perf_counter()
         if self._keeps_in_step:

@@ -56,6 +56,7 @@ class Route:
     ``parts``: the pieces of a question that belongs to several domains, else empty. ``context`` says whether the message decided alone or
     together with the user's previous turn; ``switched``: it changed the topic of that turn. ``degraded``: why the route was found by words
     alone; empty when it was found by the encoder. ``small_talk``: a greeting or the like, which no domain is for and no document answers.
+    ``outside``: like a question that was said to belong to no domain, so that no document is asked.
     """
 
     domain: str | None
@@ -68,6 +69,7 @@ class Route:
     switched: bool = False
     degraded: str = ""
     small_talk: bool = False
+    outside: bool = False
 
     @property
     def abstained(self) -> bool:

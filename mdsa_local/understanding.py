@@ -39,7 +39,7 @@ def understood(query: Query, encoder: Encoder | LexicalEncoder, router: Callable
         return Read(route, query.text, encoder.encode([query.text])[0], {"truncated": encoder.cuts(query.text)})
     route, vector = router().routed(query.text, query.history, with_small_talk=chosen is None)
     if chosen is not None:
-        route = replace(route, domain=chosen.name, confidence=1.0, scores={chosen.name: 1.0}, reason="chosen by the caller", parts=())
+        route = replace(route, domain=chosen.name, confidence=1.0, scores={chosen.name: 1.0}, reason="chosen by the caller", parts=(), outside=False)
     turn = None if route.context == "message" else Turn(query.history[-1], query.text)
     text = turn.together if turn else query.text
     detail: dict[str, Any] = {"context": route.context, "truncated": encoder.cuts(text)}

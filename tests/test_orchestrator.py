@@ -763,6 +763,18 @@ def test_without_a_passage_the_model_is_not_asked(fresh: TinyBERTOrchestrator) -
     assert (answer.status, answer.model, answer.tokens_generated) == ("not_found", "", 0)
 
 
+def test_what_was_said_to_belong_nowhere_is_not_answered_from_documents(fresh: TinyBERTOrchestrator) -> None:
+    asked = "When are roses pruned?"
+    assert fresh.ask(asked).status == "success"
+    fresh.router.fit([(asked, None), ("how is compost made", "garden"), ("which soil do tulips need", "garden")])
+    for text in (asked, "when are the roses pruned"):
+        answer = fresh.ask(text)
+        assert (answer.status, answer.domain, answer.elsewhere) == ("abstained", None, ())
+        assert answer.response.startswith(NO_DOMAIN)
+    # Who names the domain asks its documents.
+    assert fresh.ask(asked, domain="garden").status == fresh.ask(asked, domain="garden", history=[asked]).status == "success"
+
+
 def test_wrong_arguments_are_our_errors(product: TinyBERTOrchestrator) -> None:
     assert product.process_request(5)["error"]["code"] == "input"  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="name"):

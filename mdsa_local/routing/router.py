@@ -329,8 +329,10 @@ class IntentRouter:
 
     def _within(self, now: Snapshot, text: str, encode: Encode, route: Route) -> Route:
         """``route``, or that of what is like a question that was said to belong to no domain."""
-        known = self._outside(now, encode([text])[0]) if route.domain is not None else ""
-        return _nowhere(route, f"like {known!r}, which belongs to no domain") if known else route
+        if not (known := self._outside(now, encode([text])[0])):
+            return route
+        nowhere = route if route.domain is None else _nowhere(route, f"like {known!r}, which belongs to no domain")
+        return replace(nowhere, outside=True)
 
     @staticmethod
     def _outside(now: Snapshot, vector: Floats) -> str:
@@ -405,7 +407,7 @@ class IntentRouter:
 
     def _parted(self, text: str, route: Route, score: Score) -> Route:
         """``route`` with its parts. One that seems surely one domain's may have them: what is asked first may say it louder."""
-        if route.context != "message" or route.small_talk or not route.scores:
+        if route.context != "message" or route.small_talk or route.outside or not route.scores:
             return route
         return replace(route, parts=splitting.parts(text, score))
 
