@@ -86,6 +86,8 @@ class TinyBERTOrchestrator:
         self.registry = DomainRegistry.from_folders(self.settings.domain_dirs) if domains is None else DomainRegistry.given(domains)
         self._knowledge = knowledge
         self._lock = threading.RLock()
+        # Held while a domain comes or goes, which takes longer than a question may wait: the registry and the router then tell the same.
+        self._changing = threading.Lock()
         self._following = Following(self.settings, lambda: self.knowledge, lambda: self.encoder.fingerprint)
         self._outcomes, self._awaiting = Outcomes(), Awaiting()
         self._closed = False
@@ -205,17 +207,18 @@ class TinyBERTOrchestrator:
             if isinstance(name, DomainConfig)
             else DomainConfig(name=name, description=description, keywords=keywords, model=model or model_name, **settings)
         )
-        with self._lock:
-            self.registry.register(domain)
-            router = self.__dict__.get("router")
-        if router is not None:
-            router.register(domain)
+        with self._changing:
+            with self._lock:
+                self.registry.register(domain)
+                router = self.__dict__.get("router")
+            if router is not None:
+                router.register(domain)
 
     def unregister_domain(self, name: str) -> None:
         """Forget a domain; its knowledge base stays on disk. Raises :class:`UnknownNameError`, and :class:`ClosedError` after :meth:`close`."""
         self._refuse_closed()
         expected(name, str, "the domain", 'Pass the name of one, such as "finance".')
-        with self._lock:
+        with self._changing, self._lock:
             self.registry.unregister(name)
             if "router" in self.__dict__:
                 self.router.unregister(name)
@@ -247,12 +250,13 @@ class TinyBERTOrchestrator:
         try:
             self._go_on(leash)
             self._onnx.load_judge_ahead()
+            domains = self._domains(query)
             read: Read = self._timed("route", trace, lambda: self._route(query))
             trace[-1] = replace(trace[-1], detail=read.detail)
             self._go_on(leash)
             asked = read.text
             embed = self.encoder.remembering()
-            read, evidence = self._looked_up(query, read, embed, trace)
+            read, evidence = self._looked_up(read, domains, embed, trace)
             route = read.route
             self._go_on(leash)
             yield Routed(route)
@@ -264,7 +268,7 @@ class TinyBERTOrchestrator:
             else:
                 passages = evidence.passages
                 yield Retrieved(passages)
-                chosen = self._domain(query, route.domain)
+                chosen = domains(route.domain)
                 draft = yield from self._generate(chosen, read.text, evidence, embed, trace, leash)
                 form = chosen.generation
                 verdict = self._timed("validate", trace, lambda: ladder.judge(read.text, draft, passages, embed, evidence.answering, form))
@@ -401,11 +405,15 @@ class TinyBERTOrchestrator:
             self.manager.resolve(domain.model)
         return Query(asked, chosen, dict(context or {}), turns)
 
-    def _domain(self, query: Query, name: str) -> DomainConfig:
-        """The domain called ``name``. The one the caller chose may be registered otherwise, or not at all."""
-        return query.domain if query.domain is not None else self.registry.get(name)
+    def _domains(self, query: Query) -> Callable[[str], DomainConfig]:
+        """What gives the domain of a name: for one question each stays what it is now, though it be replaced or removed meanwhile. The one that the
+        caller chose may be registered otherwise, or not at all."""
+        if (chosen := query.domain) is not None:
+            return lambda name: chosen
+        known = {domain.name: domain for domain in self.registry}
+        return lambda name: known[name] if name in known else self.registry.get(name)
 
-    def _looked_up(self, query: Query, read: Read, embed: Embed, trace: list[Stage]) -> tuple[Read, Evidence]:
+    def _looked_up(self, read: Read, domains: Callable[[str], DomainConfig], embed: Embed, trace: list[Stage]) -> tuple[Read, Evidence]:
         """How the question is understood after a look into the documents, and what they say."""
         route, judge = read.route, None if self._degraded else self.judge
         if route.domain is None and (judge is None or route.small_talk or route.outside or not route.scores):
@@ -415,8 +423,8 @@ class TinyBERTOrchestrator:
             self._following.follow()
         if route.domain is not None and self.knowledge.holds(route.domain):
             # Before and while passages are looked up; where there are none to be had, the model will not be asked.
-            self.executor.refuse_when_full(self._domain(query, route.domain))
-            self.executor.load_ahead(self._domain(query, route.domain))
+            self.executor.refuse_when_full(domains(route.domain))
+            self.executor.load_ahead(domains(route.domain))
         searcher = Searcher(
             self.knowledge,
             read.text,
@@ -424,7 +432,7 @@ class TinyBERTOrchestrator:
             embed,
             judge.remembering() if judge else None,
             self.settings.top_k,
-            lambda name: self.executor.quotes(self._domain(query, name)),
+            lambda name: self.executor.quotes(domains(name)),
             # What was asked before is no part of what is asked now.
             () if read.turn else quoting.divided(read.text),
             read.turn,

@@ -775,6 +775,53 @@ def test_what_was_said_to_belong_nowhere_is_not_answered_from_documents(fresh: T
     assert fresh.ask(asked, domain="garden").status == fresh.ask(asked, domain="garden", history=[asked]).status == "success"
 
 
+@pytest.mark.parametrize("after", [None, Routed, Retrieved])
+def test_a_question_under_way_outlives_its_domain(says: TinyBERTOrchestrator, monkeypatch: pytest.MonkeyPatch, after: type | None) -> None:
+    scripted.SAYS["finance"] = "Each dispute is settled within 45 days. [1]"
+    route = says._route
+
+    def then_gone(*asked: Any) -> Any:
+        read = route(*asked)
+        says.unregister_domain("finance")
+        return read
+
+    if after is None:
+        monkeypatch.setattr(says, "_route", then_gone)
+    answer = None
+    for event in says.stream("How long does a dispute take?"):
+        if type(event) is after:
+            says.unregister_domain("finance")
+        if isinstance(event, Completed):
+            answer = event.answer
+    assert answer is not None
+    assert answer.domain == "finance"
+    assert scripted.HEARD
+    assert "finance" not in says.registry
+
+
+def test_a_domain_removed_while_it_is_registered_is_gone_everywhere(says: TinyBERTOrchestrator, monkeypatch: pytest.MonkeyPatch) -> None:
+    router, begun, go_on = says.router, threading.Event(), threading.Event()
+    register = router.register
+
+    def slow(domain: DomainConfig) -> None:
+        begun.set()
+        assert go_on.wait(10)
+        register(domain)
+
+    monkeypatch.setattr(router, "register", slow)
+    coming = threading.Thread(target=says.register_domain, args=("garden", "Plants, roses and soil."))
+    leaving = threading.Thread(target=says.unregister_domain, args=("garden",))
+    coming.start()
+    assert begun.wait(10)
+    leaving.start()
+    leaving.join(0.1)
+    go_on.set()
+    coming.join(10)
+    leaving.join(10)
+    assert "garden" not in says.registry
+    assert "garden" not in router.domains
+
+
 def test_wrong_arguments_are_our_errors(product: TinyBERTOrchestrator) -> None:
     assert product.process_request(5)["error"]["code"] == "input"  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="name"):
