@@ -268,7 +268,8 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Revised:
-    """Stream event: the streamed draft does not stand; ``text`` does. ``kind`` is ``citations`` when only ``[n]`` marks were set right."""
+    """Stream event: the streamed draft does not stand; ``text`` does. ``kind`` is ``citations`` when only ``[n]`` marks were set right, or code
+    that would be read as such was put between backticks."""
 
     text: str
     reason: str

@@ -18,7 +18,7 @@ from mdsa_local.domains.prompts import NOT_FOUND
 from mdsa_local.routing.splitting import LINKS, MOST_PIECES, pieces
 from mdsa_local.sentences import spans
 from mdsa_local.types import Turn
-from mdsa_local.validation import facts, identifiers
+from mdsa_local.validation import citations, facts, identifiers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -113,8 +113,8 @@ class Extract:
 
     @property
     def quoted(self) -> str:
-        """As it stands in an answer: with the number of its passage, from 1."""
-        return f"{self.text} [{self.passage + 1}]"
+        """As it stands in an answer: code as such, with the number of its passage, from 1."""
+        return f"{citations.as_code(self.text)} [{self.passage + 1}]"
 
     @property
     def heading(self) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from mdsa_local.sentences import FENCE, LIST_MARK
+from mdsa_local.sentences import FENCE, LIST_MARK, without_list_mark
 
 if TYPE_CHECKING:
     from mdsa_local.validation.grounding import Claim
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 # "[1](https://...)" is a link.
 MARK = re.compile(r"\[\s*(\d{1,2}(?:\s*[,;]\s*\d{1,2})*)\s*\](?!\()")
 INLINE_CODE = re.compile(r"`[^`\n]+`")
+# A name with its indexes: config[2], grid.rows[0][1].
+INDEXED = re.compile(r"(?<![\w.])\w[\w.]*(?:\[[^\[\]`\n]*\])+")
+# "See the manual [1]." has nothing of code but the block it stands in.
+PUNCTUATION = re.compile(r"[^\w\s]")
 
 Edit = tuple[int, int, str]
 
@@ -31,12 +35,48 @@ class Mark:
 
 def marks(answer: str) -> list[Mark]:
     """The citation marks of ``answer``; an index in code is none."""
-    code = [match.span() for pattern in (FENCE, INLINE_CODE) for match in pattern.finditer(answer)]
+    code = _code(answer)
     return [
         Mark(match.start(), match.end(), tuple(int(number) for number in re.findall(r"\d+", match[1])))
         for match in MARK.finditer(answer)
         if not any(start <= match.start() < end for start, end in code)
     ]
+
+
+def _code(text: str) -> list[tuple[int, int]]:
+    """Where code stands in ``text``: blocks, and what is between backticks."""
+    return [match.span() for pattern in (FENCE, INLINE_CODE) for match in pattern.finditer(text)]
+
+
+def as_code(text: str) -> str:
+    """A line of code without its block between backticks, if it would have marks without them: ``ports = config[2]``. Any other text as it is."""
+    if "`" in text or "\n" in text or not marks(text):
+        return text
+    line = without_list_mark(text)
+    return f"{text.removesuffix(line)}`{line}`"
+
+
+def in_code(answer: str, texts: Iterable[str]) -> str:
+    """``answer`` with backticks around what it quotes bare of the code in ``texts`` and would have marks without them."""
+    quoted = sorted({part for text in texts for part in _indexed(text)}, key=len, reverse=True)
+    if not quoted:
+        return answer
+    code = _code(answer)
+
+    def kept(match: re.Match[str]) -> str:
+        return match[0] if any(start <= match.start() < end for start, end in code) else f"`{match[0]}`"
+
+    return re.sub(rf"(?<![\w.])(?:{'|'.join(map(re.escape, quoted))})", kept, answer)
+
+
+def _indexed(text: str) -> Iterator[str]:
+    """What would be marks if it stood outside the code in ``text``: names with their indexes, and the lines that hold such."""
+    for line in (line.strip("` \t") for start, end in _code(text) for line in text[start:end].split("\n")):
+        if MARK.search(line):
+            yield from (found[0] for found in INDEXED.finditer(line) if MARK.search(found[0]))
+            bare = without_list_mark(line)
+            if "`" not in bare and PUNCTUATION.search(MARK.sub("", bare).rstrip(".!? ")):
+                yield bare
 
 
 def blanked(answer: str, found: Sequence[Mark]) -> str:

@@ -51,7 +51,7 @@ def judge(
         checks.append(check)
         if not check.passed:
             return fallback(question, passages, embed, checks, answering, f"{check.name}: {check.detail}")
-    answer = draft.text.strip()
+    answer = citations.in_code(draft.text.strip(), (passage.text for passage in passages))
     settled = grounding.check(answer, passages, embed)
     unsupported = [claim for claim in settled if claim.by is None]
     checks.append(

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mdsa_local.types import Check, Citation, Draft, Passage, Verdict
-from mdsa_local.validation import grounding, ladder, rules
+from mdsa_local.validation import citations, grounding, ladder, rules
 
 if TYPE_CHECKING:
     from mdsa_local.domains.config import Generation
@@ -24,7 +24,7 @@ def judge(question: str, draft: Draft, passages: Sequence[Passage], embed: Embed
     """
     value, flaw = _read(draft.text, form)
     said = list(dict.fromkeys(_said(value, _listed(form.json_schema) | _literals(form.grammar))))
-    text = "\n\n".join(said)
+    text = citations.in_code("\n\n".join(said), (passage.text for passage in passages))
     if any(ladder.says_not_found(part) for part in said):
         reason = "the model found no answer in the passages"
         return Verdict("not_found", draft.text, (), (Check("answerable", False, reason),), "not in the passages")

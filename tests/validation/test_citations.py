@@ -72,6 +72,40 @@ def test_marks_are_found_and_code_and_links_have_none() -> None:
     assert [mark.numbers for mark in found] == [(1,), (2, 3), (6, 7)]
 
 
+CODE = (
+    passage(
+        "Set it up:\n```\nports = config[2]\nhosts: [80, 81]\n- grid.rows[0][1]\necho `date` > log[3]\nSee the manual [1].\n```\nUse `args[1]` first."
+    ),
+    passage("The fee is $5."),
+)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("ports = config[2] [1]", "`ports = config[2]` [1]"),
+        ("ports = config[2]", "`ports = config[2]` [1]"),
+        ("`ports = config[2]` [1]", "`ports = config[2]` [1]"),
+        ("The ports are config[2]. [1] The fee is $5. [2]", "The ports are `config[2]`. [1] The fee is $5. [2]"),
+        ("hosts: [80, 81] [1]\n- grid.rows[0][1] [1]", "`hosts: [80, 81]` [1]\n- `grid.rows[0][1]` [1]"),
+        ("Use args[1] first. [1]", "Use `args[1]` first. [1]"),
+        ("The fee is $5 [2].", "The fee is $5 [2]."),
+        ("See the manual [1].", "See the manual [1]."),
+        ("```\nports = config[2]\n```\n[1]", "```\nports = config[2]\n```\n[1]"),
+    ],
+)
+def test_an_index_in_quoted_code_is_no_mark(encoder: Encoder, answer: str, expected: str) -> None:
+    marked = citations.in_code(answer, [passage.text for passage in CODE])
+    assert citations.set_right(marked, grounding.check(marked, CODE, encoder.encode)) == expected
+
+
+def test_a_line_of_code_is_quoted_as_code() -> None:
+    assert citations.as_code("ports = config[2]") == "`ports = config[2]`"
+    assert citations.as_code("- ports[2]") == "- `ports[2]`"
+    for text in ("The fee is $5.", "`ports[2]`", "a[0]\nb[1]", "[a](b)", "config[x]"):
+        assert citations.as_code(text) == text
+
+
 def test_a_mark_behind_a_letter_by_itself_ends_a_claim() -> None:
     found = grounding.claims("Take vitamin C. [1] Rest a day. [2] See Dr. Ames [1] at home. [2]")
     assert [(claim.text, claim.cited) for claim in found] == [("Take vitamin C.", (1,)), ("Rest a day.", (2,)), ("See Dr. Ames at home.", (1, 2))]

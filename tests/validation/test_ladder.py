@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from mdsa_local.domains.prompts import NOT_FOUND
+from mdsa_local.domains.quoting import Extract
 from mdsa_local.routing.encoder import Encoder
 from mdsa_local.types import Draft, Passage, Verdict
 from mdsa_local.validation import ladder
@@ -90,6 +91,17 @@ def test_a_question_is_no_answer(encoder: Encoder, question: str, draft: str) ->
 
 def test_a_question_that_guesses_the_sentence_gets_it(encoder: Encoder) -> None:
     assert judge(encoder, "A replacement card costs $5. [1]", "a replacement card costs $5?").status == "success"
+
+
+CODE = Passage("code#0", "code.md", "technical", "Watering", "The script reads:\n```\nports = config[2]\n```", 0, 40, 0.8)
+
+
+@pytest.mark.parametrize("draft", ["ports = config[2] [1]", Extract(0, "ports = config[2]").quoted])
+def test_an_index_in_quoted_code_stays(encoder: Encoder, draft: str) -> None:
+    question = "how does the watering script get the ports from config"
+    verdict = ladder.judge(question, Draft(draft, "nano", "stop", 10, 10), (CODE, FEES), encoder.encode, ["ports = config[2]"])
+    assert (verdict.status, verdict.text) == ("success", "`ports = config[2]` [1]")
+    assert [citation.number for citation in verdict.cited] == [1]
 
 
 def test_the_refusal_stays_a_refusal(encoder: Encoder) -> None:
