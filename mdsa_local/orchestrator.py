@@ -261,7 +261,8 @@ class TinyBERTOrchestrator:
             self._go_on(leash)
             yield Routed(route)
             if route.domain is None:
-                verdict, draft = Verdict("abstained", unclaimed(route, self.registry, self.settings), (), (), route.reason), None
+                of_all = [query.domain] if query.domain else list(self.registry)
+                verdict, draft = Verdict("abstained", unclaimed(route, of_all, self.settings), (), (), route.reason), None
                 # Small talk needs neither encoder nor judge to be answered.
                 verdict = verdict if route.small_talk else self._marked(verdict)
                 yield Token(verdict.text)

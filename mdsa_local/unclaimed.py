@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mdsa_local.domains.registry import DomainRegistry
+    from collections.abc import Sequence
+
+    from mdsa_local.domains.config import DomainConfig
     from mdsa_local.settings import Settings
     from mdsa_local.types import Route
 
@@ -22,12 +24,12 @@ def none_at_all(settings: Settings) -> str:
     return f"There is no domain: put a folder with a domain.yaml into {settings.home / 'domains'}{or_those}."
 
 
-def unclaimed(route: Route, registry: DomainRegistry, settings: Settings) -> str:
-    """The answer to a message whose ``route`` chose none of the domains in ``registry``."""
-    if not len(registry):
+def unclaimed(route: Route, domains: Sequence[DomainConfig], settings: Settings) -> str:
+    """The answer to a message whose ``route`` chose none of the ``domains``."""
+    if not domains:
         return none_at_all(settings)
     if route.parts and not route.small_talk:
         return SEVERAL_DOMAINS
-    topics = [domain.title or domain.name for domain in registry]
+    topics = [domain.title or domain.name for domain in domains]
     more = f"; and {len(topics) - NAMED} more" if len(topics) > NAMED else ""
     return f"{SMALL_TALK if route.small_talk else NO_DOMAIN} Ask me about: {'; '.join(topics[:NAMED])}{more}."

@@ -37,8 +37,8 @@ def understood(query: Query, encoder: Encoder | LexicalEncoder, router: Callable
     if chosen is not None and not query.history:
         route = Route(chosen.name, 1.0, {chosen.name: 1.0}, "chosen by the caller")
         return Read(route, query.text, encoder.encode([query.text])[0], {"truncated": encoder.cuts(query.text)})
-    route, vector = router().routed(query.text, query.history, with_small_talk=chosen is None)
-    if chosen is not None:
+    route, vector = router().routed(query.text, query.history, chosen)
+    if chosen is not None and not route.small_talk:
         route = replace(route, domain=chosen.name, confidence=1.0, scores={chosen.name: 1.0}, reason="chosen by the caller", parts=(), outside=False)
     turn = None if route.context == "message" else Turn(query.history[-1], query.text)
     text = turn.together if turn else query.text

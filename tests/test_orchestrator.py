@@ -44,7 +44,7 @@ from mdsa_local.runtime.llamacpp import LlamaCppBackend
 from mdsa_local.sentences import sentences
 from mdsa_local.settings import Settings
 from mdsa_local.types import Completed, Passage, Retrieved, Revised, Routed, Token
-from mdsa_local.unclaimed import NO_DOMAIN, SEVERAL_DOMAINS
+from mdsa_local.unclaimed import NO_DOMAIN, SEVERAL_DOMAINS, SMALL_TALK
 from tests import scripted
 from tests.conftest import DATA
 from tests.runtime.gguf_writer import Shape, metadata, random_weights, write_gguf
@@ -820,6 +820,18 @@ def test_a_domain_removed_while_it_is_registered_is_gone_everywhere(says: TinyBE
     leaving.join(10)
     assert "garden" not in says.registry
     assert "garden" not in router.domains
+
+
+def test_small_talk_to_a_chosen_domain_repeats_no_answer(fresh: TinyBERTOrchestrator) -> None:
+    before = ["When are roses pruned?"]
+    for domain in ("garden", DomainConfig(name="lawn", title="Lawn", description="Mowing and moss.")):
+        answer = fresh.ask("thanks!", domain=domain, history=before)
+        assert (answer.status, answer.domain, answer.citations) == ("abstained", None, ())
+        assert answer.response == f"{SMALL_TALK} Ask me about: {'garden' if domain == 'garden' else 'Lawn'}."
+    assert fresh.ask("and in which month exactly?", domain="garden", history=before).status == "success"
+    # Where the domain is there for it, it is asked.
+    chat = DomainConfig(name="chat", keywords=("thanks", "hello", "how are you?", "bye", "good morning", "tell me a joke", "who are you?"))
+    assert fresh.ask("thanks!", domain=chat, history=before).domain == "chat"
 
 
 def test_wrong_arguments_are_our_errors(product: TinyBERTOrchestrator) -> None:

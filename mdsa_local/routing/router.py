@@ -276,12 +276,12 @@ class IntentRouter:
             route = self._parted(text, route, score)
         return replace(route, ms=(time.perf_counter() - began) * 1000)
 
-    def routed(self, text: str, history: Sequence[str] = (), *, with_small_talk: bool = True) -> tuple[Route, Floats]:
-        """The route of a question, as :meth:`route` gives it but untimed, and the vector ``(d,)`` it was found by. ``with_small_talk``: tell that
-        apart."""
+    def routed(self, text: str, history: Sequence[str] = (), chosen: DomainConfig | None = None) -> tuple[Route, Floats]:
+        """The route of a question, as :meth:`route` gives it but untimed, and the vector ``(d,)`` it was found by. ``chosen``: the domain that is
+        asked in any case; what is small talk depends on whether that is there for it."""
         now = self._now
         score, encode = self._reading(now)
-        route, read = self._routed(now, text, history, score, encode, with_small_talk)
+        route, read = self._routed(now, text, history, score, encode, chosen)
         return self._parted(text, route, score), encode([read])[0]
 
     def _reading(self, now: Snapshot) -> tuple[Score, Encode]:
@@ -290,7 +290,7 @@ class IntentRouter:
         return partial(self._score, now, encode), encode
 
     def _routed(
-        self, now: Snapshot, text: str, history: Sequence[str], score: Score, encode: Encode, with_small_talk: bool = True
+        self, now: Snapshot, text: str, history: Sequence[str], score: Score, encode: Encode, chosen: DomainConfig | None = None
     ) -> tuple[Route, str]:
         """The route of a question, and the text that it was found by."""
         if isinstance(history, str):
@@ -303,7 +303,7 @@ class IntentRouter:
         route = routes([text])[0]
         # Of what was said before, "how do they work?" is a question.
         leaning = conversation.leaning(text) if history else None
-        if with_small_talk and (said := self._chatting(now, text, encode, route, leaning is not None and leaning.leans)):
+        if said := self._chatting(now, text, encode, route, leaning is not None and leaning.leans, chosen):
             return said, text
         route, text = conversation.route(text, history[-1], route, routes, self._thresholds(now)) if history else (route, text)
         return self._within(now, text, encode, route), text
@@ -322,10 +322,16 @@ class IntentRouter:
             found[text] = self._chatting(now, text, encode, route, False) or self._within(now, text, encode, route), likeliest
         return [found[text][0] for text in texts], [found[text][1] for text in texts]
 
-    def _chatting(self, now: Snapshot, text: str, encode: Encode, route: Route, leans: bool) -> Route | None:
-        """The route of small talk; None where ``text``, of this ``route``, is none."""
-        said = self._small_talk(now, text, encode, route, leans)
-        return replace(_nowhere(route, f"small talk, like {said!r}"), small_talk=True) if said else None
+    def _chatting(self, now: Snapshot, text: str, encode: Encode, route: Route, leans: bool, chosen: DomainConfig | None = None) -> Route | None:
+        """The route of small talk; None where ``text`` is none, or the domain ``chosen``, else that of its ``route``, is for that."""
+        if (phrases := self._phrases) is None or (said := self._small_talk(now, text, encode, phrases, leans)) is None:
+            return None
+        own = now.index.anchors.get(chosen.name if chosen else route.domain or "")
+        if own is None and chosen is not None:
+            own = Anchors.made(anchor_texts(chosen), self._encoder, self._cache)
+        if own is not None and small_talk.claimed(phrases, own, said):
+            return None
+        return replace(_nowhere(route, f"small talk, like {phrases.texts[said]!r}"), small_talk=True)
 
     def _within(self, now: Snapshot, text: str, encode: Encode, route: Route) -> Route:
         """``route``, or that of what is like a question that was said to belong to no domain."""
@@ -354,11 +360,9 @@ class IntentRouter:
             return None
         return Anchors.made([(text, "small talk") for text in small_talk.PHRASES], self._encoder, self._cache)
 
-    def _small_talk(self, now: Snapshot, text: str, encode: Encode, route: Route, leans: bool) -> str:
-        """The phrase that a message with this ``route``, or the first of its clauses, is small talk like; empty when it is none, or its domain is for
-        that."""
-        if (phrases := self._phrases) is None:
-            return ""
+    @staticmethod
+    def _small_talk(now: Snapshot, text: str, encode: Encode, phrases: Anchors, leans: bool) -> int | None:
+        """The place of the phrase that a message, or the first of its clauses, is small talk like; None when it is none."""
 
         def like(part: str) -> int | None:
             return small_talk.resembled(encode([part])[0], phrases, now.index, leans)
@@ -366,10 +370,9 @@ class IntentRouter:
         if (said := like(text)) is None:
             parts = small_talk.clauses(text)
             said = like(parts[0]) if parts else None
-            if said is None or any(like(part) is None for part in parts[1:]):
-                return ""
-        claimed = route.domain is not None and small_talk.claimed(phrases, now.index.anchors[route.domain], said)
-        return "" if claimed else phrases.texts[said]
+            if any(like(part) is None for part in parts[1:]):
+                return None
+        return said
 
     def _thresholds(self, now: Snapshot) -> Thresholds:
         fitted = now.fit.thresholds
