@@ -84,6 +84,8 @@ class TinyBERTOrchestrator:
         self.manager = manager or ModelManager(self.settings)
         self.executor = DomainExecutor(self.manager)
         self.registry = DomainRegistry.from_folders(self.settings.domain_dirs) if domains is None else DomainRegistry.given(domains)
+        # What a router on disk was fitted to, as no program but this one knows of domains registered later.
+        self._configured = tuple(self.registry)
         self._knowledge = knowledge
         self._lock = threading.RLock()
         # Held while a domain comes or goes, which takes longer than a question may wait: the registry and the router then tell the same.
@@ -145,13 +147,30 @@ class TinyBERTOrchestrator:
         trained = getattr(self.encoder, "classifier", None) is not None
         if self.settings.router_file.is_file() and not self._degraded and not trained:
             try:
-                router.restore(self.settings.router_file, self.registry)
+                self._restore(router)
                 return router
             except ConfigError as error:
                 logger.warning("%s; routing by examples alone. %s", error, error.hint)
         # Fitting takes longer than a question may: what was configured is fitted by `mdsa router fit`, what comes and goes later by itself.
         router.register_all(self.registry, refit=False)
         return router
+
+    def _restore(self, router: IntentRouter) -> None:
+        """Have ``router`` be the one on disk, of the domains there are now or else of those configured, with what came and went since. Raises
+        :class:`ConfigError`."""
+        from mdsa_local.routing.router import stamp
+
+        path, now = self.settings.router_file, list(self.registry)
+        try:
+            router.restore(path, now)
+        except ConfigError:
+            if stamp(now) == stamp(self._configured):
+                raise
+            router.restore(path, self._configured)
+            before = {domain.name: stamp([domain]) for domain in self._configured}
+            router.register_all([domain for domain in now if stamp([domain]) != before.get(domain.name)])
+            for name in before.keys() - {domain.name for domain in now}:
+                router.unregister(name)
 
     @cached_property
     def knowledge(self) -> DualRAG:

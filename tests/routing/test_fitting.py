@@ -269,6 +269,32 @@ def test_domains_that_overlap_are_found(encoder: Encoder) -> None:
     assert all(c.own <= c.others for c in found)
 
 
+def test_domains_registered_before_the_first_question_leave_what_was_fitted(
+    tmp_path: Path, domains: list[DomainConfig], caplog: pytest.LogCaptureFixture
+) -> None:
+    settings, learned = Settings.load(home=tmp_path), "my gran wants her pocket money"
+    few = [domain.model_copy(update={"examples": domain.examples[:5]}) for domain in domains]
+    with TinyBERTOrchestrator(settings=settings, domains=few) as front:
+        front.router.fit([(learned, "finance"), ("what's the weather on mars", None)])
+        front.router.save(settings.router_file, front.registry)
+    with TinyBERTOrchestrator(settings=settings, domains=few) as front:
+        front.register_domain("garden", "Plants, roses and soil.", ["pruning roses"])
+        front.unregister_domain("medical")
+        router = front.router
+        assert set(router.domains) == {domain.name for domain in few} - {"medical"} | {"garden"}
+        assert {learned, "what's the weather on mars", "pruning roses"} <= router.texts
+        assert router.route("pruning roses").domain == "garden"
+    # What a program fitted and saved with domains of its own is taken as it is.
+    with TinyBERTOrchestrator(settings=settings, domains=few) as front:
+        front.register_domain("garden", "Plants, roses and soil.", ["pruning roses"])
+        report = front.router.fit()
+        front.router.save(settings.router_file, front.registry)
+    with TinyBERTOrchestrator(settings=settings, domains=few) as front:
+        front.register_domain("garden", "Plants, roses and soil.", ["pruning roses"])
+        assert front.router.report == report
+        assert not caplog.records
+
+
 def test_what_was_said_to_belong_nowhere_is_refused(encoder: Encoder, domains: list[DomainConfig]) -> None:
     router = IntentRouter(encoder)
     router.register_all(domains)
