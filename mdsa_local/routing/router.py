@@ -116,8 +116,9 @@ class IntentRouter:
         self._now = Snapshot(Index({}), Fit(None, 0.0, self._calibration, Thresholds(), {}))
         self._options: dict[str, Any] = {"seed": 0, "per_domain": False}
         self._refitting: threading.Thread | None = None
-        # Counts explicit fits: what a refit in the background finds must not replace what was asked for meanwhile.
+        # Counts explicit fits: what a refit in the background finds must not replace what was asked for meanwhile. And what the last of them knows.
         self._asked = 0
+        self._covered: Index | None = None
 
     @classmethod
     def for_settings(
@@ -200,8 +201,9 @@ class IntentRouter:
                 except Exception:
                     logger.exception("the router's head could not be refitted; routing goes on by the nearest examples")
             with self._lock:
-                if self._now.index is now.index or self._asked != asked:
-                    if found is not None and self._asked == asked:
+                covered = self._now.index is self._covered
+                if covered or (self._now.index is now.index and self._asked == asked):
+                    if found is not None and not covered:
                         self._now = replace(now, fit=found)
                     self._refitting = None
                     return
@@ -243,7 +245,7 @@ class IntentRouter:
             found = fitting.fit(now.index, self._calibration, now.outside, seed=seed, per_domain=per_domain)
             with self._lock:
                 if self._now.index is now.index:
-                    self._now = replace(now, fit=found)
+                    self._now, self._covered = replace(now, fit=found), now.index
                     return dict(found.report)
         raise ConfigError("the domains kept changing while the router was fitted", "Fit again when none is being registered or removed.")
 
@@ -261,6 +263,7 @@ class IntentRouter:
         with self._lock:
             self._asked += 1
             self._now = Snapshot(Index(saved.anchors), saved.fit, saved.outside)
+            self._covered = self._now.index
 
     def route(self, text: str, history: Sequence[str] = (), *, split: bool = True) -> Route:
         """The route of one question.

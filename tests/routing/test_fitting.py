@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from mdsa_local.routing import words
 from mdsa_local.routing.anchors import Anchors, Floats, Index
 from mdsa_local.routing.calibration import Calibration, expected_calibration_error
 from mdsa_local.routing.encoder import Encoder
-from mdsa_local.routing.fitting import Opinion, fit, mixed
+from mdsa_local.routing.fitting import Fit, Opinion, Thresholds, fit, mixed
 from mdsa_local.routing.head import train
 from mdsa_local.routing.router import IntentRouter
 from mdsa_local.settings import Settings
@@ -174,6 +176,40 @@ def test_a_domain_takes_effect_at_once_and_the_head_follows(encoder: Encoder, do
     router.unregister("garden")
     assert router.route("slugs are eating the lettuce").domain != "garden"
     assert router.settle(120)
+
+
+def test_a_domain_registered_after_a_fit_during_a_refit_is_learned(
+    encoder: Encoder, domains: list[DomainConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def gated(index: Index, calibration: Calibration, *_: Any, seed: int, **__: Any) -> Fit:
+        if threading.current_thread() is not threading.main_thread():
+            begun.set()
+            assert go_on.wait(60)
+        return Fit(None, 0.0, calibration, Thresholds(), {"examples": len(index.examples[0]), "seed": seed})
+
+    monkeypatch.setattr("mdsa_local.routing.fitting.fit", gated)
+    few = [domain.model_copy(update={"examples": domain.examples[:8]}) for domain in domains]
+    router = IntentRouter(encoder, encoder.calibration, background=True)
+    router.register_all(few[:-1])
+    assert begun.wait(60)
+    router.fit()
+    router.register(few[-1])
+    go_on.set()
+    assert router.settle(120)
+    assert router.report["examples"] == 8 * len(few)
+    # A refit leaves alone what was fitted meanwhile.
+    go_on.clear()
+    begun.clear()
+    router.unregister(few[-1].name)
+    assert begun.wait(60)
+    told = router.fit(seed=1)
+    fitted = router._now
+    go_on.set()
+    assert router.settle(120)
+    assert router._now is fitted
+    assert router.report == told
 
 
 def test_registering_among_many_domains_is_quick(encoder: Encoder) -> None:
