@@ -76,7 +76,7 @@ def opened(settings: Settings, model: str | None = None) -> TinyBERTOrchestrator
             note(escaped(f"warning: {name}: {path}: {reason}"))
     if model is not None:
         for known in orchestrator.registry:
-            orchestrator.registry.register(known.model_copy(update={"model": model}))
+            orchestrator.registry.register(orchestrator.executor.tried_with(known, model))
     return orchestrator
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdsa_local.domains import asking, quoting
 from mdsa_local.domains.asking import Embed, Fitted, Shown
 from mdsa_local.domains.config import DomainConfig
-from mdsa_local.errors import InputError, ModelNotFoundError, UnknownNameError
+from mdsa_local.errors import InputError, MDSAError, ModelNotFoundError, UnknownNameError
+from mdsa_local.runtime.adapters import BASE_IDENTITY
 from mdsa_local.runtime.backend import Finished
+from mdsa_local.runtime.gguf import identity, text_metadata
 from mdsa_local.stoppable import Leash, StoppedError
 from mdsa_local.types import Draft, Passage
 
@@ -35,6 +39,19 @@ class DomainExecutor:
         except (ModelNotFoundError, UnknownNameError) as error:
             raise type(error)(f"domain {domain.name!r}: {error}", error.hint) from None
         return reference
+
+    def tried_with(self, domain: DomainConfig, model: str) -> DomainConfig:
+        """``domain`` on another ``model``, with its adapter where that is for this one too. Raises as
+        :meth:`~mdsa_local.runtime.manager.ModelManager.resolve` for the ``model``."""
+        tried = domain.model_copy(update={"model": model})
+        if not (adapter := domain.sampling.adapter):
+            return tried
+        given, own = self.manager.resolve(model), None
+        with suppress(MDSAError):
+            own = self.manager.resolve(domain.model or self.manager.settings.default_model)
+        if given == own or (isinstance(given, Path) and _made_for(Path(adapter), given)):
+            return tried
+        return tried.model_copy(update={"adapter": "", "generation": domain.generation.model_copy(update={"adapter": ""})})
 
     def quotes(self, domain: DomainConfig) -> bool:
         """Whether the domain's model does nothing but quote."""
@@ -97,6 +114,14 @@ class DomainExecutor:
         # Not registered: others may ask a domain of that name, with another model, at the same time.
         answer = self._front.ask(query, domain=domain)
         return {**answer.to_dict(), "confidence": round(answer.verdict.support, 4), "routing_confidence": answer.confidence}
+
+
+def _made_for(adapter: Path, model: Path) -> bool:
+    """Whether ``adapter`` says that it is for ``model``."""
+    try:
+        return text_metadata(adapter).get(BASE_IDENTITY) == identity(model)
+    except MDSAError:
+        return False
 
 
 def _shown(passages: Sequence[Passage]) -> list[Shown]:

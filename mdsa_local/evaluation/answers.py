@@ -128,8 +128,8 @@ def _place(name: str, own: Sequence[str], shared: Sequence[str], case: Case) -> 
 def _using(orchestrator: TinyBERTOrchestrator, model: str | None) -> Iterator[None]:
     """All domains on ``model``, for a while."""
     before = list(orchestrator.registry)
-    for domain in before if model else ():
-        orchestrator.registry.register(domain.model_copy(update={"model": model}))
+    for domain in [orchestrator.executor.tried_with(domain, model) for domain in before] if model else ():
+        orchestrator.registry.register(domain)
     try:
         yield
     finally:
