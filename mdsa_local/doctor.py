@@ -8,11 +8,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from mdsa_local.domains.config import DomainConfig
+from mdsa_local.domains.registry import owners
 from mdsa_local.errors import BackendError, BackendTimeoutError, BackendUnavailableError, ConfigError, MDSAError
 from mdsa_local.runtime.hardware import HardwareDetector, memory_budget_bytes
 from mdsa_local.runtime.residency import describe_bytes
@@ -269,12 +271,10 @@ def _adapter(domain: DomainConfig, manager: Any, settings: Settings) -> Iterator
 
 
 def ollama(settings: Settings) -> Iterator[Finding]:
-    """Whether a daemon runs, its version and its models. A problem only where a model of it is the default."""
-    from mdsa_local.runtime.backend import parse_reference
+    """Whether a daemon runs, its version and its models. A problem only where a model of it is the default, or a domain's."""
     from mdsa_local.runtime.ollama import REFUSES_SINCE, survey
 
-    wanted = parse_reference(settings.default_model)
-    needs = wanted.scheme == "ollama"
+    needs = _of_ollama(settings)
     try:
         version, found = survey(settings, OLLAMA_TIMEOUT_S)
     except BackendUnavailableError as error:
@@ -289,18 +289,31 @@ def ollama(settings: Settings) -> Iterator[Finding]:
     facts = {"version": version, "models": sorted(found)}
     text = f"Ollama {version} with {', '.join(sorted(found)) or 'no models'}"
     numbers = tuple(int(part) for part in version.split("-")[0].split(".") if part.isdigit())
+    missing = {model: where for model, where in needs.items() if not {model, f"{model}:latest"} & set(found)}
+    for model, where in missing.items():
+        yield Finding("ollama", "problem", f"{text}: {where} ollama://{model} is not there", f"ollama pull {model}", facts)
     if numbers and numbers < REFUSES_SINCE:
         yield Finding(
             "ollama", "note", f"{text}: it cuts long prompts in silence", f"Update it to {'.'.join(map(str, REFUSES_SINCE))} or newer.", facts
         )
-    elif needs and not {wanted.target, f"{wanted.target}:latest"} & set(found):
-        yield Finding("ollama", "problem", f"{text}: default_model {wanted} is not there", f"ollama pull {wanted.target}", facts)
-    else:
+    elif not missing:
         yield Finding("ollama", "ok", text, facts=facts)
     fitting = [name for name, size in found.items() if size <= memory_budget_bytes(settings.memory_budget_mb)]
     if fitting and _is_nano(settings):
         best = max(fitting, key=lambda name: found[name])
         yield Finding("ollama", "note", f"Ollama has {best}, which would serve better than nano", f"`default_model: ollama://{best}` in config.yaml")
+
+
+def _of_ollama(settings: Settings) -> dict[str, str]:
+    """The models of Ollama that questions would be put to, and who names each."""
+    from mdsa_local.runtime.backend import parse_reference
+
+    named = {parse_reference(settings.default_model): "default_model"}
+    for name, folder in owners(settings.domain_dirs).items():
+        # What is wrong with one is told by `models`.
+        with suppress(MDSAError):
+            named.setdefault(parse_reference(DomainConfig.read(folder).model or settings.default_model), f"domain {name}:")
+    return {reference.target: where for reference, where in named.items() if reference.scheme == "ollama"}
 
 
 def _is_nano(settings: Settings) -> bool:

@@ -67,6 +67,17 @@ def test_ollama_that_is_needed_and_not_there(settings: Settings, ollama: Daemon)
     assert (missing.level, missing.fix) == ("problem", "ollama pull other:1b")
 
 
+def test_ollama_that_a_domain_needs(settings: Settings, ollama: Daemon) -> None:
+    for name, model in (("garden", "ollama://llama3.2:1b"), ("lawn", "other:1b"), ("broken", "[")):
+        (settings.home / "domains" / name).mkdir(parents=True)
+        (settings.home / "domains" / name / "domain.yaml").write_text(f"description: Plants.\nmodel: {model}\n")
+    [absent] = findings(settings, "ollama")
+    assert (absent.level, absent.fix) == ("problem", "Start it: ollama serve")
+    missing = findings(settings.changed(ollama_base_url=ollama.url), "ollama")[0]
+    assert (missing.level, missing.fix) == ("problem", "ollama pull other:1b")
+    assert missing.message.endswith("domain lawn: ollama://other:1b is not there")
+
+
 def test_an_address_that_is_not_ollamas(settings: Settings, ollama: Daemon) -> None:
     [found] = findings(settings.changed(ollama_base_url=f"{ollama.url}/v1"), "ollama")
     assert (found.level, "answers, but not with Ollama's API" in found.message) == ("note", True)
