@@ -379,13 +379,15 @@ class TinyBERTOrchestrator:
     def close(self) -> None:
         """Free the models this orchestrator loaded and the knowledge bases it opened. Questions under way, and whatever is asked of it later, end
         with :class:`ClosedError`. Safe to call twice."""
-        if self._watcher:
-            self._watcher.close()
         self._closed = True
+        if self._watcher:
+            self._watcher.stop()
         for leash in list(self._leashes.values()):
             leash.stop()
         if self._own_manager:
             self.manager.close()
+        if self._watcher:
+            self._watcher.close()
         self._let_go()
         self._awaiting.close()
 

@@ -15,6 +15,7 @@ from mdsa_local.domains.registry import DomainRegistry, owners
 from mdsa_local.errors import MDSAError, ModelError
 from mdsa_local.runtime.backend import Message
 from mdsa_local.runtime.manager import ModelManager
+from mdsa_local.stoppable import Leash
 
 logger = logging.getLogger(__name__)
 POLL_S = 0.5
@@ -46,13 +47,19 @@ class DomainWatcher:
         self._register, self._unregister = register, unregister
         self._seen = self._stamps()
         self._stop = threading.Event()
+        self._trial = Leash()
         self.changes: list[Change] = []
         self._thread = threading.Thread(target=self._run, name="watch-domains", daemon=True)
         self._thread.start()
 
-    def close(self) -> None:
-        """Stop looking. Safe twice."""
+    def stop(self) -> None:
+        """Stop looking, and the model that is tried out, without waiting for it. Safe twice."""
         self._stop.set()
+        self._trial.stop()
+
+    def close(self) -> None:
+        """Stop looking, and wait for the end of it. Safe twice."""
+        self.stop()
         self._thread.join()
 
     def _stamps(self) -> dict[str, Stamp]:
@@ -71,12 +78,13 @@ class DomainWatcher:
                 # A file went between being listed and being looked at; the next look is soon.
                 continue
             for name in sorted({*now, *self._seen}):
-                if now.get(name) != self._seen.get(name):
+                if now.get(name) != self._seen.get(name) and not self._stop.is_set():
                     self._note(self._follow(name, now.get(name)))
             self._seen = now
 
     def _note(self, change: Change | None) -> None:
-        if change is not None:
+        # What was stopped in the middle is nobody's mistake.
+        if change is not None and not self._stop.is_set():
             self.changes = [*self.changes[-99:], change]
             logger.log(logging.INFO if change.applied else logging.WARNING, "domain %s: %s", change.domain, change.message)
 
@@ -108,5 +116,5 @@ class DomainWatcher:
         # As questions are put: not every template takes a system message.
         asked = [Message("system", prompts.system_message(domain.system_prompt)), Message("user", prompts.user_message((), "Hello"))]
         generation = SMOKE.model_copy(update={"adapter": domain.sampling.adapter})
-        if not any(True for _ in self._manager.stream(reference, asked, generation)):
+        if not any(True for _ in self._trial.hold(self._manager.stream(reference, asked, generation))):
             raise ModelError(f"{reference} wrote nothing", "Use another model.")

@@ -13,7 +13,7 @@ import pytest
 from mdsa_local.domains.config import Generation
 from mdsa_local.domains.registry import DomainRegistry
 from mdsa_local.domains.watching import POLL_S, DomainWatcher
-from mdsa_local.errors import MDSAError
+from mdsa_local.errors import ClosedError, MDSAError
 from mdsa_local.orchestrator import TinyBERTOrchestrator
 from mdsa_local.runtime import synthetic
 from mdsa_local.runtime.manager import ModelManager
@@ -116,6 +116,33 @@ def test_a_model_that_does_not_take_the_real_prompt_is_not_switched_to(
     assert until(lambda: bool(mdsa.changes))
     assert "no rules" in mdsa.changes[0].message
     assert mdsa.registry.get("garden").model == str(models[0])
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_closing_waits_for_no_model_on_trial(tmp_path: Path, garden: Path, models: list[Path], monkeypatch: pytest.MonkeyPatch, shared: bool) -> None:
+    begun, closed = threading.Event(), threading.Event()
+
+    class Slow:
+        def __iter__(self) -> Iterator[str]:
+            begun.set()
+            assert closed.wait(60)
+            return iter(())
+
+        def close(self) -> None:
+            with pytest.raises(ClosedError):
+                orchestrator.ask("How are plants watered?")
+            closed.set()
+
+    monkeypatch.setattr(ModelManager, "stream", lambda *_: Slow())
+    settings = Settings.load({}, home=tmp_path / "home", threads=1)
+    with closing(ModelManager(settings)) as manager:
+        orchestrator = TinyBERTOrchestrator(settings=settings, watch=True, manager=manager if shared else None)
+        garden.write_text(f"description: plants\nmodel: {models[1]}\n")
+        assert begun.wait(30)
+        orchestrator.close()
+        assert closed.is_set()
+        assert orchestrator.changes == []
+        assert orchestrator.registry.get("garden").model == str(models[0])
 
 
 def test_domains_come_and_go(mdsa: TinyBERTOrchestrator, garden: Path, models: list[Path]) -> None:
