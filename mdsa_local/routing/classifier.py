@@ -13,7 +13,7 @@ from mdsa_local.routing.session import TextSession, read_card
 
 
 def spelled(label: str) -> str:
-    """A label as a domain's name would be written: ``Credit Cards`` is ``credit_cards``."""
+    """A label, or a domain's name, as both are compared: ``Credit Cards`` and ``credit-cards`` are ``credit_cards``."""
     return label.strip().lower().replace(" ", "_").replace("-", "_")
 
 
@@ -45,6 +45,10 @@ class Classifier:
         """``(n, labels)``, each row with sum 1, after division of the logits by the temperature."""
         return softmax(self.logits(texts).astype(np.float64) / self.temperature)
 
+    def place(self, name: str) -> int | None:
+        """The place of the label that a domain's ``name``, or another spelling of it, stands for."""
+        return self._names.index(spelled(name)) if spelled(name) in self._names else None
+
     def shares(self, texts: list[str], names: tuple[str, ...]) -> NDArray[np.floating]:
         """``(n, domains)`` in the order of ``names``: the probability of the label of that name, 0 for a domain without one.
 
@@ -52,11 +56,12 @@ class Classifier:
         """
         found = self.probabilities(texts)
         out = np.zeros((len(texts), len(names)))
+        known = [spelled(name) for name in names]
         for at, label in enumerate(self._names):
-            if label in names:
-                out[:, names.index(label)] += found[:, at]
+            if label in known:
+                out[:, names.index(label) if label in names else known.index(label)] += found[:, at]
         return out
 
     def knows(self, names: tuple[str, ...]) -> NDArray[np.bool_]:
         """Which of the domains ``names`` have a label."""
-        return np.array([name in self._names for name in names], dtype=bool)
+        return np.array([spelled(name) in self._names and (name in self._names or spelled(name) not in names) for name in names], dtype=bool)

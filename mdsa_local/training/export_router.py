@@ -281,12 +281,11 @@ def _calibration(encoder: Encoder) -> dict[str, float]:
 
 def _temperature(classifier: Classifier, given: Pairs) -> dict[str, Any]:
     """The temperature that makes the classifier's probabilities true to ``given``, or else to the shipped domains' examples of its labels."""
-    names = [spelled(label) for label in classifier.labels]
     source = "the file given"
     if not given:
         given = [(text, domain.name) for domain in DomainRegistry.from_folders([shipped("domains")]) for text in domain.examples]
         source = "the shipped domains' examples"
-    pairs = [(text, names.index(name)) for text, name in given if name in names]
+    pairs = [(text, at) for text, name in given if name is not None and (at := classifier.place(name)) is not None]
     if len(pairs) < LEAST_LABELLED:
         return {"temperature": 1.0, "calibrated_on": "nothing: too few labelled questions"}
     logits = classifier.logits([text for text, _ in pairs])
