@@ -45,9 +45,8 @@ def check(as_json: Json = False) -> None:
 
     with TinyBERTOrchestrator() as orchestrator:
         found = orchestrator.router.collisions()
-        bare = [domain.name for domain in orchestrator.registry if not domain.examples]
-        total = orchestrator.router.n_examples
-        sizes = {domain.name: len(domain.examples) for domain in orchestrator.registry}
+        sizes = orchestrator.router.examples
+    bare, total = [name for name, size in sizes.items() if not size], sum(sizes.values())
     pairs = Counter((c.domain, c.other) for c in found)
     if as_json:
         collisions = [{"domain": c.domain, "text": c.text, "other": c.other, "own": round(c.own, 4), "others": round(c.others, 4)} for c in found]

@@ -122,7 +122,7 @@ def fit(
     for domain in orchestrator.registry:
         added = [text for text, name in given if name == domain.name]
         router.register(domain.model_copy(update={"examples": tuple(dict.fromkeys([*domain.examples, *added]))}))
-    with waiting(f"fitting to {router.n_examples} examples"):
+    with waiting(f"fitting to {sum(router.examples.values())} examples"):
         router.fit([(text, None) for text, name in given if name is None], seed, per_domain=per_domain)
     target = orchestrator.settings.router_file
     router.save(target, orchestrator.registry)

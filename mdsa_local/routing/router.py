@@ -151,9 +151,9 @@ class IntentRouter:
         return dict(self._now.fit.report)
 
     @property
-    def n_examples(self) -> int:
-        """How many examples the domains have together."""
-        return len(self._now.index.examples[0])
+    def examples(self) -> dict[str, int]:
+        """How many examples each domain has, those learned included."""
+        return {name: len(anchors.examples) for name, anchors in self._now.index.anchors.items()}
 
     @property
     def texts(self) -> frozenset[str]:

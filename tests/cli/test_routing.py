@@ -199,6 +199,23 @@ def test_domains_check(product: TinyBERTOrchestrator, capsys: pytest.CaptureFixt
     assert out.endswith(f"\nand {len(found['collisions']) - 20} more, less far off; --json has all\n")
 
 
+def test_domains_check_counts_what_was_learned(own: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MDSA_SHIPPED_DOMAINS", "false")
+    for name, description in (("garden", "Plants and soil."), ("kitchen", "Cooking and baking."), ("bare", "Music.")):
+        (own / "domains" / name).mkdir(parents=True)
+        (own / "domains" / name / "domain.yaml").write_text(f"description: {description}\n")
+    with TinyBERTOrchestrator() as front:
+        front.router.fit(
+            [(text, "garden") for text in ("when to prune roses", "how to bake bread", "is compost good for soil")]
+            + [(text, "kitchen") for text in ("how long to bake bread", "how to bake a cake", "what oven for bread")]
+        )
+        front.router.save(front.settings.router_file, front.registry)
+    found = json.loads(inside(capsys, "domains", "check", "--json")[1])
+    assert (found["examples"], found["without_examples"]) == (6, ["bare"])
+    assert {"domain": "garden", "other": "kitchen", "examples": 1, "of": 3} in found["overlaps"]
+    assert "of 6 examples lie nearer" in inside(capsys, "domains", "check")[1]
+
+
 def test_no_domain_at_all_is_told(own: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MDSA_SHIPPED_DOMAINS", "false")
     code, out, _ = inside(capsys, "domains", "list")
