@@ -69,10 +69,10 @@ def shipped(name: str) -> Path:
 
 
 def default_home(environ: Mapping[str, str]) -> Path:
-    """``$MDSA_HOME``, else where the platform keeps a user's data."""
+    """``$MDSA_HOME``, else where the platform keeps a user's data. Raises :class:`ConfigError` where the user's folder is unknown."""
     if environ.get("MDSA_HOME"):
-        return Path(environ["MDSA_HOME"]).expanduser().absolute()
-    user = Path(environ.get("HOME") or environ.get("USERPROFILE") or "~").expanduser()
+        return user_path(environ["MDSA_HOME"])
+    user = user_path(environ.get("HOME") or environ.get("USERPROFILE") or "~")
     if sys.platform == "win32":
         return Path(environ.get("LOCALAPPDATA") or user / "AppData/Local") / "mdsa_local"
     if sys.platform == "darwin":
@@ -292,6 +292,8 @@ def user_path(path: str | Path) -> Path:
     try:
         return Path(path).expanduser().absolute()
     except RuntimeError:
+        if str(path) == "~":
+            raise ConfigError("settings: the user's folder is unknown", "Set MDSA_HOME to a folder, in full.") from None
         raise ConfigError(f"settings: {path}: there is no such user", "Write the folder in full.") from None
 
 

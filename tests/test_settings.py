@@ -148,6 +148,19 @@ def test_a_wrong_keyword_is_named_and_no_file(tmp_path: Path) -> None:
         Settings(top_k=3)  # type: ignore[call-arg]
 
 
+def test_a_home_of_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="no such user"):
+        Settings.load({"MDSA_HOME": "~nobody-of-this-name/x"})
+
+    def unknown(path: Path) -> Path:
+        raise RuntimeError
+
+    monkeypatch.setattr(Path, "expanduser", unknown)
+    with pytest.raises(ConfigError, match="the user's folder is unknown") as caught:
+        Settings.load({})
+    assert "MDSA_HOME" in caught.value.hint
+
+
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [
