@@ -129,6 +129,11 @@ def run(arguments: list[str] | None = None) -> None:
             os._exit(1)
         if os.environ.get("MDSA_DEBUG"):
             raise
+        if isinstance(error, RuntimeError) and "home directory" in str(error):
+            # pathlib's only word on it.
+            sys.exit(
+                report(InputError("a path begins with ~ where there is no such user", "Write the folder in full."), as_json="--json" in arguments)
+            )
         unforeseen = MDSAError(f"internal error: {type(error).__name__}: {error}", "Run it again with MDSA_DEBUG=1 and report what it prints.")
         code = report(unforeseen, as_json="--json" in arguments)
     sys.exit(code)

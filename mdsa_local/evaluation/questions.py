@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,7 +36,7 @@ class Case:
     facts: tuple[Alternatives, ...]
     sources: tuple[Alternatives, ...]
     absent: tuple[str, ...] = ()
-    file: str = ""
+    file: str = field(default="", compare=False, repr=False)
 
     @property
     def place(self) -> str:

@@ -98,8 +98,9 @@ def writing(path: Path, made_by: str) -> Iterator[Writer]:
 
     Raises :class:`InputError` when there is something of that name, and :class:`StorageError`.
     """
+    taken = InputError(f"{path}: there is already something of this name", "Name another file, or remove it first.")
     if path.exists():
-        raise InputError(f"{path}: there is already something of this name", "Name another file, or remove it first.")
+        raise taken
     temporary: Path | None = None
     try:
         with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".partial", delete=False) as file:
@@ -110,7 +111,14 @@ def writing(path: Path, made_by: str) -> Iterator[Writer]:
                 writer.finish(made_by)
             file.flush()
             on_disk(file.fileno())
-        temporary.replace(path)
+        try:
+            # Unlike a renaming it fails where something of the name came meanwhile.
+            path.hardlink_to(temporary)
+        except FileExistsError:
+            raise taken from None
+        except (OSError, NotImplementedError):
+            # Not every disk has links.
+            temporary.replace(path)
     except OSError as error:
         raise storage_error(error, path) from None
     finally:

@@ -418,11 +418,11 @@ def test_what_is_broken_off_says_what_stays_and_goes_on(
         (docs / f"{number}.md").write_text(f"Key number {number} hangs behind the door.\n")
     write, calls = KnowledgeBase.add, list[int]()
 
-    def add(base: KnowledgeBase, entries: list[Entry]) -> None:
+    def add(base: KnowledgeBase, entries: list[Entry], **how: bool) -> dict[str, str]:
         calls.append(len(entries))
         if len(calls) == 2:
             raise trouble
-        write(base, entries)
+        return write(base, entries, **how)
 
     with monkeypatch.context() as failing:
         failing.setattr(KnowledgeBase, "add", add)
@@ -438,7 +438,7 @@ def test_where_nothing_was_stored_it_starts_again(
 ) -> None:
     (home / "a.md").write_text("The key.\n")
 
-    def add(*_: object) -> None:
+    def add(*_: object, **how: bool) -> None:
         raise trouble
 
     monkeypatch.setattr(KnowledgeBase, "add", add)

@@ -45,3 +45,9 @@ def test_a_model_is_tried_without_an_adapter_of_another(tmp_path: Path, executor
     assert executor.tried_with(DomainConfig(name="bare"), "no-such-model").model == "no-such-model"
     with pytest.raises(ModelNotFoundError):
         executor.tried_with(domain, "no-such-model")
+
+
+def test_an_unknown_model_is_told_with_the_domain_that_names_it(executor: DomainExecutor) -> None:
+    with pytest.raises(ModelNotFoundError, match="domain 'garden': unknown model 'nanoo'") as raised:
+        executor.quotes(DomainConfig(name="garden", model="nanoo"))
+    assert "Did you mean 'nano'" in raised.value.hint

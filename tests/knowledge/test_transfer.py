@@ -150,6 +150,20 @@ def test_nothing_is_overwritten_and_nothing_is_left_of_what_failed(tmp_path: Pat
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of the file size are POSIX's")
+def test_what_came_meanwhile_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, finish = tmp_path / "backup.mdsa", archive.Writer.finish
+
+    def meanwhile(writer: archive.Writer, made_by: str) -> None:
+        finish(writer, made_by)
+        target.write_text("mine", encoding="utf-8")
+
+    monkeypatch.setattr(archive.Writer, "finish", meanwhile)
+    with pytest.raises(InputError, match="already something of this name"), archive.writing(target, "test"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["backup.mdsa"]
+    assert target.read_text(encoding="utf-8") == "mine"
+
+
 def test_a_full_disk_leaves_no_file(tmp_path: Path) -> None:
     filled(tmp_path / "kb", 200)
     script = """
