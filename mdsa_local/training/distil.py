@@ -50,11 +50,12 @@ class Tokens:
     """Tokenised texts, one after another on the device that trains."""
 
     def __init__(self, texts: Sequence[str], tokenizer: Any, most: int = MAX_TOKENS, kept: Path | None = None) -> None:
-        """``kept`` names a file that holds them from run to run."""
+        """``kept`` names a file that holds them from run to run; without ``texts`` whatever is in it. Raises :class:`InputError` where it was made of
+        others."""
         of = hashlib.sha256("\0".join(texts).encode()).hexdigest()
         if kept and kept.exists():
             with np.load(kept) as found:
-                if "of" in found and str(found["of"]) != of:
+                if texts and "of" in found and str(found["of"]) != of:
                     raise InputError(
                         f"{kept}: made of other texts", "Give a new --work, or remove what is in this one: data or options have changed."
                     )

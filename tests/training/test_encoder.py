@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from mdsa_local.errors import InputError
 from mdsa_local.settings import shipped
 from mdsa_local.training import contrast, distil, written
 from mdsa_local.training.checkpoint import load
@@ -47,6 +48,8 @@ def test_both_runs(teacher: Path, data: Path, tmp_path: Path, monkeypatch: pytes
     # Resumed at its end, there is nothing left to do.
     distil.train(texts, teacher, distil_work, 3, 32, 1e-3, 0)
     assert "resumed at step" in capsys.readouterr().out
+    with pytest.raises(InputError, match="made of other texts"):
+        distil.train(texts[1:], teacher, distil_work, 3, 32, 1e-3, 0)
 
     sentences = ["The moss grows slowly near the old harbour wall.", "A moss is found at 2 metres.", "Nobody sells moss on Sunday."]
     row = {

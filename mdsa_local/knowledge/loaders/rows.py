@@ -26,11 +26,11 @@ _SEPARATOR = re.compile(r"""["']?sep=(.)["']?\s*""", re.IGNORECASE)
 def read(path: Path) -> Iterator[Section]:
     """Sections of up to 200 rows that are not empty, numbered as in the file. The first row names the columns, after one that tells the delimiter, as
     Excel writes it (``sep=;``)."""
-    # Of a cell; else it is 131,072 characters.
-    csv.field_size_limit(LINE_CHARS)
     source = _lines(path)
     sample = list(islice(source, SAMPLE_LINES))
     told = _SEPARATOR.fullmatch(sample[0]) if sample else None
+    # Of a cell; else it is 131,072 characters. It is one for the whole program.
+    limit = csv.field_size_limit(LINE_CHARS)
     reader = csv.reader(chain(sample[1:] if told else sample, source), _dialect(path, told[1] if told else "", sample))
     try:
         header = [_short(name) for name in next(reader, [])]
@@ -39,6 +39,8 @@ def read(path: Path) -> Iterator[Section]:
             yield Section("".join(f"{line}\n\n" for _, line in rows), rows=tuple(number for number, _ in rows))
     except csv.Error as error:
         raise UnreadableError(f"cannot be read as a table: line {reader.line_num}: {error}") from None
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _lines(path: Path) -> Iterator[str]:
