@@ -82,13 +82,9 @@ def answers(
         if overlap:
             result = _overlap(cases, orchestrator)
         else:
-            from mdsa_local.evaluation.answers import with_models, without_model
-
-            tell = partial(progress, of="questions")
             runs: list[Run] = []
             try:
-                with_models(orchestrator, cases, model or [], domain_given=domain_given, progress=tell, done=runs.append)
-                runs.append(without_model(orchestrator, cases, domain_given=domain_given, progress=tell))
+                _run(orchestrator, cases, model or [], domain_given, runs)
             except BaseException:
                 # What is done may have taken hours.
                 if runs and not as_json:
@@ -111,6 +107,15 @@ def answers(
         for what, path in (("drawn", plot), ("saved", save)):
             if path is not None:
                 line(f"{what}: {path}")
+
+
+def _run(orchestrator: TinyBERTOrchestrator, cases: Sequence[Case], models: Sequence[str], domain_given: bool, runs: list[Run]) -> None:
+    """Add to ``runs`` that of each model, as soon as it is through, and that without one."""
+    from mdsa_local.evaluation.answers import with_models, without_model
+
+    tell = partial(progress, of="questions")
+    with_models(orchestrator, cases, models, domain_given=domain_given, progress=tell, done=runs.append)
+    runs.append(without_model(orchestrator, cases, domain_given=domain_given, progress=tell))
 
 
 def _result(runs: Sequence[Run], file: Path | None, domain_given: bool) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from mdsa_local.errors import StorageError
-from mdsa_local.knowledge.ingest import ingest, is_of_file, path_of
-from mdsa_local.knowledge.loaders import LOADERS, UnreadableError, fingerprint
+from mdsa_local.knowledge.ingest import file_of, ingest, is_of_file
+from mdsa_local.knowledge.loaders import UnreadableError, fingerprint
 from mdsa_local.knowledge.loaders.contained import Reader
 from mdsa_local.knowledge.place import forget
 from mdsa_local.knowledge.reading import Document
@@ -49,7 +49,7 @@ def check(knowledge_base: KnowledgeBase, *, repair: bool = False) -> list[Proble
             problem = replace(problem, repaired="embedded again")
         problems.append(problem)
     for document in documents:
-        path = _file(document)
+        path = file_of(document.source)
         gone = path is not None and not path.exists()
         if document.hash == "":
             problems.append(_interrupted(knowledge_base, document, None if gone else path, repair))
@@ -112,10 +112,3 @@ def _changed(path: Path, document: Document) -> str:
         return f"its file cannot be used any more, the version from before stays: {error}"
     except OSError as error:
         return f"its file cannot be read any more, the version from before stays: {error.strerror or error}"
-
-
-def _file(document: Document) -> Path | None:
-    """The file a document came from; None when it was given as text."""
-    path = path_of(document.source)
-    is_file = path.suffix.lower() in LOADERS and (Path(document.source).is_absolute() or document.source.startswith("domains/"))
-    return path if is_file else None

@@ -14,7 +14,7 @@ from itertools import islice, pairwise
 from typing import Literal
 from unicodedata import normalize
 
-from mdsa_local.knowledge.loaders import Section, below
+from mdsa_local.knowledge.loaders import LINE, Section, below
 
 MAX_TOKENS = 110
 # A document is split this much at a time, so that its size does not matter.
@@ -25,7 +25,6 @@ ROW_END = b"\n\n"
 Kind = Literal["paragraph", "list", "lines"]
 Span = tuple[int, int]
 
-_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 _HEADING = re.compile(r" {0,3}(#{1,6})(?=[ \t\r\n]|$)(.*)", re.DOTALL)
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)", re.DOTALL)
 _ITEM = re.compile(r" {0,3}(?:[-*+]|\d{1,9}[.)])[ \t]+\S")
@@ -149,7 +148,7 @@ def _chunk(source: str, count_tokens: Callable[[str], int], title: str, markdown
 
 def _table(source: str, block: _Block) -> tuple[str, int, int] | None:
     """The row that names the columns of a table, where its rows begin and where they end; None where the block is none."""
-    lines = [match.span() for match in islice(_LINE.finditer(source, block.start, block.end), 3)]
+    lines = [match.span() for match in islice(LINE.finditer(source, block.start, block.end), 3)]
     if len(lines) < 3:
         return None
     names, rule = (source[slice(*line)].strip() for line in lines[:2])
@@ -163,7 +162,7 @@ def _sections(source: str, title: str, markdown: bool, path: dict[int, str]) -> 
     blocks: list[_Block] = []
     fence = ""
     fresh = True
-    for match in _LINE.finditer(source, 1 if source.startswith("\ufeff") else 0):
+    for match in LINE.finditer(source, 1 if source.startswith("\ufeff") else 0):
         line, (start, end) = match[0], match.span()
         if markdown and not fence and (heading := _HEADING.fullmatch(line)) and len(heading[2]) <= _MOST_HEADING_CHARS:
             yield _joined(path) or title, blocks, begin
@@ -239,11 +238,11 @@ def _fit(source: str, block: _Block, cost: Callable[[Span], int], limit: int) ->
 
 
 def _items(text: str) -> list[int]:
-    return [match.start() for match in _LINE.finditer(text) if match.start() and _ITEM.match(match[0])]
+    return [match.start() for match in LINE.finditer(text) if match.start() and _ITEM.match(match[0])]
 
 
 def _lines(text: str) -> list[int]:
-    return [match.start() for match in _LINE.finditer(text) if match.start()]
+    return [match.start() for match in LINE.finditer(text) if match.start()]
 
 
 def _sentences(text: str) -> list[int]:

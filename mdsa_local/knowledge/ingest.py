@@ -13,7 +13,7 @@ from pathlib import Path
 from unicodedata import normalize
 
 from mdsa_local.knowledge.chunking import chunk_all
-from mdsa_local.knowledge.loaders import CONTAINED, UNSUPPORTED, Section, UnreadableError, family, fingerprint
+from mdsa_local.knowledge.loaders import CONTAINED, LOADERS, UNSUPPORTED, Section, UnreadableError, family, fingerprint
 from mdsa_local.knowledge.loaders.contained import Reader
 from mdsa_local.knowledge.reading import Document
 from mdsa_local.knowledge.store import Entry, KnowledgeBase
@@ -334,6 +334,13 @@ def path_of(source: str) -> Path:
     """The file that is called ``source`` in citations; see :func:`source_of`."""
     # An absolute source stays as it is.
     return shipped("domains").resolve().parent / source
+
+
+def file_of(source: str) -> Path | None:
+    """The file that is called ``source`` in citations; None where text was given with that for its source."""
+    path = path_of(source)
+    is_file = path.suffix.lower() in LOADERS and (Path(source).is_absolute() or source.startswith("domains/"))
+    return path if is_file else None
 
 
 def _all_gone(

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from mdsa_local.knowledge.chunking import line_feeds
-from mdsa_local.knowledge.ingest import path_of
-from mdsa_local.knowledge.loaders import LOADERS, UnreadableError, fingerprint
+from mdsa_local.knowledge.ingest import file_of
+from mdsa_local.knowledge.loaders import UnreadableError, fingerprint
 from mdsa_local.knowledge.loaders.contained import Reader
 from mdsa_local.types import Passage
 
@@ -31,8 +31,8 @@ class Shown:
 
 def around(passage: Passage, digest: str) -> Shown:
     """Look a passage up in its source, which had the :func:`~mdsa_local.knowledge.loaders.fingerprint` ``digest``."""
-    path = path_of(passage.source)
-    if path.suffix.lower() not in LOADERS or not (Path(passage.source).is_absolute() or passage.source.startswith("domains/")):
+    path = file_of(passage.source)
+    if path is None:
         return Shown(passage, "text")
     try:
         # Read otherwise, the text may still be the same.

@@ -28,6 +28,8 @@ LOADERS = {
 # How the reason begins for a type that is none of these.
 UNSUPPORTED = "not a supported type"
 CONTAINED = {"html", "pdf", "docx", "json"}
+# A line with its end, whatever that is.
+LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 # Families whose loader has come to take other text from the same file; one more each time, that files read before are read again.
 REVISIONS = {"html": 4, "pdf": 3, "docx": 4, "json": 3, "jsonl": 2, "text": 2, "rows": 3}
 # Family to the module it needs, and the extra that brings it.

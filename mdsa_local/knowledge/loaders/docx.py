@@ -57,14 +57,14 @@ def _title(document: Any) -> object:
 
 def _unwrap(body: Any) -> None:
     """Put what is inside of :data:`_AROUND` in its place; a table of contents and what a control shows as long as it is empty are left out."""
-    name = f"{{{body.nsmap['w']}}}"
-    for control in list(body.iter(f"{name}sdt")):
-        about = control.find(f"{name}sdtPr")
-        gallery = about.find(f".//{name}docPartGallery") if about is not None else None
-        contents = gallery is not None and gallery.get(f"{name}val") == "Table of Contents"
-        if contents or (about is not None and about.find(f"{name}showingPlcHdr") is not None):
+    word = f"{{{body.nsmap['w']}}}"
+    for control in list(body.iter(f"{word}sdt")):
+        about = control.find(f"{word}sdtPr")
+        gallery = about.find(f".//{word}docPartGallery") if about is not None else None
+        contents = gallery is not None and gallery.get(f"{word}val") == "Table of Contents"
+        if contents or (about is not None and about.find(f"{word}showingPlcHdr") is not None):
             control.getparent().remove(control)
-    for element in list(body.iter(*(f"{{{body.nsmap['w']}}}{name}" for name in _AROUND))):
+    for element in list(body.iter(*(f"{word}{name}" for name in _AROUND))):
         parent = element.getparent()
         at = parent.index(element)
         parent[at : at + 1] = list(element)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
 
-from mdsa_local.knowledge.loaders import Section, UnreadableError, named
+from mdsa_local.knowledge.loaders import LINE, Section, UnreadableError, named
 from mdsa_local.knowledge.loaders.text import lines
 
 ROWS = 200
@@ -19,7 +19,6 @@ NAME_CHARS = 200
 # By the first lines the delimiter is found; in doubt it is the first of these.
 SAMPLE_LINES, SAMPLE_CHARS = 20, 10_000
 DELIMITERS = ",;\t|"
-_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 _SEPARATOR = re.compile(r"""["']?sep=(.)["']?\s*""", re.IGNORECASE)
 
 
@@ -47,7 +46,7 @@ def _lines(path: Path) -> Iterator[str]:
     """The lines of the file; what older programs of Apple write ends them with carriage returns alone."""
     for line in lines(path, LINE_CHARS):
         if "\r" in line.rstrip("\r\n"):
-            yield from _LINE.findall(line)
+            yield from LINE.findall(line)
         else:
             yield line
 
