@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+# glibc gives the memory of each training step back to the system and gets it anew, page by page: a third of a step's time on a CPU.
+KEEPING = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 34), "MALLOC_TOP_PAD_": str(1 << 28), "MALLOC_ARENA_MAX": "1"}
 
 
 def step(module: str, *arguments: str | Path | float, settings: Mapping[str, str] | None = None) -> str:
@@ -16,7 +18,7 @@ def step(module: str, *arguments: str | Path | float, settings: Mapping[str, str
     command = [sys.executable, "-u", "-m", f"mdsa_local.training.{module}", *map(str, arguments)]
     print("$", " ".join(command[2:]), flush=True)
     said = []
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env={**os.environ, **(settings or {})}) as process:
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env={**KEEPING, **os.environ, **(settings or {})}) as process:
         for text in process.stdout or ():
             print(text, end="", flush=True)
             said.append(text)

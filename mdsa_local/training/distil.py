@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import random
+import shutil
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -303,8 +304,13 @@ def finish(student: BertModel, dense: torch.nn.Linear, tokenizer: object, work: 
     layer = Dense(WIDTH, WIDTH, activation_function=torch.nn.Identity())
     layer.linear.load_state_dict(dense.cpu().state_dict())
     modules = [Transformer(str(bert), max_seq_length=256), Pooling(WIDTH, "mean"), layer, Normalize()]
-    SentenceTransformer(modules=modules, device="cpu").save(str(work / "student"))
-    print(f"written: {work / 'student'}", flush=True)
+    # Under its name it is whole: whoever goes on looks for the folder.
+    partial, student_folder = work / "student.partial", work / "student"
+    shutil.rmtree(partial, ignore_errors=True)
+    SentenceTransformer(modules=modules, device="cpu").save(str(partial))
+    shutil.rmtree(student_folder, ignore_errors=True)
+    partial.rename(student_folder)
+    print(f"written: {student_folder}", flush=True)
 
 
 def begun(parser: argparse.ArgumentParser) -> argparse.Namespace:

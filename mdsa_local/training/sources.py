@@ -11,6 +11,7 @@ import itertools
 import json
 import logging
 import random
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,7 +77,13 @@ SOURCES: Mapping[str, Source] = {
         ("documentation/sections.jsonl",),
         'lines {"source", "title", "heading", "text"}',
     ),
-    "wordnet": Source("WordNet 3.0", "Princeton University", "WordNet licence", ("wordnet/glosses.txt",), "a line a meaning: words: gloss"),
+    "wordnet": Source(
+        "WordNet 3.0",
+        "Princeton University",
+        "WordNet licence",
+        ("wordnet/data.noun", "wordnet/data.verb", "wordnet/data.adj", "wordnet/data.adv"),
+        "the files of its database, as published (wndb(5WN); Debian's package wordnet-base has them)",
+    ),
 }
 BOOKS = ("18f_handbook", "rust_book")
 
@@ -140,8 +147,17 @@ def documentation(data: Path) -> Iterator[dict[str, Any]]:
 
 def glosses(data: Path) -> list[str]:
     """The meanings of words in WordNet, ``words: gloss``."""
-    (path,) = need(data, ["wordnet"])
-    return [text.rstrip("\r\n") for _, text in _some(path, SOURCES["wordnet"].form)]
+    hint = f"Expected: {SOURCES['wordnet'].form}."
+    found = []
+    for path in need(data, ["wordnet"]):
+        for number, text in _some(path, hint):
+            # The licence stands before the meanings, indented.
+            if not text.startswith("  "):
+                try:
+                    found.append(_meaning(text))
+                except (ValueError, IndexError):
+                    raise InputError(f"{path}, line {number}: no meaning: {text.strip()[:100]!r}", hint) from None
+    return found
 
 
 def dialogues(data: Path) -> Iterator[list[tuple[str, str]]]:
@@ -206,6 +222,17 @@ def plain_sentences(data: Path) -> list[str]:
     """The plain sentences that come with CLINC150."""
     *_, path = need(data, ["clinc150"])
     return [text.rstrip("\r\n") for _, text in _some(path, SOURCES["clinc150"].form)]
+
+
+def _meaning(line: str) -> str:
+    """A line of WordNet's database as ``words: gloss``: the fourth field counts the words in hexadecimal, each of which a number follows."""
+    fields, gloss = line.split(" | ", 1)
+    of = fields.split(" ")
+    # Where an adjective may stand is written behind it: galore(ip).
+    words = [re.sub(r"\([a-z]+\)$", "", word).replace("_", " ") for word in of[4 : 4 + 2 * int(of[3], 16) : 2]]
+    if not words or not gloss.strip():
+        raise ValueError(line)
+    return f"{', '.join(words)}: {gloss.strip()}"
 
 
 def _clean(text: str) -> str:

@@ -86,7 +86,15 @@ def write_data(folder: Path) -> Path:
         json.dumps({"source": "manual", "title": "Garden manual", "heading": f"Care of {name}", "text": text})
         for name, text in zip(names, said, strict=True)
     )
-    files["wordnet/glosses.txt"] = "\n".join(f'{name}, {name}s: a thing of which little is known; "the {name}"' for name in names)
+    licence = "  1 This software and database is being provided to you, the LICENSEE\n"
+    files["wordnet/data.noun"] = licence + "\n".join(
+        f'{number:08d} 06 n 02 {name} 0 {name}_thing 0 001 @ 00000001 n 0000 | a thing of which little is known; "the {name}"  '
+        for number, name in enumerate(names)
+    )
+    files |= {
+        f"wordnet/data.{part}": f"{licence}00000001 00 a 02 many(p) 0 galore(ip) 1 000 | of {part}s there are many  "
+        for part in ("verb", "adj", "adv")
+    }
     for name, text in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

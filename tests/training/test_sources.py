@@ -28,7 +28,8 @@ def test_all_are_read(folder: Path) -> None:
     assert len(Prose(folder).keys) == 8 + 16
     texts = encoder_texts(folder)
     assert len(texts) == len(set(texts))
-    assert {"Care of moss", 'moss, mosss: a thing of which little is known; "the moss"', "Nobody sells moss on Sunday."} <= set(texts)
+    assert {"Care of moss", 'moss, moss thing: a thing of which little is known; "the moss"', "Nobody sells moss on Sunday."} <= set(texts)
+    assert "many, galore: of adjs there are many" in texts
 
 
 @pytest.mark.parametrize("name", sources.SOURCES)
@@ -70,12 +71,15 @@ def test_a_missing_set_says_whose_it_is_and_its_licence(folder: Path, name: str)
         ("clinc150/train_val.json", b"{", "train_val.json"),
         ("clinc150/train_val.json", b"\xff", "not UTF-8"),
         ("clinc150/wiki_sentences.txt", b"fine\n\xff\n", "line 2: not UTF-8"),
+        ("wordnet/data.noun", b"  1 licence\n00000001 03 n 01 entity 0 000 | \n", "line 2: no meaning"),
+        ("wordnet/data.noun", b"entity: a thing\n", "line 1: no meaning"),
+        ("wordnet/data.adj", b"00000001 00 a zz entity 0 000 | a thing\n", "line 1: no meaning"),
     ],
 )
 def test_spoilt_data_is_one_error_that_names_file_and_place(folder: Path, file: str, content: bytes, said: str) -> None:
     (folder / file).write_bytes(content)
     with pytest.raises(InputError) as raised:
-        distillation_texts(folder)
+        (encoder_texts if file.startswith("wordnet") else distillation_texts)(folder)
     assert str(folder / file) in str(raised.value)
     assert said in str(raised.value)
     assert raised.value.hint

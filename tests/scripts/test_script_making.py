@@ -1,4 +1,4 @@
-"""Making the judge by one command: which steps it runs, what it leaves out when it goes on, and the odds it keeps."""
+"""Making the judge, and the encoder, by one command: which steps it runs, what it leaves out when it goes on, and the odds it keeps."""
 
 from __future__ import annotations
 
@@ -83,3 +83,42 @@ def test_what_is_there_is_not_made_again(tmp_path: Path, monkeypatch: pytest.Mon
     assert left() == steps[1:]
     (work / "judge").mkdir()
     assert left() == steps[2:]
+
+
+def test_an_encoder_is_made_in_three_runs_or_a_part_of_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work, out, ran = tmp_path / "work", tmp_path / "out", dict[str, list[str]]()
+
+    def step(module: str, *arguments: object) -> str:
+        ran[module] = list(map(str, arguments))
+        return 'calibration: {"scope": 0.1}\n'
+
+    monkeypatch.setattr(make_encoder, "step", step)
+    out.mkdir()
+    for name in ("model.onnx", "model.onnx_data", "tokenizer.json"):
+        (out / name).write_bytes(b"of the export")
+    given = ["make_encoder.py", "--data", str(tmp_path), "--teacher", str(tmp_path), "--work", str(work), "--out", str(out)]
+
+    def made(*more: str) -> list[str]:
+        ran.clear()
+        monkeypatch.setattr(sys, "argv", [*given, *more])
+        make_encoder.main()
+        assert 'calibration: {"scope": 0.1}' in (out / "model.yaml").read_text(encoding="utf-8")
+        return list(ran)
+
+    def asked(module: str, option: str) -> str:
+        return ran[module][ran[module].index(option) + 1]
+
+    steps = ["distil", "contrast", "gather", "export_encoder", "calibrate", "report"]
+    assert made() == steps
+    assert [asked("distil", "--most"), asked("contrast", "--steps"), asked("gather", "--steps")] == ["250000", "450", "700"]
+    made("--part", "0.1")
+    assert [asked("distil", "--most"), asked("contrast", "--steps"), asked("gather", "--steps")] == ["25000", "45", "70"]
+    (work / "first" / "student").mkdir(parents=True)
+    assert made("--on", "gpu") == steps[1:]
+    assert (asked("contrast", "--steps"), asked("gather", "--start")) == ("380", str(work / "second"))
+    for part in ("0", "1.5"):
+        with pytest.raises(SystemExit):
+            made("--part", part)
+        assert f"--part {float(part)}: more than 0, at most 1" in capsys.readouterr().err
