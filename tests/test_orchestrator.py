@@ -415,7 +415,7 @@ QUESTION = "How long does a dispute take?"
 
 def work(orchestrator: TinyBERTOrchestrator) -> tuple[int, int]:
     """Tokens of prompts read so far, and requests under way, of the one model there is."""
-    (slot,) = orchestrator.manager._slots.values()
+    (slot,) = orchestrator.manager._room.slots.values()
     assert isinstance(slot.backend, LlamaCppBackend)
     stats = slot.backend.stats()
     return stats.prompt_tokens, stats.running + stats.waiting
@@ -610,7 +610,7 @@ def test_closing_while_another_thread_waits_for_its_answer(slow: TinyBERTOrchest
 def test_a_model_that_others_stop_gives_no_answer(slow: TinyBERTOrchestrator) -> None:
     stream = slow.stream(QUESTION, domain="finance")
     assert isinstance([next(stream), next(stream)][-1], Retrieved)
-    (slot,) = slow.manager._slots.values()
+    (slot,) = slow.manager._room.slots.values()
     assert isinstance(slot.backend, LlamaCppBackend)
     threading.Timer(0.2, slot.backend.cancel).start()
     with pytest.raises(BackendUnavailableError, match="the model of finance was stopped before its answer was complete"):

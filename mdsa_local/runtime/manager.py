@@ -13,33 +13,27 @@ from typing import Self, TypeVar
 from mdsa_local.domains.config import DomainConfig, Generation
 from mdsa_local.errors import (
     BackendError,
-    BackendUnavailableError,
-    ClosedError,
     ConfigError,
     InputError,
     MDSAError,
-    ModelError,
     ModelFileError,
-    ModelMemoryError,
     ModelNotFoundError,
     expected,
 )
-from mdsa_local.runtime.backend import Backend, Reference, backend_module, parse_reference
-from mdsa_local.runtime.catalog import ModelFile, at, find, verify
+from mdsa_local.runtime.backend import Backend, Reference, backend_module
 from mdsa_local.runtime.forked import Origin
-from mdsa_local.runtime.gguf import stamp
 from mdsa_local.runtime.hardware import memory_budget_bytes
 from mdsa_local.runtime.lending import Handle, ManagedStream, Prompt, Tokenizer, as_messages, checked_deadline
-from mdsa_local.runtime.residency import FOLLOWING, Resident, State, choose_evictions, describe_bytes, parse_bytes
+from mdsa_local.runtime.naming import Names
+from mdsa_local.runtime.residency import parse_bytes
+from mdsa_local.runtime.room import Room, closed
 from mdsa_local.runtime.slots import Failing, Held, LoadedModel, Measured, ModelStatus, Queueing, Slot, Stopped, Target, never
 from mdsa_local.settings import Settings
-from mdsa_local.stoppable import HEARD_S, StoppedError
 
 T = TypeVar("T")
 DEFAULT_GENERATION = Generation()
 # Schemes of models that are evaluated by threads of this process.
 IN_PROCESS = ("gguf", "transformers")
-CLOSED = "Make a new ModelManager, or a new TinyBERTOrchestrator where that was closed."
 
 
 class ModelManager:
@@ -54,16 +48,10 @@ class ModelManager:
         self.settings = settings or Settings.load()
         configured = self.settings.memory_budget_mb
         self.memory_budget_bytes = memory_budget_bytes(configured) if memory_budget is None else parse_bytes(memory_budget)
-        self._max_models = max_models
-        self._changed = threading.Condition()
-        self._slots: dict[str, Slot] = {}
-        self._names: dict[Reference, Target] = {}
-        # With size and time of change as they were then.
-        self._verified: set[tuple[ModelFile, tuple[int, int] | None]] = set()
+        self._room = Room(self.memory_budget_bytes, max_models)
+        self._names = Names(self.settings)
         # What models turned out to take, in place of their estimates.
         self._measured: dict[str, int] = {}
-        self._clock = 0
-        self._closed = False
         # Where the first model was loaded into a process, None before.
         self._origin: Origin | None = None
         self._threads: list[threading.Thread] = []
@@ -75,12 +63,12 @@ class ModelManager:
 
         Raises :class:`ModelNotFoundError` for an unknown name, :class:`UnknownNameError` for an unknown scheme.
         """
-        target = self._target(ref)
+        target = self._names.target(ref)
         return Path(target.target) if target.scheme == "gguf" else Reference(target.scheme, target.target)
 
     def decoding(self, ref: str) -> str:
         """How the model wants to be decoded: ``quotes``, or an empty string for freely. Raises as :meth:`resolve`."""
-        file = self._target(ref).file
+        file = self._names.target(ref).file
         return file.decoding if file else ""
 
     def ensure_ready(self, ref: str, *, stopped: Stopped = never) -> Backend:
@@ -91,14 +79,14 @@ class ModelManager:
         pinned, :class:`BackendUnavailableError` when models in use leave no room until ``request_timeout_s`` has passed, :class:`ClosedError` after
         :meth:`close`, :class:`BackendError` in a process that was forked after a model had been loaded, and whatever its backend raises on loading.
         """
-        target = self._target(ref)
+        target = self._names.target(ref)
         with self.lease(target, stopped) as backend:
             return Handle(self, target, backend.n_context_tokens, stopped)
 
     def get_or_load(self, model_id: str = "", config: DomainConfig | None = None) -> tuple[Backend, Tokenizer]:
         """The model, loaded, and its tokenizer. Without ``model_id``: the model of the domain ``config``, else the default. Raises as
         :meth:`ensure_ready`."""
-        target = self._target(model_id or (config.model if config else None) or self.settings.default_model)
+        target = self._names.target(model_id or (config.model if config else None) or self.settings.default_model)
         with self.lease(target) as backend:
             return Handle(self, target, backend.n_context_tokens), Tokenizer(self, target)
 
@@ -113,8 +101,8 @@ class ModelManager:
         target = self._target_if_any(ref)
         if target is None:
             return
-        with self._changed:
-            if target.scheme != "gguf" or self._closed or self._slot(target).resident:
+        with self._room.changed:
+            if target.scheme != "gguf" or self._room.closed or self._room.slot(target).resident:
                 return
             self._begin(self._load_quietly, target, f"load-{target.name}")
 
@@ -124,8 +112,8 @@ class ModelManager:
         target = self._target_if_any(ref)
         if target is None:
             return
-        with self._changed:
-            slot = self._slots.get(target.key)
+        with self._room.changed:
+            slot = self._room.slots.get(target.key)
             backend = slot.backend if slot and slot.state == "ready" else None
         if isinstance(backend, Queueing):
             backend.refuse_when_full()
@@ -134,7 +122,7 @@ class ModelManager:
         """What a reference names; None where that is unknown, or this process was forked: whoever asks the model meets the error."""
         try:
             self._refuse_forked()
-            return self._target(ref)
+            return self._names.target(ref)
         except MDSAError:
             return None
 
@@ -144,20 +132,20 @@ class ModelManager:
 
     def pin(self, ref: str, pinned: bool = True) -> None:
         """Keep a model in memory once it is loaded, whatever else needs room; or no longer. Raises as :meth:`resolve`."""
-        target = self._target(ref)
-        with self._changed:
-            self._slot(target).pinned = pinned
-            self._changed.notify_all()
+        target = self._names.target(ref)
+        with self._room.changed:
+            self._room.slot(target).pinned = pinned
+            self._room.changed.notify_all()
 
     def unload(self, ref: str) -> bool:
         """Unload a model now, pinned or not; False when it is not loaded or in use. Its memory is free on return."""
         self._refuse_forked()
-        target = self._target(ref)
-        with self._changed:
-            slot = self._slots.get(target.key)
+        target = self._names.target(ref)
+        with self._room.changed:
+            slot = self._room.slots.get(target.key)
             if not slot or slot.state != "ready" or slot.uses:
                 return False
-            self._move(slot, "unloading")
+            self._room.move(slot, "unloading")
         self._unload([slot])
         return True
 
@@ -170,7 +158,7 @@ class ModelManager:
         """
         expected(generation, Generation, "generation", "Pass Generation(max_tokens=64), for example.")
         deadline_s = self.settings.request_timeout_s if deadline_s is None else checked_deadline(deadline_s)
-        return ManagedStream(self, self._target(ref), as_messages(messages), generation, deadline_s)
+        return ManagedStream(self, self._names.target(ref), as_messages(messages), generation, deadline_s)
 
     def generate(self, ref: str, messages: Prompt, generation: Generation = DEFAULT_GENERATION, *, deadline_s: float | None = None) -> str:
         """The whole text of :meth:`stream`."""
@@ -178,16 +166,16 @@ class ModelManager:
 
     def loaded(self) -> list[LoadedModel]:
         """The models in memory, least recently used first."""
-        with self._changed:
-            ready = sorted((slot for slot in self._slots.values() if slot.state == "ready"), key=lambda slot: slot.last_used)
+        with self._room.changed:
+            ready = sorted((slot for slot in self._room.slots.values() if slot.state == "ready"), key=lambda slot: slot.last_used)
             return [LoadedModel(slot.name, slot.size_bytes) for slot in ready]
 
     def status(self) -> list[ModelStatus]:
         """Every model that was asked for so far."""
-        with self._changed:
+        with self._room.changed:
             return [
                 ModelStatus(slot.name, slot.state, slot.size_bytes, slot.uses, slot.pinned, slot.loads, slot.load_s, slot.error)
-                for slot in self._slots.values()
+                for slot in self._room.slots.values()
             ]
 
     def close(self) -> None:
@@ -195,13 +183,13 @@ class ModelManager:
         done: what there is of it belongs to the other process."""
         if self._left:
             return
-        with self._changed:
-            self._closed = True
-            slots = [slot for slot in self._slots.values() if slot.state == "ready"]
+        with self._room.changed:
+            self._room.closed = True
+            slots = [slot for slot in self._room.slots.values() if slot.state == "ready"]
             for slot in slots:
-                self._move(slot, "unloading")
+                self._room.move(slot, "unloading")
             # Who waits for room has to hear of it.
-            self._changed.notify_all()
+            self._room.changed.notify_all()
             threads = self._threads
         self._unload(slots)
         for thread in threads:
@@ -212,38 +200,6 @@ class ModelManager:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
-
-    def _target(self, ref: str) -> Target:
-        reference = parse_reference(ref)
-        if reference.scheme == "gguf":
-            reference = Reference("gguf", str(Path(reference.target).resolve()))
-        elif reference.scheme != "name":
-            return Target(reference.scheme, reference.target, reference.target)
-        # Kept, because reading every model.yaml takes milliseconds and this is on the path of each request.
-        if (known := self._names.get(reference)) is None:
-            known = self._names[reference] = self._looked_up(reference)
-        return known
-
-    def _looked_up(self, reference: Reference) -> Target:
-        """The file of a name or path, as things are now."""
-        if reference.scheme == "name":
-            file = find(reference.target, self.settings.model_dirs)
-            return Target("gguf", str(file.path.resolve()), file.name, reference, file)
-        path = Path(reference.target)
-        return Target("gguf", reference.target, path.stem, reference, at(path))
-
-    def _looked_up_again(self, target: Target) -> Target:
-        """What the reference of a target that cannot be loaded stands for now: a file may have been added or pulled since. What was known of the
-        place before is forgotten, but that it was pinned."""
-        if target.asked is None:
-            return target
-        found = self._names[target.asked] = self._looked_up(target.asked)
-        with self._changed:
-            before = self._slots.get(target.key)
-            if found.key != target.key and before and before.state == "failed":
-                self._slot(found).pinned |= before.pinned
-                del self._slots[target.key]
-        return found
 
     @contextmanager
     def lease(self, target: Target, stopped: Stopped = never) -> Iterator[Backend]:
@@ -258,7 +214,7 @@ class ModelManager:
         """Let go of what :meth:`acquire` gave; it may be unloaded then."""
         if self._left:
             return
-        with self._changed:
+        with self._room.changed:
             # The backend may have failed since, and another be loaded in its place.
             if held.slot.backend is held.backend:
                 if isinstance(held.backend, Measured) and held.backend.memory_bytes:
@@ -266,21 +222,13 @@ class ModelManager:
                     held.slot.size_bytes = held.backend.memory_bytes
                 held.slot.uses -= 1
                 held.slot.idle_since = time.monotonic()
-                self._changed.notify_all()
+                self._room.changed.notify_all()
                 self._give_way(held.slot)
 
     def _give_way(self, slot: Slot) -> None:
-        """Under the lock: begin to unload idle models where all have grown beyond the budget together, but not that of ``slot``, which was used last.
-        In a thread of its own: who lets go of a model must not wait, and may be the thread that one of them runs in."""
-        resident = [other for other in self._slots.values() if other.resident]
-        within = sum(other.size_bytes for other in resident) <= self.memory_budget_bytes
-        if within or self._closed or any(other.state == "unloading" for other in resident):
-            return
-        needed = min(slot.size_bytes, self.memory_budget_bytes)
-        victims = [self._slots[key] for key in choose_evictions(self._residents(slot), needed, self.memory_budget_bytes) or ()]
-        for victim in victims:
-            self._move(victim, "unloading")
-        if victims:
+        """Under the lock: begin to unload idle models where all have grown beyond the budget together. In a thread of its own: who lets go of a model
+        must not wait, and may be the thread that one of them runs in."""
+        if victims := self._room.outgrown(slot):
             self._begin(self._unload, victims, "unload")
 
     def _begin(self, work: Callable[[T], None], what: T, name: str) -> None:
@@ -298,16 +246,6 @@ class ModelManager:
         if self._origin is not None:
             self._origin.refuse_forked()
 
-    def _slot(self, target: Target) -> Slot:
-        return self._slots.setdefault(target.key, Slot(target.name))
-
-    def _move(self, slot: Slot, state: State) -> None:
-        """The one place where a state changes. Under the condition."""
-        if state not in FOLLOWING[slot.state]:
-            raise AssertionError(f"{slot.name} cannot go from {slot.state} to {state}")
-        slot.state = state
-        self._changed.notify_all()
-
     def acquire(self, target: Target, deadline: float | None = None, stopped: Stopped = never) -> Held:
         """The model, loaded, and held until :meth:`release`. Room is waited for until ``deadline`` on the clock of ``time.monotonic``, for
         ``request_timeout_s`` unless given. Raises as :meth:`ensure_ready`."""
@@ -316,15 +254,16 @@ class ModelManager:
         try:
             return self._acquire(target, deadline, stopped)
         except (ModelNotFoundError, ModelFileError):
-            if (found := self._looked_up_again(target)) == target:
+            if (found := self._names.again(target)) == target:
                 raise
+            self._room.renamed(target, found)
         return self._acquire(found, deadline, stopped)
 
     def _acquire(self, target: Target, deadline: float, stopped: Stopped) -> Held:
         size: int | None = None
         while True:
-            with self._changed:
-                slot, victims = self._claim(target, size, deadline, stopped)
+            with self._room.changed:
+                slot, victims = self._room.claim(target, size, deadline, stopped)
                 if slot and slot.backend is not None and slot.state == "ready":
                     return Held(slot, slot.backend)
             if slot:
@@ -340,79 +279,15 @@ class ModelManager:
         """What the model takes, as measured or else as its header says."""
         try:
             size = self._measured.get(target.key) or backend_module(target.scheme).estimate_bytes(target.target, self.settings)
-            self._check_room(target, size)
+            self._room.check(target, size)
         except MDSAError as error:
-            with self._changed:
-                slot = self._slot(target)
+            with self._room.changed:
+                slot = self._room.slot(target)
                 if not slot.resident:
                     slot.error = str(error)
-                    self._move(slot, "failed")
+                    self._room.move(slot, "failed")
             raise
         return size
-
-    def _check_room(self, target: Target, size: int) -> None:
-        """Raise where waiting cannot help, because of what is pinned."""
-        with self._changed:
-            kept = [slot for key, slot in self._slots.items() if slot.pinned and slot.resident and key != target.key]
-            pinned = sum(slot.size_bytes for slot in kept)
-        if self._max_models is not None and len(kept) >= self._max_models:
-            raise ModelError(
-                f"no room for {target.name}: max_models is {self._max_models}, pinned: {', '.join(slot.name for slot in kept)}",
-                "Raise max_models, or pin fewer models.",
-            )
-        if size + pinned > self.memory_budget_bytes:
-            beside = f", {describe_bytes(pinned)} of it pinned" if pinned else ""
-            raise ModelMemoryError(
-                f"{target.name} needs {describe_bytes(size)}, the memory budget is {describe_bytes(self.memory_budget_bytes)}{beside}",
-                "Choose a smaller model or quantisation, lower context_tokens or parallel, or raise memory_budget_mb.",
-            )
-
-    def _claim(self, target: Target, size: int | None, deadline: float, stopped: Stopped) -> tuple[Slot | None, list[Slot]]:
-        """Under the lock: the model ready and held, or its slot to load it into with the slots to unload first, or None when its size is
-        unknown."""
-        while True:
-            if self._closed:
-                raise ClosedError("the model manager was closed", CLOSED)
-            if stopped():
-                raise StoppedError
-            slot = self._slot(target)
-            if slot.state == "ready":
-                self._touch(slot)
-                return slot, []
-            if not slot.resident:
-                if size is None:
-                    return None, []
-                chosen = choose_evictions(self._residents(), size, self.memory_budget_bytes, self._max_models)
-                # While another model is on its way out, its room may do: do not evict more for it.
-                if chosen is not None and not (chosen and any(other.state == "unloading" for other in self._slots.values())):
-                    return self._reserve(slot, size, chosen)
-            if not self._changed.wait(min(max(0.0, deadline - time.monotonic()), HEARD_S)) and time.monotonic() >= deadline:
-                if slot.resident:
-                    raise BackendUnavailableError(f"{target.name} is still {slot.state}", "Ask again in a moment, or raise request_timeout_s.")
-                held = ", ".join(other.name for other in self._slots.values() if other.resident)
-                limits = "memory_budget_mb" if self._max_models is None else f"memory_budget_mb or max_models ({self._max_models})"
-                raise BackendUnavailableError(f"no room for {target.name} beside the models in use: {held}", f"Ask again later, or raise {limits}.")
-
-    def _residents(self, but: Slot | None = None) -> list[Resident]:
-        return [
-            Resident(key, slot.size_bytes, slot.uses + (slot.state != "ready"), slot.last_used, slot.load_s, slot.pinned)
-            for key, slot in self._slots.items()
-            if slot.resident and slot is not but
-        ]
-
-    def _reserve(self, slot: Slot, size: int, chosen: Sequence[str]) -> tuple[Slot, list[Slot]]:
-        victims = [self._slots[key] for key in chosen]
-        for victim in victims:
-            self._move(victim, "unloading")
-        slot.size_bytes, slot.error = size, ""
-        self._move(slot, "loading")
-        self._touch(slot)
-        return slot, victims
-
-    def _touch(self, slot: Slot) -> None:
-        self._clock += 1
-        slot.last_used = self._clock
-        slot.uses += 1
 
     def _unload(self, slots: Sequence[Slot]) -> None:
         """Free models in state ``unloading``."""
@@ -421,9 +296,9 @@ class ModelManager:
                 if slot.backend:
                     slot.backend.close()
             finally:
-                with self._changed:
+                with self._room.changed:
                     slot.backend, slot.uses = None, 0
-                    self._move(slot, "absent")
+                    self._room.move(slot, "absent")
 
     def _load(self, target: Target, slot: Slot, victims: list[Slot]) -> Backend | None:
         """Unload the victims, load the model, publish it; None when it turned out too large for what is left, to be tried again."""
@@ -433,9 +308,7 @@ class ModelManager:
         began = time.monotonic()
         try:
             self._unload(victims)
-            if target.file and (seen := (target.file, stamp(target.file.path))) not in self._verified:
-                verify(target.file, self.settings.home / "cache" / "verified")
-                self._verified.add(seen)
+            self._names.verify(target)
             began = time.monotonic()
             backend = backend_module(target.scheme).open_backend(target.target, target.name, self.settings)
         except MDSAError as error:
@@ -443,9 +316,9 @@ class ModelManager:
             raise
         finally:
             if backend is None:
-                with self._changed:
+                with self._room.changed:
                     slot.uses, slot.error = 0, failed or "stopped while loading"
-                    self._move(slot, "failed")
+                    self._room.move(slot, "failed")
         if isinstance(backend, Measured) and backend.memory_bytes:
             self._measured[target.key] = backend.memory_bytes
         if not self._publish(target, slot, backend, time.monotonic() - began):
@@ -456,54 +329,47 @@ class ModelManager:
 
     def _bury(self, slot: Slot, backend: Backend, failure: BackendError) -> None:
         """Take a backend that failed out of service; the next who asks loads the model again."""
-        with self._changed:
+        with self._room.changed:
             if slot.backend is not backend or slot.state != "ready":
                 return
-            self._move(slot, "unloading")
+            self._room.move(slot, "unloading")
         try:
             backend.close()
         finally:
-            with self._changed:
+            with self._room.changed:
                 slot.backend, slot.uses, slot.error = None, 0, str(failure)
-                self._move(slot, "failed")
+                self._room.move(slot, "failed")
 
     def _publish(self, target: Target, slot: Slot, backend: Backend, seconds: float) -> bool:
         """Take a loaded model into service, unless the manager was closed meanwhile or what was measured leaves no room."""
-        with self._changed:
-            slot.size_bytes = self._measured.get(target.key, slot.size_bytes)
-            chosen = choose_evictions(self._residents(slot), slot.size_bytes, self.memory_budget_bytes, self._max_models)
-            closed = self._closed
-            fits = chosen is not None and not closed
-            if fits:
-                slot.backend, slot.load_s = backend, seconds
-                slot.loads += 1
-                self._move(slot, "ready")
-            victims = [self._slots[key] for key in chosen or ()] if fits else []
-            for victim in victims:
-                self._move(victim, "unloading")
-        self._unload(victims)
-        if not fits:
-            backend.close()
-            with self._changed:
-                slot.uses = 0
-                self._move(slot, "absent")
-            if closed:
-                raise ClosedError("the model manager was closed", CLOSED)
-            self._check_room(target, slot.size_bytes)
-        return fits
+        room = self._room
+        with room.changed:
+            victims = room.take_in(slot, self._measured.get(target.key, slot.size_bytes), backend, seconds)
+            was_closed = room.closed
+        if victims is not None:
+            self._unload(victims)
+            return True
+        backend.close()
+        with room.changed:
+            slot.uses = 0
+            room.move(slot, "absent")
+        if was_closed:
+            raise closed()
+        room.check(target, slot.size_bytes)
+        return False
 
     def _expire(self) -> None:
         """Unload what has been idle for ``keep_alive_s``."""
         keep_s = self.settings.keep_alive_s
         while True:
-            with self._changed:
-                if self._closed:
+            with self._room.changed:
+                if self._room.closed:
                     return
-                idle = [slot for slot in self._slots.values() if slot.state == "ready" and not slot.uses and not slot.pinned]
+                idle = self._room.idle()
                 now = time.monotonic()
                 expired = [slot for slot in idle if now - slot.idle_since >= keep_s]
                 for slot in expired:
-                    self._move(slot, "unloading")
+                    self._room.move(slot, "unloading")
                 if not expired:
-                    self._changed.wait(min([threading.TIMEOUT_MAX, *(slot.idle_since + keep_s - now for slot in idle)]))
+                    self._room.changed.wait(min([threading.TIMEOUT_MAX, *(slot.idle_since + keep_s - now for slot in idle)]))
             self._unload(expired)

@@ -267,5 +267,5 @@ def test_who_asks_for_a_name_is_told_what_has_it(encoder: Encoder) -> None:
 
 def test_a_form_that_quotations_cannot_have_is_told(product: TinyBERTOrchestrator) -> None:
     domain = DomainConfig(name="garden", generation={"json_schema": {"type": "object"}})
-    with product.manager.lease(product.manager._target("nano")) as nano, pytest.raises(InputError, match=r"garden only quotes .* json_schema"):
+    with product.manager.lease(product.manager._names.target("nano")) as nano, pytest.raises(InputError, match=r"garden only quotes .* json_schema"):
         asking.asked(nano, True, domain, "what does a new card cost?", [("Fees", FEES)], product.encoder.encode)

@@ -411,8 +411,8 @@ def test_states(manager: ModelManager, settings: Settings, tiny: Path) -> None:
 
 def test_no_state_is_skipped(manager: ModelManager) -> None:
     manager.ensure_ready("a")
-    with manager._changed, pytest.raises(AssertionError, match="from ready to loading"):
-        manager._move(next(iter(manager._slots.values())), "loading")
+    with manager._room.changed, pytest.raises(AssertionError, match="from ready to loading"):
+        manager._room.move(next(iter(manager._room.slots.values())), "loading")
 
 
 def test_a_model_in_use_is_not_unloaded_by_hand(manager: ModelManager) -> None:
@@ -610,7 +610,7 @@ def test_who_asks_meets_the_error_of_a_load_ahead(manager: ModelManager, tmp_pat
 def test_closing_leaves_no_load_behind(settings: Settings, models: list[str], one_bytes: int) -> None:
     manager = ModelManager(settings, memory_budget=int(1.5 * one_bytes))
     manager.ensure_ready(models[0])
-    with manager.lease(manager._target(models[0])):
+    with manager.lease(manager._names.target(models[0])):
         manager.load_ahead(models[1])
         closing = threading.Thread(target=manager.close)
         closing.start()
@@ -673,7 +673,7 @@ path, asked, short = sys.argv[1], [Message("user", "hello?")], Generation(max_to
 manager = ModelManager(Settings.load(request_timeout_s=20))
 idle = ModelManager()
 backend = manager.ensure_ready(path)
-slot = next(iter(manager._slots.values())).backend
+slot = next(iter(manager._room.slots.values())).backend
 said = manager.generate(path, asked, short)
 left_open = manager.stream(path, asked, short)
 next(left_open)
