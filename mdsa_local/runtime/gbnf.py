@@ -56,67 +56,95 @@ def check_gbnf(text: str) -> None:
 
 def parsed(text: str) -> Grammar | None:
     """The rules of a grammar; None where it is none."""
-    grammar: Grammar = {}
-    # Of each parenthesis that is open, and the rule around them: its name and its alternatives so far.
-    opened: list[tuple[str, list[list[Terminal | Ref]]]] = []
-    # What a mark behind it would repeat.
-    last = 0
-    at = 0
-
-    def close() -> str:
-        name, alternatives = opened.pop()
-        grammar[name] = [tuple(alternative) for alternative in alternatives]
-        return name
-
+    reading, at = _Reading(), 0
     while at < len(text):
-        if (found := TOKEN.match(text, at)) is None:
+        found = TOKEN.match(text, at)
+        if found is None or not reading.take(found):
             return None
         at = found.end()
+    return reading.whole()
+
+
+class _Reading:
+    """The rules of a grammar that is read token by token."""
+
+    def __init__(self) -> None:
+        self._grammar: Grammar = {}
+        # Of each parenthesis that is open, and the rule around them: its name and its alternatives so far.
+        self._opened: list[tuple[str, list[list[Terminal | Ref]]]] = []
+        # What a mark behind it would repeat: from here on, of the alternative that is read.
+        self._last = 0
+
+    def take(self, found: re.Match[str]) -> bool:
+        """Read on by a token; False where it cannot stand there."""
         if found["blank"] or found["line"]:
-            continue
+            return True
         if found["rule"]:
-            if len(opened) == 1:
-                close()
-            if opened:
-                return None
-            opened.append((found["name"], [[]]))
-            last = 0
-            continue
-        if not opened:
-            return None
-        items = opened[-1][1][-1]
-        mark = found["mark"]
-        if found["least"] or (mark and mark in "*+?"):
-            if last == len(items):
-                return None
-            least = int(found["least"] or mark == "+")
-            most = int(found["most"]) if found["most"] else least if found["least"] and not found["comma"] else 1 if mark == "?" else None
-            if least > MOST_REPEATS:
-                return None
-            _repeat(grammar, items, last, least, None if most is None or most > MOST_REPEATS else most)
-        elif mark == "(":
-            if len(opened) > MOST_NESTED:
+            return self._begin(found["name"])
+        if not self._opened:
+            return False
+        mark = found["mark"] or ""
+        if found["least"] or mark in ("*", "+", "?"):
+            return self._repeat(found, mark)
+        if mark == "(":
+            if len(self._opened) > MOST_NESTED:
                 raise InputError(f"the grammar has more than {MOST_NESTED} parentheses in each other", "Give its parts rules of their own.")
-            opened.append((f"({found.start()}", [[]]))
-            last = 0
+            self._open(f"({found.start()}")
         elif mark == ")":
-            if len(opened) < 2:
-                return None
-            name = close()
-            items = opened[-1][1][-1]
-            last = len(items)
-            items.append(Ref(name))
+            if len(self._opened) < 2:
+                return False
+            self._add([Ref(self._close())])
         elif mark == "|":
-            opened[-1][1].append([])
-            last = 0
+            self._opened[-1][1].append([])
+            self._last = 0
         else:
-            last = len(items)
-            items.extend(_symbols(found))
-    if len(opened) != 1:
-        return None
-    close()
-    named = {item.name for alternatives in grammar.values() for alternative in alternatives for item in alternative if isinstance(item, Ref)}
-    return grammar if {"root", *named} <= grammar.keys() else None
+            self._add(_symbols(found))
+        return True
+
+    def whole(self) -> Grammar | None:
+        """The grammar, at the end of the text; None where something is open or missing."""
+        if len(self._opened) != 1:
+            return None
+        self._close()
+        named = {item.name for rule in self._grammar.values() for alternative in rule for item in alternative if isinstance(item, Ref)}
+        return self._grammar if {"root", *named} <= self._grammar.keys() else None
+
+    @property
+    def _items(self) -> list[Terminal | Ref]:
+        return self._opened[-1][1][-1]
+
+    def _begin(self, name: str) -> bool:
+        """Begin a rule; False inside parentheses."""
+        if len(self._opened) == 1:
+            self._close()
+        if self._opened:
+            return False
+        self._open(name)
+        return True
+
+    def _open(self, name: str) -> None:
+        self._opened.append((name, [[]]))
+        self._last = 0
+
+    def _close(self) -> str:
+        name, alternatives = self._opened.pop()
+        self._grammar[name] = [tuple(alternative) for alternative in alternatives]
+        return name
+
+    def _add(self, symbols: Iterable[Terminal | Ref]) -> None:
+        self._last = len(self._items)
+        self._items.extend(symbols)
+
+    def _repeat(self, found: re.Match[str], mark: str) -> bool:
+        """Repeat what was read last; False where there is nothing, or llama.cpp would refuse it."""
+        if self._last == len(self._items):
+            return False
+        least = int(found["least"] or mark == "+")
+        most = int(found["most"]) if found["most"] else least if found["least"] and not found["comma"] else 1 if mark == "?" else None
+        if least > MOST_REPEATS:
+            return False
+        _repeat(self._grammar, self._items, self._last, least, None if most is None or most > MOST_REPEATS else most)
+        return True
 
 
 def _symbols(found: re.Match[str]) -> Iterator[Terminal | Ref]:
