@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mdsa_local.cli.output import Json, document, line, progress, table, try_to_write
+from mdsa_local.cli.output import Json, document, line, progress, table, try_to_draw, try_to_write
 
 if TYPE_CHECKING:
     from mdsa_local.evaluation.answers import Run
@@ -68,13 +68,9 @@ def answers(
     from mdsa_local.settings import Settings
 
     cases = questions.read(file)
-    for path in (plot, save):
-        if path is not None:
-            try_to_write(path)
-    if plot is not None:
-        from mdsa_local.evaluation.plots import figure_class
-
-        figure_class()
+    try_to_draw(plot)
+    if save is not None:
+        try_to_write(save)
     # The log is for what a user asks.
     settings = Settings.load().changed(answer_log=0)
     refuse_unknown(model or [], settings.model_dirs)

@@ -145,6 +145,15 @@ def try_to_write(path: Path) -> None:
         raise storage_error(error, path) from None
 
 
+def try_to_draw(path: Path | None) -> None:
+    """Raise :class:`DependencyError` without matplotlib, and as :func:`try_to_write`; None: no picture is wanted."""
+    if path is not None:
+        from mdsa_local.evaluation.plots import figure_class
+
+        try_to_write(path)
+        figure_class()
+
+
 @contextlib.contextmanager
 def interrupted_at_once() -> Iterator[None]:
     """While this lasts Ctrl-C ends the program at once: broken off like an exception, an import may leave its lock taken, and a thread that loads a

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mdsa_local.cli.output import Json, counts, document, escaped, line, note, try_to_write, waiting
+from mdsa_local.cli.output import Json, counts, document, escaped, line, note, try_to_draw, waiting
 from mdsa_local.errors import DependencyError, InputError, UnknownNameError
 from mdsa_local.jsonlines import folded, rows
 
@@ -191,11 +191,7 @@ def evaluate(
     from mdsa_local.routing.router import IntentRouter
 
     pairs = read_pairs(file)
-    if plot is not None:
-        from mdsa_local.evaluation.plots import figure_class
-
-        try_to_write(plot)
-        figure_class()
+    try_to_draw(plot)
     if fit is None:
         from mdsa_local.orchestrator import TinyBERTOrchestrator
 
