@@ -301,14 +301,15 @@ class TinyBERTOrchestrator:
             if answer.status == "not_found":
                 answer = replace(answer, nearest=_nearest(evidence.passages))
             self._log(answer, asked)
-        except MDSAError:
-            self._outcomes.count("error", began=began)
-            # Whatever failed then did so for that.
-            self._refuse_closed()
-            raise
         except (GeneratorExit, StoppedError):
             self._outcomes.count("cancelled", began=began)
             return
+        except Exception as error:
+            self._outcomes.count("error", began=began)
+            if isinstance(error, MDSAError):
+                # Whatever failed then did so for that.
+                self._refuse_closed()
+            raise
         finally:
             del self._leashes[id(leash)]
             if self._closed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -80,14 +81,16 @@ class DomainExecutor:
         :meth:`quotable` gave, if it was asked. Raises :class:`ContextOverflowError` when the question does not fit, and the errors of the backend.
         """
         reference, leash = self._model(domain), leash or Leash()
+        # One for all of it: room for the model, its loading, what it writes.
+        deadline = time.monotonic() + self.manager.settings.request_timeout_s
         try:
-            backend = self.manager.ensure_ready(reference, stopped=leash.stopped)
+            backend = self.manager.ensure_ready(reference, stopped=leash.stopped, deadline=deadline)
             asked = asking.asked(backend, self.quotes(domain), domain, question, _shown(passages), embed, nearest)
         except StoppedError:
             return
         yield asked.fitted
         written: list[str] = []
-        stream = backend.stream(asked.messages, asked.generation, deadline_s=self.manager.settings.request_timeout_s)
+        stream = backend.stream(asked.messages, asked.generation, deadline_s=deadline - time.monotonic())
         for piece in leash.hold(stream):
             if isinstance(piece, Finished):
                 text = "".join(written)

@@ -137,13 +137,13 @@ class Tokenizer:
 class Handle:
     """A model by reference: each call holds it for as long as the call runs, loading it again if it was unloaded since."""
 
-    def __init__(self, manager: Keeper, target: Target, n_context_tokens: int, stopped: Stopped = never) -> None:
+    def __init__(self, manager: Keeper, target: Target, n_context_tokens: int, stopped: Stopped = never, deadline: float | None = None) -> None:
         self.name = target.name
         self.n_context_tokens = n_context_tokens
-        self._manager, self._target, self._stopped = manager, target, stopped
+        self._manager, self._target, self._stopped, self._deadline = manager, target, stopped, deadline
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
-        with self._manager.lease(self._target, self._stopped) as backend:
+        with self._manager.lease(self._target, self._stopped, self._deadline) as backend:
             return backend.count_tokens(messages)
 
     def stream(self, messages: Sequence[Message], generation: Generation, *, deadline_s: float) -> ManagedStream:

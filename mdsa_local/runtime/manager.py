@@ -71,17 +71,19 @@ class ModelManager:
         file = self._names.target(ref).file
         return file.decoding if file else ""
 
-    def ensure_ready(self, ref: str, *, stopped: Stopped = never) -> Backend:
+    def ensure_ready(self, ref: str, *, stopped: Stopped = never, deadline: float | None = None) -> Backend:
         """The model, loaded. Should others need its room meanwhile, it is loaded again when used; while a call runs it stays. ``stopped`` is asked
-        while room is waited for, and before a load begins: where it says so, :class:`~mdsa_local.stoppable.StoppedError` is raised.
+        while room is waited for, and before a load begins: where it says so, :class:`~mdsa_local.stoppable.StoppedError` is raised. ``deadline``, on
+        the clock of ``time.monotonic``: until when room is waited for, now and whenever tokens are counted; ``request_timeout_s`` each time where it is
+        None.
 
         Raises :class:`ModelMemoryError` with the numbers when it is larger than the budget leaves, :class:`ModelError` when ``max_models`` are
         pinned, :class:`BackendUnavailableError` when models in use leave no room until ``request_timeout_s`` has passed, :class:`ClosedError` after
         :meth:`close`, :class:`BackendError` in a process that was forked after a model had been loaded, and whatever its backend raises on loading.
         """
         target = self._names.target(ref)
-        with self.lease(target, stopped) as backend:
-            return Handle(self, target, backend.n_context_tokens, stopped)
+        with self.lease(target, stopped, deadline) as backend:
+            return Handle(self, target, backend.n_context_tokens, stopped, deadline)
 
     def get_or_load(self, model_id: str = "", config: DomainConfig | None = None) -> tuple[Backend, Tokenizer]:
         """The model, loaded, and its tokenizer. Without ``model_id``: the model of the domain ``config``, else the default. Raises as
@@ -202,9 +204,9 @@ class ModelManager:
         self.close()
 
     @contextmanager
-    def lease(self, target: Target, stopped: Stopped = never) -> Iterator[Backend]:
+    def lease(self, target: Target, stopped: Stopped = never, deadline: float | None = None) -> Iterator[Backend]:
         """Hold the model, loaded, so that it is not unloaded meanwhile. Raises as :meth:`acquire`."""
-        held = self.acquire(target, stopped=stopped)
+        held = self.acquire(target, deadline, stopped)
         try:
             yield held.backend
         finally:

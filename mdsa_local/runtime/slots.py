@@ -126,5 +126,5 @@ class Keeper(Protocol):
     def release(self, held: Held) -> None:
         """Let go of it."""
 
-    def lease(self, target: Target, stopped: Stopped = never) -> AbstractContextManager[Backend]:
+    def lease(self, target: Target, stopped: Stopped = never, deadline: float | None = None) -> AbstractContextManager[Backend]:
         """Both, around a block."""

@@ -48,6 +48,10 @@ def _read(text: str, form: Generation) -> tuple[Any, str]:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         return text, f"it is not JSON: {error}" if form.json_schema is not None else ""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        return value, f"it holds half a character: {error.object[error.start]!a}"
     return value, "" if form.json_schema is None else wrong(checked_validator(form.json_schema), value)
 
 
@@ -60,7 +64,8 @@ def _said(value: Any, listed: frozenset[str]) -> Iterator[str]:
         for part in value:
             yield from _said(part, listed)
     elif value is not None and not isinstance(value, bool):
-        text = str(value).strip()
+        # JSON can write half a character as an escape, and no text has it.
+        text = str(value).strip().encode(errors="replace").decode()
         if text and text not in listed:
             yield text
 

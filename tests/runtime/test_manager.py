@@ -306,6 +306,17 @@ def test_a_handle_outlives_its_model(settings: Settings, models: list[str], one_
         assert opened == ["a", "b", "a"]
 
 
+def test_a_handles_deadline_is_one_for_all_its_waits(settings: Settings, models: list[str], one_bytes: int) -> None:
+    with ModelManager(settings, memory_budget=one_bytes) as manager:
+        began = time.monotonic()
+        backend = manager.ensure_ready("a", deadline=began + 0.6)
+        with manager.lease(manager._names.target("b")):
+            for _ in range(2):
+                with pytest.raises(BackendUnavailableError, match="no room"):
+                    backend.count_tokens(QUESTION)
+                assert time.monotonic() < began + 1.5
+
+
 def test_many_threads_one_load(manager: ModelManager, opened: list[str]) -> None:
     texts: list[str] = []
     threads = [threading.Thread(target=lambda: texts.append(manager.generate("a", QUESTION, SHORT))) for _ in range(8)]

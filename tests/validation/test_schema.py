@@ -51,6 +51,7 @@ def test_a_supported_one_is_a_success_with_its_citations_beside_it(encoder: Enco
         ('{"answer": "A replacement card costs', "length", "length: cut off at max_tokens"),
         ("A replacement card costs $5.", "stop", "form: it is not JSON: Expecting value"),
         ('{"reply": "A replacement card costs $5."}', "stop", "form: at its top: "),
+        ('{"answer": "A replacement card \\ud800 costs $5."}', "stop", "form: it holds half a character: '\\ud800'"),
     ],
 )
 def test_what_is_wrong_is_told_and_left_as_it_is(encoder: Encoder, text: str, finish: str, reason: str) -> None:
