@@ -73,9 +73,8 @@ class ModelManager:
 
     def ensure_ready(self, ref: str, *, stopped: Stopped = never, deadline: float | None = None) -> Backend:
         """The model, loaded. Should others need its room meanwhile, it is loaded again when used; while a call runs it stays. ``stopped`` is asked
-        while room is waited for, and before a load begins: where it says so, :class:`~mdsa_local.stoppable.StoppedError` is raised. ``deadline``, on
-        the clock of ``time.monotonic``: until when room is waited for, now and whenever tokens are counted; ``request_timeout_s`` each time where it is
-        None.
+        while room is waited for, and before a load begins: where it says so, :class:`~mdsa_local.stoppable.StoppedError` is raised. ``deadline``,
+        on the clock of ``time.monotonic``: until when room is waited for, now and whenever tokens are counted; None: ``request_timeout_s`` each time.
 
         Raises :class:`ModelMemoryError` with the numbers when it is larger than the budget leaves, :class:`ModelError` when ``max_models`` are
         pinned, :class:`BackendUnavailableError` when models in use leave no room until ``request_timeout_s`` has passed, :class:`ClosedError` after
