@@ -140,37 +140,9 @@ class TinyBERTOrchestrator:
     @cached_property
     def router(self) -> IntentRouter:
         """The router, with every registered domain."""
-        from mdsa_local.routing.router import IntentRouter
+        from mdsa_local.routing.making import made_router
 
-        anchors = self.settings.home / "cache" / "anchors"
-        router = IntentRouter.for_settings(self.settings, self.encoder, self.encoder.calibration, anchors, background=True)
-        trained = getattr(self.encoder, "classifier", None) is not None
-        if self.settings.router_file.is_file() and not self._degraded and not trained:
-            try:
-                self._restore(router)
-                return router
-            except ConfigError as error:
-                logger.warning("%s; routing by examples alone. %s", error, error.hint)
-        # Fitting takes longer than a question may: what was configured is fitted by `mdsa router fit`, what comes and goes later by itself.
-        router.register_all(self.registry, refit=False)
-        return router
-
-    def _restore(self, router: IntentRouter) -> None:
-        """Have ``router`` be the one on disk, of the domains there are now or else of those configured, with what came and went since. Raises
-        :class:`ConfigError`."""
-        from mdsa_local.routing.router import stamp
-
-        path, now = self.settings.router_file, list(self.registry)
-        try:
-            router.restore(path, now)
-        except ConfigError:
-            if stamp(now) == stamp(self._configured):
-                raise
-            router.restore(path, self._configured)
-            before = {domain.name: stamp([domain]) for domain in self._configured}
-            router.register_all([domain for domain in now if stamp([domain]) != before.get(domain.name)])
-            for name in before.keys() - {domain.name for domain in now}:
-                router.unregister(name)
+        return made_router(self.settings, self.encoder, list(self.registry), self._configured)
 
     @cached_property
     def knowledge(self) -> DualRAG:
