@@ -166,6 +166,15 @@ class Settings(BaseModel):
         except ValidationError:
             raise PydanticCustomError("layers", "expected auto, or how many layers: 0 for none, 1000 for all of any model") from None
 
+    @field_validator("ollama_api_key", "openai_api_key", mode="before")
+    @classmethod
+    def _key(cls, value: object) -> object:
+        # The message must not repeat it. A file that holds a key ends in a line end, and what is read from it with it.
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        if not isinstance(text, str) or not sendable(text.strip()):
+            raise PydanticCustomError("secret", "should be a string of printable ASCII characters; it is not shown here")
+        return text.strip()
+
     @field_validator("knowledge_storage_options", mode="before")
     @classmethod
     def _options(cls, value: object) -> object:
@@ -295,6 +304,11 @@ def user_path(path: str | Path) -> Path:
         if str(path) == "~":
             raise ConfigError("settings: the user's folder is unknown", "Set MDSA_HOME to a folder, in full.") from None
         raise ConfigError(f"settings: {path}: there is no such user", "Write the folder in full.") from None
+
+
+def sendable(key: str) -> bool:
+    """Whether a key can stand in a header of HTTP."""
+    return key.isascii() and key.isprintable()
 
 
 def storage_error(error: OSError, path: Path) -> StorageError:

@@ -51,6 +51,24 @@ def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
     assert "Free some space" in settings.storage_error(OSError(28, "No space left on device"), tmp_path / "x").hint
 
 
+@pytest.mark.parametrize("name", ["MDSA_OPENAI_API_KEY", "MDSA_OLLAMA_API_KEY", "OLLAMA_API_KEY"])
+def test_a_key_has_no_line_end_and_is_never_shown(tmp_path: Path, name: str) -> None:
+    loaded = Settings.load({"MDSA_HOME": str(tmp_path), name: " sesame\r\n"})
+    assert {loaded.openai_api_key.get_secret_value(), loaded.ollama_api_key.get_secret_value()} == {"", "sesame"}
+    for wrong in ("ses\name", "sesamé", "ses\0ame"):
+        with pytest.raises(ConfigError, match="printable ASCII") as caught:
+            Settings.load({"MDSA_HOME": str(tmp_path), name: wrong})
+        assert "ses" not in f"{caught.value} {caught.value.hint}" and name in caught.value.hint
+
+
+@pytest.mark.parametrize("text", ["4711", "[sesame4711]", "{a: sesame4711}"])
+def test_a_key_of_another_kind_is_not_shown_either(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.yaml").write_text(f"openai_api_key: {text}\n")
+    with pytest.raises(ConfigError, match="'openai_api_key'") as caught:
+        Settings.load({"MDSA_HOME": str(tmp_path)})
+    assert "4711" not in str(caught.value)
+
+
 def test_a_wrong_variable_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         Settings.load({"MDSA_HOME": str(tmp_path), "MDSA_CONFIDENCE_THRESHOLD": "2"})

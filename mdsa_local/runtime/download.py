@@ -21,7 +21,7 @@ from urllib.parse import urljoin, urlsplit
 from mdsa_local.durable import on_disk, only_one, settle, write_whole
 from mdsa_local.errors import BackendError, BackendTimeoutError, BackendUnavailableError, InputError, ModelFileError, ModelNotFoundError, StorageError
 from mdsa_local.runtime.residency import describe_bytes
-from mdsa_local.runtime.wire import is_loopback
+from mdsa_local.runtime.wire import bearer, is_loopback
 
 if TYPE_CHECKING:
     import httpx
@@ -53,12 +53,13 @@ class Fetcher:
 
     def __init__(self, hub_url: str, token: str = "", allowed_hosts: tuple[str, ...] = ()) -> None:
         """``hub_url`` is where files are asked for. ``allowed_hosts`` are names, or a dot and a name for all below it, to which a redirect may lead
-        besides the first host. Proxies of the environment are used but for this machine."""
+        besides the first host. Proxies of the environment are used but for this machine. Raises :class:`ConfigError` for a token that is none."""
         import httpx
 
+        self._token = bearer(token, "HF_TOKEN")
         waits = httpx.Timeout(SILENCE_S, connect=10.0)
         self._client = httpx.Client(follow_redirects=False, timeout=waits, trust_env=not is_loopback(hub_url))
-        self._token, self._allowed = token, allowed_hosts
+        self._allowed = allowed_hosts
 
     def close(self) -> None:
         """Close the connections."""
@@ -179,7 +180,7 @@ class Fetcher:
         seen: list[httpx.Headers] = []
         place = url
         for _ in range(MAX_REDIRECTS + 1):
-            token = {"Authorization": f"Bearer {self._token}"} if self._token and urlsplit(place).netloc == urlsplit(url).netloc else {}
+            token = self._token if urlsplit(place).netloc == urlsplit(url).netloc else {}
             with self._client.stream(method, place, headers={**headers, **token}) as response:
                 seen.append(response.headers)
                 # A hub says all there is to know before it redirects to a storage that may refuse HEAD.

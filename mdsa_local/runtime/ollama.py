@@ -28,7 +28,7 @@ from mdsa_local.runtime.backend import Finished, Message, Reason, ToolCall, refu
 from mdsa_local.runtime.catalog import perhaps_meant
 from mdsa_local.runtime.estimating import estimated_tokens
 from mdsa_local.runtime.stopping import Thoughts
-from mdsa_local.runtime.wire import Wire, Wires, as_json, is_loopback, limits, lines, reason_of, silent, timeout
+from mdsa_local.runtime.wire import Wire, Wires, as_json, bearer, is_loopback, limits, lines, reason_of, silent, timeout
 from mdsa_local.settings import Settings
 from mdsa_local.stoppable import Leash, Stoppable
 
@@ -286,9 +286,12 @@ def answer(name: str, parts: Iterator[ChatResponse]) -> Iterator[str | Finished]
 
 
 def connect(base_url: str, api_key: str = "") -> Client:
-    """A client for ``base_url`` that has not opened a socket yet. Raises :class:`ConfigError` when that is no address."""
+    """A client for ``base_url`` that has not opened a socket yet. Raises :class:`ConfigError` when that is no address, or the key none."""
     import httpx
 
+    # The client sends the environment's of its own accord, as it stands there, and cannot be imported with one that is not ASCII.
+    environment = bearer(os.environ.get("OLLAMA_API_KEY", ""), "OLLAMA_API_KEY")
+    headers = bearer(api_key, "ollama_api_key") or environment
     try:
         from ollama import Client
     except ImportError as error:
@@ -298,7 +301,6 @@ def connect(base_url: str, api_key: str = "") -> Client:
         raise no_address(os.environ.get("OLLAMA_HOST", base_url), error) from None
     try:
         # A proxy of the environment must not see, nor break, what stays on this machine; nor may a redirect lead off it.
-        headers = {"authorization": f"Bearer {api_key}"} if api_key else None
         address = reachable(base_url)
         check_address(address)
         return Client(address, trust_env=not is_loopback(base_url), follow_redirects=False, limits=limits(), headers=headers)

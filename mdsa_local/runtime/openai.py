@@ -24,7 +24,7 @@ from mdsa_local.runtime.backend import Finished, Message, Reason, ToolCall, refu
 from mdsa_local.runtime.chat_template import without_system
 from mdsa_local.runtime.estimating import estimated_tokens
 from mdsa_local.runtime.stopping import Thoughts
-from mdsa_local.runtime.wire import Wire, Wires, as_json, is_loopback, limits, lines, reason_of, silent, timeout
+from mdsa_local.runtime.wire import Wire, Wires, as_json, bearer, is_loopback, limits, lines, reason_of, silent, timeout
 from mdsa_local.settings import Settings
 from mdsa_local.stoppable import Leash, Stoppable
 
@@ -150,7 +150,7 @@ class OpenAIBackend:
             if self._wires.closed:
                 raise BackendError(f"{self.name} was closed")
             if self._client is None:
-                headers = {"Authorization": f"Bearer {self._api_key}"} if self._api_key else {}
+                headers = bearer(self._api_key, "openai_api_key")
                 with self._mapped():
                     # A proxy of the environment must not see, nor break, what stays on this machine; nor may a redirect lead off it.
                     self._client = httpx.Client(

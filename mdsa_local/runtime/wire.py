@@ -15,8 +15,9 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from mdsa_local.errors import BackendError, BackendTimeoutError, MDSAError
+from mdsa_local.errors import BackendError, BackendTimeoutError, ConfigError, MDSAError
 from mdsa_local.runtime.backend import Finished, Message
+from mdsa_local.settings import sendable
 from mdsa_local.stoppable import Leash
 
 if TYPE_CHECKING:
@@ -168,6 +169,15 @@ def reason_of(text: str, status: int = 0) -> str:
         text = (html.unescape(title[1]) if title else "").strip() or phrase or "a web page"
     text = " ".join(text.split())
     return text if len(text) <= REASON_CHARS else f"{text[:REASON_CHARS]} …"
+
+
+def bearer(key: str, name: str) -> dict[str, str]:
+    """The header that sends a key, none for an empty one; blanks and line ends around it are no part of it. Raises :class:`ConfigError`, which names
+    where it was set, ``name``, and does not show it, for one that no header can hold."""
+    key = key.strip()
+    if not sendable(key):
+        raise ConfigError(f"{name}: the key has characters that none has", "Set it again: printable ASCII characters, in one line.")
+    return {"authorization": f"Bearer {key}"} if key else {}
 
 
 def limits() -> httpx.Limits:

@@ -129,6 +129,15 @@ def test_what_is_wrong_is_one_clear_error(capsys: Capture, hub: FileHub, argumen
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize("token", ["hf_se\ncret", "hf_secrét"])
+def test_a_wrong_token_is_told_and_not_shown(capsys: Capture, hub: FileHub, monkeypatch: pytest.MonkeyPatch, token: str) -> None:
+    monkeypatch.setenv("HF_TOKEN", token)
+    code, out, err = inside(capsys, "models", "pull", "hf://owner/repo/gated.gguf")
+    assert code == 3 and "HF_TOKEN" in err and "hf_" not in out + err
+    monkeypatch.setenv("HF_TOKEN", "secret\n")
+    assert inside(capsys, "models", "pull", "hf://owner/repo/gated.gguf", "--allow-host", "localhost")[0] == 0
+
+
 def test_add_and_quantize(capsys: Capture, hub: FileHub, tmp_path: Path) -> None:
     shape = Shape(width=256, inner=512)
     plain = write_gguf(tmp_path / "Plain-F32.gguf", metadata(shape, None), random_weights(shape))

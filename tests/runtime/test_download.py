@@ -17,7 +17,16 @@ from pathlib import Path
 import pytest
 
 from mdsa_local.durable import only_one
-from mdsa_local.errors import BackendError, BackendUnavailableError, InputError, MDSAError, ModelFileError, ModelNotFoundError, StorageError
+from mdsa_local.errors import (
+    BackendError,
+    BackendUnavailableError,
+    ConfigError,
+    InputError,
+    MDSAError,
+    ModelFileError,
+    ModelNotFoundError,
+    StorageError,
+)
 from mdsa_local.runtime.download import Fetcher, need_room
 
 from .file_server import FileHub
@@ -145,6 +154,15 @@ def test_the_token_goes_to_the_hub_alone(hub: FileHub, tmp_path: Path) -> None:
         fetch(trusted, hub, "gated", tmp_path / "x.gguf")
     sent = {(path.startswith("/storage/"), token) for _, path, _, token in hub.server.calls}
     assert sent == {(False, "Bearer secret"), (True, "")}
+
+
+def test_a_token_has_no_line_end_and_is_never_shown(hub: FileHub, tmp_path: Path) -> None:
+    with Fetcher(hub.url, "secret\n", ("localhost",)) as trusted:
+        fetch(trusted, hub, "gated", tmp_path / "x.gguf")
+    for wrong in ("hf_sec\nret", "hf_secré"):
+        with pytest.raises(ConfigError, match="HF_TOKEN") as caught:
+            Fetcher(hub.url, wrong)
+        assert "sec" not in f"{caught.value} {caught.value.hint}"
 
 
 def test_a_disk_without_room_is_said_before_the_first_byte(fetcher: Fetcher, hub: FileHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -301,6 +301,14 @@ def test_the_key_is_sent_and_not_shown(settings: Settings, monkeypatch: pytest.M
     loaded = Settings.load({"OLLAMA_API_KEY": "sesame", "MDSA_HOME": str(settings.home)})
     assert "sesame" not in repr(loaded)
     assert connect_client("https://ollama.com", loaded.ollama_api_key.get_secret_value())._client.headers["authorization"] == "Bearer sesame"
+    assert connect_client("https://ollama.com", "sesame\n")._client.headers["authorization"] == "Bearer sesame"
+    monkeypatch.setenv("OLLAMA_API_KEY", "other\n")
+    assert connect_client("https://ollama.com")._client.headers["authorization"] == "Bearer other"
+    monkeypatch.delenv("OLLAMA_API_KEY")
+    for wrong in ("ses\name", "sesamé"):
+        with pytest.raises(ConfigError, match="ollama_api_key: the key has") as caught:
+            connect_client("https://ollama.com", wrong)
+        assert "ses" not in f"{caught.value} {caught.value.hint}"
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,17 @@ def test_the_key_opens_and_is_only_taken_from_our_settings(server: Daemon, setti
     assert Settings.load({"OPENAI_API_KEY": "foreign"}, home=settings.home).openai_api_key.get_secret_value() == ""
 
 
+def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(server: Daemon) -> None:
+    for wrong in ("ses\name", "sesamé"):
+        backend = OpenAIBackend(server.url, "locked", 10, 0, wrong)
+        with pytest.raises(ConfigError, match="openai_api_key: the key has characters that none has") as caught:
+            backend.load()
+        assert "ses" not in f"{caught.value} {caught.value.hint}"
+    backend = OpenAIBackend(server.url, "locked", 10, 0, f"{KEY}\n")
+    assert len(ask(backend)) == 4
+    backend.close()
+
+
 def test_not_running(connect: Connect) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
