@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 from array import array
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,6 +19,8 @@ import psutil
 logger = logging.getLogger(__name__)
 MAGIC = b"mdsa-kv1"
 SUFFIX, UNFINISHED = ".kv", ".part"
+# What :meth:`PrefixStore.save` calls what it is writing, by the process that does.
+WRITTEN_BY = re.compile(rf"[0-9a-f]{{40}}-([0-9]{{1,9}}){re.escape(UNFINISHED)}")
 SAMPLES, SAMPLE_BYTES = 64, 1 << 16
 
 
@@ -29,8 +32,9 @@ class PrefixStore:
         self._folder, self._key, self._cap = folder, key, cap_bytes
         for left in folder.glob(f"*{UNFINISHED}"):
             # Of a process that was killed while writing.
-            if not psutil.pid_exists(int(left.stem.rpartition("-")[2] or 0)):
-                left.unlink(missing_ok=True)
+            if (writer := WRITTEN_BY.fullmatch(left.name)) and not psutil.pid_exists(int(writer[1])):
+                with suppress(OSError):
+                    left.unlink()
 
     def path(self, tokens: Sequence[int], adapter: str = "") -> Path:
         """Where the state of ``tokens`` under an adapter (its :func:`fingerprint`) is, or would be."""

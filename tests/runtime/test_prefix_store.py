@@ -124,6 +124,15 @@ for number in range(10**6):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+def test_what_somebody_else_left_in_the_folder_is_let_be(tmp_path: Path) -> None:
+    strange = ["notes.part", "x-1.part", "-.part", f"{'0' * 40}-{'9' * 30}.part", f"{'0' * 40}-٣.part"]
+    for name in (*strange, f"{'0' * 40}-999999999.part"):
+        (tmp_path / name).touch()
+    (tmp_path / f"{'1' * 40}-999999999.part").mkdir()
+    PrefixStore(tmp_path, "key", 10**6).save([1, 2], b"state")
+    assert {path.name for path in tmp_path.glob("*.part")} == {*strange, f"{'1' * 40}-999999999.part"}
+
+
 def test_killed_while_writing_the_next_start_is_clean(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
