@@ -358,6 +358,8 @@ def estimate_bytes(target: str, settings: Settings) -> int:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder}: its config.json cannot be read: {error}", "Give the folder of a transformers model.") from None
+    # What also sees or hears describes the part that writes below this.
+    config |= config.get("text_config") or {}
     width, heads = config.get("hidden_size", 0), config.get("num_attention_heads", 1)
     head = config.get("head_dim") or width // max(heads, 1)
     context = min(settings.context_tokens or MAX_CONTEXT_TOKENS, config.get("max_position_embeddings") or MAX_CONTEXT_TOKENS)

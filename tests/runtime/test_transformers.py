@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import socket
 import sys
 import threading
@@ -181,6 +182,14 @@ def test_loading_opens_no_socket_and_counts_what_it_holds(folder: Path, settings
     estimate = estimate_bytes(str(folder), settings)
     state = 2 * 4 * 2048 * 2 * 2 * 16
     assert weights + state <= estimate <= weights + state + 20_000
+
+
+def test_the_estimate_finds_what_writes_in_a_model_that_also_sees(tmp_path: Path, settings: Settings) -> None:
+    text = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "num_hidden_layers": 3}
+    (tmp_path / "model.safetensors").write_bytes(bytes(1000))
+    for config in (text | {"torch_dtype": "bfloat16"}, {"text_config": text, "vision_config": {"hidden_size": 9}, "dtype": "bfloat16"}):
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        assert estimate_bytes(str(tmp_path), settings.changed(context_tokens=500)) == 1000 + 2 * 2 * 500 * 3 * 2 * 32
 
 
 @installed
