@@ -44,7 +44,8 @@ def _downloading(what: str) -> Progress:
 
     def tell(done: int, total: int) -> None:
         nonlocal first
-        first = done if first < 0 else first
+        # What is found damaged after all begins anew.
+        first = done if first < 0 or done < first else first
 
         def text(seconds: float) -> str:
             rate = (done - first) / max(seconds, 1e-6)

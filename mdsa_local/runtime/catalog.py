@@ -51,6 +51,9 @@ class FileEntry(BaseModel):
     def _one_place(self) -> Self:
         if bool(self.file) == bool(self.path) or (self.path and not self.path.is_absolute()):
             raise ValueError("give either file, a name beside model.yaml, or path, an absolute path")
+        # On Windows C:NAME lies elsewhere.
+        if self.file in (".", "..") or Path(self.file).name != self.file:
+            raise ValueError(f"file {self.file!r} is no name beside model.yaml")
         return self
 
     def beside(self, folder: Path) -> Path:
@@ -107,7 +110,7 @@ def perhaps_meant(target: str, folders: Sequence[Path]) -> str:
 def at(path: Path) -> ModelFile | None:
     """What a ``model.yaml`` beside the file ``path`` says of it; None without one that names it. Raises :class:`ConfigError` for a wrong one."""
     card = path.parent / "model.yaml"
-    return next((model for model in _on_card(card) if model.path == path), None) if card.is_file() else None
+    return next((model for model in on_card(card) if model.path == path), None) if card.is_file() else None
 
 
 def known(folders: Sequence[Path]) -> dict[str, ModelFile]:
@@ -155,19 +158,19 @@ def _missing(model: ModelFile) -> ModelNotFoundError:
 
 def _in_folder(folder: Path) -> Iterator[ModelFile]:
     for card in sorted(folder.glob("*/model.yaml")):
-        yield from _on_card(card)
+        yield from on_card(card)
     for path in sorted(folder.glob("*.gguf")):
         yield ModelFile(path.stem, path)
 
 
-def _on_card(path: Path) -> Iterator[ModelFile]:
-    """The files of one model.yaml, under its name and under ``name-variant``; nothing for what is no language model, such as the encoder."""
+def read_card(path: Path) -> ModelCard | None:
+    """A model.yaml; None for what is no language model, such as the encoder. Raises :class:`ConfigError` for a wrong one."""
     values = read_yaml(path)
     files = values.get("files")
     entries = [entry for entry in files.values() if isinstance(entry, dict)] if isinstance(files, dict) else []
     # What is added by its path was looked into; Ollama's files have names without an ending.
     if not any(entry.get("path") or str(entry.get("file") or "").lower().endswith(".gguf") for entry in entries):
-        return
+        return None
     try:
         card = ModelCard.model_validate(values)
     except ValidationError as error:
@@ -176,7 +179,14 @@ def _on_card(path: Path) -> Iterator[ModelFile]:
         ) from None
     if card.default not in card.files:
         raise ConfigError(f"{path}: key 'default' is {card.default!r}", f"Choose one of: {', '.join(sorted(card.files))}.")
+    return card
+
+
+def on_card(path: Path) -> Iterator[ModelFile]:
+    """The files of one model.yaml, under its name and under ``name-variant``. Raises as :func:`read_card`."""
     folder = path.parent
+    if (card := read_card(path)) is None:
+        return
     for variant, entry in card.files.items():
         source = entry.source or str(entry.path or card.source)
         model = ModelFile(f"{folder.name}-{variant}", entry.beside(folder), entry.sha256, entry.size_bytes, card.decoding, source)

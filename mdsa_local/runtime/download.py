@@ -34,6 +34,7 @@ MAX_CONNECTIONS = 20
 REDIRECTS = (301, 302, 303, 307, 308)
 
 Progress = Callable[[int, int], None]
+Check = Callable[[Path], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +86,9 @@ class Fetcher:
             is_hash = len(etag) == 64 and all(c in "0123456789abcdef" for c in etag)
             return Remote(url, int(size), etag if is_hash else "", etag or found.get("last-modified", ""))
 
-    def fetch(self, remote: Remote, target: Path, progress: Progress = lambda done, total: None) -> Path:
-        """Bring ``target`` to disk, going on with what an earlier call left. ``progress`` is told bytes done and in all.
+    def fetch(self, remote: Remote, target: Path, progress: Progress = lambda done, total: None, check: Check = lambda partial: None) -> Path:
+        """Bring ``target`` to disk, going on with what an earlier call left. ``progress`` is told bytes done and in all. ``check`` looks at the file
+        before it takes the place of what is there, and raises :class:`ModelFileError` for one that is of no use: it is removed.
 
         Raises :class:`StorageError` before the first byte when the disk has no room, :class:`BackendUnavailableError` when the connection breaks
         (what came is kept), :class:`ModelFileError` when size or hash are wrong, or its first bytes, at once (it is removed), and as
@@ -97,6 +99,11 @@ class Fetcher:
             partial.parent.mkdir(parents=True, exist_ok=True)
             with only_one(partial.with_name(f"{partial.name}.lock"), target):
                 self._complete(remote, partial, target, progress)
+                try:
+                    check(partial)
+                except ModelFileError:
+                    forget(partial)
+                    raise
                 settle(partial, target)
                 _note_of(partial).unlink(missing_ok=True)
         except OSError as error:

@@ -50,6 +50,7 @@ HEADS = ("cls.output.weight", "cls.weight")
 # What a loaded model takes beside its buffers: tables for each token, and what loading and its threads leave behind.
 VOCABULARY_BYTES, OVERHEAD_BYTES = 220, 6 * 2**20
 HINT = "Download or build the file again."
+WHOLE = "Choose a file that holds all of it, perhaps of another quantisation, or join its parts with llama.cpp's `llama-gguf-split --merge`."
 MISSING = "Check the path; where a file that was added was moved, mdsa models add FILE --name NAME."
 
 
@@ -285,7 +286,7 @@ def _info(reader: _Reader, version: int, metadata: Mapping[str, Any], tensors: l
     if not architecture or not tensors:
         raise reader.damaged("not a model: it holds no tensors or does not name its architecture")
     if _integer(metadata, "split.count") > 1:
-        raise reader.damaged("one part of a split model; join the parts with `llama-gguf-split --merge`")
+        raise ModelFileError(f"{reader.path}: one part of a split model", WHOLE)
     expected = _data_start(reader, metadata) + max(tensor.offset + tensor.size_bytes for tensor in tensors)
     if reader.end < expected:
         raise reader.damaged(f"truncated: its tensors end at byte {expected}, the file has {reader.end}")

@@ -17,11 +17,20 @@ from urllib.parse import urlsplit
 import yaml
 
 from mdsa_local.durable import on_disk, only_one, settle, write_whole
-from mdsa_local.errors import InputError, ModelError, ModelFileError, ModelMemoryError, ModelNotFoundError, StorageError, UnknownNameError
-from mdsa_local.runtime.catalog import ModelFile, find, known
+from mdsa_local.errors import (
+    ConfigError,
+    InputError,
+    ModelError,
+    ModelFileError,
+    ModelMemoryError,
+    ModelNotFoundError,
+    StorageError,
+    UnknownNameError,
+)
+from mdsa_local.runtime.catalog import FileEntry, ModelFile, find, on_card, read_card
 from mdsa_local.runtime.cores import within_cores
 from mdsa_local.runtime.download import Fetcher, Progress, Remote, forget, need_room
-from mdsa_local.runtime.gguf import MAGIC, GGUFInfo, read_gguf, text_metadata
+from mdsa_local.runtime.gguf import HINT, MAGIC, WHOLE, GGUFInfo, read_gguf, text_metadata
 from mdsa_local.runtime.hardware import memory_budget_bytes
 from mdsa_local.runtime.residency import describe_bytes
 from mdsa_local.settings import Settings, read_yaml, shipped, storage_error
@@ -32,6 +41,9 @@ QUANTIZATIONS = {"Q4_0": 2, "Q8_0": 7, "Q4_K_M": 15, "Q5_K_M": 17}
 PLAIN = ("F32", "F16", "BF16")
 # Behind the name of a file that is being made; nothing goes on with such a one, as a download does with its own.
 QUANTISING = ".quantising.partial"
+REVISION = re.compile(r"^(hf://[^/@]+/[^/@]+)@[^/]+")
+# One file of several; the first of one holds all.
+PART = re.compile(r"-\d{5}-of-(?!00001)\d{5}\.gguf$")
 # So long another may take to write a card.
 PATIENCE_S = 10.0
 
@@ -61,6 +73,11 @@ class HubFile:
         return f"{hub_url.rstrip('/')}/{self.repository}/resolve/{self.revision}/{self.path}"
 
     @property
+    def source(self) -> str:
+        """The reference, as it can be pulled again."""
+        return f"hf://{self.repository}{'' if self.revision == 'main' else f'@{self.revision}'}/{self.path}"
+
+    @property
     def file_name(self) -> str:
         """Without folders."""
         return self.path.rpartition("/")[2]
@@ -83,17 +100,20 @@ def pull(
     anyway: bool = False,
     progress: Progress = silent,
 ) -> ModelFile:
-    """Download a file as ``variant`` of the model ``name``. What an earlier call left is gone on with; a file that is there is left alone.
+    """Download a file as ``variant`` of the model ``name``. What an earlier call left is gone on with; a file that is there and whole is left alone,
+    and one that is not stays until another can take its place.
 
     ``facts`` go into model.yaml. Raises :class:`ModelMemoryError` before the download when the file alone is larger than the memory budget and
-    not ``anyway``, :class:`InputError` when neither the hub nor the caller says its SHA-256 and when the name is taken, and as
-    :class:`~mdsa_local.runtime.download.Fetcher`.
+    not ``anyway``, :class:`InputError` for one part of a split model, when neither the hub nor the caller says its SHA-256 and when the name is
+    taken, :class:`ConfigError` for a wrong model.yaml, and as :class:`~mdsa_local.runtime.download.Fetcher`.
     """
     folder = home_folder(settings, name)
     sha256 = sha256.strip().lower()
     if sha256 and not re.fullmatch("[0-9a-f]{64}", sha256):
         # No file has it: all would be fetched, and then thrown away.
         raise InputError(f"{sha256!r} is no SHA-256", "Give its 64 hexadecimal digits.")
+    if PART.search(file.file_name):
+        raise InputError(f"{file.file_name} is one part of a split model", WHOLE)
     remote = fetcher.look_up(file.url(settings.hub_url))
     if sha256 and remote.sha256 and sha256 != remote.sha256:
         raise ModelFileError(f"{remote.url}: the hub says SHA-256 {remote.sha256}, you say {sha256}", "Check the address and the hash.")
@@ -108,34 +128,34 @@ def pull(
         )
     target = folder / file.file_name
     entry = {"file": file.file_name, "sha256": remote.sha256, "size_bytes": remote.size_bytes}
-    source = f"hf://{file.repository}/{file.path}"
-    taken = _card(folder)["files"].get(variant, {})
-    same = entry.items() <= taken.items()
+    taken = _files(folder).get(variant)
+    same = taken is not None and (taken.file, taken.sha256, taken.size_bytes) == tuple(entry.values())
     if not same:
-        _refuse_another(folder, variant, source)
-    if not (same and target.is_file() and target.stat().st_size == remote.size_bytes):
+        _refuse_another(folder, variant, file.source)
+
+    def check(partial: Path) -> None:
+        try:
+            _refuse_no_model(partial)
+        except ModelFileError as error:
+            hint = error.hint if error.hint != HINT else "It is as the hub has it: choose another file."
+            raise ModelFileError(str(error).replace(str(partial), remote.url, 1), hint) from None
+
+    if not (same and _is_whole(target, remote, progress)):
         settings.writable(folder)
         try:
-            fetcher.fetch(remote, target, progress)
-            try:
-                read_gguf(target)
-            except ModelFileError:
-                target.unlink()
-                raise
+            fetcher.fetch(remote, target, progress, check)
         finally:
             # Empty where nothing of it is worth going on with.
             with suppress(OSError):
                 folder.rmdir()
-    return _enter(folder, variant, {**entry, "source": source}, facts)
+    return _enter(folder, variant, {**entry, "source": file.source}, facts)
 
 
 def add(path: Path, name: str, settings: Settings, progress: Progress = silent) -> ModelFile:
     """Reference a GGUF file where it lies. Raises :class:`ModelFileError` for what is none, or an adapter, :class:`InputError` when the name is taken
     by another that is still where it was."""
     path = path.expanduser().absolute()
-    info = read_gguf(path)
-    if text_metadata(path).get("general.type") == "adapter":
-        raise ModelFileError(f"{path} is an adapter, no model by itself", "Name it in a domain.yaml beside its model: adapter: FILE.")
+    info = _refuse_no_model(path)
     folder = home_folder(settings, name)
     variant = info.quantization.lower()
     _refuse_another(folder, variant, str(path))
@@ -148,13 +168,18 @@ def remove(name: str, settings: Settings) -> tuple[list[Path], int]:
     """Remove a model, or one variant as ``model-variant``, from the user's folder; the files removed and the bytes that frees.
 
     An unfinished download, or what quantising left, goes by the name it was to have. A file that was added by reference stays where it lies. Raises
-    :class:`ModelNotFoundError` that lists what can be removed, :class:`InputError` while another process is making a file of it.
+    :class:`ModelNotFoundError` that lists what can be removed, :class:`InputError` while another process is making a file of it and for a folder that
+    holds something else, :class:`ConfigError` for a wrong model.yaml, of which nobody knows what it names.
     """
     top = settings.home / "models"
     cards = {path.parent.name: path for path in sorted(top.glob("*/model.yaml"))}
     loose = {path.stem: path for path in sorted(top.glob("*.gguf"))}
     begun = {path.parent.name for path in (*unfinished(settings), *leftovers(settings))}
-    variants = {f"{model}-{variant}": (model, variant) for model in cards for variant in _card(top / model).get("files", {})}
+    variants = dict[str, tuple[str, str]]()
+    for model in cards:
+        # One that is wrong does not keep others from being removed.
+        with suppress(ConfigError):
+            variants |= {f"{model}-{variant}": (model, variant) for variant in _files(top / model)}
     if name not in (every := {*cards, *variants, *loose, *begun}):
         raise ModelNotFoundError.among("model of yours", name, every)
     try:
@@ -162,7 +187,7 @@ def remove(name: str, settings: Settings) -> tuple[list[Path], int]:
             if name in cards or name in begun:
                 _refuse_unfinished(top / name)
             if name in cards:
-                files = [top / name / str(entry["file"]) for entry in _card(top / name).get("files", {}).values() if entry.get("file")]
+                files = [entry.beside(top / name) for entry in _named(top / name).values() if entry.file]
                 # The card first: a model without its card is rubbish, a card without its files is broken.
                 with _or_as_before(cards[name]):
                     cards[name].unlink()
@@ -287,6 +312,38 @@ def _card(folder: Path) -> dict[str, Any]:
     return {**card, "files": card["files"]} if isinstance(card.get("files"), dict) else {**card, "files": {}}
 
 
+def _files(folder: Path) -> dict[str, FileEntry]:
+    """The files that the card in a folder names; none without one, or where it is of no language model. Raises :class:`ConfigError`."""
+    path = folder / "model.yaml"
+    card = read_card(path) if path.is_file() else None
+    return dict(card.files) if card else {}
+
+
+def _named(folder: Path) -> dict[str, FileEntry]:
+    """As :func:`_files`, for what is to be removed. Raises :class:`InputError` where the card is of no language model too."""
+    by_hand = f"Remove its folder by hand: {folder}"
+    try:
+        files = _files(folder)
+    except ConfigError as error:
+        raise ConfigError(str(error), f"Mend it. Or: {by_hand}") from None
+    if not files:
+        raise InputError(f"{folder / 'model.yaml'} names no GGUF file, so what belongs to it is unknown", by_hand)
+    return files
+
+
+def _refuse_no_model(path: Path) -> GGUFInfo:
+    """What the header of a model says. Raises as :func:`~mdsa_local.runtime.gguf.read_gguf`, and :class:`ModelFileError` for an adapter."""
+    info = read_gguf(path)
+    if text_metadata(path).get("general.type") == "adapter":
+        raise ModelFileError(f"{path} is an adapter, no model by itself", "Name it in a domain.yaml beside its model: adapter: FILE.")
+    return info
+
+
+def _is_whole(path: Path, remote: Remote, progress: Progress) -> bool:
+    """Whether a file is there and right: one that was damaged since is fetched again."""
+    return path.is_file() and path.stat().st_size == remote.size_bytes and sha256_of(path, progress) == remote.sha256
+
+
 def _writing_cards(models: Path) -> AbstractContextManager[None]:
     """Let no other process write a card meanwhile: what it has in it would be lost. That takes milliseconds, so it is waited for. Raises
     :class:`OSError`."""
@@ -294,12 +351,14 @@ def _writing_cards(models: Path) -> AbstractContextManager[None]:
 
 
 def _refuse_another(folder: Path, variant: str, source: str) -> None:
-    """Raise :class:`InputError` where the model has a file of this variant from elsewhere, unless it was added and is no longer where it lay."""
-    card = _card(folder)
-    taken = card["files"].get(variant)
-    if not taken or (taken.get("path") and not Path(taken["path"]).exists()):
+    """Raise :class:`InputError` where the model has a file of this variant from elsewhere, unless it was added and is no longer where it lay, and
+    where the folder holds what is no language model. Another revision of a file is the same file."""
+    taken, card = _files(folder), _card(folder)
+    if card["files"] and not taken:
+        raise InputError(f"{folder} holds something else than GGUF files", "Give another name with --name.")
+    if not (entry := taken.get(variant)) or (entry.path and not entry.path.exists()):
         return
-    if (there := taken.get("path") or taken.get("source") or card.get("source")) != source:
+    if REVISION.sub(r"\1", there := str(entry.path or entry.source or card.get("source"))) != REVISION.sub(r"\1", source):
         raise InputError(
             f"the model {folder.name} has a {variant} file already, {there}",
             f"Give another name with --name, or remove that one: mdsa models rm {folder.name}-{variant}",
@@ -317,13 +376,14 @@ def _enter(folder: Path, variant: str, entry: Mapping[str, Any], facts: Mapping[
             write_whole(folder / "model.yaml", yaml.safe_dump(new, sort_keys=False, allow_unicode=True))
     except OSError as error:
         raise storage_error(error, folder) from None
-    return known([folder.parent])[f"{folder.name}-{variant}"]
+    return next(model for model in on_card(folder / "model.yaml") if model.name == f"{folder.name}-{variant}")
 
 
 def _removed_variant(folder: Path, variant: str) -> tuple[list[Path], int]:
-    card = _card(folder)
-    entry = card["files"].pop(variant, {})
-    files = [folder / str(entry["file"])] if entry.get("file") else []
+    card, named = _card(folder), _named(folder)
+    entry = named.pop(variant)
+    card["files"].pop(variant)
+    files = [entry.beside(folder)] if entry.file and entry.file not in {other.file for other in named.values()} else []
     with _or_as_before(folder / "model.yaml"):
         if not card["files"]:
             _refuse_unfinished(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -17,7 +18,17 @@ import yaml
 
 from mdsa_local.domains.config import Generation
 from mdsa_local.durable import only_one
-from mdsa_local.errors import InputError, MDSAError, ModelError, ModelFileError, ModelMemoryError, ModelNotFoundError, StorageError, UnknownNameError
+from mdsa_local.errors import (
+    ConfigError,
+    InputError,
+    MDSAError,
+    ModelError,
+    ModelFileError,
+    ModelMemoryError,
+    ModelNotFoundError,
+    StorageError,
+    UnknownNameError,
+)
 from mdsa_local.runtime import shelf
 from mdsa_local.runtime.catalog import find, known
 from mdsa_local.runtime.download import Fetcher
@@ -69,6 +80,92 @@ def test_pulled_it_has_a_name_and_answers(home: Settings, hub: FileHub) -> None:
     hub.server.calls.clear()
     pull(home, "good")
     assert [method for method, *_ in hub.server.calls] == ["HEAD"], "what is there is not fetched again"
+
+
+def split(path: Path) -> None:
+    write_gguf(path, metadata(Shape()) | {"split.count": 3}, random_weights(Shape()))
+
+
+def unknown_type(path: Path) -> None:
+    write_gguf(path, metadata(Shape()), random_weights(Shape()))
+    raw = bytearray(path.read_bytes())
+    # Behind the name of a tensor: the number of its dimensions, one, and its type.
+    raw[raw.index(b"output_norm.weight") + len("output_norm.weight") + 12] = 99
+    path.write_bytes(raw)
+
+
+def adapter(path: Path) -> None:
+    write_lora(path, SHAPES["tiny"], seed=1)
+
+
+@pytest.mark.parametrize(
+    ("make", "said", "hint"),
+    [
+        (split, r"good\.gguf: one part of a split model", "llama-gguf-split --merge"),
+        (unknown_type, r"good\.gguf: tensor 'output_norm.weight' has unknown type 99", "choose another file"),
+        (adapter, r"good\.gguf is an adapter, no model", "domain.yaml"),
+    ],
+)
+def test_a_file_that_is_of_no_use_does_not_take_the_place_of_one_that_is(
+    settings: Settings, tmp_path: Path, make: Callable[[Path], None], said: str, hint: str
+) -> None:
+    make(tmp_path / "new.gguf")
+    with FileHub(NANO.read_bytes()) as changing:
+        home = settings.changed(hub_url=changing.url)
+        pull(home, "good")
+        changing.server.content = (tmp_path / "new.gguf").read_bytes()
+        changing.server.sha256 = hashlib.sha256(changing.server.content).hexdigest()
+        with pytest.raises(ModelFileError, match=said) as caught:
+            pull(home, "good")
+        assert hint in caught.value.hint and "partial" not in str(caught.value)
+        assert sorted(path.name for path in (home.home / "models/m").iterdir()) == ["good.gguf", "model.yaml"]
+        assert answer(home, "m")
+        with pytest.raises(ModelFileError, match=said):
+            pull(home, "good", name="fresh")
+        assert not (home.home / "models/fresh").exists()
+
+
+@pytest.mark.parametrize("spoil", ["flipped", "short", "gone"])
+def test_a_damaged_file_is_mended_by_pulling_it_again(home: Settings, hub: FileHub, spoil: str) -> None:
+    pull(home, "good")
+    path = find("m", home.model_dirs).path
+    raw = bytearray(path.read_bytes())
+    raw[-5] ^= 255
+    path.write_bytes(raw if spoil == "flipped" else raw[:-5])
+    if spoil == "gone":
+        path.unlink()
+    with pytest.raises(ModelError, match=r"good\.gguf"):
+        answer(home, "m")
+    hub.server.calls.clear()
+    pull(home, "good")
+    assert [method for method, *_ in hub.server.calls] == ["HEAD", "GET", "GET"]
+    assert answer(home, "m") == answer(home, str(NANO))
+
+
+@pytest.mark.parametrize("name", ["m-q4_0-00001-of-00003.gguf", "sub/m-00003-of-00003.gguf"])
+def test_one_part_of_several_is_refused_before_the_download(home: Settings, hub: FileHub, name: str) -> None:
+    with pytest.raises(InputError, match="is one part of a split model") as caught, Fetcher(home.hub_url) as fetcher:
+        shelf.pull(HubFile("owner/repo", "main", name), "m", "q4_0", home, fetcher, facts={})
+    assert "llama-gguf-split --merge" in caught.value.hint
+    assert hub.server.calls == []
+
+
+def test_the_only_part_is_all_of_it(home: Settings) -> None:
+    pull(home, "m-00001-of-00001")
+    assert answer(home, "m")
+
+
+def test_the_revision_is_kept_and_another_one_is_the_same_file(home: Settings, hub: FileHub) -> None:
+    for revision, source in (("v2", "hf://owner/repo@v2/good.gguf"), ("main", "hf://owner/repo/good.gguf"), ("v2", "hf://owner/repo@v2/good.gguf")):
+        with Fetcher(home.hub_url, "", ("localhost",)) as fetcher:
+            model = shelf.pull(HubFile("owner/repo", revision, "good.gguf"), "m", "q4_0", home, fetcher, facts={})
+        assert model.source == source
+        assert HubFile.parse(source) == HubFile("owner/repo", revision, "good.gguf")
+    card = home.home / "models/m/model.yaml"
+    card.write_text(card.read_text().replace(hub.server.sha256, "a" * 64))
+    pull(home, "good")
+    with pytest.raises(InputError, match="has a q4_0 file already"):
+        pull(home, "breaks-off")
 
 
 def test_a_second_file_is_another_variant(home: Settings) -> None:
@@ -237,6 +334,57 @@ def test_what_cannot_be_added(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="is an adapter, no model"):
         shelf.add(write_lora(tmp_path / "z.gguf", SHAPES["tiny"], seed=1), "z", settings)
     assert not (settings.home / "models").exists()
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        "{q8: {file: VICTIM}}",
+        "{q8: {file: ../victim.gguf}}",
+        "{q8: {file: ..}, q4: {file: x.gguf}}",
+        "{q8: VICTIM}",
+        "{q8: x.gguf}",
+        "[x.gguf]",
+        "{model.onnx: {sha256: 00}}",
+        "{q8: {file: x.gguf, colour: red}}",
+        "{q8: {file: x.gguf}",
+    ],
+)
+def test_only_what_lies_beside_a_right_card_is_removed(settings: Settings, files: str) -> None:
+    victim, folder = settings.home / "models" / "victim.gguf", settings.home / "models" / "odd"
+    shelf.add(NANO, "mine", settings)
+    folder.mkdir()
+    for path in (victim, folder / "x.gguf"):
+        path.write_bytes(b"GGUF")
+    (folder / "model.yaml").write_text(f"default: q8\nfiles: {files}\n".replace("VICTIM", str(victim)))
+    for name in ("odd", "odd-q8"):
+        with pytest.raises(MDSAError) as caught:
+            shelf.remove(name, settings)
+        assert isinstance(caught.value, ModelNotFoundError if name == "odd-q8" else ConfigError | InputError)
+        assert name == "odd-q8" or (str(folder) in str(caught.value) and f"Remove its folder by hand: {folder}" in caught.value.hint)
+    with pytest.raises((ConfigError, InputError)):
+        shelf.quantize(shelf.find_source(str(NANO.with_name("nano-q8_0.gguf")), settings), "Q4_0", "odd", settings)
+    assert victim.exists() and {path.name for path in folder.iterdir()} == {"x.gguf", "model.yaml"}
+    shelf.remove("mine", settings)
+
+
+def test_a_file_of_two_variants_goes_with_the_last(home: Settings) -> None:
+    pull(home, "good")
+    card = home.home / "models/m/model.yaml"
+    values = yaml.safe_load(card.read_text())
+    card.write_text(yaml.safe_dump(values | {"files": {"a": values["files"]["q4_0"], "b": values["files"]["q4_0"]}, "default": "a"}))
+    assert shelf.remove("m-a", home) == ([], 0)
+    assert answer(home, "m")
+    assert shelf.remove("m-b", home)[1] == NANO.stat().st_size
+
+
+def test_a_model_does_not_go_into_the_folder_of_an_encoder(home: Settings, hub: FileHub) -> None:
+    card = home.home / "models/m/model.yaml"
+    card.parent.mkdir(parents=True)
+    card.write_text("kind: encoder\nfiles: {model.onnx: {sha256: 00, size_bytes: 1}}\n")
+    with pytest.raises(InputError, match="something else than GGUF"):
+        pull(home, "good")
+    assert [method for method, *_ in hub.server.calls] == ["HEAD"]
 
 
 def test_removing(home: Settings) -> None:
