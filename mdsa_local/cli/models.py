@@ -196,10 +196,11 @@ def fit(
     from mdsa_local.settings import Settings
 
     catalogue = _catalogue()
-    budget, available, installed_gb = _budget(Settings.load())
+    settings = Settings.load()
+    budget, available, installed_gb = _budget(settings)
     chosen = [(name.partition(":")[0], find_offer(catalogue, name)[0]) for name in names] if names else list(catalogue.models.items())
     default = catalogue.default_for(installed_gb)
-    rows = [(name, fit(offer, variant, budget, available)) for name, offer in chosen for variant in offer.files]
+    rows = [(name, fit(offer, variant, budget, available, settings.parallel)) for name, offer in chosen for variant in offer.files]
     if as_json:
         fits = [
             {

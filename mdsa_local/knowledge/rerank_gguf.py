@@ -224,7 +224,7 @@ def _check_memory(info: GGUFInfo, options: ContextOptions) -> None:
     from mdsa_local.runtime.residency import describe_bytes
 
     # What is read in one pass makes no logits.
-    needed = memory_estimate_bytes(info, options.cells, options.pass_tokens or options.batch_tokens, options.pass_tokens)
+    needed = memory_estimate_bytes(info, options.cells, options.pass_tokens or options.batch_tokens, options.pass_tokens, options.sequences)
     free = available_bytes()
     if needed > free:
         raise ModelMemoryError(f"{info.path} needs {describe_bytes(needed)}, {describe_bytes(free)} are free", "Choose a smaller reranker.")

@@ -20,7 +20,7 @@ from mdsa_local.runtime.backend import Message
 from mdsa_local.runtime.chat_template import compile_ahead, render
 from mdsa_local.runtime.cores import machine, within_cores
 from mdsa_local.runtime.engine import Engine, EngineStats, context_options
-from mdsa_local.runtime.gguf import OVERHEAD_BYTES, VOCABULARY_BYTES, GGUFInfo, cell_bytes, memory_estimate_bytes, read_gguf
+from mdsa_local.runtime.gguf import OVERHEAD_BYTES, VOCABULARY_BYTES, GGUFInfo, cell_bytes, memory_estimate_bytes, read_gguf, state_bytes
 from mdsa_local.runtime.hardware import HardwareDetector
 from mdsa_local.runtime.library import close_at_exit, closed, library
 from mdsa_local.runtime.native import ContextOptions, Model
@@ -271,13 +271,13 @@ def estimate_bytes(target: str, settings: Settings) -> int:
 
 
 def _estimate(info: GGUFInfo, options: ContextOptions) -> int:
-    buffers = memory_estimate_bytes(info, options.cells, options.batch_tokens, max(options.outputs, options.sequences))
+    buffers = memory_estimate_bytes(info, options.cells, options.batch_tokens, max(options.outputs, options.sequences), options.sequences)
     return buffers + _parked_bytes(info, options)
 
 
 def _parked_bytes(info: GGUFInfo, options: ContextOptions) -> int:
-    """Most bytes of beginnings of prompts outside the context."""
-    return options.cells // PARKED_PART * cell_bytes(info)
+    """Most bytes of beginnings of prompts outside the context; each has a state of its own, where the model has states."""
+    return options.cells // PARKED_PART * cell_bytes(info) + -(-options.sequences // PARKED_PART) * state_bytes(info)
 
 
 def open_backend(target: str, name: str, settings: Settings) -> LlamaCppBackend:

@@ -17,6 +17,8 @@ Verdict = Literal["fits", "tight", "no"]
 CONTEXTS = (131072, 65536, 32768, 16384, 8192, 4096, 2048)
 USUAL_CONTEXT = 8192
 LEAST_CONTEXT = 2048
+# Answers at once that a model is loaded for unless `parallel` says otherwise, and the kept beginnings of prompts beside them.
+USUAL_PARALLEL, KEPT_BEGINNINGS = 8, 8
 
 
 class OfferFile(BaseModel):
@@ -34,7 +36,8 @@ class OfferFile(BaseModel):
 
 
 class Offer(BaseModel):
-    """A model that can be pulled. ``layers`` are those that keep keys and values; ``context`` is what it was trained with, in tokens."""
+    """A model that can be pulled. ``layers`` are those that keep keys and values; ``state_mb`` is what the others keep of each answer and each kept
+    beginning, however long it is; ``context`` is what it was trained with, in tokens."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -47,6 +50,7 @@ class Offer(BaseModel):
     kv_heads: int = Field(gt=0)
     head_dim: int = Field(gt=0)
     vocabulary: int = Field(gt=0)
+    state_mb: float = Field(0.0, ge=0)
     files: Mapping[str, OfferFile] = Field(min_length=1)
 
     @property
@@ -54,13 +58,15 @@ class Offer(BaseModel):
         """The file pulled when none is named: Q4_K_M, else the smallest."""
         return "q4_k_m" if "q4_k_m" in self.files else min(self.files, key=lambda variant: self.files[variant].size_gb)
 
-    def memory_bytes(self, file_bytes: int, n_context: int) -> int:
-        """Memory in llama.cpp: weights, keys and values in f16 with an eighth more for kept beginnings, the vocabulary's tables, 32 MB of buffers.
+    def memory_bytes(self, file_bytes: int, n_context: int, parallel: int = USUAL_PARALLEL) -> int:
+        """Memory in llama.cpp: weights, keys and values in f16 and states, with an eighth more for kept beginnings, the vocabulary's tables, 32 MB of
+        buffers.
 
         As :func:`~mdsa_local.runtime.gguf.memory_estimate_bytes`, without the header that only the file has.
         """
         kv = 4 * (n_context + n_context // 8) * self.layers * self.kv_heads * self.head_dim
-        return file_bytes + kv + 600 * self.vocabulary + 256 * n_context + 32 * 2**20
+        states = int(self.state_mb * 1e6) * (parallel + KEPT_BEGINNINGS) * 9 // 8
+        return file_bytes + kv + states + 600 * self.vocabulary + 256 * n_context + 32 * 2**20
 
 
 class Catalogue(BaseModel):
@@ -111,15 +117,19 @@ def find_offer(catalogue: Catalogue, name: str) -> tuple[Offer, str]:
     return offer, variant
 
 
-def fit(offer: Offer, variant: str, budget_bytes: int, available_bytes: int) -> Fit:
-    """``fits``: with 8192 tokens (or all it was trained with) inside the budget and what is free now; ``tight``: with less context, or only after
-    other programs give memory back; ``no``: not even with 2048 tokens."""
+def fit(offer: Offer, variant: str, budget_bytes: int, available_bytes: int, parallel: int = USUAL_PARALLEL) -> Fit:
+    """Whether a file fits, for ``parallel`` answers at once. ``fits``: with 8192 tokens (or all it was trained with) inside the
+    budget and what is free now; ``tight``: with less context, or only after other programs give memory back; ``no``: not even with 2048 tokens."""
     size = offer.files[variant].size_bytes
+
+    def takes(tokens: int) -> int:
+        return offer.memory_bytes(size, tokens, parallel)
+
     contexts = [tokens for tokens in CONTEXTS if tokens <= offer.context] or [offer.context]
-    room = next((tokens for tokens in contexts if offer.memory_bytes(size, tokens) <= budget_bytes), 0)
-    needed = offer.memory_bytes(size, room or contexts[-1])
+    room = next((tokens for tokens in contexts if takes(tokens) <= budget_bytes), 0)
+    needed = takes(room or contexts[-1])
     if not room:
         return Fit(variant, size, "no", 0, needed)
     usual = min(USUAL_CONTEXT, contexts[0])
-    easy = room >= usual and offer.memory_bytes(size, usual) <= available_bytes
+    easy = room >= usual and takes(usual) <= available_bytes
     return Fit(variant, size, "fits" if easy else "tight", room, needed)

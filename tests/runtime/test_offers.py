@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from mdsa_local.errors import ConfigError, ModelNotFoundError
-from mdsa_local.runtime.offers import CONTEXTS, Catalogue, find_offer, fit, read_catalogue
-from mdsa_local.settings import shipped
+from mdsa_local.runtime.engine import KEPT_PREFIXES
+from mdsa_local.runtime.offers import CONTEXTS, KEPT_BEGINNINGS, USUAL_PARALLEL, Catalogue, find_offer, fit, read_catalogue
+from mdsa_local.settings import Settings, shipped
 
 GB = 10**9
 
@@ -63,6 +64,22 @@ def test_what_other_programs_hold_makes_it_tight(catalogue: Catalogue) -> None:
     offer, _ = find_offer(catalogue, "qwen2.5-0.5b")
     assert fit(offer, "q4_k_m", 8 * GB, 8 * GB).verdict == "fits"
     assert fit(offer, "q4_k_m", 8 * GB, GB // 4).verdict == "tight"
+
+
+def test_states_grow_with_the_answers_at_once_and_not_with_the_context(catalogue: Catalogue) -> None:
+    assert (Settings.model_fields["parallel"].default, KEPT_PREFIXES) == (USUAL_PARALLEL, KEPT_BEGINNINGS)
+    offer, _ = find_offer(catalogue, "qwen3.5-0.8b")
+    # 18 layers with 16 heads of keys and values, 128 numbers each, and three columns of a convolution, in float32.
+    assert offer.state_mb == pytest.approx(4 * 18 * (128 * 128 * 16 + 3 * 3 * 16 * 128) / 1e6, abs=0.05)
+    more = offer.memory_bytes(0, 8192, 16) - offer.memory_bytes(0, 8192, 8)
+    assert more == offer.memory_bytes(0, 2048, 16) - offer.memory_bytes(0, 2048, 8) == pytest.approx(9 * 20.2e6, rel=0.01)
+    # What llama.cpp 0.3.36 tells of a file of this shape, beside its weights and its vocabulary.
+    assert offer.memory_bytes(0, 8192) - 600 * offer.vocabulary == pytest.approx(531e6, rel=0.05)
+    budget = offer.memory_bytes(offer.files["q8_0"].size_bytes, 8192)
+    assert fit(offer, "q8_0", budget, budget).verdict == "fits"
+    assert fit(offer, "q8_0", budget, budget, 32).verdict == "no"
+    other, _ = find_offer(catalogue, "qwen3-4b-2507")
+    assert other.memory_bytes(0, 8192, 64) == other.memory_bytes(0, 8192, 1)
 
 
 def test_names(catalogue: Catalogue) -> None:
