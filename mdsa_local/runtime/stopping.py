@@ -7,10 +7,13 @@ from collections.abc import Iterable
 from typing import Literal
 
 THINKS, THOUGHT = "<think>", "</think>"
+# Before thoughts. Behind more of them an answer begins: who reads it has to see blanks that have no end.
+MOST_BLANKS = 100
 
 
 class Thoughts:
-    """Text in, text out without the thoughts it begins with, between ``<think>`` and ``</think>``, which are in ``told``.
+    """Text in, text out without the thoughts it begins with, between ``<think>`` and ``</think>``, which are in ``told``. The result does not depend
+    on how the text was cut into pieces.
 
     ``begun``: whether the prompt ends in ``<think>``.
     """
@@ -23,9 +26,10 @@ class Thoughts:
         """The text of the answer that is now certain."""
         if self._place == "before":
             piece, self._held = self._held + piece, ""
-            if not piece.strip():
-                return piece
-            if (text := piece.lstrip()).startswith(THINKS):
+            text = piece.lstrip()
+            if len(piece) - len(text) > MOST_BLANKS:
+                self._place = "after"
+            elif text.startswith(THINKS):
                 self._place, piece = "in", text[len(THINKS) :]
             elif THINKS.startswith(text):
                 self._held = piece

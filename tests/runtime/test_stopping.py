@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdsa_local.runtime.stopping import StopFilter
+from mdsa_local.runtime.stopping import MOST_BLANKS, StopFilter, Thoughts
 
 LETTERS = st.text("abé", max_size=12)
 
@@ -45,12 +45,21 @@ def test_thoughts_before_the_answer_are_kept_apart(sizes: list[int]) -> None:
         ("<thinking> is hard", False, "", "<thinking> is hard"),
         ("<thi", False, "", "<thi"),
         (" a </think> b", False, "", " a </think> b"),
+        ("\n \n<think>x</think>\n\nHi", False, "x", "Hi"),
+        ("\n <thi", False, "", "\n <thi"),
+        (" \n", False, "", " \n"),
+        ("\n" * (MOST_BLANKS + 1) + "<think>x</think>", False, "", "\n" * (MOST_BLANKS + 1) + "<think>x</think>"),
     ):
         raw, filter_, out = text.encode(), StopFilter([], begun), ""
         for size in [*sizes, len(raw)]:
             out += filter_.feed(raw[:size])
             raw = raw[size:]
         assert (out + filter_.flush(), filter_.thoughts.told) == (answer, thoughts)
+
+
+def test_blanks_without_end_are_seen() -> None:
+    thoughts = Thoughts()
+    assert len("".join(thoughts.feed("\n") for _ in range(300))) == 300
 
 
 def test_invalid_bytes_are_marked_and_unfinished_ones_dropped() -> None:
