@@ -39,6 +39,8 @@ MAX_CONTEXT_TOKENS = 8192
 # Tokens of a prompt evaluated between two looks at the clock; also bounds the logits held, this many times the vocabulary.
 PREFILL_TOKENS = 128
 PENALTY_WINDOW_TOKENS = 64
+# Of the tokens that a schema allows, looked for where `top_k` sets no limit: inside a text nearly all of a vocabulary would do, which takes seconds.
+MOST_ALLOWED = 1000
 Quantization = Literal["", "int8", "int4"]
 QUANTIZATIONS: dict[str, Quantization] = {"int8": "int8", "8bit": "int8", "int4": "int4", "4bit": "int4", "none": "", "": ""}
 INSTALL = 'Install it: pip install "mdsa-local[transformers]"'
@@ -201,7 +203,7 @@ class TransformersBackend:
         """The next token, in the order of llama.cpp's chain: grammar, penalty, top-k, top-p, min-p, temperature, draw."""
         torch = self._torch
         if follower:
-            allowed = self._allowed(logits, follower, max(1, generation.top_k))
+            allowed = self._allowed(logits, follower, generation.top_k or MOST_ALLOWED)
             kept = torch.full_like(logits, -torch.inf)
             kept[allowed] = logits[allowed]
             logits = kept
