@@ -48,7 +48,9 @@ class Generation(BaseModel):
     )
     adapter: str = Field("", description="path of a LoRA adapter (GGUF) on top of the model; llama.cpp only")
     refusal: str = Field(
-        "", description="the whole answer where the model gives it a probability of one half or more, else ruled out; llama.cpp only"
+        "",
+        description="the whole answer where the model gives it a probability of one half or more; else the answer is written as without it, and"
+        " `grammar` can rule it out; llama.cpp only",
     )
     json_schema: dict[str, Any] | None = Field(None, description="JSON schema that the answer follows; see mdsa_local.runtime.structured")
     tools: tuple[dict[str, Any], ...] = Field((), description="functions the model may call: name, description, and parameters as a JSON schema")

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # A choice is weighed by its first tokens: behind them it only has to be copied, and a long one must not lose by its length.
 LEAD_TOKENS = 8
+# Log probability from which on a refusal stands.
+REFUSED = math.log(0.5)
 NO_TARGET = -1
 
 
@@ -127,17 +129,21 @@ def answer(seat: Seat) -> Generator[Evaluate, int, None]:
     begin: Sequence[int] = ()
     if request.refusal or request.choices:
         first = context.log_probabilities(row)
-        if request.refusal and (yield from _weigh(seat, first, request.refusal, math.log(0.5))) >= math.log(0.5):
+        if request.refusal and (yield from _weigh(seat, first, request.refusal, REFUSED)) >= REFUSED:
             request.events.put(generation.refusal)
-            request.events.put(Finished("stop", len(prompt), len(request.refusal)))
+            told: tuple[TokenProbability, ...] = ()
+            if generation.probabilities is not None:
+                row = yield from _again(seat)
+                _, told = yield from _given(seat, row, request.refusal)
+            request.events.put(Finished("stop", len(prompt), len(request.refusal), probabilities=told))
             return
         best = -math.inf
         for tokens, odds in sorted(request.choices, key=lambda choice: -choice[1]):
             weight = odds + (yield from _weigh(seat, first, tokens[:LEAD_TOKENS], best - odds))
             if weight > best:
                 best, begin = weight, tokens
-        # Weighing left other logits behind than the prompt's.
-        if not begin:
+        # Weighing left other logits behind than the prompt's. Those say how likely the model found a beginning, too.
+        if not begin or generation.probabilities is not None:
             row = yield from _again(seat)
     yield from _write(seat, row, begin)
 
@@ -161,6 +167,19 @@ def _again(seat: Seat) -> Generator[Evaluate, int, int]:
     return (yield Evaluate(seat.request.prompt[kept:]))
 
 
+def _given(seat: Seat, row: int, tokens: Sequence[int]) -> Generator[Evaluate, int, tuple[int, tuple[TokenProbability, ...]]]:
+    """Evaluate tokens that nobody draws; returns the row behind them and, where they are asked for, what the model gave each. ``row``: that before
+    them."""
+    n_alternatives = seat.request.generation.probabilities
+    if n_alternatives is None:
+        return (yield Evaluate(tokens)), ()
+    told = []
+    for token in tokens:
+        told.append(_probability(seat.context, row, token, n_alternatives))
+        row = yield Evaluate((token,))
+    return row, tuple(told)
+
+
 def _write(seat: Seat, row: int, begin: Sequence[int]) -> Generator[Evaluate, int, None]:
     """Write the answer, which begins with the tokens ``begin``."""
     request, context, model = seat.request, seat.context, seat.context.model
@@ -178,8 +197,10 @@ def _write(seat: Seat, row: int, begin: Sequence[int]) -> Generator[Evaluate, in
                 put(text)
             if stops.stopped:
                 break
-        if begin and request.made < request.limit and not stops.stopped:
-            row = yield Evaluate(begin)
+        # Nothing may follow them, and then only what they are given is of interest.
+        if begin and (generation.probabilities is not None or (request.made < request.limit and not stops.stopped)):
+            row, given = yield from _given(seat, row, begin[: request.made])
+            told += given
         while request.made < request.limit and not stops.stopped:
             token = sampler.sample(row)
             if model.ends(token):

@@ -16,7 +16,7 @@ import pytest
 
 from mdsa_local.domains.config import Generation
 from mdsa_local.errors import BackendError, BackendTimeoutError, BusyError, InputError, MDSAError
-from mdsa_local.runtime import engine
+from mdsa_local.runtime import answering, engine
 from mdsa_local.runtime.answering import Request, Stream
 from mdsa_local.runtime.backend import Finished, Message
 from mdsa_local.runtime.llamacpp import LlamaCppBackend
@@ -286,6 +286,26 @@ def test_probabilities_of_tokens(backend: LlamaCppBackend) -> None:
     assert isinstance(without, Finished)
     assert without.probabilities == ()
     assert "".join(str(piece) for piece in pieces)
+
+
+@pytest.mark.parametrize("given", [{"choices": (("ab cd", 50.0), ("zz", 0.0))}, {"refusal": "ab cd"}, {"choices": (("ab cd", 50.0),), "stop": "b"}])
+def test_probabilities_of_tokens_that_are_given(backend: LlamaCppBackend, monkeypatch: pytest.MonkeyPatch, given: dict[str, object]) -> None:
+    if "refusal" in given:
+        monkeypatch.setattr(answering, "REFUSED", -math.inf)
+    for limit in (2, 12):
+        sampling = {"max_tokens": limit, **given}
+        *plain, _ = backend.stream(QUESTION, Generation.model_validate(sampling), deadline_s=60)
+        *pieces, last = backend.stream(QUESTION, Generation.model_validate({**sampling, "probabilities": 2}), deadline_s=60)
+        assert isinstance(last, Finished)
+        assert pieces == plain
+        assert len(last.probabilities) == last.tokens_generated > 1
+        assert "".join(token.text for token in last.probabilities).startswith("".join(map(str, pieces)))
+        *_, free = backend.stream(QUESTION, Generation(max_tokens=1, probabilities=2), deadline_s=60)
+        assert isinstance(free, Finished)
+        assert [other.token for other in last.probabilities[0].alternatives] == [other.token for other in free.probabilities[0].alternatives]
+        for token in last.probabilities:
+            assert len(token.alternatives) == 2
+            assert token.log_probability <= token.alternatives[0].log_probability
 
 
 def test_a_short_storm(long: Path) -> None:
