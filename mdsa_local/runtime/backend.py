@@ -54,8 +54,8 @@ class Finished:
     """The end of a stream. ``reason`` is ``stop`` (the model or a stop string ended it), ``length`` (no tokens left) or ``cancelled``.
 
     ``tool_calls`` and ``thinking`` (what the model wrote before its answer) come from runtimes that tell them apart from the text.
-    ``probabilities``: one for each token, where :attr:`Generation.probabilities` asked for them and the runtime has them. What `choices` and `refusal`
-    put into the answer has those that the model gives it.
+    ``probabilities``: one for each token, where :attr:`Generation.probabilities` asked for them and the runtime has them. What ``choices``
+    and ``refusal`` put into the answer has those that the model gives it.
     """
 
     reason: Reason

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 
 # llama.cpp 0.3.36 refuses a rule with more repetitions than 2000; a grammar may allow more than a schema, since what comes out is checked.
 MOST_REPEATS = 1000
@@ -97,6 +98,65 @@ def _escaped(character: str) -> str:
     if character in '"\\[]^-' or code < 0x20 or code == 0x7F:
         return f"\\x{code:02X}"
     return character
+
+
+def productive(rules: Rules) -> Rules:
+    """The rules without what no text can follow: an :class:`Alt` of nothing, and what cannot be without it or without itself."""
+    possible: set[str] = set()
+    size = -1
+    while len(possible) > size:
+        size = len(possible)
+        # From the last on, because rules name later ones.
+        for name in reversed(list(rules)):
+            if name not in possible and _can_be(rules[name], possible):
+                possible.add(name)
+    return {name: _pruned(node, possible) for name, node in rules.items() if name in possible}
+
+
+def _can_be(node: Node, possible: Set[str]) -> bool:
+    match node:
+        case Seq(items):
+            return all(_can_be(item, possible) for item in items)
+        case Alt(items):
+            return any(_can_be(item, possible) for item in items)
+        case Repeat(item, least):
+            return least == 0 or _can_be(item, possible)
+        case Ref(name):
+            return name in possible
+        case _:
+            return True
+
+
+def _pruned(node: Node, possible: Set[str]) -> Node:
+    match node:
+        case Seq(items):
+            return Seq(tuple(_pruned(item, possible) for item in items))
+        case Alt(items):
+            return Alt(tuple(_pruned(item, possible) for item in items if _can_be(item, possible)))
+        case Repeat(item, least, most):
+            return Repeat(_pruned(item, possible), least, most) if _can_be(item, possible) else ""
+        case _:
+            return node
+
+
+def begins_with_itself(rules: Rules) -> str:
+    """A rule that leads back to itself before any character, where what comes first in each is never empty; an empty name where there is none."""
+    try:
+        TopologicalSorter({name: set(_begins(node)) for name, node in rules.items()}).prepare()
+    except CycleError as error:
+        return str(error.args[1][0])
+    return ""
+
+
+def _begins(node: Node) -> Iterator[str]:
+    match node:
+        case Seq((first, *_)) | Repeat(first):
+            yield from _begins(first)
+        case Alt(items):
+            for item in items:
+                yield from _begins(item)
+        case Ref(name):
+            yield name
 
 
 # What is still to be matched, the next on top; linked, so that states share their ends.

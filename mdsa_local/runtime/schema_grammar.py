@@ -3,19 +3,20 @@
 llama_cpp's own converter (llama_grammar.py, 0.3.36) is not used: it takes raw line ends inside strings for JSON, drops every other keyword
 beside a list of types, mixes up definitions with equal last names, and ignores what it does not know. This one is exact about structure: types,
 properties, what is required, items, enumerations, alternatives, lengths, common formats. Keywords that say more (``pattern``, ``minimum``,
-``uniqueItems``, ``not`` ...) are left to the validation of the answer. Properties come in the schema's order, and only those it names unless it
-says what others hold.
+``uniqueItems``, ``not`` ..., and that ``oneOf`` is not two) are left to the validation of the answer; of values that are listed only those remain
+that follow everything beside them. Properties come in the schema's order, and only those it names or requires unless it says what others hold.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from os.path import commonprefix
-from typing import Any, Literal
+from typing import Any
 
 from mdsa_local.errors import InputError
-from mdsa_local.runtime.grammar import Alt, Chars, Node, Ref, Repeat, Rules, Seq, chars
+from mdsa_local.runtime.grammar import Alt, Chars, Node, Ref, Repeat, Rules, Seq, begins_with_itself, chars, productive
+from mdsa_local.runtime.schema_forms import Form, Forms, circular, told, validator_of
 
 DIGIT, HEX = chars("0-9"), chars("0-9a-fA-F")
 # At most one blank: given more, small models spend their tokens on indentation.
@@ -78,10 +79,9 @@ TELLING = {
 
 
 def schema_rules(schema: Mapping[str, Any]) -> Rules:
-    """The rules of a schema. Raises :class:`InputError` for a reference that leads nowhere, an unknown type, and what nothing can follow."""
-    converter = _Converter(schema)
-    root = converter.node(schema)
-    return {"root": root, **FREE, **converter.rules}
+    """The rules of a schema. Raises :class:`InputError` for a reference that leads nowhere or back to itself, an unknown type, and what nothing can
+    follow."""
+    return _Converter(schema).convert()
 
 
 class _Converter:
@@ -90,99 +90,116 @@ class _Converter:
     def __init__(self, root: Mapping[str, Any]) -> None:
         self.rules: dict[str, Node] = {}
         self._root = root
+        self._forms = Forms(root)
+        # Of references, and of forms as they are written, because a schema may contain what it is itself joined with.
         self._names: dict[str, str] = {}
+        self._pending: list[tuple[str, Callable[[], Node]]] = []
+        self._refused: list[str] = []
+
+    def convert(self) -> Rules:
+        """The rules of the whole schema."""
+        root = self.node(self._root)
+        # One after the other: in each other, long chains of references would be too deep for Python.
+        while self._pending:
+            name, make = self._pending.pop()
+            self.rules[name] = make()
+        rules: Rules = {"root": root, **FREE, **self.rules}
+        if name := begins_with_itself(rules):
+            raise circular(next((key for key, named in self._names.items() if named == name and not key.startswith("{")), ""))
+        rules = productive(rules)
+        if "root" not in rules:
+            reason = self._refused[0] if self._refused else "a part of it is required in itself, without end"
+            raise InputError(f"nothing can follow the schema: {reason}", "Loosen it.")
+        return rules
 
     def node(self, schema: Any) -> Node:
+        """What follows ``schema``."""
         if schema is False:
-            raise InputError("the schema has a part that nothing can follow: false", "Remove it.")
-        if schema is True or not schema:
-            return Ref("value")
-        if "$ref" in schema:
-            return self._reference(str(schema["$ref"]))
-        if "const" in schema:
-            return _constant(schema["const"])
-        if "enum" in schema:
-            return _either([_constant(value) for value in schema["enum"]])
-        for key in ("anyOf", "oneOf"):
-            if key in schema:
-                rest = {name: value for name, value in schema.items() if name != key}
-                options = [merged for option in schema[key] if (merged := self._merged([rest, option])) is not False]
-                return _either([self.node(option) for option in options]) if options else self.node(False)
-        if "allOf" in schema:
-            rest = {name: value for name, value in schema.items() if name != "allOf"}
-            return self.node(self._merged([rest, *schema["allOf"]]))
-        kind = schema.get("type") or next((name for name, keys in TELLING.items() if any(key in schema for key in keys)), "value")
-        if isinstance(kind, list):
-            return Alt(tuple(self.node({**schema, "type": each}) for each in kind))
-        return self._typed(kind, schema)
+            return self._nothing("false")
+        match sorted(told(schema)):
+            case []:
+                return Ref("value")
+            case ["$ref"]:
+                pointer = str(schema["$ref"])
+                target = self._forms.target(pointer)
+                return self._rule(pointer, lambda: self.node(target))
+            case ["allOf"] if len(said := [part for part in schema["allOf"] if part is False or told(part)]) == 1:
+                return self.node(said[0])
+        form = self._forms.form(schema)
+        if form is False:
+            return self._nothing(f"types or parts that rule each other out, or false, in {json.dumps(schema)[:200]}")
+        if "enum" in form:
+            return self._listed_values(form)
+        if "$ref" in schema or "allOf" in schema:
+            return self._rule(json.dumps(form), lambda: self._written(form))
+        return self._written(form)
 
-    def _typed(self, kind: str, schema: Mapping[str, Any]) -> Node:
+    def _rule(self, key: str, make: Callable[[], Node]) -> Node:
+        if key not in self._names:
+            self._names[key] = name = f"ref{len(self._names)}"
+            self._pending.append((name, make))
+        return Ref(self._names[key])
+
+    def _nothing(self, reason: str) -> Node:
+        self._refused.append(reason)
+        return Alt(())
+
+    def _listed_values(self, form: Form) -> Node:
+        """Those of the values listed that follow the rest."""
+        rest, values = {key: value for key, value in form.items() if key != "enum"}, form["enum"]
+        if rest:
+            from referencing.exceptions import Unresolvable
+
+            try:
+                right = validator_of(self._root).evolve(schema=rest)
+                values = [value for value in values if right.is_valid(value)]
+            except Unresolvable as error:
+                raise InputError(f"the JSON schema refers to what is not in it: {error}", "References begin with # and stay within it.") from None
+            except RecursionError:
+                raise circular("") from None
+        if not values:
+            return self._nothing(f"none of the values listed follows the rest: {json.dumps(form)[:200]}")
+        return _constant(values[0]) if len(values) == 1 else _either([_constant(value) for value in values])
+
+    def _written(self, form: Form) -> Node:
+        for key in ("anyOf", "oneOf"):
+            if key in form:
+                rest = {name: value for name, value in form.items() if name != key}
+                return _either([self.node({"allOf": [rest, option]} if rest else option) for option in form[key]])
+        kinds = form.get("type") or [next((name for name, keys in TELLING.items() if any(key in form for key in keys)), "value")]
+        nodes = tuple(self._typed(kind, form) for kind in kinds)
+        return nodes[0] if len(nodes) == 1 else Alt(nodes)
+
+    def _typed(self, kind: str, form: Form) -> Node:
         match kind:
             case "object":
-                return self._object(schema)
+                return self._object(form)
             case "array":
-                return self._array(schema)
+                return self._array(form)
             case "string":
-                return _string(schema)
-            case "integer" | "number" if schema.get("minimum", -1) >= 0 or schema.get("exclusiveMinimum", -1) >= 0:
+                return self._string(form)
+            case "integer" | "number" if any(form.get(key, -1) >= 0 and form[key] is not True for key in ("minimum", "exclusiveMinimum")):
                 return INTEGER_DIGITS if kind == "integer" else _number("")
             case "integer" | "number" | "boolean" | "null" | "value":
                 return Ref(kind)
             case _:
                 raise InputError(f"the schema has the unknown type {kind!r}", f"Types: {', '.join(TYPES)}.")
 
-    def _reference(self, pointer: str) -> Node:
-        if pointer not in self._names:
-            self._names[pointer] = name = f"ref{len(self._names)}"
-            self.rules[name] = self.node(self._target(pointer))
-        return Ref(self._names[pointer])
-
-    def _target(self, pointer: str) -> Any:
-        found: Any = self._root
-        start, _, path = pointer.partition("#")
-        for part in filter(None, path.split("/")):
-            key = part.replace("~1", "/").replace("~0", "~")
-            if isinstance(found, list):
-                found = dict(enumerate(found)).get(int(key) if key.isdecimal() else -1)
-            else:
-                found = found.get(key) if isinstance(found, dict) else None
-        if start or found is None:
-            raise InputError(f"the schema's reference {pointer!r} leads nowhere", "References begin with # and stay within the schema.")
-        return found
-
-    def _merged(self, parts: Sequence[Any]) -> dict[str, Any] | Literal[False]:
-        """One schema in place of several that hold at once, as far as their keywords can be joined; False when one of them is."""
-        merged: dict[str, Any] = {}
-        for part in parts:
-            if part is False:
-                return False
-            if part is True:
-                continue
-            if "$ref" in part:
-                part = {**self._target(str(part["$ref"])), **{key: value for key, value in part.items() if key != "$ref"}}
-            for key, value in part.items():
-                if key == "properties":
-                    merged[key] = {**merged.get(key, {}), **value}
-                elif key == "required":
-                    merged[key] = [*merged.get(key, []), *value]
-                elif key == "allOf":
-                    joined = self._merged([merged, *value])
-                    if joined is False:
-                        return False
-                    merged = joined
-                else:
-                    merged[key] = value
-        return merged
-
-    def _object(self, schema: Mapping[str, Any]) -> Node:
-        properties, others = schema.get("properties", {}), schema.get("additionalProperties")
-        if not properties and others in (None, True):
+    def _object(self, form: Form) -> Node:
+        properties, required, others = form.get("properties", {}), form.get("required", ()), form.get("additionalProperties", True)
+        anything = others is not False and not told(others)
+        if not properties and not required and anything:
             return Ref("object")
-        required = set(schema.get("required", ()))
-        members: list[tuple[Node, bool]] = [
-            (Seq((_constant(name), COLON, self.node(part))), name in required) for name, part in properties.items() if part is not False
-        ]
-        more = Seq((_other_than([_constant(name)[1:-1] for name in properties]), COLON, self.node(others))) if others and others is not True else None
+        named = {**properties, **{name: others for name in required if name not in properties}}
+        members: list[tuple[Node, bool]] = []
+        for name, part in named.items():
+            if part is not False:
+                members.append((Seq((_constant(name), COLON, self.node(part))), name in required))
+            elif name in required:
+                return self._nothing(f"the property {name!r} is required, but not allowed")
+        more: Node | None = None
+        if others is not False and not (anything and properties):
+            more = Seq((_other_than([_constant(name)[1:-1] for name in named]), COLON, self.node(others)))
         return Seq(("{", Ref("space"), self._members(members, more), Ref("space"), "}"))
 
     def _members(self, members: Sequence[tuple[Node, bool]], more: Node | None) -> Node:
@@ -206,24 +223,29 @@ class _Converter:
         self.rules[name] = node
         return Ref(name)
 
-    def _array(self, schema: Mapping[str, Any]) -> Node:
-        first = [self.node(part) for part in schema.get("prefixItems", ())]
-        least, most, items = schema.get("minItems", 0), schema.get("maxItems"), schema.get("items", True)
+    def _array(self, form: Form) -> Node:
+        least, most = form.get("minItems", 0), form.get("maxItems")
+        if most is not None and most < least:
+            return self._nothing(f"minItems {least} is above maxItems {most}")
+        first = [self.node(part) for part in form.get("prefixItems", ())[:most]]
+        items = form.get("items", True)
         if not first:
-            content = _listed(self._named(self.node(items)), least, most) if items is not False else ""
+            content = _listed(self._named(self.node(items)), least, most)
         else:
-            # Tuples are written out whole.
-            rest = None if "items" not in schema or items is False else Repeat(Seq((COMMA, self.node(items))), max(0, least - len(first)))
-            content = Seq((first[0], *(Seq((COMMA, item)) for item in first[1:]), *([rest] if rest else [])))
+            # Tuples are written out whole, and behind them nothing that the schema does not ask for or speak of.
+            more, left = max(0, least - len(first)), None if most is None else most - len(first)
+            asked = more or ("items" in form and items is not False and left != 0)
+            rest = [Repeat(Seq((COMMA, self._named(self.node(items)))), more, left)] if asked else []
+            content = Seq((first[0], *(Seq((COMMA, item)) for item in first[1:]), *rest))
         return Seq(("[", Ref("space"), content, Ref("space"), "]"))
 
-
-def _string(schema: Mapping[str, Any]) -> Node:
-    if schema.get("format") in FORMATS:
-        return Seq(('"', FORMATS[schema["format"]], '"'))
-    if "minLength" in schema or "maxLength" in schema:
-        return Seq(('"', Repeat(Ref("char"), schema.get("minLength", 0), schema.get("maxLength")), '"'))
-    return Ref("string")
+    def _string(self, form: Form) -> Node:
+        least, most = form.get("minLength", 0), form.get("maxLength")
+        if most is not None and most < least:
+            return self._nothing(f"minLength {least} is above maxLength {most}")
+        if form.get("format") in FORMATS:
+            return Seq(('"', FORMATS[form["format"]], '"'))
+        return Seq(('"', Repeat(Ref("char"), least, most), '"')) if least or most is not None else Ref("string")
 
 
 def _other_than(names: Sequence[str]) -> Node:

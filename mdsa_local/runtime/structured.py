@@ -15,6 +15,7 @@ from mdsa_local.errors import ContextOverflowError, InputError, InvalidOutputErr
 from mdsa_local.runtime.backend import Backend, Finished, Message
 from mdsa_local.runtime.gbnf import check_gbnf
 from mdsa_local.runtime.grammar import gbnf
+from mdsa_local.runtime.schema_forms import validator_of
 from mdsa_local.runtime.schema_grammar import schema_rules
 
 # JSON that is indented twenty deep has fewer in a row; models without a grammar have been seen to write it for half an hour (llama-cpp-python#1500).
@@ -78,20 +79,17 @@ def generate_json(
 def checked_validator(schema: Mapping[str, Any]) -> Any:
     """A validator for ``schema`` that never fetches a reference. Raises :class:`InputError` when the schema itself is wrong."""
     import jsonschema
-    import referencing
-    from jsonschema.validators import validator_for
 
     expected(schema, Mapping, "the JSON schema", "Pass an object, {} for any JSON.")
     if _deeper(schema, MOST_DEEP):
         raise InputError(f"the JSON schema has more than {MOST_DEEP} objects and lists in each other", "Make it flatter, with $defs and $ref.")
-    kind = validator_for(schema, default=jsonschema.Draft202012Validator)
+    validator = validator_of(schema)
     try:
-        kind.check_schema(schema)
+        validator.check_schema(schema)
     except jsonschema.SchemaError as error:
         where = "/".join(map(str, error.absolute_path)) or "its top"
         raise InputError(f"the JSON schema is wrong at {where}: {error.message}", "See https://json-schema.org for what a schema may hold.") from None
-    # Without a registry jsonschema would open https:// references.
-    return kind(schema, registry=referencing.Registry())
+    return validator
 
 
 def _deeper(schema: Mapping[str, Any], most: int) -> bool:
@@ -173,6 +171,8 @@ def wrong(validator: Any, value: Any) -> str:
 
     try:
         found = best_match(validator.iter_errors(value))
+    except RecursionError:
+        return "it is too deep to be checked, or the schema has a reference that leads back to itself"
     except referencing.exceptions.Unresolvable as unresolvable:
         raise InputError(
             f"the JSON schema refers to what is not in it: {unresolvable}", "References begin with # and stay within the schema."

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from mdsa_local.domains.config import Generation
 from mdsa_local.errors import ContextOverflowError, InputError, InvalidOutputError
 from mdsa_local.runtime.backend import Backend, Finished, Message
-from mdsa_local.runtime.structured import constrained_by_grammar, generate_json, instructed, parse
+from mdsa_local.runtime.structured import checked_validator, constrained_by_grammar, generate_json, instructed, parse, wrong
 
 QUESTION = [Message("system", "Be brief."), Message("user", "What is the status?")]
 SCHEMA = {"type": "object", "properties": {"status": {"enum": ["open", "closed"]}, "n": {"type": "integer", "maximum": 9}}, "required": ["status"]}
@@ -171,6 +172,43 @@ def test_what_the_engine_in_this_process_cannot_do() -> None:
             constrained_by_grammar(generation)
     plain = Generation(grammar='root ::= "a"')
     assert constrained_by_grammar(plain) is plain
+
+
+class Branch(BaseModel):
+    v: int
+    child: Branch | None = None
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        Branch.model_json_schema(),
+        {"type": "object", "properties": {"n": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}}},
+        {"type": "object", "properties": {"kind": {"enum": ["refund"]}}, "required": ["kind", "order"]},
+    ],
+)
+def test_schemas_that_once_failed_are_followed_by_the_shipped_model(nano: Backend, schema: dict[str, Any]) -> None:
+    grammar = constrained_by_grammar(Generation(json_schema=schema)).grammar
+    said = [*nano.stream(instructed(QUESTION, schema), Generation(grammar=grammar, max_tokens=120), deadline_s=60)]
+    *pieces, finished = said
+    assert isinstance(finished, Finished)
+    # A small model may go down a recursion until no token is left.
+    if finished.reason == "stop":
+        assert wrong(checked_validator(schema), json.loads("".join(map(str, pieces)))) == ""
+
+
+def test_a_schema_that_leads_back_to_itself(nano: Backend) -> None:
+    circular = {"allOf": [{"$ref": "#"}, {"type": "object"}]}
+    with pytest.raises(InputError, match="'#' leads back to itself"):
+        generate_json(nano, QUESTION, circular, deadline_s=60)
+    with pytest.raises(InvalidOutputError, match="leads back to itself"):
+        ask(Sayings("{}", "{}"), circular)
+
+
+def test_a_value_too_deep_to_be_checked() -> None:
+    deep = "[" * 400 + "]" * 400
+    with pytest.raises(InvalidOutputError, match="too deep"):
+        ask(Sayings(deep, deep), {"type": "array", "items": {"$ref": "#"}})
 
 
 def test_parse() -> None:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -97,7 +98,7 @@ def test_the_schema_is_followed(backend: TransformersBackend) -> None:
 @installed
 def test_no_limit_to_tokens_beside_a_schema(backend: TransformersBackend) -> None:
     schema = {"type": "array", "items": {"enum": ["red", "blue", "green", "black"]}, "minItems": 4, "maxItems": 4}
-    hot = {"temperature": 3.0, "top_p": 1.0, "min_p": 0.0, "max_tokens": 60, "json_schema": schema}
+    hot: dict[str, Any] = {"temperature": 3.0, "top_p": 1.0, "min_p": 0.0, "max_tokens": 60, "json_schema": schema}
     assert len({ask(backend, seed=seed, top_k=0, **hot)[0] for seed in range(6)}) > 1
     assert len({ask(backend, seed=seed, top_k=1, **hot)[0] for seed in range(3)}) == 1
 
