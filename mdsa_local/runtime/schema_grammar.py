@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from os.path import commonprefix
 from typing import Any
 
@@ -134,6 +135,10 @@ class _Converter:
             return self._rule(json.dumps(form), lambda: self._written(form))
         return self._written(form)
 
+    @cached_property
+    def _validator(self) -> Any:
+        return validator_of(self._root)
+
     def _rule(self, key: str, make: Callable[[], Node]) -> Node:
         if key not in self._names:
             self._names[key] = name = f"ref{len(self._names)}"
@@ -151,7 +156,7 @@ class _Converter:
             from referencing.exceptions import Unresolvable
 
             try:
-                right = validator_of(self._root).evolve(schema=rest)
+                right = self._validator.evolve(schema=rest)
                 values = [value for value in values if right.is_valid(value)]
             except Unresolvable as error:
                 raise InputError(f"the JSON schema refers to what is not in it: {error}", "References begin with # and stay within it.") from None
@@ -178,7 +183,7 @@ class _Converter:
                 return self._array(form)
             case "string":
                 return self._string(form)
-            case "integer" | "number" if any(form.get(key, -1) >= 0 and form[key] is not True for key in ("minimum", "exclusiveMinimum")):
+            case "integer" | "number" if any(_from_zero(form.get(key)) for key in ("minimum", "exclusiveMinimum")):
                 return INTEGER_DIGITS if kind == "integer" else _number("")
             case "integer" | "number" | "boolean" | "null" | "value":
                 return Ref(kind)
@@ -246,6 +251,11 @@ class _Converter:
         if form.get("format") in FORMATS:
             return Seq(('"', FORMATS[form["format"]], '"'))
         return Seq(('"', Repeat(Ref("char"), least, most), '"')) if least or most is not None else Ref("string")
+
+
+def _from_zero(least: Any) -> bool:
+    # In draft 4 `exclusiveMinimum` says yes or no.
+    return least is not None and not isinstance(least, bool) and least >= 0
 
 
 def _other_than(names: Sequence[str]) -> Node:

@@ -313,6 +313,8 @@ def test_what_cannot_be_followed_is_refused(schema: dict[str, Any], said: str) -
         (SCHEMAS["all of one property"], ['{"a":1}'], ['{"a":1.5}', '{"a":-1}']),
         ({"items": [{"type": "string"}], "type": "array"}, ['["a"]'], ["[1]"]),
         ({"type": "integer", "minimum": -5, "exclusiveMinimum": True}, ["-3"], []),
+        ({"type": "integer", "minimum": -5, "exclusiveMinimum": False}, ["-3"], []),
+        ({"type": "integer", "minimum": 0, "exclusiveMinimum": True}, ["3"], ["-3"]),
     ],
 )
 def test_what_may_be_written(schema: dict[str, Any], right: list[str], wrong: list[str]) -> None:
