@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 # "[1](https://...)" is a link.
 MARK = re.compile(r"\[\s*(\d{1,2}(?:\s*[,;]\s*\d{1,2})*)\s*\](?!\()")
-INLINE_CODE = re.compile(r"`[^`\n]+`")
+# No code: "the `force' option", as GNU manuals quote, and what goes past the end of a sentence: a backtick by itself may stand in both.
+INLINE_CODE = re.compile(r"`(?![\w.=+-]+'(?!\w))(?:(?![.!?]['\")\]*]*\s+(?:\[\s*\d|[A-Z]))[^`\n])+`")
 # A name with its indexes: config[2], grid.rows[0][1].
 INDEXED = re.compile(r"(?<![\w.])\w[\w.]*(?:\[[^\[\]`\n]*\])+")
 # "See the manual [1]." has nothing of code but the block it stands in.
@@ -145,7 +146,7 @@ def _label(claim: Claim) -> str:
 
 
 def _inserted(answer: str, claims: Sequence[Claim]) -> Iterator[Edit]:
-    """A mark at the end of each run; behind a code block, never inside it."""
+    """A mark at the end of each run; behind a code block, never inside it: one left open is closed before."""
     for _, run in groupby(claims, key=lambda claim: claim.by):
         *_, last = run
         yield _mark_behind(answer, last)
@@ -154,7 +155,9 @@ def _inserted(answer: str, claims: Sequence[Claim]) -> Iterator[Edit]:
 def _mark_behind(answer: str, claim: Claim) -> Edit:
     for fence in FENCE.finditer(answer):
         if fence.start() <= claim.start < fence.end():
-            return fence.end(), fence.end(), f"\n{_label(claim)}"
+            _, *lines = fence[0].split("\n")
+            closing = "" if lines and lines[-1].strip() == fence[1] else f"\n{fence[1]}"
+            return fence.end(), fence.end(), f"{closing}\n{_label(claim)}"
     return claim.end, claim.end, f" {_label(claim)}"
 
 

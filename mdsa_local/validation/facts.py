@@ -1,12 +1,14 @@
-"""What a sentence claims, in a form that can be compared: content words, numbers with their units, negations and limits."""
+"""What a sentence claims, in a form that can be compared: content words, numbers with their units, dates, negations, limits, what must or may be."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 from collections import Counter
-from dataclasses import dataclass
-from itertools import takewhile
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from itertools import pairwise, takewhile
 
 COMMON = frozenset(
     """
@@ -15,13 +17,47 @@ COMMON = frozenset(
     up was we were what when where which while who why will with within would you your
     """.split()
 )
-NEGATIONS = dict.fromkeys("not no never cannot none nor neither nobody".split(), "not") | {w: w for w in "without unless only except".split()}
+NEGATIONS = dict.fromkeys("not no non never cannot none nor neither nobody nothing nowhere".split(), "not")
+NEGATIONS |= dict.fromkeys("hardly rarely seldom barely scarcely".split(), "rarely")
+NEGATIONS |= {word: word for word in "without unless only except".split()} | {"excluding": "except"}
+MODALS = dict.fromkeys("must shall".split(), "must") | dict.fromkeys("may might can".split(), "may")
 LIMITS = {"before": "before", "after": "after", "until": "until", "till": "until", "above": "more", "over": "more", "more": "more"}
 LIMITS |= dict.fromkeys(("below", "under", "less", "fewer"), "less")
 SMALL = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
 TENS = {word: 10 * n for n, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
 WORD_NUMBERS = {word: n for n, word in enumerate(SMALL)} | TENS
 SCALES = {"hundred": 100, "thousand": 1000, "million": 1_000_000, "billion": 1_000_000_000}
+# Behind an amount of money, without a space.
+SHORT_SCALES = {"k": 1000, "m": 1_000_000, "mn": 1_000_000, "bn": 1_000_000_000}
+# Days and months as they are written; the short forms and three of the months may be other words.
+DATE_LINES = """
+january jan|february feb|march mar|april apr|may|june jun|july jul|august aug|september sep sept|october oct|november nov|december dec
+monday mon|tuesday tue tues|wednesday wed|thursday thu thurs|friday fri|saturday|sunday
+"""
+DATES = {way: line.split()[0] for line in re.split(r"[|\n]", DATE_LINES) if line for way in line.split()}
+MONTHS_OR_WORDS = frozenset({"may", "march", "august"})
+DOUBTFUL = MONTHS_OR_WORDS | (DATES.keys() - DATES.values())
+BEFORE_A_MONTH = frozenset("in of by since until till during from before after".split())
+# A sentence with one of these does not say what another says with its opposite.
+OPPOSITE_LINES = """
+allowed permitted|prohibited forbidden banned
+accepted|rejected refused declined
+included|excluded
+required mandatory compulsory obligatory|optional voluntary
+maximum|minimum
+increase rise grow|decrease fall drop
+higher upper|lower
+open|closed
+begin start|end finish
+first|last
+true|false
+am|pm
+enabled|disabled
+buy|sell
+arrive|depart
+left|right
+"""
+OPPOSITE_PREFIXES = ("un", "in", "im", "ir", "il", "non", "dis")
 # Every way to write a unit, after stem(); each line begins with the one it stands for.
 UNIT_LINES = """
 $ dollar usd|€ euro eur|£ gbp|¥ yen|% percent pct|hour hr h|minut min|second sec s|day|week|month|year yr|time|mg milligram|g gram gramm|kg kilogram
@@ -30,14 +66,21 @@ gb gigabyt|tb terabyt|hz hertz|mhz|ghz|w watt|v volt|mmhg|mmol|c celsiu celsius|
 """
 UNITS = {way: line.split()[0] for line in re.split(r"[|\n]", UNIT_LINES) if line for way in line.split()}
 FOLDED = str.maketrans(
-    {"‘": "'", "’": "'", "‛": "'", "“": '"', "”": '"', "„": '"', "«": '"', "»": '"', "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-"}
+    {"‘": "'", "’": "'", "‛": "'", "“": '"', "”": '"', "„": '"', "«": '"', "»": '"', "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "⁄": "/"}
 )
 PIECE = re.compile(
-    r"(?P<code>[^\W\d_]+-?\d\w*(?:-\w+)*)|(?P<number>(?<![\w)\]])-(?=\d)\d+(?:[.,:/]\d+)*|\d+(?:[.,:/]\d+)*)"
-    r"|(?P<sign>[$€£¥%])|(?P<word>[^\W\d_]+(?:'[^\W\d_]+)*)|(?P<stop>[,;:()])"
+    r"(?P<code>[^\W\d_]+-?\d\w*(?:-\w+)*)|(?P<number>(?:(?<![\w)\]])-)?(?:\d+|(?<![\w.)\]])\.\d+)(?:[.,:/]\d+|\^-?\d+)*)"
+    r"|(?P<sign>[$€£¥%])|(?P<word>[^\W\d_]+(?:'[^\W\d_]+)*)|(?P<stop>[,;:()>])"
 )
+VULGAR = re.compile(r"(?:(\d+) ?)?([¼-¾⅐-⅞])")
+RAISED = re.compile(r"(?<=\d)⁻?[⁰¹²³⁴-⁹]+")
+# What stands before the first word of a sentence.
+OPENING = " \t\n\"'(*_#>|-"
 # Words that carry no content of their own, numbers in words among them.
 FUNCTION = COMMON | NEGATIONS.keys() | LIMITS.keys() | WORD_NUMBERS.keys() | SCALES.keys() | {"least", "most"}
+CLAUSE_ENDS = frozenset("and but while whereas or".split())
+# Common words that two clauses may share without being built alike.
+LINKS = frozenset("a an the to in of for on at by with from as if it".split())
 # How many content words after a number or "not" belong to it.
 REACH = 3
 # A clause moved to the front leaves half in order.
@@ -46,34 +89,71 @@ ORDER_ENOUGH = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A number, negation or limit (``kind``), its ``unit`` if it is a number, and the content that follows it closely."""
+    """A number, date, negation, limit or modal (``kind``), its ``unit`` if it is a number, and the content that follows it closely.
+
+    ``clause`` is all content of its clause, ``of`` the word right behind a number ("two bags"), ``end`` the other end of a range.
+    """
 
     kind: str
-    unit: str
-    scope: frozenset[str]
+    unit: str = ""
+    scope: frozenset[str] = frozenset()
+    clause: frozenset[str] = frozenset()
+    of: str = ""
+    end: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """A part of a sentence with numbers of its own: what stands before the last of them, and ``near``, the content word right before that."""
+
+    subject: frozenset[str]
+    frame: frozenset[str]
+    near: str
+    numbers: frozenset[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """The facts of a text; ``sequence`` are its content stems and numbers in order."""
+    """The facts of a text; ``sequence`` are its content stems and numbers in order, ``ones`` the words right behind a "one" that may be a number."""
 
     words: frozenset[str]
     sequence: tuple[str, ...]
     numbers: tuple[Bound, ...]
     negations: tuple[Bound, ...]
     limits: tuple[Bound, ...]
+    modals: tuple[Bound, ...]
+    ones: frozenset[str]
+    clauses: tuple[Clause, ...]
+
+    def under(self, negations: Iterable[Bound]) -> Facts:
+        """The same beneath a heading or line that denies it: its ``negations`` are of everything."""
+        return replace(self, negations=(*(Bound(negation.kind) for negation in negations), *self.negations))
 
 
 @dataclass(slots=True)
 class _Piece:
+    """``name`` is the word in lower case; ``capital``: it has one though it does not begin a sentence; ``dashed``: a dash stands before it."""
+
     group: str
     text: str
+    name: str = ""
+    capital: bool = False
+    dashed: bool = False
 
 
 def fold(text: str) -> str:
-    """Compatibility forms (NFKC), quotes and dashes made one, Markdown emphasis and code marks taken off, lower case."""
+    """Compatibility forms (NFKC), quotes and dashes made one, Markdown emphasis and code marks taken off, lower case.
+
+    "1½" becomes 1.5 and "10⁶" 10^6, where NFKC would make other numbers of them.
+    """
+    return _levelled(text).lower()
+
+
+def _levelled(text: str) -> str:
+    text = VULGAR.sub(lambda match: f"{int(match[1] or 0) + unicodedata.numeric(match[2]):.3f}".rstrip("0"), text)
+    text = RAISED.sub(lambda match: f"^{match[0]}", text)
     plain = unicodedata.normalize("NFKC", text).translate(FOLDED)
-    return re.sub(r"(?<!\w)\*\*|\*\*(?!\w)|`+", "", plain).lower()
+    return re.sub(r"(?<!\w)\*\*|\*\*(?!\w)|`+", "", plain)
 
 
 def stem(word: str) -> str:
@@ -92,50 +172,110 @@ def stem(word: str) -> str:
     return word[:-1] if len(word) > 3 and word[-1] == word[-2] and word[-1] not in "aeiou" else word
 
 
+def _opposites() -> dict[str, frozenset[str]]:
+    found: dict[str, frozenset[str]] = {}
+    for line in OPPOSITE_LINES.split("\n"):
+        one, _, other = (frozenset(stem(word) for word in side.split()) for side in line.partition("|"))
+        found |= {word: found.get(word, frozenset()) | other for word in one} | {word: found.get(word, frozenset()) | one for word in other}
+    return found
+
+
+OPPOSITES = _opposites()
+
+
 def read(text: str) -> Facts:
     """The facts of a sentence that carries no list mark."""
-    pieces = _pieces(fold(text))
-    units = _units(pieces)
-    words, sequence = set[str](), list[str]()
-    numbers, negations, limits = list[Bound](), list[Bound](), list[Bound]()
+    pieces = _pieces(_levelled(text))
+    units, ends = _units(pieces), _ends(pieces)
+    for at, unit in units.items():
+        # "$4.50" is $4.5, but behind a name it may be a version: Python 3.10 is not 3.1.
+        if unit or not at or pieces[at - 1].group != "content":
+            pieces[at].text = value(pieces[at].text)
+    sequence, words, ones = list[str](), set[str](), set[str]()
+    found: dict[str, list[Bound]] = {group: [] for group in ("number", "date", "negation", "limit", "modal")}
     for at, piece in enumerate(pieces):
-        bound = Bound(piece.text, units.get(at, ""), frozenset(_scope(pieces, at)))
-        if piece.group == "number":
-            numbers.append(bound)
+        if piece.group in ("content", "number", "date"):
             sequence.append(piece.text)
-        elif piece.group == "negation":
-            negations.append(bound)
-        elif piece.group == "limit":
-            limits.append(bound)
-        elif piece.group == "content":
+        if piece.group == "content":
             words.add(piece.text)
-            sequence.append(piece.text)
-    return Facts(frozenset(words), tuple(sequence), tuple(numbers), tuple(negations), tuple(limits))
+        elif piece.group == "one":
+            ones |= {_next_word(pieces, at)} - {""}
+        elif piece.group in found and not (piece.group == "modal" and _group(pieces, at + 1) == "negation"):
+            scope, clause = frozenset(_scope(pieces, at)), frozenset(_clause(pieces, at)) if piece.group == "negation" else frozenset[str]()
+            end = pieces[ends[at]].text if ends.get(at, -1) >= 0 else "0" if at in ends else ""
+            of = _next_word(pieces, max(at, ends.get(at, at)))
+            found["number" if piece.group == "date" else piece.group].append(
+                Bound(piece.text, "date" if piece.group == "date" else units.get(at, ""), scope, clause, of, end)
+            )
+    numbers, negations, limits, modals = (tuple(found[group]) for group in ("number", "negation", "limit", "modal"))
+    return Facts(frozenset(words), tuple(sequence), numbers, negations, limits, modals, frozenset(ones), _clauses(pieces, units))
 
 
 def agree(claim: Facts, source: Facts, title: Facts) -> bool:
-    """Whether no number, negation, limit or order of ``claim`` speaks against ``source``; numbers may also stand in the title."""
-    return _same_numbers(claim, source, title) and _same_negations(claim, source) and _same_limits(claim, source) and _same_order(claim, source)
+    """Whether no number, negation, limit, word or order of ``claim`` speaks against ``source``; numbers may also stand in the title.
+
+    What ``claim`` lacks in ``source`` and finds in a title that denies it ("Not reimbursed") is denied.
+    """
+    if any(negation.clause & (claim.words - source.words) for negation in title.negations):
+        source = source.under(title.negations)
+    checks = (_same_negations, _same_limits, _same_modals, _same_order, _same_clause)
+    return _same_numbers(claim, source, title) and not opposed(claim.words, source.words) and all(check(claim, source) for check in checks)
+
+
+def opposed(claim: frozenset[str], source: frozenset[str]) -> bool:
+    """Whether a word that only the claim has is the opposite of one that only the source has: allowed and prohibited, valid and invalid."""
+    new, left = claim - source, source - claim
+    return any(OPPOSITES.get(word, frozenset()) & left or _prefixed(word, left) or any(_prefixed(other, {word}) for other in left) for word in new)
+
+
+def _prefixed(word: str, others: Container[str]) -> bool:
+    """Whether one of ``others`` is ``word`` without "un" or the like."""
+    return any(word.startswith(prefix) and len(word) > len(prefix) + 3 and word[len(prefix) :] in others for prefix in OPPOSITE_PREFIXES)
 
 
 def _pieces(text: str) -> list[_Piece]:
     """The tokens of ``text``: words stemmed, numbers in one form, units kept as content until they are bound."""
     pieces: list[_Piece] = []
+    until = 0
     for match in PIECE.finditer(text):
-        group, token = match.lastgroup or "", match[0]
+        group, token, between = match.lastgroup or "", match[0].lower(), text[until : match.start()]
+        until = match.end()
         if group == "number":
-            pieces.append(_Piece("number", value(token)))
+            pieces.append(_Piece("number", exact(token)))
         elif group == "code":
             pieces.append(_Piece("number", token))
         elif group != "word":
             pieces.append(_Piece(group, token))
-        elif not _extends_number(pieces, token):
+        elif _extends_number(pieces, token, attached=not between):
+            continue
+        else:
             pieces.append(_word(token, pieces))
+            pieces[-1].name, pieces[-1].capital = token, match[0].istitle() and text[: match.start()].rstrip(OPENING)[-1:] not in ("", *".!?:…")
+        pieces[-1].dashed = between.strip() == "-"
     for at, piece in enumerate(pieces):
-        # "One" is a number before a unit, and a pronoun elsewhere.
-        if piece.group == "one":
-            pieces[at] = _Piece("number", "1") if _own_unit(pieces, at) else _Piece("common", "one")
+        # "One" is a number before a unit, and maybe a pronoun elsewhere.
+        if piece.group == "one" and _own_unit(pieces, at):
+            pieces[at] = _Piece("number", "1")
+        elif piece.name in DATES and (piece.name not in DOUBTFUL or _is_date(pieces, at)):
+            pieces[at] = _Piece("date", DATES[piece.name], dashed=piece.dashed)
     return pieces
+
+
+def _is_date(pieces: list[_Piece], at: int) -> bool:
+    """Whether a word that need not be a day or month is one: by its capital, a number beside it, or what stands before it."""
+    before = pieces[at - 1] if at else None
+    follows = _group(pieces, at + 1)
+    if pieces[at].capital or follows == "number" or (before and before.group == "number" and follows in ("", "stop")):
+        return True
+    return pieces[at].name in MONTHS_OR_WORDS and before is not None and before.name in BEFORE_A_MONTH
+
+
+def _group(pieces: list[_Piece], at: int) -> str:
+    return pieces[at].group if at < len(pieces) else ""
+
+
+def _next_word(pieces: list[_Piece], at: int) -> str:
+    return pieces[at + 1].text if _group(pieces, at + 1) == "content" else ""
 
 
 def _word(token: str, before: list[_Piece]) -> _Piece:
@@ -145,6 +285,8 @@ def _word(token: str, before: list[_Piece]) -> _Piece:
         return _Piece("limit", f"at {token}")
     if token in LIMITS:
         return _Piece("limit", LIMITS[token])
+    if token in MODALS:
+        return _Piece("modal", MODALS[token])
     if token == "one":
         return _Piece("one", "1")
     if token in WORD_NUMBERS:
@@ -152,26 +294,32 @@ def _word(token: str, before: list[_Piece]) -> _Piece:
     return _Piece("common", token) if token in COMMON else _Piece("content", stem(token))
 
 
-def _extends_number(pieces: list[_Piece], token: str) -> bool:
-    """Put ``four`` of "twenty four" or ``hundred`` of "two hundred" into the number before it."""
-    if not pieces or pieces[-1].group not in ("number", "one") or not pieces[-1].text.isdecimal():
+def _extends_number(pieces: list[_Piece], token: str, *, attached: bool) -> bool:
+    """Put ``four`` of "twenty four", ``million`` of "1.5 million" or ``m`` of "$5m" into the number before it."""
+    if not pieces or pieces[-1].group not in ("number", "one") or not re.fullmatch(r"\d+(?:\.\d+)?", pieces[-1].text):
         return False
-    last = int(pieces[-1].text)
-    if token in SCALES:
-        pieces[-1] = _Piece("number", str(last * SCALES[token]))
+    last = Decimal(pieces[-1].text)
+    money = attached and len(pieces) > 1 and pieces[-2].group == "sign"
+    if scale := SCALES.get(token) or (SHORT_SCALES.get(token) if money else None):
+        pieces[-1] = _Piece("number", value(format(last * scale, "f")), dashed=pieces[-1].dashed)
     elif last in TENS.values() and 0 < WORD_NUMBERS.get(token, 0) < 10:
-        pieces[-1] = _Piece("number", str(last + WORD_NUMBERS[token]))
+        pieces[-1] = _Piece("number", str(last + WORD_NUMBERS[token]), dashed=pieces[-1].dashed)
     else:
         return False
     return True
 
 
-def value(number: str) -> str:
-    """One form of a number: ``1,500`` is 1500, ``1,5`` is 1.5, ``4.50`` is 4.5; times and versions stay as they are."""
+def exact(number: str) -> str:
+    """A number without what is only a way to write it: ``1,500`` is 1500, ``1,5`` is 1.5, ``.5`` is 0.5; times and versions stay as they are."""
+    number = re.sub(r"^(-?)\.", r"\g<1>0.", number)
     if re.fullmatch(r"-?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?", number):
-        number = number.replace(",", "")
-    elif re.fullmatch(r"-?\d+,\d+", number):
-        number = number.replace(",", ".")
+        return number.replace(",", "")
+    return number.replace(",", ".") if re.fullmatch(r"-?\d+,\d+", number) else number
+
+
+def value(number: str) -> str:
+    """One form of a number: as :func:`exact`, and ``4.50`` is 4.5."""
+    number = exact(number)
     return number.rstrip("0").rstrip(".") if re.fullmatch(r"-?\d+\.\d+", number) else number
 
 
@@ -193,9 +341,53 @@ def _units(pieces: list[_Piece]) -> dict[int, str]:
     return units
 
 
+def _ends(pieces: list[_Piece]) -> dict[int, int]:
+    """For each end of a range ("4 to 6 hours", "$5-$9", "between 2 and 8 C") where the other is; -1 for what has only the one: "up to 5".
+
+    "From $5 to $9" may also tell of a change, which has no ends.
+    """
+    ends: dict[int, int] = {}
+    places = [at for at, piece in enumerate(pieces) if piece.group == "number"]
+    for at in places:
+        if [piece.text for piece in pieces[max(at - 3, 0) : at] if piece.group != "sign"][-2:] == ["up", "to"]:
+            ends[at] = -1
+    for low, high in pairwise(places):
+        between = [piece.text for piece in pieces[low + 1 : high] if piece.text not in UNITS]
+        before = next((piece.text for piece in reversed(pieces[:low]) if piece.group != "sign"), "")
+        dashed = not between and any(piece.dashed for piece in pieces[low + 1 : high + 1])
+        if dashed or (between == ["to"] and before != "from") or (between == ["and"] and before == "between"):
+            ends[low], ends[high] = high, low
+    return ends
+
+
 def _scope(pieces: list[_Piece], at: int) -> list[str]:
     rest = takewhile(lambda piece: piece.group != "stop" and piece.text not in ("and", "but"), pieces[at + 1 :])
-    return [piece.text for piece in rest if piece.group in ("content", "number")][:REACH]
+    return [piece.text for piece in rest if piece.group in ("content", "number", "date")][:REACH]
+
+
+def _clause(pieces: list[_Piece], at: int) -> Iterator[str]:
+    """The content around a negation, until a stop, and before it also past an "and"."""
+    before = takewhile(lambda piece: piece.group != "stop" and piece.text != "but", reversed(pieces[:at]))
+    after = takewhile(lambda piece: piece.group != "stop" and piece.text not in ("and", "but"), pieces[at + 1 :])
+    return (piece.text for piece in (*before, *after) if piece.group in ("content", "number", "date"))
+
+
+def _clauses(pieces: list[_Piece], units: dict[int, str]) -> tuple[Clause, ...]:
+    """The clauses of a sentence that have numbers of their own; "Basic costs $3 and Plus $6" has two."""
+    found: list[Clause] = []
+    begin, last = 0, -1
+    for at, piece in enumerate([*pieces, _Piece("stop", ".")]):
+        if piece.group == "number":
+            last = at
+        elif last >= begin and (piece.text in CLAUSE_ENDS or piece.group == "stop"):
+            inner = range(begin, last)
+            subject = frozenset(pieces[i].text for i in inner if pieces[i].group == "content")
+            frame = frozenset(pieces[i].text for i in inner if pieces[i].group in ("content", "common", "modal")) - LINKS
+            before = next((pieces[i] for i in reversed(inner) if pieces[i].group != "sign"), _Piece("stop", ""))
+            numbers = frozenset((pieces[i].text, units.get(i, "")) for i in range(begin, last + 1) if pieces[i].group == "number")
+            found.append(Clause(subject, frame, before.text if before.group == "content" else "", numbers))
+            begin = at + 1
+    return tuple(found)
 
 
 def _touch(one: Bound, other: Bound) -> bool:
@@ -203,7 +395,7 @@ def _touch(one: Bound, other: Bound) -> bool:
 
 
 def _is_number(said: Bound, known: Bound) -> bool:
-    if said.kind != known.kind:
+    if said.kind != known.kind and not ((said.unit or known.unit) and value(said.kind) == value(known.kind)):
         return False
     if said.unit != known.unit:
         return not said.unit and not said.scope
@@ -211,22 +403,65 @@ def _is_number(said: Bound, known: Bound) -> bool:
 
 
 def _same_numbers(claim: Facts, source: Facts, title: Facts) -> bool:
-    """Every number of the claim is in the source; those of one unit stand in the same order, so that two prices cannot change places."""
+    """Every number of the claim is in the source; those of one unit stand in the same order, so that two prices cannot change places.
+
+    Of a range both ends are told, and "one bag" is not said of two bags.
+    """
     at: Counter[str] = Counter()
+    kinds = {said.kind for said in claim.numbers}
     for said in claim.numbers:
         found = next((i for i in range(at[said.unit], len(source.numbers)) if _is_number(said, source.numbers[i])), None)
         if found is not None:
+            known = source.numbers[found]
+            if known.end not in ("", "0", *kinds) and not said.end and (said.unit or said.of == known.of != ""):
+                return False
             at[said.unit] = found + 1
-        elif not any(said.kind == known.kind and said.unit == known.unit for known in title.numbers):
+        elif not (said.kind == "1" and said.of in source.ones) and not any(
+            said.kind == known.kind and said.unit == known.unit for known in title.numbers
+        ):
             return False
-    return True
+    return not any(known.of in claim.ones - source.ones and known.kind != "1" for known in source.numbers)
 
 
 def _same_negations(claim: Facts, source: Facts) -> bool:
     if len(claim.negations) != len(source.negations):
         return False
     pairs = zip(claim.negations, source.negations, strict=True)
-    return all(said.kind == known.kind and _touch(said, known) for said, known in pairs)
+    return all(said.kind == known.kind and _touch(said, known) and not _moved(said, known, source) for said, known in pairs)
+
+
+def _moved(said: Bound, known: Bound, source: Facts) -> bool:
+    """Whether the claim denies what the source says outside of what it denies, and leaves out some of that: not with water, with food."""
+    return bool((said.scope & source.words) - known.clause and known.scope - said.clause)
+
+
+def _same_modals(claim: Facts, source: Facts) -> bool:
+    """What may be need not be, and the other way round."""
+    for said in claim.modals:
+        touched = {known.kind for known in source.modals if _touch(said, known)}
+        if touched and said.kind not in touched:
+            return False
+    return True
+
+
+def _same_clause(claim: Facts, source: Facts) -> bool:
+    """No number of a clause is told of what another clause, built alike, tells with another number: "Basic costs $3 and Plus costs $6"."""
+    kinds = {said.kind for said in claim.numbers}
+    for said in claim.numbers:
+        holding = [clause for clause in source.clauses if (said.kind, said.unit) in clause.numbers]
+        if len(holding) != 1:
+            continue
+        (own,) = holding
+        for other in source.clauses:
+            rival = other is not own and any(unit == said.unit and kind not in kinds for kind, unit in other.numbers)
+            alike = bool(own.frame & other.frame)
+            if rival and (alike or own.near):
+                mine, theirs = own.subject - other.subject, other.subject - own.subject
+                # "Basic costs $3 and Plus $6": the verb is of both.
+                mine = mine if alike or len(mine) == 1 else mine - {own.near}
+                if mine and theirs & claim.words and not mine & claim.words:
+                    return False
+    return True
 
 
 def _same_limits(claim: Facts, source: Facts) -> bool:

@@ -1,7 +1,9 @@
 """Does a passage say what the answer says, sentence by sentence?
 
 A sentence is supported by a sentence of a passage, or two that stand together, if it is the same, or if nothing in it speaks against them
-(:func:`mdsa_local.validation.facts.agree`) and most of its content words are theirs; a paraphrase must also be close in meaning.
+(:func:`mdsa_local.validation.facts.agree`) and most of its content words are theirs; a paraphrase must also be close in meaning. A question holds
+no statement, what stands in a list below "Never:" is denied, and what a sentence tells of one thing supports nothing about another
+(:func:`_of_another`).
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise, zip_longest
 from typing import TYPE_CHECKING
 
-from mdsa_local.sentences import sentences, spans, without_list_mark
+from mdsa_local.sentences import LIST_MARK, spans, without_list_mark
 from mdsa_local.types import Passage
 from mdsa_local.validation import citations, facts
 from mdsa_local.validation.facts import Facts
@@ -26,10 +28,21 @@ if TYPE_CHECKING:
 SAYS_SOMETHING = re.compile(r"[^\W_]")
 LETTER = re.compile(r"(?<!\w)[^\W\d_a-z]\.$")
 REFERS_BACK = re.compile(r"(?:it|its|they|their|this|that|these|those|he|she)\b", re.IGNORECASE)
+ASKS = re.compile(r"[?？][\"'”’»)\]*_`]*\s*$")
+ASKS_WHAT = re.compile(r"\W*(?:\w+\s+)?(?:what|when|where|which|who|whom|whose|why|how)\b", re.IGNORECASE)
+# "No. 5" is a number.
+YES_OR_NO = re.compile(r"[\s\"'“‘*_]*(?P<word>yes|no)\b[*_]*\s*(?:[,.:;!]|\s-+|\s*[–—])[*_]*\s*(?!\d)", re.IGNORECASE)
+# A condition in the line above a list: "If it does not start:" denies none of the steps.
+CONDITION = re.compile(r"\b(?:if|when|where|while|whether|who|because|since|once)\b", re.IGNORECASE)
+DENIALS = frozenset({"not", "rarely", "except"})
+ROW = re.compile(r"\s*\|.*\||[^.!?:|]{1,40}:\s+\S.*[^.!?…]$", re.DOTALL)
+RULE = re.compile(r"[\s|:-]+")
 # A passage with hard line breaks has its sentences in several lines.
 QUOTE_LINES = 4
 WORDS_ENOUGH, WORDS_PARAPHRASE, MEANING_ENOUGH = 0.8, 0.45, 0.7
 PAIR_COVERED = 0.6
+# Two sentences are about the same kind of thing if they share this part of the shorter, and so many words.
+ALIKE, ALIKE_WORDS = 0.4, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +64,17 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class _Part:
+    """A sentence of a passage; ``asks`` and ``row`` say what kind it is, ``lead`` is the line that denies it."""
+
+    text: str
+    told: Facts
+    asks: bool = False
+    row: bool = False
+    lead: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class _Pair:
     text: str
     refers_back: bool
@@ -61,11 +85,15 @@ class _Pair:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """A passage, read once: whole sentences as they may be quoted, and what each sentence or pair of them claims."""
+    """A passage, read once: what may be quoted whole, each with the line that denies it, and what each sentence or pair of them claims.
+
+    ``asked`` are the quotations that are questions.
+    """
 
     title: Facts
-    quotes: frozenset[str]
-    parts: tuple[tuple[str, Facts], ...]
+    quotes: dict[str, str]
+    asked: frozenset[str]
+    parts: tuple[_Part, ...]
     pairs: tuple[_Pair, ...]
 
 
@@ -73,7 +101,7 @@ def claims(answer: str, quotes: Container[str] = ()) -> list[Claim]:
     """The sentences of an answer, each with the citations in it or behind it. ``quotes``: what stands whole in a passage, as :func:`plain` has it."""
     found = citations.marks(answer)
     bare = citations.blanked(answer, found)
-    places = [part for span in spans(bare) for part in _parts(bare, span, found, quotes) if SAYS_SOMETHING.search(bare, *part)]
+    places = _joined(bare, [part for span in spans(bare) for part in _parts(bare, span, found, quotes) if SAYS_SOMETHING.search(bare, *part)])
     said: list[Claim] = []
     until, cited = len(answer), tuple[int, ...]()
     for start, end in reversed(places):
@@ -82,6 +110,15 @@ def claims(answer: str, quotes: Container[str] = ()) -> list[Claim]:
         said.append(Claim(citations.removed(answer, start, end, found), cited, start, end))
         until = start
     return said[::-1]
+
+
+def _joined(bare: str, places: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The sentences, with a "Yes." or "No." by itself put to the one behind it."""
+    joined: list[tuple[int, int]] = []
+    for start, end in places:
+        alone = joined and YES_OR_NO.fullmatch(bare, *joined[-1])
+        joined[-1:] = [(joined[-1][0], end)] if alone else [*joined[-1:], (start, end)]
+    return joined
 
 
 def _parts(bare: str, span: tuple[int, int], found: Sequence[citations.Mark], quotes: Container[str]) -> Iterator[tuple[int, int]]:
@@ -103,7 +140,8 @@ def check(answer: str, passages: Sequence[Passage], embed: Embed) -> list[Claim]
     """Every claim of ``answer`` with the passage that supports it best; ``by`` is None where none does."""
     sources = [_read(passage) for passage in passages]
     quotes = frozenset[str]().union(*(source.quotes for source in sources))
-    return [_settled(claim, sources, embed) for claim in claims(answer, quotes)]
+    said = plain(answer)
+    return [_settled(claim, said, sources, embed) for claim in claims(answer, quotes)]
 
 
 def plain(sentence: str) -> str:
@@ -111,63 +149,182 @@ def plain(sentence: str) -> str:
     return " ".join(facts.fold(without_list_mark(sentence)).split()).rstrip(".!?…:;\"')* ")
 
 
+def without_yes_or_no(sentence: str) -> str:
+    """The sentence without a "Yes," or "No." before it, unless that is all."""
+    sentence = without_list_mark(sentence)
+    found = YES_OR_NO.match(sentence)
+    return sentence[found.end() :] if found and SAYS_SOMETHING.search(sentence, found.end()) else sentence
+
+
 def _read(passage: Passage) -> _Source:
-    said = sentences(passage.text)
-    bare = [plain(sentence) for sentence in said]
-    full = [" ".join(facts.fold(without_list_mark(sentence)).split()) for sentence in said]
-    runs = {" ".join([*full[at:end], bare[end]]) for at in range(len(said)) for end in range(at, min(at + QUOTE_LINES, len(said)))}
-    parts = tuple((sentence, facts.read(without_list_mark(sentence))) for sentence in said)
-    return _Source(facts.read(passage.title), frozenset(runs - {""}), parts, tuple(_pair(*one, *two) for one, two in pairwise(parts)))
+    parts = _parts_of(passage.text)
+    bare = [plain(part.text) for part in parts]
+    full = [" ".join(facts.fold(without_list_mark(part.text)).split()) for part in parts]
+    quotes: dict[str, str] = {}
+    asked = set[str]()
+    for start, end in _runs(len(parts)):
+        run = " ".join([*full[start:end], bare[end]])
+        if ASKS.search(parts[end].text):
+            asked.add(run)
+        # Where one stands twice, the place counts at which nothing denies it.
+        elif run and quotes.get(run) != "":
+            quotes[run] = parts[start].lead
+    pairs = (_pair(one, two) for one, two in pairwise(parts) if _pairs_up(one, two))
+    return _Source(facts.read(passage.title), quotes, frozenset(asked - {""}), tuple(parts), tuple(pairs))
 
 
-def _pair(first: str, said_first: Facts, second: str, said_second: Facts) -> _Pair:
-    first, second = without_list_mark(first), without_list_mark(second)
+def _runs(length: int) -> Iterator[tuple[int, int]]:
+    """The first and the last of every run of at most :data:`QUOTE_LINES`."""
+    return ((start, end) for end in range(length) for start in range(max(end + 1 - QUOTE_LINES, 0), end + 1))
+
+
+def _parts_of(text: str) -> list[_Part]:
+    """The sentences of a passage: what stands in a list below a line that denies is denied, and a question with "Yes" or "No" behind it answered."""
+    parts: list[_Part] = []
+    lead = _Part("", facts.read(""))
+    until = 0
+    for start, end in spans(text):
+        sentence = text[start:end]
+        if "\n" in text[until:start] and not LIST_MARK.match(sentence):
+            lead = _Part("", facts.read(""))
+        until = end
+        told = facts.read(without_list_mark(sentence))
+        row = bool(ROW.fullmatch(without_list_mark(sentence)))
+        answer = YES_OR_NO.match(without_list_mark(sentence))
+        if answer and parts and parts[-1].asks:
+            parts[-1] = _answered(parts[-1], answer["word"].lower(), told)
+        parts.append(_Part(sentence, told.under(lead.told.negations), bool(ASKS.search(sentence)), row, lead.text))
+        if (
+            sentence.rstrip("*_ ").endswith(":")
+            and told.negations
+            and DENIALS.issuperset(n.kind for n in told.negations)
+            and not CONDITION.search(sentence)
+        ):
+            lead = parts[-1]
+    return [replace(part, row=False) if following and _is_rule(following.text) else part for part, following in zip_longest(parts, parts[1:]) if part]
+
+
+def _is_rule(text: str) -> bool:
+    """Whether it is the line below the names of a table's columns."""
+    return "|" in text and RULE.fullmatch(text) is not None
+
+
+def _answered(question: _Part, word: str, answer: Facts) -> _Part:
+    """A question as the statement that it is with its answer; with "Yes, but only …" it stays a question."""
+    if word == "no":
+        return replace(question, told=question.told.under([facts.Bound("not")]), asks=False)
+    return question if answer.negations else replace(question, asks=False)
+
+
+def _pairs_up(one: _Part, two: _Part) -> bool:
+    """Whether two sentences may tell something together; a question that asks whether something is so tells nothing."""
+    return bool(one.told.sequence and two.told.sequence) and not (
+        two.asks or one.lead or two.lead or (ASKS.search(one.text) and not ASKS_WHAT.match(one.text))
+    )
+
+
+def _pair(one: _Part, two: _Part) -> _Pair:
+    first, second = without_list_mark(one.text), without_list_mark(two.text)
     both = f"{first} {second}"
-    return _Pair(both, bool(REFERS_BACK.match(second)), said_first, said_second, facts.read(both))
+    return _Pair(both, bool(REFERS_BACK.match(second)), one.told, two.told, facts.read(both))
 
 
-def _settled(claim: Claim, sources: Sequence[_Source], embed: Embed) -> Claim:
-    """``claim`` with what supports it. Among passages that do, one the answer cites comes first: its citation is then right."""
+def _settled(claim: Claim, answer: str, sources: Sequence[_Source], embed: Embed) -> Claim:
+    """``claim`` with what supports it. Among passages that do, one the answer cites comes first: its citation is then right.
+
+    What a line above denies is no quotation without that line.
+    """
     said = plain(claim.text)
-    quoting = [index for index, source in enumerate(sources) if said in source.quotes]
+    asks = ASKS.search(claim.text) is not None
+    quoting = [index for index, source in enumerate(sources) if _quotes(said, source, answer) or (asks and said in source.asked)]
     if quoting:
         return replace(claim, support=1.0, by=_preferred(claim, dict.fromkeys(quoting, 1.0)), holders=tuple(quoting), quoted=True)
-    told = facts.read(without_list_mark(claim.text))
-    options = [(index, text, share) for index, source in enumerate(sources) for text, share in _candidates(told, source)]
+    text = without_yes_or_no(claim.text)
+    told = facts.read(text)
+    options = [(index, text, share) for index, source in enumerate(sources) for text, share in _candidates(told, source, sources, asks=asks)]
     shares: dict[int, float] = {}
     for index, _, share in options:
         shares[index] = max(share, shares.get(index, 0.0))
     enough = {index: share for index, share in shares.items() if share >= WORDS_ENOUGH}
     if not enough:
-        enough = _by_meaning(claim.text, [(index, text) for index, text, share in options if share >= WORDS_PARAPHRASE], embed)
+        enough = _by_meaning(text, [(index, part) for index, part, share in options if share >= WORDS_PARAPHRASE], embed)
     by = _preferred(claim, enough)
     support = max(shares.values(), default=0.0) if by is None else enough[by]
     return replace(claim, support=support, by=by, holders=tuple(sorted(enough)))
+
+
+def _quotes(said: str, source: _Source, answer: str) -> bool:
+    lead = source.quotes.get(said)
+    return lead is not None and plain(lead) in answer
 
 
 def _preferred(claim: Claim, support: dict[int, float]) -> int | None:
     return max(support, key=lambda index: (index + 1 in claim.cited, support[index], -index), default=None)
 
 
-def _candidates(claim: Facts, source: _Source) -> Iterator[tuple[str, float]]:
+def _candidates(claim: Facts, source: _Source, sources: Sequence[_Source], *, asks: bool) -> Iterator[tuple[str, float]]:
     """Sentences and pairs of ``source`` that the claim agrees with, and the share of its content they hold."""
-    windows = [*source.parts, *((pair.text, pair.both) for pair in source.pairs if _may_join(claim, pair))]
-    for text, known in windows:
-        if facts.agree(claim, known, source.title):
-            held = len(claim.words & (known.words | source.title.words)) + len(claim.numbers)
-            yield text, held / max(1, len(claim.words) + len(claim.numbers))
+    for part in source.parts:
+        if (
+            (asks or not part.asks)
+            and (share := _share(claim, part.told, source.title))
+            and not _of_another(claim, part.told, part.row, source, sources)
+        ):
+            yield part.text, share
+    for pair in source.pairs:
+        if _may_join(claim, pair) and (share := _share(claim, pair.both, source.title)) and not _of_another(claim, pair.both, False, source, sources):
+            yield pair.text, share
+
+
+def _share(claim: Facts, known: Facts, title: Facts) -> float:
+    """The share of a claim's content that ``known`` and its title hold; 0 if they disagree, or if all of it is the title's."""
+    if not facts.agree(claim, known, title) or not set(claim.sequence) & set(known.sequence):
+        return 0.0
+    return (len(claim.words & (known.words | title.words)) + len(claim.numbers)) / max(1, len(claim.words) + len(claim.numbers))
+
+
+def _of_another(claim: Facts, told: Facts, row: bool, source: _Source, sources: Sequence[_Source]) -> bool:
+    """Whether the claim tells what ``told`` does, but of something that another sentence like it tells otherwise of.
+
+    "The Plus plan costs $6." supports no "The Basic plan costs $6." beside "The Basic plan costs $3."
+    """
+    content, own = set(claim.sequence), set(told.sequence)
+    lacking = claim.words - told.words
+    if not lacking or not own - content:
+        return False
+    units = {number.unit for number in claim.numbers}
+    for home in sources:
+        named = lacking if home is source else lacking - source.title.words
+        for other in home.parts:
+            theirs = set(other.told.sequence)
+            values = {number.kind for number in other.told.numbers if number.unit in units} if units else theirs - own
+            if named & other.told.words and own - content - theirs and values - content and ((row and other.row) or _alike(told, other.told)):
+                return True
+    return False
+
+
+def _alike(one: Facts, other: Facts) -> bool:
+    shared, shorter = len(one.words & other.words), min(len(one.words), len(other.words))
+    return shared >= max(ALIKE_WORDS, ALIKE * shorter)
 
 
 def _may_join(claim: Facts, pair: _Pair) -> bool:
-    """Whether a claim may draw on two sentences: the second refers back, or the claim tells most of both and all their numbers.
+    """Whether a claim may draw on two sentences: the second refers back, or the claim tells all numbers, and most of both and of what each has alone.
 
     Else "The review takes 5 days. The refund takes 30 days." would hold a review of 30 days. A negation belongs to one sentence.
     """
     if claim.negations or pair.both.negations:
         return False
-    content = set(claim.sequence)
-    covered = all(len(content & set(part.sequence)) >= PAIR_COVERED * len(set(part.sequence)) for part in (pair.first, pair.second))
-    return pair.refers_back or (covered and {number.kind for number in pair.both.numbers} <= content)
+    content, first, second = set(claim.sequence), set(pair.first.sequence), set(pair.second.sequence)
+    covered = all(len(content & part) >= PAIR_COVERED * len(part) for part in (first, second, first - second, second - first))
+    told = covered and {number.kind for number in pair.both.numbers} <= content
+    return pair.refers_back or (told and not (_alike(pair.first, pair.second) and _mixed(claim, pair.first.words, pair.second.words)))
+
+
+def _mixed(claim: Facts, first: frozenset[str], second: frozenset[str]) -> bool:
+    """Whether the claim goes from what only one sentence says to what only the other says, and back: who runs which office?"""
+    turns = [word in first for word in claim.sequence if word in first ^ second]
+    return sum(one != other for one, other in pairwise(turns)) > 1
 
 
 def _by_meaning(sentence: str, options: Sequence[tuple[int, str]], embed: Embed) -> dict[int, float]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mdsa_local.domains.prompts import NOT_FOUND
 from mdsa_local.domains.quoting import units
-from mdsa_local.sentences import sentences
+from mdsa_local.sentences import sentences, without_list_mark
 from mdsa_local.types import Check, Citation, Draft, Passage, Verdict
 from mdsa_local.validation import citations, facts, grounding, rules
 
@@ -65,6 +65,9 @@ def judge(
         return fallback(question, passages, embed, checks, answering, "the model's answer is about something else")
     text = citations.set_right(answer, settled)
     numbers = sorted({number for mark in citations.marks(text) for number in mark.numbers})
+    if not numbers:
+        checks.append(Check("citations", False, "no passage can be cited in it"))
+        return fallback(question, passages, embed, checks, answering, "the model's answer cites no passage")
     cited = tuple(Citation(number, passages[number - 1]) for number in numbers)
     return Verdict("success", text, cited, tuple(checks), support=sum(claim.support for claim in settled) / len(settled))
 
@@ -92,6 +95,8 @@ def on_context(question: str, settled: Sequence[Claim], passages: Sequence[Passa
         return Check("relevance", False, "the answer is a question")
     if not all(claim.quoted for claim in settled) and repeats(question, settled):
         return Check("relevance", False, "the answer repeats the question")
+    if denies_itself(question, settled):
+        return Check("relevance", False, "its yes or no speaks against what it says")
     candidates = list(pieces(passages))
     vectors = embed([question, " ".join(claim.text for claim in settled), *(claim.text for claim in settled), *(text for _, text in candidates)])
     closeness = vectors[1:] @ vectors[0]
@@ -108,6 +113,20 @@ def repeats(question: str, settled: Sequence[Claim]) -> bool:
     """Whether the answer is nothing but words of the question, in their order."""
     asked, said = (f" {' '.join(rules.WORD.findall(facts.fold(text)))} " for text in (question, " ".join(claim.text for claim in settled)))
     return said in asked
+
+
+def denies_itself(question: str, settled: Sequence[Claim]) -> bool:
+    """Whether a sentence that begins with "Yes" denies just what was asked ("Yes, it is not free"), or one with "No" says just that."""
+    asked = facts.read(question)
+    if asked.negations:
+        return False
+    words = set(asked.sequence)
+    for claim in settled:
+        if (answer := grounding.YES_OR_NO.match(without_list_mark(claim.text))) and (said := facts.read(grounding.without_yes_or_no(claim.text))):
+            denied = any(negation.scope & words for negation in said.negations)
+            if denied if answer["word"].lower() == "yes" else not said.negations and set(said.sequence) <= words:
+                return True
+    return False
 
 
 def pieces(passages: Sequence[Passage]) -> Iterator[tuple[int, str]]:
