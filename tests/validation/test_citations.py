@@ -60,6 +60,8 @@ def test_right_citations_leave_the_answer_as_it_is(encoder: Encoder, answer: str
         ("The fee is $5. [1]\nIt takes 4 days.", "The fee is $5. [1]\nIt takes 4 days. [1]"),
         ("1. Open the app.\n2. Tap Cards.\n\n3. Choose Freeze.", "1. Open the app.\n2. Tap Cards.\n\n3. Choose Freeze. [2]"),
         ("```sh\nmdsa ask\nmdsa route x[1]\n```", "```sh\nmdsa ask\nmdsa route x[1]\n```\n[2]"),
+        ("```sh\nmdsa ask\nmdsa route x[1]", "```sh\nmdsa ask\nmdsa route x[1]\n```\n[2]"),
+        ("Run this:\n~~~\nmdsa ask", "Run this:\n~~~\nmdsa ask\n~~~\n[2]"),
     ],
 )
 def test_only_the_marks_are_set_right(encoder: Encoder, answer: str, expected: str) -> None:
@@ -70,6 +72,19 @@ def test_only_the_marks_are_set_right(encoder: Encoder, answer: str, expected: s
 def test_marks_are_found_and_code_and_links_have_none() -> None:
     found = citations.marks("A [1] b[2, 3]. `x[4]` [5](http://x) [one] [6;7]")
     assert [mark.numbers for mark in found] == [(1,), (2, 3), (6, 7)]
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("The `force' option removes files. [1] The `verbose' option explains. [2]", [1, 2]),
+        ("The `force' option removes files [1], the `verbose' option explains [2].", [1, 2]),
+        ("Press the ` key. [1] The ` key is left. [2]", [1, 2]),
+        ("Use `a[1]`, `don't[2]` and `x = f('a')[3]`. [4]", [4]),
+    ],
+)
+def test_a_backtick_by_itself_hides_no_mark(text: str, numbers: list[int]) -> None:
+    assert [number for mark in citations.marks(text) for number in mark.numbers] == numbers
 
 
 CODE = (

@@ -79,6 +79,140 @@ def test_light_paraphrases_are_supported(encoder: Encoder, answer: str, passage:
     assert supported(encoder, answer, passage)
 
 
+PASSPORT = "Do I need a passport to open an account? No. A driving licence is enough."
+PRICES = "Basic costs $3 and Plus costs $6 a month."
+TIMES = "The review takes 5 days and the refund takes 30 days."
+OFFICES = "Anna Meier runs the Hamburg office. Paul Weber runs the Berlin office."
+TABLE = "| Plan | Price |\n|---|---|\n| Basic | $3 |\n| Plus | $6 |\n"
+TIERS = "- Gold: $900\n- Silver: $500\n"
+NEVER = "Never do the following:\n\n- Wash the tent in a washing machine.\n- Use bleach on the fabric.\n"
+START = "If the device does not start, do this:\n1. Hold the reset button for 5 seconds.\n2. Wait.\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "passage", "title"),
+    [
+        ("You need a passport.", PASSPORT, ""),
+        ("You need a passport", "**Do I need a passport?**\nA driving licence is enough.", ""),
+        ("You need a passport.", "A driving licence is enough.", "Do I need a passport?"),
+        ("You need a passport.", "Do I need a passport? It depends on the country.", ""),
+        ("You can cancel online.", "Can I cancel online? Yes, but only in the first week.", ""),
+        ("Basic costs $6 a month.", PRICES, ""),
+        ("Plus costs $3 a month.", "Basic costs $3 and Plus $6 a month.", ""),
+        ("The review takes 30 days.", TIMES, ""),
+        ("Adults pay $5.", "Adults pay $10, children under 12 pay $5.", ""),
+        ("The Basic plan costs $6 a month.", "The Basic plan costs $3 a month. The Plus plan costs $6 a month.", ""),
+        ("The Berlin office has the phone number 040-2222.", "The Berlin office has the phone number 030-1111. The Hamburg one has 040-2222.", ""),
+        ("The warranty on batteries is 24 months.", "The warranty on batteries is 6 months. The warranty on devices is 24 months.", ""),
+        ("Anna Meier runs the Berlin office.", OFFICES, ""),
+        ("| Basic | $6 |", TABLE, ""),
+        ("- Gold: $500", TIERS, ""),
+        ("The Silver limit is $900.", TIERS, "Limits"),
+        ("Ida Bern is a plumber.", "name: Bert Olm; trade: plumber\n\nname: Ida Bern; trade: painter", ""),
+        ("The contract ends on 5 May 2024.", "The contract ends on 5 June 2024.", ""),
+        ("The deadline for tax returns is May 31.", "The deadline for tax returns is July 31.", ""),
+        ("The office is closed in May.", "The office is closed in July.", ""),
+        ("The office is closed on Sunday.", "The office is closed on Saturday.", ""),
+        ("Visitors must wear a badge.", "Visitors may wear a badge.", ""),
+        ("Visitors may wear a badge.", "Visitors shall wear a badge.", ""),
+        ("The deposit is refundable.", "The deposit is non-refundable.", ""),
+        ("The deposit is refundable.", "The deposit is nonrefundable.", ""),
+        ("The ticket is valid abroad.", "The ticket is invalid abroad.", ""),
+        ("Withdrawals abroad are charged.", "Nothing is charged for withdrawals abroad.", ""),
+        ("The plan covers dental care abroad.", "The plan hardly ever covers dental care abroad.", ""),
+        ("Entry is free for students.", "Entry is free for everyone excluding students.", ""),
+        ("Card payments are allowed in the lobby shop.", "Card payments are prohibited in the lobby shop.", ""),
+        ("The maximum fee for a lost card is $5.", "The minimum fee for a lost card is $5.", ""),
+        ("Do not take it with water, take it with food.", "Do not take it with food, take it with water.", ""),
+        ("Use bleach on the fabric.", NEVER, "Tents"),
+        ("Yes, you may use bleach on the fabric.", NEVER, "Tents"),
+        ("Taxi rides inside the city are reimbursed.", "- Taxi rides inside the city.\n- Minibar drinks.\n", "Travel > Not reimbursed"),
+        ("Take 11 tablets.", "Take 1½ tablets.", ""),
+        ("The power is 106 W.", "The power is 10⁶ W.", ""),
+        ("The dose is 5 mg.", "The dose is .5 mg.", ""),
+        ("Python 3.1 or newer is required.", "Python 3.10 or newer is required.", ""),
+        ("The fine is $5.", "The fine is $5m.", ""),
+        ("The fine for late filing of reports is $1.5 billion.", "The fine for late filing of reports is $1.5 million.", ""),
+        ("Each passenger may take one bag on board.", "Each passenger may take two bags on board.", ""),
+        ("The transfer takes 4 hours.", "The transfer takes 4 to 6 hours.", ""),
+        ("It costs $9.", "It costs $5-$9.", ""),
+        ("No, parking is free.", "Parking is not free.", ""),
+        ("Yes. Parking is free.", "Parking is not free.", ""),
+    ],
+)
+def test_what_a_passage_says_otherwise_is_not_supported(encoder: Encoder, answer: str, passage: str, title: str) -> None:
+    assert not supported(encoder, answer, passage, title)
+
+
+@pytest.mark.parametrize(
+    ("answer", "passage", "title"),
+    [
+        ("You can cancel online.", "Can I cancel online? Yes. You have 30 days.", ""),
+        ("You cannot return sale items.", "Can I return sale items? No. They are final.", ""),
+        ("The transfer takes 3 days.", "How long does the transfer take? It takes 3 days.", ""),
+        ("A transfer takes three days.", "How long does a transfer take? Three days.", ""),
+        ("Basic costs $3 a month.", PRICES, ""),
+        ("Plus costs $6 per month.", PRICES, ""),
+        ("Basic costs $3 a month.", "Basic costs $3 and Plus $6 a month.", ""),
+        ("The review takes 5 days, the refund 30 days.", TIMES, ""),
+        ("The fee rises to $9 in autumn.", "The fee is $5 in spring and rises to $9 in autumn.", ""),
+        ("Guests can borrow 2 books.", "Members can borrow 5 books and guests 2.", ""),
+        ("Anna Meier runs the Hamburg office and Paul Weber runs the Berlin office.", OFFICES, ""),
+        ("A replacement card costs $5 and arrives in 4 days.", "A replacement card costs $5. A replacement card arrives in 4 days.", ""),
+        ("Gold has a limit of $900.", TIERS, "Limits"),
+        ("Bert Olm is a plumber.", "name: Bert Olm; trade: plumber\n\nname: Ida Bern; trade: painter", ""),
+        ("The contract ends May 5, 2024.", "The contract ends on 5 May 2024.", ""),
+        ("In March the roses are pruned.", "Roses are pruned in March.", ""),
+        ("You may not smoke in the lab.", "You must not smoke in the lab.", ""),
+        ("Visitors have to wear a badge.", "Visitors must wear a badge.", ""),
+        ("You can order it online.", "You may order it online or by phone.", ""),
+        ("Sale items cannot be returned.", "You cannot return sale items.", ""),
+        ("You can't return sale items.", "Sale items cannot be returned.", ""),
+        ("No fee is charged for students.", "The fee, however, is not charged for students.", ""),
+        ("Withdrawals abroad are not charged.", "Nothing is charged for withdrawals abroad.", ""),
+        ("The deposit is not refundable.", "The deposit is non-refundable.", ""),
+        ("Never use bleach on the fabric.", NEVER, "Tents"),
+        (NEVER, NEVER, "Tents"),
+        ("Taxi rides inside the city are not reimbursed.", "- Taxi rides inside the city.\n- Minibar drinks.\n", "Travel > Not reimbursed"),
+        ("Hold the reset button for 5 seconds.", START, ""),
+        ("Press the reset button for 5 seconds.", START, "Device does not start"),
+        ("Take 1.5 tablets.", "Take 1½ tablets.", ""),
+        ("The dose is 0.5 mg.", "The dose is .5 mg.", ""),
+        ("The app requires Android 8.0 or later.", "The app needs Android 8.0 or later.", ""),
+        ("The fine is $1,500,000.", "The fine is $1.5 million.", ""),
+        ("Each passenger may take 1 bag.", "Each passenger may take one bag on board.", ""),
+        ("The transfer takes between 4 and 6 hours.", "The transfer takes 4-6 hours.", ""),
+        ("The transfer takes up to 6 hours.", "The transfer takes 4 to 6 hours.", ""),
+        ("The office opens at 9 on weekdays.", "The office is open from 9 to 17 on weekdays.", ""),
+        ("No, parking is not free.", "Parking is not free.", ""),
+        ("No. The watch is not waterproof.", "The watch is not waterproof.", ""),
+        ("No, you can't return sale items. [1]", "You cannot return sale items.", ""),
+        ("Yes. Parking is free on Sundays.", "Parking is free on Sundays.", ""),
+    ],
+)
+def test_what_it_says_in_other_words_is(encoder: Encoder, answer: str, passage: str, title: str) -> None:
+    assert supported(encoder, answer, passage, title)
+
+
+def test_a_question_is_quoted_as_a_question_only(encoder: Encoder) -> None:
+    passage = [Passage("p", "p.md", "x", "", PASSPORT, 0, 1, 0.5)]
+    asked, answered = (
+        grounding.check(text, passage, encoder.encode)[0] for text in (PASSPORT.split("No")[0].strip(), "A driving licence is enough.")
+    )
+    assert (asked.quoted, answered.quoted) == (True, True)
+    assert not grounding.check("Do I need a passport to open an account.", passage, encoder.encode)[0].quoted
+
+
+def test_a_yes_or_no_is_no_claim_of_its_own() -> None:
+    found = grounding.claims("No. [1] The watch is not waterproof. [1] Yes, it is new. No. 5 is old. No.")
+    assert [(claim.text, claim.cited) for claim in found] == [
+        ("No. The watch is not waterproof.", (1, 1)),
+        ("Yes, it is new.", ()),
+        ("No. 5 is old.", ()),
+        ("No.", ()),
+    ]
+
+
 def test_a_quotation_with_other_line_breaks_counts_in_full(encoder: Encoder) -> None:
     wrapped = Passage("p", "p.md", "x", "", "Send the form to the\nLarkfield office in\nAberwick, never by fax.", 0, 1, 0.5)
     (claim,) = grounding.check("Send the form to the Larkfield office in Aberwick, never by fax. [1]", [wrapped], encoder.encode)
@@ -107,6 +241,14 @@ def test_forms_of_a_word_meet(forms: str) -> None:
         ("one day as soon as one comes", [("1", "day")]),
         ("at -18 C and 14:00", [("-18", "c"), ("14:00", "")]),
         ("error E14 on TR-12345", [("e14", ""), ("tr-12345", "")]),
+        ("1½ tablets, 2 ¾ cups, ½", [("1.5", ""), ("2.75", ""), ("0.5", "")]),
+        ("10⁶ W on 10² m", [("10^6", "w"), ("10^2", "m")]),
+        (".5 mg of version.5", [("0.5", "mg"), ("5", "")]),
+        ("$4.50 for Python 3.10", [("4.5", "$"), ("3.10", "")]),
+        ("$5m, €1.5 billion, $2k, 5 m", [("5000000", "$"), ("1500000000", "€"), ("2000", "$"), ("5", "m")]),
+        ("on 5 May 2024", [("5", ""), ("may", "date"), ("2024", "")]),
+        ("You may go on Monday, in May or on Jan 3", [("monday", "date"), ("may", "date"), ("january", "date"), ("3", "")]),
+        ("Children under 5 may enter. May I march? In march.", [("5", ""), ("march", "date")]),
     ],
 )
 def test_numbers_are_bound_to_their_units(text: str, numbers: list[tuple[str, str]]) -> None:

@@ -89,6 +89,47 @@ def test_a_question_is_no_answer(encoder: Encoder, question: str, draft: str) ->
     assert [check.name for check in verdict.checks if not check.passed] == ["relevance"]
 
 
+def test_what_is_cited_is_what_has_a_mark(encoder: Encoder) -> None:
+    passages = [
+        Passage(f"{at}", "gnu.md", "x", "Options", text, 0, len(text), 0.8)
+        for at, text in enumerate(("The `force' option removes write-protected files.", "The `verbose' option explains what is being done."))
+    ]
+    draft = Draft(" ".join(f"{passage.text} [{at}]" for at, passage in enumerate(passages, 1)), "nano", "stop", 10, 10)
+    verdict = ladder.judge("What do the force option and the verbose option do?", draft, passages, encoder.encode)
+    assert (verdict.status, [citation.number for citation in verdict.cited]) == ("success", [1, 2])
+
+
+def test_an_open_code_block_is_closed_and_cited(encoder: Encoder) -> None:
+    listing = Passage("l", "l.md", "x", "Listing", "Run the list command:\n```\nls -la\n```\n", 0, 40, 0.8)
+    draft = Draft("Run the list command:\n```\nls -la", "nano", "stop", 10, 10)
+    verdict = ladder.judge("How do I list files?", draft, [listing], encoder.encode)
+    assert (verdict.status, verdict.text) == ("success", "Run the list command:\n```\nls -la\n```\n[1]")
+    assert [citation.number for citation in verdict.cited] == [1]
+
+
+def test_without_a_mark_it_is_no_success(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ladder.citations, "set_right", lambda answer, settled: answer)
+    verdict = judge(encoder, "A replacement card costs $5.")
+    assert (verdict.status, verdict.checks[-1].name, verdict.checks[-1].passed) == ("degraded", "citations", False)
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "text", "status"),
+    [
+        ("Is parking free?", "No, parking is not free.", "Parking is not free.", "success"),
+        ("Is parking free?", "No, parking is free.", "Parking is free.", "degraded"),
+        ("Is parking free?", "Yes, parking is not free.", "Parking is not free.", "degraded"),
+        ("Is parking free?", "Yes. Parking is free.", "Parking is not free.", "degraded"),
+        ("Do I have to pay for parking?", "No, parking is free.", "Parking is free.", "success"),
+        ("Is there a fee for withdrawals?", "Yes, withdrawals are not free.", "Withdrawals are not free.", "success"),
+        ("Does it take 5 days?", "No, it takes 30 days for a refund.", "It takes 30 days for a refund.", "success"),
+    ],
+)
+def test_yes_and_no_fit_what_follows(encoder: Encoder, question: str, answer: str, text: str, status: str) -> None:
+    passage = Passage("p", "p.md", "x", "T", text, 0, len(text), 0.8)
+    assert ladder.judge(question, Draft(answer, "nano", "stop", 1, 1), [passage], encoder.encode).status == status
+
+
 def test_a_question_that_guesses_the_sentence_gets_it(encoder: Encoder) -> None:
     assert judge(encoder, "A replacement card costs $5. [1]", "a replacement card costs $5?").status == "success"
 
