@@ -6,7 +6,7 @@ from mdsa_local.domains.prompts import NOT_FOUND
 from mdsa_local.domains.quoting import Extract
 from mdsa_local.routing.encoder import Encoder
 from mdsa_local.types import Draft, Passage, Verdict
-from mdsa_local.validation import ladder
+from mdsa_local.validation import citations, ladder
 
 FEES = Passage("fees#0", "fees.md", "finance", "Card fees", "A replacement card costs $5. A replacement card arrives in 4 business days.", 0, 74, 0.8)
 ATM = Passage(
@@ -108,7 +108,7 @@ def test_an_open_code_block_is_closed_and_cited(encoder: Encoder) -> None:
 
 
 def test_without_a_mark_it_is_no_success(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ladder.citations, "set_right", lambda answer, settled: answer)
+    monkeypatch.setattr(citations, "set_right", lambda answer, settled: answer)
     verdict = judge(encoder, "A replacement card costs $5.")
     assert (verdict.status, verdict.checks[-1].name, verdict.checks[-1].passed) == ("degraded", "citations", False)
 
