@@ -264,12 +264,11 @@ def _preferred(claim: Claim, support: dict[int, float]) -> int | None:
 
 def _candidates(claim: Facts, source: _Source, sources: Sequence[_Source], *, asks: bool) -> Iterator[tuple[str, float]]:
     """Sentences and pairs of ``source`` that the claim agrees with, and the share of its content they hold."""
+    exchanged = [told for pair in source.pairs if _exchanged(claim, pair) for told in (pair.first, pair.second)]
     for part in source.parts:
-        if (
-            (asks or not part.asks)
-            and (share := _share(claim, part.told, source.title))
-            and not _of_another(claim, part.told, part.row, source, sources)
-        ):
+        if (part.asks and not asks) or any(part.told is told for told in exchanged):
+            continue
+        if (share := _share(claim, part.told, source.title)) and not _of_another(claim, part.told, part.row, source, sources):
             yield part.text, share
     for pair in source.pairs:
         if _may_join(claim, pair) and (share := _share(claim, pair.both, source.title)) and not _of_another(claim, pair.both, False, source, sources):
@@ -319,6 +318,12 @@ def _may_join(claim: Facts, pair: _Pair) -> bool:
     covered = all(len(content & part) >= PAIR_COVERED * len(part) for part in (first, second, first - second, second - first))
     told = covered and {number.kind for number in pair.both.numbers} <= content
     return pair.refers_back or (told and not (_alike(pair.first, pair.second) and _mixed(claim, pair.first.words, pair.second.words)))
+
+
+def _exchanged(claim: Facts, pair: _Pair) -> bool:
+    """Whether the claim tells all of two sentences that are alike, but not in their order: then neither supports it by itself."""
+    first, second = pair.first.words, pair.second.words
+    return first ^ second <= claim.words and _alike(pair.first, pair.second) and _mixed(claim, first, second)
 
 
 def _mixed(claim: Facts, first: frozenset[str], second: frozenset[str]) -> bool:

@@ -105,6 +105,7 @@ START = "If the device does not start, do this:\n1. Hold the reset button for 5 
         ("The Berlin office has the phone number 040-2222.", "The Berlin office has the phone number 030-1111. The Hamburg one has 040-2222.", ""),
         ("The warranty on batteries is 24 months.", "The warranty on batteries is 6 months. The warranty on devices is 24 months.", ""),
         ("Anna Meier runs the Berlin office.", OFFICES, ""),
+        ("Anna Meier runs the Berlin office and Paul Weber runs the Hamburg office.", OFFICES, ""),
         ("| Basic | $6 |", TABLE, ""),
         ("- Gold: $500", TIERS, ""),
         ("The Silver limit is $900.", TIERS, "Limits"),
