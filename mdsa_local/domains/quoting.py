@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mdsa_local.domains.prompts import NOT_FOUND
 from mdsa_local.routing.splitting import LINKS, MOST_PIECES, pieces
-from mdsa_local.sentences import spans
+from mdsa_local.sentences import FENCE, LIST_MARK, spans, without_list_mark
 from mdsa_local.types import Turn
-from mdsa_local.validation import citations, facts, identifiers
+from mdsa_local.validation import citations, denials, facts, identifiers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,6 +50,8 @@ PART_NEARNESS = 0.5
 ROW_BESIDE = 0.5
 # Held to a text a model may write it in more tokens than the tokenizer makes of it.
 SPLIT_UP = 1.2
+# The last of emphasis, and of quotation marks where the whole stands between such.
+EMPHASIS, QUOTATION = "*_` ", "\"'”’»)"
 PAIR = re.compile(r"([^\W\d_][^:;|\n]{0,60}):\s")
 # An answer quotes up to so many units: where the nearest does not hold the fact asked for, the next often does.
 MOST_QUOTED = 3
@@ -99,7 +101,8 @@ class Extract:
 
     It ``leads`` when it is the best for a part of a question that asks several things. ``judged`` are the judge's log odds that it answers the
     question, or surely a part of it; None without a judge. ``score`` orders units; ``beside`` is how much less than the best's it may be for a unit
-    of the same passage, or of the same ``document`` where that is known, and of another one, to be quoted beside it.
+    of the same passage, or of the same ``document`` where that is known, and of another one, to be quoted beside it. ``above`` are the lines that
+    lead in a list, with which the text of an item begins; ``section`` is the heading it is quoted under, which is not in the text.
     """
 
     passage: int
@@ -110,35 +113,52 @@ class Extract:
     score: float = field(default=0.0, compare=False)
     beside: tuple[float, float] = field(default=(SAME_PASSAGE, OTHER_PASSAGE), compare=False)
     document: str = field(default="", compare=False)
+    above: str = field(default="", compare=False)
+    section: str = field(default="", compare=False)
 
     @property
     def quoted(self) -> str:
-        """As it stands in an answer: code as such, with the number of its passage, from 1."""
-        return f"{citations.as_code(self.text)} [{self.passage + 1}]"
+        """As it stands in an answer: below its heading, code as such, with the number of its passage, from 1."""
+        return f"{self.heading}\n{self.row}" if self.heading else self.row
 
     @property
     def heading(self) -> str:
-        """Of a row of a table the names of its columns; empty for all else."""
+        """Of a row of a table the names of its columns, of an item of a list what leads it in, each below its section; empty for all else."""
+        section = self.section + ":" * (self.section[-1:] not in ":?!.…")
+        return "\n".join(part for part in (section, self.above or self._names) if part)
+
+    @property
+    def listed(self) -> bool:
+        """Whether it is quoted below a line that others of its list stand under too."""
+        return bool(self.above or self.section)
+
+    @property
+    def _names(self) -> str:
         first, _, rest = self.text.partition("\n")
-        return first if "|" in first and "|" in rest and "\n" not in rest else ""
+        return first if not self.above and "|" in first and "|" in rest and "\n" not in rest else ""
 
     @property
     def columns(self) -> frozenset[str]:
         """Of a row of a table, or a record, the names of what stands in it; empty for all else."""
-        if self.heading:
-            return frozenset([self.heading])
+        if self._names:
+            return frozenset([self._names])
         cells = [PAIR.match(cell) for cell in re.split(r"[;\n]\s*", self.text.strip())]
         return frozenset(cell[1] for cell in cells if cell) if len(cells) > 1 and all(cells) else frozenset()
 
     @property
     def own(self) -> str:
-        """The text without :attr:`heading`."""
-        return self.text.removeprefix(f"{self.heading}\n")
+        """The text without what it has of :attr:`heading`."""
+        return self.text.removeprefix(f"{self.above or self._names}\n")
 
     @property
     def row(self) -> str:
         """As :attr:`quoted`, without :attr:`heading`."""
-        return f"{self.own} [{self.passage + 1}]"
+        return f"{self.own if self._names else citations.as_code(self.own)} [{self.passage + 1}]"
+
+    @property
+    def apart(self) -> str:
+        """As :attr:`row`, but an item by itself without the mark of a list: behind another list it would be taken for an item of that."""
+        return self.row if "\n" in self.own else without_list_mark(self.row)
 
 
 def shortlist(
@@ -157,7 +177,11 @@ def shortlist(
     Of a question that asks several things, ``parts`` (None to find them), the best for each part are always among them. ``question`` may be a
     ``turn`` of a conversation.
     """
-    found = [Extract(index, unit) for index, (_, text) in enumerate(passages) for unit in dict.fromkeys(units(text))]
+    found = [
+        Extract(index, unit.text, above=unit.above, section=unit.section(title))
+        for index, (title, text) in enumerate(passages)
+        for unit in dict.fromkeys(quotable(text))
+    ]
     if not found:
         return []
     titled = [f"{title}: {unit.text}" if (title := passages[unit.passage][0]) else unit.text for unit in found]
@@ -269,15 +293,20 @@ def _followed(judge: Judge, turn: Turn, question: str, found: Sequence[Extract],
 
 def _chosen(ordered: Sequence[Extract], most: int) -> list[Extract]:
     """The first ``most``, with those that lead in any case, and none that says the same as one before."""
-    kept: list[tuple[Extract, facts.Facts]] = []
+    chosen: list[Extract] = []
     for extract in ordered:
-        told = facts.read(extract.text)
-        if (extract.leads or len(kept) < most) and not any(same(told, other) for _, other in kept):
-            kept.append((extract, told))
-    chosen = [extract for extract, _ in kept]
+        if (extract.leads or len(chosen) < most) and not any(_alike(extract, other) for other in chosen):
+            chosen.append(extract)
     others = max(most - sum(extract.leads for extract in chosen), 1)
     spared = [extract for extract in chosen if not extract.leads][:others]
     return [extract for extract in chosen if extract.leads or extract in spared][:most]
+
+
+def _alike(one: Extract, other: Extract) -> bool:
+    """Whether two extracts say the same; what both stand below tells nothing of that."""
+    if one.heading and one.heading == other.heading:
+        return one.own == other.own or same(facts.read(one.own), facts.read(other.own))
+    return same(facts.read(one.text), facts.read(other.text))
 
 
 def same(one: facts.Facts, other: facts.Facts) -> bool:
@@ -307,22 +336,25 @@ def grammar(extracts: Sequence[Extract], lengths: Sequence[int] = (), most: int 
         return ""
     rules = [f"q{i} ::= {literal(extract.quoted)}" for i, extract in enumerate(extracts)]
     rules += [f"r{i} ::= {literal(extract.row)}" for i, extract in enumerate(extracts) if extract.heading]
+    rules += [f"a{i} ::= {literal(extract.apart)}" for i, extract in enumerate(extracts) if not extract.heading and extract.apart != extract.row]
     roots = (_together(extracts, (i, *company(extracts, i, lengths, most))) for i in range(len(extracts)))
     return "\n".join([f"root ::= {' | '.join(roots)}", *rules])
 
 
 def _together(extracts: Sequence[Extract], chosen: Sequence[int]) -> str:
-    """The rule for quoting those ``chosen``, in this order: rows, and what has several lines, stand on lines of their own, and the names of a table's
-    columns are said once."""
-    parts, before = list[str](), list[Extract]()
+    """The rule for quoting those ``chosen``, in this order: rows, and what has several lines, stand on lines of their own, and what two stand below
+    is said once. What follows a list and is not of it is set apart: else it would seem to be forbidden too."""
+    parts, last = list[str](), None
     for at in chosen:
         extract = extracts[at]
-        if before:
-            lines = "\n" in extract.text + before[-1].text or (extract.columns and before[-1].columns)
-            parts.append(r'"\n"' if lines else '" "')
-        said = extract.heading and extract.heading in (other.heading for other in before)
-        parts.append(f"r{at}" if said else f"q{at}")
-        before.append(extract)
+        said = last is not None and extract.heading != "" and extract.heading == last.heading
+        ended = last is not None and last.listed and not said
+        if last is not None:
+            lines = "\n" in extract.quoted + last.quoted or (extract.columns and last.columns)
+            parts.append(r'"\n\n"' if ended or (extract.listed and not said) else r'"\n"' if lines else '" "')
+        apart = ended and not extract.heading and extract.apart != extract.row
+        parts.append(f"r{at}" if said else f"a{at}" if apart else f"q{at}")
+        last = extract
     return " ".join(parts)
 
 
@@ -343,27 +375,140 @@ def company(extracts: Sequence[Extract], first: int, lengths: Sequence[int] = ()
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What can be quoted: ``own``, and ``above`` it what leads it in; ``listed`` where it is an item of a list, steps, or a row of a table."""
+
+    own: str
+    above: str = ""
+    listed: bool = False
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return f"{self.above}\n{self.own}" if self.above else self.own
+
+    def section(self, title: str) -> str:
+        """The heading in the ``title`` of its passage without which it would say the opposite; empty for sentences, which say what they mean."""
+        return "" if not self.listed or denials.denies(self.above) else denials.heading(title)
+
+
+@dataclass(slots=True)
+class _Place:
+    """Where a unit is, before it is known what leads it in; it ``asks`` when a question is the last of it."""
+
+    start: int
+    end: int
+    code: bool
+    item: bool
+    steps: bool
+    asks: bool
+    above: str = ""
+    leads: bool = False
+
+
 def units(text: str) -> list[str]:
-    """What can be quoted of a passage: its sentences, each list of steps as a whole, and each row of a table below the row that names its columns."""
-    found: list[tuple[int, int]] = []
+    """The texts of what is :func:`quotable`."""
+    return [unit.text for unit in quotable(text)]
+
+
+def quotable(text: str) -> list[Unit]:
+    """What can be quoted of a passage: its sentences, each list of steps as a whole, and each row of a table below the row that names its columns.
+
+    A question is one with what follows it, and no unit by itself. An item of a list stands below the line that leads it in, where that ends with a
+    colon or a question mark, or denies: "Use bleach" may be what never to do. Neither is that line one by itself, if it ends so.
+    """
     tables = [(match.start(), match.end()) for match in TABLE.finditer(text)]
-    steps = False
+    places = _led_in(text, _joined(text, _places(text, tables)))
+    told = [
+        (place.start, Unit(text[place.start : place.end], place.above, place.item or place.steps))
+        for place in places
+        if not ((place.asks and not place.above) or (place.leads and (place.asks or text[: place.end].rstrip(EMPHASIS).endswith(":"))))
+    ]
+    for first, last in tables:
+        heading, _, *rows = text[first:last].strip("\n").split("\n")
+        told += [(first, Unit(f"{heading.strip()}\n{row.strip()}", listed=True)) for row in rows]
+    return [unit for _, unit in sorted(told, key=lambda pair: pair[0])]
+
+
+def _places(text: str, tables: Sequence[tuple[int, int]]) -> list[_Place]:
+    """The sentences outside tables that say something."""
+    blocks = [match.span() for match in FENCE.finditer(text)]
+    found = list[_Place]()
     for start, end in spans(text):
         if any(first <= start < last for first, last in tables) or not any(map(str.isalnum, text[start:end])):
             continue
-        is_step = bool(STEP.match(text, start))
+        code = any(first <= start < last for first, last in blocks)
+        item = not code and not text[_line(text, start) : start].strip() and bool(LIST_MARK.match(text, start))
+        found.append(_Place(start, end, code, item, bool(STEP.match(text, start)), not code and _asks(text[start:end])))
+    return found
+
+
+def _asks(sentence: str) -> bool:
+    bare = without_list_mark(sentence).strip(EMPHASIS)
+    return (bare.rstrip(QUOTATION) if bare[:1] in "\"'“‘«(" else bare).endswith(("?", "？"))
+
+
+def _line(text: str, at: int) -> int:
+    return text.rfind("\n", 0, at) + 1
+
+
+def _joined(text: str, places: Sequence[_Place]) -> list[_Place]:
+    """Steps put together, and questions with what follows them."""
+    found = list[_Place]()
+    for at, place in enumerate(places):
+        last = found[-1] if found else None
+        between = text[last.end : place.start] if last else ""
+        # A question among numbered ones that have their answers behind them is no step.
+        if place.steps and place.asks and not (last and last.steps) and at + 1 < len(places) and not places[at + 1].item:
+            following = next((other for other in places[at + 1 :] if other.steps), None)
+            place.steps = following is not None and not following.asks
         # A sentence after a step on its line belongs to the step.
-        same_line = bool(found) and steps and "\n" not in text[found[-1][1] : start]
-        if found and steps and (is_step or same_line):
-            found[-1] = (found[-1][0], end)
+        if last and last.steps and (place.steps or "\n" not in between):
+            last.end, last.asks = place.end, False
+        elif last and last.asks and not place.item and not place.code and not between.strip():
+            last.end, last.asks = place.end, place.asks
         else:
-            found.append((start, end))
-            steps = is_step
-    told = [(start, text[start:end]) for start, end in found]
-    for first, last in tables:
-        heading, _, *rows = text[first:last].strip("\n").split("\n")
-        told += [(first, f"{heading.strip()}\n{row.strip()}") for row in rows]
-    return [unit for _, unit in sorted(told, key=lambda pair: pair[0])]
+            if place.steps:
+                place.asks = False
+            found.append(place)
+    return found
+
+
+def _led_in(text: str, places: list[_Place]) -> list[_Place]:
+    """``places``, each item of a list with the lines that lead it in: the one before the list, and the items it is one of."""
+    # Of the list at hand: how far in each line stands that leads in, and which it is.
+    over = list[tuple[int, _Place]]()
+    last: _Place | None = None
+    listing = False
+    for place in places:
+        far = place.start - _line(text, place.start)
+        between = text[last.end : place.start] if last else ""
+        if place.item:
+            if not listing:
+                over = [(-1, last)] if last and not last.code and not between.strip() and _leads_in(text, last) else []
+            listing = True
+            over = [(other, above) for other, above in over if other < far]
+            for _, above in over:
+                above.leads = True
+            place.above = "\n".join(" ".join(text[above.start : above.end].split()) for _, above in over)
+            if not place.steps and _leads_in(text, place):
+                over.append((far, place))
+        elif listing and not place.code and ("\n" not in between or text[_line(text, place.start)] in " \t"):
+            # It goes on with the item before it.
+            pass
+        else:
+            listing = False
+            # The answer to a question may be code.
+            if place.code and last and last.asks and not last.item:
+                place.above = " ".join(text[last.start : last.end].split())
+        last = place
+    return places
+
+
+def _leads_in(text: str, place: _Place) -> bool:
+    sentence = text[place.start : place.end]
+    return place.asks or sentence.rstrip(EMPHASIS).endswith(":") or denials.denies(sentence)
 
 
 def literal(text: str) -> str:

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from itertools import pairwise, zip_longest
 from typing import TYPE_CHECKING
 
-from mdsa_local.sentences import LIST_MARK, spans, without_list_mark
+from mdsa_local.sentences import LIST_MARK, sentences, spans, without_list_mark
 from mdsa_local.types import Passage
-from mdsa_local.validation import citations, facts
+from mdsa_local.validation import citations, denials, facts
 from mdsa_local.validation.facts import Facts
 
 if TYPE_CHECKING:
@@ -169,6 +169,10 @@ def _read(passage: Passage) -> _Source:
         # Where one stands twice, the place counts at which nothing denies it.
         elif run and quotes.get(run) != "":
             quotes[run] = parts[start].lead
+    # An item of a list is quoted under a heading that denies.
+    if heading := denials.heading(passage.title):
+        name = plain(heading)
+        quotes |= dict.fromkeys([*map(plain, sentences(heading)), *(f"{name}: {sentence}" for sentence in bare)], "")
     pairs = (_pair(one, two) for one, two in pairwise(parts) if _pairs_up(one, two))
     return _Source(facts.read(passage.title), quotes, frozenset(asked - {""}), tuple(parts), tuple(pairs))
 

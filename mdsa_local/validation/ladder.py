@@ -59,7 +59,7 @@ def judge(
     )
     if unsupported or not settled:
         return fallback(question, passages, embed, checks, answering, "the model's answer is not in the passages")
-    relevance = quotes_one(answer, answering) or on_context(question, settled, passages, embed)
+    relevance = is_relevant(question, answer, settled, passages, embed, answering)
     checks.append(relevance)
     if not relevance.passed:
         return fallback(question, passages, embed, checks, answering, "the model's answer is about something else")
@@ -70,6 +70,17 @@ def judge(
         return fallback(question, passages, embed, checks, answering, "the model's answer cites no passage")
     cited = tuple(Citation(number, passages[number - 1]) for number in numbers)
     return Verdict("success", text, cited, tuple(checks), support=sum(claim.support for claim in settled) / len(settled))
+
+
+def is_relevant(question: str, answer: str, settled: Sequence[Claim], passages: Sequence[Passage], embed: Embed, answering: Collection[str]) -> Check:
+    """Whether the answer is about what was asked: never a mere question, else surely if it quotes what is known to answer."""
+    return only_asks(settled) or quotes_one(answer, answering) or on_context(question, settled, passages, embed)
+
+
+def only_asks(settled: Sequence[Claim]) -> Check | None:
+    """A failed check when all of the answer is questions; None says nothing."""
+    asking = all(claim.text.rstrip("\"'”’)* ").endswith(("?", "？")) for claim in settled)
+    return Check("relevance", False, "the answer is a question") if asking else None
 
 
 def quotes_one(answer: str, answering: Collection[str]) -> Check | None:
@@ -90,9 +101,7 @@ def plain_checks(draft: Draft) -> Iterator[Check]:
 
 
 def on_context(question: str, settled: Sequence[Claim], passages: Sequence[Passage], embed: Embed) -> Check:
-    """Whether the answer answers, and is about what was asked by comparison with the best sentence of the passages."""
-    if all(claim.text.rstrip("\"'”’)* ").endswith(("?", "？")) for claim in settled):
-        return Check("relevance", False, "the answer is a question")
+    """Whether the answer is about what was asked by comparison with the best sentence of the passages."""
     if not all(claim.quoted for claim in settled) and repeats(question, settled):
         return Check("relevance", False, "the answer repeats the question")
     if denies_itself(question, settled):
@@ -139,7 +148,7 @@ def pieces(passages: Sequence[Passage]) -> Iterator[tuple[int, str]]:
 def fallback(question: str, passages: Sequence[Passage], embed: Embed, checks: Sequence[Check], answering: Sequence[str], reason: str) -> Verdict:
     """The passage that is known to answer, else the one with the sentence nearest to the question, quoted and marked degraded; or "not in your
     documents"."""
-    holding = (at for text in answering for at, passage in enumerate(passages) if text in passage.text)
+    holding = (at for text in answering for at, passage in enumerate(passages) if text in passage.text or text in units(passage.text))
     closeness, at = next(((1.0, at) for at in holding), None) or nearest(question, passages, embed)
     if closeness >= FLOOR:
         quoted = Citation(at + 1, passages[at])

@@ -33,7 +33,7 @@ def judge(question: str, draft: Draft, passages: Sequence[Passage], embed: Embed
     settled = grounding.check(text, passages, embed) if said else []
     checks.append(_grounded(settled))
     if settled and checks[-1].passed:
-        checks.append(ladder.quotes_one(text, answering) or ladder.on_context(question, settled, passages, embed))
+        checks.append(ladder.is_relevant(question, text, settled, passages, embed, answering))
     support = sum(claim.support for claim in settled) / len(settled) if settled else 0.0
     failed = next((check for check in checks if not check.passed), None)
     reason = f"{failed.name}: {failed.detail}" if failed else ""

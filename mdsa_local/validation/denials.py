@@ -1,0 +1,24 @@
+"""What turns the meaning of all that stands below it: "Never do the following:", or a heading such as "Not reimbursed"."""
+
+from __future__ import annotations
+
+import re
+
+from mdsa_local.validation import citations, facts
+
+DENYING = re.compile(
+    r"(?<!\w)(?:not|no|never|cannot|none|nor|neither|nobody|nothing|without|except\w*|exclu(?:d|s)\w*|exempt\w*|avoid\w*|unsupported|ineligible"
+    r"|prohibit\w*|forbid\w*|forbidden|banned|disallowed|\w+n'ts?)(?!\w)"
+)
+BETWEEN_HEADINGS = " > "
+
+
+def denies(text: str) -> bool:
+    """Whether ``text`` holds a negation, or a word that excludes."""
+    return bool(DENYING.search(facts.fold(text)))
+
+
+def heading(title: str) -> str:
+    """The last heading that :func:`denies` of those in the ``title`` of a passage; empty where none does."""
+    found = next((name for name in reversed(title.split(BETWEEN_HEADINGS)) if denies(name)), "")
+    return "" if citations.marks(found) else found
