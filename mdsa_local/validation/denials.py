@@ -7,8 +7,8 @@ import re
 from mdsa_local.validation import citations, facts
 
 DENYING = re.compile(
-    r"(?<!\w)(?:not|no|never|cannot|none|nor|neither|nobody|nothing|without|except\w*|exclu(?:d|s)\w*|exempt\w*|avoid\w*|unsupported|ineligible"
-    r"|prohibit\w*|forbid\w*|forbidden|banned|disallowed|\w+n'ts?)(?!\w)"
+    r"(?<!\w)(?:not|no|never|cannot|none|nor|neither|nobody|nothing|without|except(?:ions?|ed|ing)?|exclu(?:d\w+|sions?)|exempt\w*|avoid\w*"
+    r"|unsupported|ineligible|prohibit\w*|forbid\w*|banned|disallowed|\w+n'ts?)(?!\w)"
 )
 BETWEEN_HEADINGS = " > "
 

@@ -27,6 +27,108 @@ def test_a_list_of_steps_is_quoted_as_a_whole() -> None:
     assert quoting.units(STEPS) == ["1. Open the app.\n2. Tap Cards. Wait a moment.\n3. Choose Freeze.", "A frozen card refuses every payment."]
 
 
+NEVER = "Never do the following:\n\n- Wash the tent in a machine.\n- Use bleach on the fabric. It is harsh.\n- Store the tent wet.\n\nDry it well."
+
+
+@pytest.mark.parametrize(
+    ("text", "units"),
+    [
+        (
+            NEVER,
+            [
+                "Never do the following:\n- Wash the tent in a machine.",
+                "Never do the following:\n- Use bleach on the fabric.",
+                "It is harsh.",
+                "Never do the following:\n- Store the tent wet.",
+                "Dry it well.",
+            ],
+        ),
+        # What denies leads in without a colon, and stays a sentence of its own.
+        (
+            "We do not pay for these.\n* Taxis\n* Fines",
+            ["We do not pay for these.", "We do not pay for these.\n* Taxis", "We do not pay for these.\n* Fines"],
+        ),
+        ("Two ways are open.\n- By train.\n- By bus.", ["Two ways are open.", "- By train.", "- By bus."]),
+        ("Never:\n1. Iron it.\n2. Bleach it.\n\nFine.", ["Never:\n1. Iron it.\n2. Bleach it.", "Fine."]),
+        (
+            "**Never put on**\nthe tent:\n- liquids:\n  - bleach\n  - oil\n- heat\n\n- wax",
+            [
+                "**Never put on** the tent:\n- liquids:\n- bleach",
+                "**Never put on** the tent:\n- liquids:\n- oil",
+                "**Never put on** the tent:\n- heat",
+                "**Never put on** the tent:\n- wax",
+            ],
+        ),
+        # The next paragraph, and code, are no list.
+        ("Never:\n- Iron it.\n\nNow wash.\n- By hand.", ["Never:\n- Iron it.", "Now wash.", "- By hand."]),
+        ("```yaml\nsteps:\n- run: x\n```", ["steps:", "- run: x"]),
+        ("Note: it floats.\nThe price is as follows:", ["Note: it floats.", "The price is as follows:"]),
+    ],
+)
+def test_an_item_is_quoted_below_what_leads_it_in(text: str, units: list[str]) -> None:
+    assert quoting.units(text) == units
+
+
+@pytest.mark.parametrize(
+    ("text", "units"),
+    [
+        ("Can I cancel after the trial ends? No. It runs on.", ["Can I cancel after the trial ends? No.", "It runs on."]),
+        ("**How long does shipping take?** 3 to 5 days.\n\nIs it free?", ["**How long does shipping take?** 3 to 5 days."]),
+        ("Q: Who pays?\nA: The company pays. Always.", ["Q: Who pays?\nA: The company pays.", "Always."]),
+        ("**Who pays?**\n\nThe company.", ["**Who pays?**\n\nThe company."]),
+        ("“Who pays?” The company.", ["“Who pays?” The company."]),
+        ("Lost it? Stolen? Call us. We help.", ["Lost it? Stolen? Call us.", "We help."]),
+        ("It stopped. Why? It ran dry. Fill it.", ["It stopped.", "Why? It ran dry.", "Fill it."]),
+        ("1. Can I cancel? No.\n2. Who pays? The company.", ["1. Can I cancel? No.", "2. Who pays? The company."]),
+        ("1. Is it red? Press it.\n2. Hold it.", ["1. Is it red? Press it.\n2. Hold it."]),
+        ("- Can I cancel?\n  No.\n- Who pays?\n  We do.", ["- Can I cancel?\n  No.", "- Who pays?\n  We do."]),
+        ("What is forbidden?\n- Bleach.\n- Heat.", ["What is forbidden?\n- Bleach.", "What is forbidden?\n- Heat."]),
+        ("Look at it:\n- Is it dry?\n- Is it clean?", ["Look at it:\n- Is it dry?", "Look at it:\n- Is it clean?"]),
+        ("- Is it dry?\n- Is it clean?", []),
+        ("How do I start it?\n\n```sh\nMDSA=1 start\nstop\n```", ["How do I start it?\nMDSA=1 start", "stop"]),
+        ("What is it?\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\nThen.", ["| a | b |\n| 1 | 2 |", "Then."]),
+        ('Press 1 to hear "Who is it?"', ['Press 1 to hear "Who is it?"']),
+    ],
+)
+def test_a_question_is_quoted_with_what_follows_it(text: str, units: list[str]) -> None:
+    assert quoting.units(text) == units
+
+
+def test_what_a_heading_denies_is_quoted_below_it(encoder: Encoder) -> None:
+    rows = "| Cost | Note |\n|---|---|\n| Ferry | any |"
+    passages = [("Travel > Not reimbursed", "- Taxis.\n- Fines."), ("Travel > Reimbursed", "- Trains.\n- Hotels."), ("Travel > Exclusions", rows)]
+    found = {unit.own: unit for unit in quoting.shortlist("are taxis reimbursed?", passages, encoder.encode, 9)}
+    assert found["- Taxis."].quoted == "Not reimbursed:\n- Taxis. [1]"
+    assert found["- Trains."].quoted == "- Trains. [2]"
+    assert found["| Ferry | any |"].quoted == "Exclusions:\n| Cost | Note |\n| Ferry | any | [3]"
+    assert found["- Taxis."].text == "- Taxis."
+    # Sentences say themselves whether they deny.
+    for title, text in (("Networks that do not work", "Hidden ones work."), ("Not reimbursed", "These we never pay:\n- Taxis.")):
+        assert quoting.quotable(text)[0].section(title) == ""
+    assert quoting.quotable("These:\n- Taxis.")[0].section("Why is it not paid?") == "Why is it not paid?"
+    assert Extract(0, "- Taxis.", section="Why is it not paid?").quoted == "Why is it not paid?\n- Taxis. [1]"
+
+
+def test_what_follows_a_list_and_is_not_of_it_is_set_apart() -> None:
+    never = [Extract(0, f"Never:\n- {what}", score=1.0, above="Never:") for what in ("Iron it.", "Bleach it.")]
+    other, prose = Extract(1, "- Wash it.", score=1.0), Extract(1, "Dry it.", score=1.0)
+    first, second, third, *rules = quoting.grammar([*never, other]).removeprefix("root ::= ").replace("\n", " | ").split(" | ")
+    assert first == r'q0 "\n" r1 "\n\n" a2'
+    assert second == r'q1 "\n" r0 "\n\n" a2'
+    assert third == r'q2 "\n\n" q0 "\n" r1'
+    assert {r'q0 ::= "Never:\n- Iron it. [1]"', r'r1 ::= "- Bleach it. [1]"', r'a2 ::= "Wash it. [2]"'} <= set(rules)
+    assert quoting.grammar([never[0], prose]).startswith(r'root ::= q0 "\n\n" q1 | q1 "\n\n" q0')
+    # A heading that the next one does not stand under ends the list too.
+    below = Extract(2, "- Taxis.", score=1.0, section="Not paid")
+    assert quoting.grammar([never[0], below]).startswith(r'root ::= q0 "\n\n" q1 | q1 "\n\n" q0')
+
+
+def test_items_of_one_list_do_not_say_the_same_for_what_leads_them_in(encoder: Encoder) -> None:
+    text = "To open an account for a company in another country you need:\n- Passport.\n- Lease."
+    found = quoting.shortlist("what do I need to open an account", [("", text)], encoder.encode)
+    assert sorted(unit.own for unit in found) == ["- Lease.", "- Passport."]
+
+
 def test_units_are_substrings_in_order_and_leave_out_nothing() -> None:
     for path in (shipped("domains") / "finance" / "knowledge").glob("*.md"):
         text = path.read_text(encoding="utf-8")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from mdsa_local.domains import quoting
 from mdsa_local.domains.prompts import NOT_FOUND
 from mdsa_local.domains.quoting import Extract
 from mdsa_local.routing.encoder import Encoder
@@ -154,6 +155,30 @@ def test_without_anything_near_it_says_not_in_the_documents(encoder: Encoder) ->
     verdict = judge(encoder, "Saturn has rings.", "how many rings does saturn have")
     assert verdict.status == "not_found"
     assert ladder.judge(QUESTION, Draft("It is free.", "nano", "stop", 1, 1), (), encoder.encode).status == "not_found"
+
+
+@pytest.mark.parametrize(
+    ("title", "text", "draft", "status"),
+    [
+        ("Trial", "Can I cancel after the trial ends? No.", "Can I cancel after the trial ends? No. [1]", "success"),
+        ("Trial", "Can I cancel after the trial ends? No.", "Can I cancel after the trial ends? [1]", "degraded"),
+        ("Trial", "Q: Can I cancel?\nA: Not after the trial ends.", "Q: Can I cancel?\nA: Not after the trial ends. [1]", "success"),
+        ("Trial", "Never do this:\n\n- Wait.\n- Cancel late.", "Never do this:\n- Cancel late. [1]", "success"),
+        ("Trial > Not allowed", "- Wait.\n- Cancel late.", "Not allowed:\n- Cancel late. [1]\n- Wait. [1]", "success"),
+        ("Trial > Not allowed", "- Wait.\n- Cancel late.", "Not allowed: Cancel late. [1]", "success"),
+        ("Trial > Allowed", "- Wait.\n- Cancel late.", "Not allowed:\n- Cancel late. [1]", "degraded"),
+    ],
+)
+def test_what_answers_may_be_quoted_with_its_question_or_heading_but_is_no_question(
+    encoder: Encoder, title: str, text: str, draft: str, status: str
+) -> None:
+    passage = Passage("t#0", "t.md", "support", title, text, 0, len(text), 0.8)
+    answering = [draft.removesuffix(" [1]"), *quoting.units(text)]
+    verdict = ladder.judge("can i cancel after the trial ends?", Draft(draft, "nano", "stop", 10, 10), (FEES, passage), encoder.encode, answering)
+    assert verdict.status == status
+    assert [cited.passage.id for cited in verdict.cited] == ["t#0"]
+    if status == "success":
+        assert verdict.text == draft.replace("[1]", "[2]")
 
 
 @pytest.mark.parametrize("question", ["how deep is the mariana trench", "who won the cup final in 1966?", "write me a poem about whales"])
