@@ -389,8 +389,11 @@ class Unit:
         return f"{self.above}\n{self.own}" if self.above else self.own
 
     def section(self, title: str) -> str:
-        """The heading in the ``title`` of its passage without which it would say the opposite; empty for sentences, which say what they mean."""
-        return "" if not self.listed or denials.denies(self.above) else denials.heading(title)
+        """The heading in the ``title`` of its passage without which it would say the opposite; empty for sentences, which say what they mean. Steps
+        are taken where something is not as it should be ("A charge you do not recognize"): of them only the heading right above counts."""
+        if not self.listed or denials.denies(self.above):
+            return ""
+        return denials.heading(title.rpartition(denials.BETWEEN_HEADINGS)[2] if STEP.match(self.own) else title)
 
 
 @dataclass(slots=True)
@@ -486,13 +489,13 @@ def _led_in(text: str, places: list[_Place]) -> list[_Place]:
         between = text[last.end : place.start] if last else ""
         if place.item:
             if not listing:
-                over = [(-1, last)] if last and not last.code and not between.strip() and _leads_in(text, last) else []
+                over = [(-1, last)] if last and not last.code and not between.strip() and _leads_in(text, last, place.steps) else []
             listing = True
             over = [(other, above) for other, above in over if other < far]
             for _, above in over:
                 above.leads = True
             place.above = "\n".join(" ".join(text[above.start : above.end].split()) for _, above in over)
-            if not place.steps and _leads_in(text, place):
+            if not place.steps and _leads_in(text, place, False):
                 over.append((far, place))
         elif listing and not place.code and ("\n" not in between or text[_line(text, place.start)] in " \t"):
             # It goes on with the item before it.
@@ -506,9 +509,10 @@ def _led_in(text: str, places: list[_Place]) -> list[_Place]:
     return places
 
 
-def _leads_in(text: str, place: _Place) -> bool:
-    sentence = text[place.start : place.end]
-    return place.asks or sentence.rstrip(EMPHASIS).endswith(":") or denials.denies(sentence)
+def _leads_in(text: str, place: _Place, steps: bool) -> bool:
+    """Whether a list stands below ``place``; a sentence that denies and ends before ``steps`` denies something else."""
+    sentence = text[place.start : place.end].rstrip(EMPHASIS)
+    return place.asks or sentence.endswith(":") or (denials.denies(sentence) and not (steps and sentence.endswith((".", "!"))))
 
 
 def literal(text: str) -> str:

@@ -49,6 +49,7 @@ NEVER = "Never do the following:\n\n- Wash the tent in a machine.\n- Use bleach 
             ["We do not pay for these.", "We do not pay for these.\n* Taxis", "We do not pay for these.\n* Fines"],
         ),
         ("Two ways are open.\n- By train.\n- By bus.", ["Two ways are open.", "- By train.", "- By bus."]),
+        ("It never costs more.\n\n1. Open it.\n2. Close it.", ["It never costs more.", "1. Open it.\n2. Close it."]),
         ("Never:\n1. Iron it.\n2. Bleach it.\n\nFine.", ["Never:\n1. Iron it.\n2. Bleach it.", "Fine."]),
         (
             "**Never put on**\nthe tent:\n- liquids:\n  - bleach\n  - oil\n- heat\n\n- wax",
@@ -105,6 +106,9 @@ def test_what_a_heading_denies_is_quoted_below_it(encoder: Encoder) -> None:
     # Sentences say themselves whether they deny.
     for title, text in (("Networks that do not work", "Hidden ones work."), ("Not reimbursed", "These we never pay:\n- Taxis.")):
         assert quoting.quotable(text)[0].section(title) == ""
+    assert quoting.quotable("1. Call us.\n2. Wait.")[0].section("Not recognized > First steps") == ""
+    assert quoting.quotable("1. Taxis.\n2. Fines.")[0].section("Costs > Not paid") == "Not paid"
+    assert quoting.quotable("- Taxis.")[0].section("Not paid > In the city") == "Not paid"
     assert quoting.quotable("These:\n- Taxis.")[0].section("Why is it not paid?") == "Why is it not paid?"
     assert Extract(0, "- Taxis.", section="Why is it not paid?").quoted == "Why is it not paid?\n- Taxis. [1]"
 
