@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,13 +13,15 @@ from unicodedata import combining, normalize
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from mdsa_local.errors import ConfigError
-from mdsa_local.settings import explain, load_yaml, near_key, read_yaml
+from mdsa_local.errors import ConfigError, expected
+from mdsa_local.settings import explain, load_yaml, near_key, read_yaml, user_path
 
 SHORTHANDS = ("max_tokens", "temperature")
 # Of a domain that has no model of its own.
 DEFAULT_MODEL = "default"
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+# A surrogate on its own, which UTF-8 cannot hold.
+HALF = re.compile(r"[\ud800-\udfff]")
 
 
 class Generation(BaseModel):
@@ -148,6 +151,15 @@ class DomainConfig(BaseModel):
             raise PydanticCustomError("list", "expected a list of texts, such as [pruning roses, compost]")
         return () if value is None else tuple(value)
 
+    @field_validator("title", "description", "keywords", "system_prompt", "model", "examples")
+    @classmethod
+    def _whole(cls, value: Any) -> Any:
+        # No encoder and no model could read it, and what routes a question reads the texts of all domains.
+        for text in (value,) if isinstance(value, str) else value or ():
+            if half := HALF.search(text):
+                raise PydanticCustomError("half", "holds half a character, {half}", {"half": repr(half[0])})
+        return value
+
     @field_validator("model")
     @classmethod
     def _default(cls, model: str | None) -> str | None:
@@ -173,8 +185,11 @@ class DomainConfig(BaseModel):
         return self.generation.model_copy(update={"adapter": str((self.folder or Path.cwd()) / path)})
 
     @classmethod
-    def read(cls, folder: Path) -> DomainConfig:
-        """Read a domain's folder. Raises :class:`ConfigError` that names file and key."""
+    def read(cls, folder: str | Path) -> DomainConfig:
+        """Read a domain's folder; its ``knowledge/`` is followed only below a folder of domains, see
+        :meth:`~mdsa_local.orchestrator.TinyBERTOrchestrator.register_domain`. Raises :class:`ConfigError` that names file and key."""
+        expected(folder, str | os.PathLike, "the folder of a domain", 'Pass its path, such as "domains/garden".', ConfigError)
+        folder = user_path(folder)
         path = folder / "domain.yaml"
         values = read_yaml(path)
         values.setdefault("name", folder.name)
@@ -205,6 +220,8 @@ def advice(error: ValidationError) -> str:
             return f"It belongs under generation: write generation: {{{key[0]}: ...}}."
         known = {*DomainConfig.model_fields, *SHORTHANDS} - {"folder"}
         return near_key(error, known).strip() or f"Known keys: {', '.join(sorted(known))}."
+    if first["type"] == "half":
+        return "Write the whole character, or leave it out."
     if first["type"] == "missing":
         return 'Give the domain a name: DomainConfig(name="hr").'
     if key == ("name",) and isinstance(given, str):

@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn, cast
 
-from mdsa_local.domains.config import Generation
+from mdsa_local.domains.config import HALF, Generation
 from mdsa_local.errors import ContextOverflowError, InputError, InvalidOutputError, expected
 from mdsa_local.runtime.backend import Backend, Finished, Message
 from mdsa_local.runtime.gbnf import check_gbnf
@@ -23,8 +23,6 @@ MOST_WHITESPACE = 200
 # jsonschema goes into a schema by recursion, several calls a level.
 MOST_DEEP = 100
 FENCED = re.compile(r"\A\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*\Z", re.DOTALL)
-# A surrogate on its own, which UTF-8 cannot hold.
-HALF = re.compile(r"[\ud800-\udfff]")
 DEFAULT_GENERATION = Generation()
 
 

@@ -89,6 +89,25 @@ def test_a_wrong_name_is_told_what_a_name_may_be_and_no_keys(name: str, better: 
     assert "Give the domain a name" in caught.value.hint
 
 
+@pytest.mark.parametrize("key", ["title", "description", "keywords", "system_prompt", "model", "examples"])
+def test_half_a_character_is_refused_in_every_text(key: str) -> None:
+    cut = "cut emoji \ud83d"
+    with pytest.raises(ConfigError, match=f"key '{key}': holds half a character") as caught:
+        DomainConfig(name="garden", **{key: [cut] if key in ("keywords", "examples") else cut})
+    assert "whole character" in caught.value.hint
+    str(caught.value).encode()
+
+
+def test_the_folder_of_a_domain_may_be_a_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = folder(tmp_path, "description: x\n")
+    monkeypatch.chdir(tmp_path)
+    assert DomainConfig.read("garden/") == DomainConfig.read(str(made)) == DomainConfig.read(made)
+    assert DomainConfig.read("garden").folder == made
+    for wrong in (5, None):
+        with pytest.raises(ConfigError, match="the folder of a domain cannot be"):
+            DomainConfig.read(wrong)  # type: ignore[arg-type]
+
+
 def test_examples_must_be_a_list_of_questions(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"examples\.yaml"):
         DomainConfig.read(folder(tmp_path, "description: x\n", "question: 3\n"))
