@@ -29,7 +29,7 @@ from mdsa_local.settings import Settings
 from mdsa_local.stoppable import Leash, Stoppable, StoppedError
 from mdsa_local.types import Answer, Completed, Draft, Event, Passage, Query, Retrieved, Revised, Route, Routed, Stage, Token, Verdict
 from mdsa_local.unclaimed import unclaimed
-from mdsa_local.understanding import Read, understood
+from mdsa_local.understanding import Read, understood, within
 from mdsa_local.validation import ladder, rules
 
 if TYPE_CHECKING:
@@ -186,7 +186,8 @@ class TinyBERTOrchestrator:
     ) -> None:
         """Add or replace a domain, given as a :class:`DomainConfig` or by its parts. Takes effect with the next question.
 
-        ``model`` is another name of ``model_name``. Raises :class:`ConfigError`, and :class:`ClosedError` after :meth:`close`.
+        ``model`` is another name of ``model_name``. Raises :class:`ConfigError`, and :class:`ClosedError` after :meth:`close`; whatever it raises,
+        nothing has changed then.
         """
         self._refuse_closed()
         if isinstance(name, DomainConfig) and (description or keywords or model or model_name or settings):
@@ -200,10 +201,19 @@ class TinyBERTOrchestrator:
         )
         with self._changing:
             with self._lock:
+                before = self.registry.get(domain.name) if domain.name in self.registry else None
                 self.registry.register(domain)
                 router = self.__dict__.get("router")
             if router is not None:
-                router.register(domain)
+                try:
+                    router.register(domain)
+                except BaseException:
+                    # Neither has changed then. The router is the later one: what it does not know yet is not asked, what it alone knows could not be.
+                    if before is None:
+                        self.registry.unregister(domain.name)
+                    else:
+                        self.registry.register(before)
+                    raise
 
     def unregister_domain(self, name: str) -> None:
         """Forget a domain; its knowledge base stays on disk. Raises :class:`UnknownNameError`, and :class:`ClosedError` after :meth:`close`."""
@@ -243,6 +253,7 @@ class TinyBERTOrchestrator:
             self._onnx.load_judge_ahead()
             domains = self._domains(query)
             read: Read = self._timed("route", trace, lambda: self._route(query))
+            read = read if query.domain else replace(read, route=within(read.route, domains))
             trace[-1] = replace(trace[-1], detail=read.detail)
             self._go_on(leash)
             asked = read.text

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from mdsa_local.errors import UnknownNameError
 from mdsa_local.types import Query, Route, Turn
 
 if TYPE_CHECKING:
@@ -46,3 +47,26 @@ def understood(query: Query, encoder: Encoder | LexicalEncoder, router: Callable
     if route.parts:
         detail["parts"] = [[part.domain, part.text] for part in route.parts]
     return Read(route, text, vector, detail, turn)
+
+
+def within(route: Route, domains: Callable[[str], object]) -> Route:
+    """``route`` without what the router alone knows, as where a domain was registered there only: nothing can be asked of that. ``domains`` raises
+    :class:`UnknownNameError` for such a name."""
+    unknown = {name for name in route.scores if not _known(name, domains)}
+    if not unknown:
+        return route
+    scores = {name: score for name, score in route.scores.items() if name not in unknown}
+    parts = tuple(part for part in route.parts if part.domain not in unknown)
+    route = replace(route, scores=scores, parts=parts if len(parts) > 1 else ())
+    if route.domain not in unknown:
+        return route
+    why = f"{route.domain} is known to the router alone; register_domain makes it a domain"
+    return replace(route, domain=None, confidence=0.0, reason=why)
+
+
+def _known(name: str, domains: Callable[[str], object]) -> bool:
+    try:
+        domains(name)
+    except UnknownNameError:
+        return False
+    return True

@@ -775,6 +775,40 @@ def test_what_was_said_to_belong_nowhere_is_not_answered_from_documents(fresh: T
     assert fresh.ask(asked, domain="garden").status == fresh.ask(asked, domain="garden", history=[asked]).status == "success"
 
 
+def test_what_the_router_alone_knows_is_not_asked(fresh: TinyBERTOrchestrator) -> None:
+    with pytest.raises(InputError, match="no domain is called 'gardens'") as caught:
+        fresh.router.fit([("How do I mend a puncture?", "gardens")])
+    assert "Did you mean 'garden'?" in caught.value.hint
+    fresh.router.register(DomainConfig(name="bike", examples=["How do I mend a puncture?", "Which pump fits my tyre?"]))
+    answer = fresh.ask("How do I mend a puncture?")
+    assert (answer.status, answer.domain, list(answer.scores)) == ("abstained", None, ["garden"])
+    assert answer.reason == "bike is known to the router alone; register_domain makes it a domain"
+    assert fresh.ask("When are roses pruned?").domain == "garden"
+    # As a file may have it that was written before such names were refused.
+    fresh.router.save(fresh.settings.router_file, fresh.registry)
+    with TinyBERTOrchestrator(settings=fresh.settings) as front:
+        front.__dict__["encoder"] = fresh.encoder
+        assert front.router.domains == ("garden",)
+
+
+def test_a_registration_that_fails_changes_nothing(fresh: TinyBERTOrchestrator, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="key 'keywords': holds half a character"):
+        fresh.register_domain("x1", "d", ["cut emoji \ud83d"])
+    before = fresh.registry.get("garden")
+    assert fresh.router.domains == ("garden",)
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(fresh.router, "register", fails)
+    for name in ("x1", "garden"):
+        with pytest.raises(RuntimeError, match="no memory"):
+            fresh.register_domain(name, "Another", ["soup"])
+    monkeypatch.undo()
+    assert [*fresh.registry] == [before]
+    assert fresh.router.domains == ("garden",)
+
+
 @pytest.mark.parametrize("after", [None, Routed, Retrieved])
 def test_a_question_under_way_outlives_its_domain(says: TinyBERTOrchestrator, monkeypatch: pytest.MonkeyPatch, after: type | None) -> None:
     scripted.SAYS["finance"] = "Each dispute is settled within 45 days. [1]"

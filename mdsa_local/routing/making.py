@@ -21,9 +21,9 @@ logger = logging.getLogger(__name__)
 def made_router(
     settings: Settings, encoder: Encoder | LexicalEncoder, domains: Sequence[DomainConfig], configured: Sequence[DomainConfig]
 ) -> IntentRouter:
-    """A router that knows ``domains``, which refits in the background. What ``mdsa router fit`` left on disk was fitted to those ``configured``, as
-    no program but this one knows of domains registered later."""
-    router = IntentRouter.for_settings(settings, encoder, encoder.calibration, settings.home / "cache" / "anchors", background=True)
+    """A router that knows ``domains`` and no others, which refits in the background. What ``mdsa router fit`` left on disk was fitted to those
+    ``configured``, as no program but this one knows of domains registered later."""
+    router = IntentRouter.for_settings(settings, encoder, encoder.calibration, settings.home / "cache" / "anchors", background=True, closed=True)
     # Words alone and a trained classifier have nothing that could have been fitted.
     fitted = not getattr(encoder, "reason", "") and getattr(encoder, "classifier", None) is None
     if fitted and settings.router_file.is_file():
@@ -49,5 +49,6 @@ def _restore(router: IntentRouter, settings: Settings, domains: Sequence[DomainC
         router.restore(path, configured)
         before = {domain.name: stamp([domain]) for domain in configured}
         router.register_all([domain for domain in domains if stamp([domain]) != before.get(domain.name)])
-        for name in before.keys() - {domain.name for domain in domains}:
-            router.unregister(name)
+    # Those that went since, and names that the file alone has.
+    for name in set(router.domains) - {domain.name for domain in domains}:
+        router.unregister(name)

@@ -17,13 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdsa_local.domains.config import DomainConfig
-from mdsa_local.errors import ConfigError, InputError, UnknownNameError
+from mdsa_local.errors import ConfigError, InputError, UnknownNameError, did_you_mean
 from mdsa_local.routing import conversation, fitting, small_talk, splitting
 from mdsa_local.routing.anchors import Anchors, Floats, Index, TextEncoder, anchor_texts, cosines
 from mdsa_local.routing.calibration import Calibration
 from mdsa_local.routing.classifier import Classifier
 from mdsa_local.routing.encoder import remembering
 from mdsa_local.routing.fitting import Fit, Thresholds
+from mdsa_local.routing.labelled import Row, pairs
 from mdsa_local.types import Near, Part, Route, RouteExplanation
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class IntentRouter:
         accept, ask: thresholds of the confidence, 0..1; None for those of the fit, or 0.5 and 0.35 before one.
         cache: folder that keeps vectors of examples from run to run.
         background: refit the head in a thread when domains change; :meth:`settle` waits for it.
+        closed: :meth:`fit` registers no names, as in an orchestrator, which has to know what it asks.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class IntentRouter:
         cache: Path | None = None,
         *,
         background: bool = False,
+        closed: bool = False,
     ) -> None:
         if encoder is None:
             from mdsa_local.routing.encoder import Encoder
@@ -111,7 +114,7 @@ class IntentRouter:
         # Why words stand in for the encoder, where they do.
         self._degraded: str = getattr(encoder, "reason", "")
         self._cache = cache
-        self._background = background
+        self._background, self._closed = background, closed
         self._lock = threading.Lock()
         self._now = Snapshot(Index({}), Fit(None, 0.0, self._calibration, Thresholds(), {}))
         self._options: dict[str, Any] = {"seed": 0, "per_domain": False}
@@ -122,13 +125,20 @@ class IntentRouter:
 
     @classmethod
     def for_settings(
-        cls, settings: Settings, encoder: TextEncoder, calibration: Calibration, cache: Path | None = None, *, background: bool = False
+        cls,
+        settings: Settings,
+        encoder: TextEncoder,
+        calibration: Calibration,
+        cache: Path | None = None,
+        *,
+        background: bool = False,
+        closed: bool = False,
     ) -> Self:
         """A router with the thresholds that somebody set; their defaults stand back for those of a fit."""
         accept, ask = (
             getattr(settings, name) if name in settings.model_fields_set else None for name in ("confidence_threshold", "use_reasoning_threshold")
         )
-        return cls(encoder, calibration, accept, ask, cache, background=background)
+        return cls(encoder, calibration, accept, ask, cache, background=background, closed=closed)
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -215,19 +225,22 @@ class IntentRouter:
             thread.join(timeout_s)
         return thread is None or not thread.is_alive()
 
-    def fit(self, examples: Iterable[tuple[str, str | None]] | None = None, seed: int = 0, *, per_domain: bool = False) -> dict[str, Any]:
-        """Learn from ``(text, domain)`` pairs, domain None for out of scope; from the registered examples when None.
+    def fit(self, examples: Iterable[Row] | None = None, seed: int = 0, *, per_domain: bool = False) -> dict[str, Any]:
+        """Learn from ``(text, domain)`` pairs or ``{"text", "domain"}``, domain None for out of scope; from the registered examples when None.
 
-        Given pairs replace the anchors of the domains they name; unknown names are registered. Seeded, no torch. ``per_domain`` chooses a
-        threshold for each domain. Returns the report, also kept as :attr:`report`. Raises :class:`ConfigError` when there is nothing to learn.
+        Given pairs replace the anchors of the domains they name; unknown names are registered, but the router of an orchestrator refuses them.
+        Seeded, no torch. ``per_domain`` chooses a threshold for each domain. Returns the report, also kept as :attr:`report`. Raises
+        :class:`ConfigError` when there is nothing to learn, and :class:`InputError`, before anything has changed, that names a row that is none or
+        the names refused.
         """
         if self._classifier is not None:
             where = self._classifier.folder
             raise ConfigError(f"nothing to fit: a trained classifier routes ({where})", "Train it again, or set `encoder` to an encoder.")
         texts: dict[str, list[str]] = {}
         outside: list[str] = []
-        for text, name in examples or ():
+        for text, name in pairs(() if examples is None else examples):
             (outside if name is None else texts.setdefault(name, [])).append(text)
+        self._refuse_unknown(texts)
         learned = {name: Anchors.made([(text, "example") for text in own], self._encoder, self._cache) for name, own in texts.items()}
         beyond = Anchors.made([(text, "outside") for text in outside], self._encoder, self._cache) if outside else None
         options = {"seed": seed, "per_domain": per_domain}
@@ -248,6 +261,14 @@ class IntentRouter:
                     self._now, self._covered = replace(now, fit=found), now.index
                     return dict(found.report)
         raise ConfigError("the domains kept changing while the router was fitted", "Fit again when none is being registered or removed.")
+
+    def _refuse_unknown(self, names: Iterable[str]) -> None:
+        """Raise :class:`InputError` for names that are not registered, where the router is not to register them itself."""
+        known = self._now.index.anchors
+        unknown = [name for name in names if name not in known] if self._closed else []
+        if unknown:
+            told = f"{did_you_mean(unknown[0], known)}Known: {', '.join(sorted(known)) or 'none'}. Others are registered first, with register_domain."
+            raise InputError(f"no domain is called {', '.join(map(repr, unknown))}", told)
 
     def save(self, path: Path, domains: Iterable[DomainConfig] = ()) -> None:
         """Write anchors, head, calibration and thresholds to ``path``. Raises :class:`StorageError`.

@@ -14,7 +14,7 @@ import yaml
 from numpy.typing import NDArray
 
 from mdsa_local.domains.config import DomainConfig
-from mdsa_local.errors import ConfigError, UnknownNameError
+from mdsa_local.errors import ConfigError, InputError, UnknownNameError
 from mdsa_local.orchestrator import TinyBERTOrchestrator
 from mdsa_local.routing import fitting
 from mdsa_local.routing.anchors import FEW, SOFTNESS, USUAL_FEW, WHOLE, Anchors, Index
@@ -100,6 +100,26 @@ def test_fit_learns_from_pairs_and_is_seeded(encoder: Encoder) -> None:
     assert set(first.domains) == set(NAMES)
     with pytest.raises(ConfigError):
         IntentRouter(encoder).fit([("nothing in scope", None)])
+
+
+def test_fit_takes_lines_of_json_and_learns_no_domain_of_their_keys(encoder: Encoder) -> None:
+    router = IntentRouter(encoder)
+    router.fit([{"text": "roses in may", "domain": "garden"}, {"text": "bake a cake", "domain": "kitchen"}, {"text": "who won", "domain": None}])
+    assert router.examples == {"garden": 1, "kitchen": 1}
+    with pytest.raises(InputError, match="example 0: its domain is 5"):
+        router.fit([("a", 5)])  # type: ignore[list-item]
+    assert router.domains == ("garden", "kitchen")
+
+
+def test_a_closed_router_learns_no_other_names(encoder: Encoder) -> None:
+    router = IntentRouter(encoder, closed=True)
+    router.register(DomainConfig(name="bikes", keywords=["puncture"]))
+    with pytest.raises(InputError, match="no domain is called 'bike', 'cars'") as caught:
+        router.fit([("how do I mend a puncture", "bike"), ("oil", "cars"), ("who won", None)])
+    assert caught.value.hint.startswith("Did you mean 'bikes'? Known: bikes.")
+    assert "register_domain" in caught.value.hint
+    assert router.examples == {"bikes": 0}
+    assert "who won" not in router.texts
 
 
 def test_an_encoder_brings_its_own_calibration(encoder: Encoder) -> None:
