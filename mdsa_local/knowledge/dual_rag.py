@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import threading
 from collections.abc import Collection, Iterable, Mapping
@@ -16,16 +14,16 @@ from unicodedata import is_normalized, normalize
 from mdsa_local.errors import ConfigError, InputError, StorageError, UnknownNameError, expected
 from mdsa_local.knowledge import Embedder
 from mdsa_local.knowledge import filters as filtering
-from mdsa_local.knowledge.chunking import chunk
 from mdsa_local.knowledge.forked import refuse_forked
 from mdsa_local.knowledge.fusion import Hit, Ranked
+from mdsa_local.knowledge.given import DOCUMENT, entries
 from mdsa_local.knowledge.ingest import Progress, Report, ingest
 from mdsa_local.knowledge.lance import connect
 from mdsa_local.knowledge.mentions import unknown
 from mdsa_local.knowledge.place import forget
 from mdsa_local.knowledge.reading import Document
 from mdsa_local.knowledge.rerank import Reranker, load, reordered, wide
-from mdsa_local.knowledge.store import Entry, KnowledgeBase
+from mdsa_local.knowledge.store import KnowledgeBase
 from mdsa_local.knowledge.together import nearness, rank_all
 from mdsa_local.settings import Settings
 
@@ -42,7 +40,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 GLOBAL = "global"
-DOCUMENT = '{"content": "...", "metadata": {...}}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,10 +172,12 @@ class DualRAG:
         return [{"content": hit.passage.text, "score": hit.passage.score, "metadata": _metadata(hit)} for hit in hits]
 
     def add_global_documents(self, documents: Iterable[Mapping[str, Any]]) -> list[str]:
-        """Add texts for all domains, each ``{content, metadata}``; their document ids, which are ``metadata["id"]`` or made of the content.
+        """Add texts for all domains, each ``{content, metadata}``; their document ids, which are ``metadata["id"]`` as text, or made of content and
+        metadata where that is missing, None or empty.
 
-        A document with a known id replaces it. ``metadata["source"]`` and ``["title"]`` are shown with its passages. Raises :class:`InputError` for
-        what is no list of such documents.
+        A document with a known id replaces it: give those an id whose text or metadata will change. ``metadata["source"]`` and ``["title"]`` are
+        shown with its passages. Raises :class:`InputError`, and adds none, for what is no list of such documents, for another key beside these two,
+        and for two documents of one id that differ.
         """
         return self._add(None, documents)
 
@@ -380,35 +379,15 @@ class DualRAG:
         if isinstance(documents, str | Mapping) or not isinstance(documents, Iterable):
             raise InputError(f"the documents are a {type(documents).__name__}, not a list of documents", f"Write [{DOCUMENT}, ...].")
         knowledge_base = self._knowledge_base(domain)
-        entries = [_entry(number, document, knowledge_base.embedder) for number, document in enumerate(documents)]
-        knowledge_base.add(entries)
+        made = entries(documents, knowledge_base)
+        knowledge_base.add(made)
         knowledge_base.tidy()
-        return [entry.document for entry in entries]
+        return [entry.document for entry in made]
 
 
 def _counted(top_k: int) -> None:
     if not isinstance(top_k, Integral) or isinstance(top_k, bool) or top_k < 1:
         raise InputError(f"top_k must be a whole number of at least 1, not {top_k!r}", "Pass how many passages to return, such as top_k=5.")
-
-
-def _entry(number: int, document: Mapping[str, Any], embedder: Embedder) -> Entry:
-    if not isinstance(document, Mapping):
-        raise InputError(f"document {number} is a {type(document).__name__}, not a mapping", f"Write {DOCUMENT}.")
-    content, metadata = document.get("content"), document.get("metadata") or {}
-    if not isinstance(content, str) or not isinstance(metadata, Mapping):
-        raise InputError(f"document {number}: expected content, a string, and metadata, a mapping", f"Write {DOCUMENT}.")
-    try:
-        json.dumps([content, dict(metadata)], ensure_ascii=False, default=str).encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(
-            f"document {number} cannot be stored: {error}", "Its text has to be valid UTF-8, and the keys of its metadata strings."
-        ) from None
-    chunks = chunk(content, embedder.count_tokens, title=str(metadata.get("title", "")))
-    if not chunks:
-        raise InputError(f"document {number}: its content has no text", "Leave it out.")
-    digest = hashlib.sha256(content.encode()).hexdigest()
-    name = str(metadata.get("id") or f"text-{digest[:16]}")
-    return Entry(name, str(metadata.get("source") or name), digest, tuple(chunks), metadata)
 
 
 def _metadata(hit: Hit) -> dict[str, Any]:

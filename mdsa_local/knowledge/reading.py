@@ -97,6 +97,14 @@ class Readable(Tidied):
             found[document] = Document(document, source, digest if whole else "", count + earlier)
         return list(found.values())
 
+    def metadata(self, documents: Iterable[str]) -> dict[str, str]:
+        """The metadata, as JSON, of those of ``documents`` that are stored."""
+        table = self.opened()
+        if table is None:
+            return {}
+        query = table.query().where(among([f"{document}#0" for document in documents], "id")).select(["document", "metadata"])
+        return {row["document"]: row["metadata"] for row in self._run(query.to_arrow()).to_pylist()}
+
     def passage(self, passage_id: str) -> tuple[Passage, str] | None:
         """The stored passage of this id and its document; None when there is none."""
         table = self.opened()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import hashlib
 import multiprocessing
 import random
 import threading
@@ -15,8 +16,10 @@ import numpy as np
 import pytest
 
 from mdsa_local.errors import InputError, StorageError, UnknownNameError
+from mdsa_local.knowledge.chunking import chunk
 from mdsa_local.knowledge.dual_rag import DualRAG, Scope
 from mdsa_local.knowledge.reading import Readable
+from mdsa_local.knowledge.store import Entry, KnowledgeBase
 from mdsa_local.types import Passage
 
 from .toy_embedder import ToyEmbedder
@@ -51,6 +54,68 @@ def test_adding_the_same_text_again_changes_nothing(tmp_path: Path) -> None:
     for _ in range(2):
         rag.add_global_documents([{"content": "Twice."}, {"content": "Twice."}])
     assert len(rag.list_documents()) == 1
+
+
+def test_an_id_of_zero_is_one_and_none_at_all_is_made(tmp_path: Path) -> None:
+    rag = DualRAG(tmp_path, ToyEmbedder())
+    given = [{"content": f"number {n}", "metadata": {"id": n, "title": None, "source": 0}} for n in (0, None, "")]
+    zero, one, another = rag.add_global_documents(given)
+    assert zero == "0"
+    assert one.startswith("text-")
+    assert {one, another} == {known.document for known in rag.list_documents()} - {"0"}
+    assert {known.source for known in rag.list_documents()} == {"0"}
+    assert {hit["metadata"]["title"] for hit in rag.query("number")} == {None}
+
+
+def test_the_same_text_with_other_metadata_is_another_document(tmp_path: Path) -> None:
+    rag = DualRAG(tmp_path, ToyEmbedder())
+    given = [{"content": "Closed on Sundays.", "metadata": {"source": source, "of": {"b": 1, "a": {"x", "y"}}}} for source in ("shop.md", "bank.md")]
+    names = rag.add_global_documents([*given, {"content": "Closed on Sundays."}])
+    assert len(set(names)) == 3
+    assert sorted(known.source for known in rag.list_documents()) == ["bank.md", "shop.md", names[2]]
+    # Given again they are the same, in whatever order it is told.
+    turned = [{**one, "metadata": dict(reversed(one["metadata"].items()))} for one in given]  # type: ignore[attr-defined]
+    assert rag.add_global_documents(turned) == names[:2]
+    assert len(rag.list_documents()) == 3
+
+
+def test_what_was_called_by_its_text_alone_keeps_its_id(tmp_path: Path) -> None:
+    rag = DualRAG(tmp_path, ToyEmbedder())
+    text, metadata = "Closed on Sundays.", {"source": "shop.md", "day": 7}
+    earlier = f"text-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    KnowledgeBase(rag._database, "global", ToyEmbedder()).add([Entry(earlier, "shop.md", "0" * 64, tuple(chunk(text, len)), metadata)])
+    [name, other] = rag.add_global_documents([{"content": text, "metadata": one} for one in (metadata, {"source": "bank.md"})])
+    assert name == earlier
+    assert {known.document: known.source for known in rag.list_documents()} == {earlier: "shop.md", other: "bank.md"}
+    # A text without metadata has had that id all along, and keeps it.
+    names = rag.add_local_documents("hr", [{"content": text, "metadata": metadata}, {"content": text}])
+    assert names[1] == earlier != names[0]
+
+
+def test_two_documents_of_one_id_are_refused_and_nothing_is_stored(tmp_path: Path) -> None:
+    rag = DualRAG(tmp_path, ToyEmbedder())
+    same = {"content": "one", "metadata": {"id": "a"}}
+    for other in ({"content": "two", "metadata": {"id": "a"}}, {"content": "one", "metadata": {"id": "a", "owner": "Dana"}}):
+        with pytest.raises(InputError, match="documents 0 and 2 have the same id 'a'"):
+            rag.add_global_documents([same, {"content": "three"}, other])
+    assert rag.list_documents() == []
+    assert rag.add_global_documents([same, same]) == ["a", "a"]
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("metdata", "Did you mean 'metadata'?"),
+        ("id", "belongs into its metadata"),
+        ("title", "belongs into its metadata"),
+        ("source", "belongs into its metadata"),
+        (5, "belongs into its metadata"),
+    ],
+)
+def test_a_key_that_nobody_reads_is_refused(tmp_path: Path, key: Any, hint: str) -> None:
+    with pytest.raises(InputError, match=f"document 1: unknown key {key!r}") as caught:
+        DualRAG(tmp_path, ToyEmbedder()).add_global_documents([{"content": "fine"}, {"content": "x", key: "y"}])
+    assert hint in caught.value.hint
 
 
 def test_no_search_crosses_domains(tmp_path: Path) -> None:
