@@ -167,7 +167,11 @@ class TinyBERTOrchestrator:
         """
         refuse_forked()
         self._refuse_closed()
-        return self._following.prepare(progress) if self._keeps_in_step else []
+        if not self._keeps_in_step:
+            return []
+        done = self._following.prepare(progress)
+        self._following.tell_unfollowed(self.registry)
+        return done
 
     @property
     def _keeps_in_step(self) -> bool:
@@ -186,8 +190,9 @@ class TinyBERTOrchestrator:
     ) -> None:
         """Add or replace a domain, given as a :class:`DomainConfig` or by its parts. Takes effect with the next question.
 
-        ``model`` is another name of ``model_name``. Raises :class:`ConfigError`, and :class:`ClosedError` after :meth:`close`; whatever it raises,
-        nothing has changed then.
+        The documents in the folder that a :class:`DomainConfig` was read from are ingested where it is below one of the folders of domains of the
+        settings; of others a warning tells how to add them. ``model`` is another name of ``model_name``. Raises :class:`ConfigError`, and
+        :class:`ClosedError` after :meth:`close`; whatever it raises, nothing has changed then.
         """
         self._refuse_closed()
         if isinstance(name, DomainConfig) and (description or keywords or model or model_name or settings):
@@ -427,6 +432,7 @@ class TinyBERTOrchestrator:
         began = time.perf_counter()
         if self._keeps_in_step:
             self._following.follow()
+            self._following.tell_unfollowed([*self.registry, *([domains(route.domain)] if route.domain else [])])
         if route.domain is not None and self.knowledge.holds(route.domain):
             # Before and while passages are looked up; where there are none to be had, the model will not be asked.
             self.executor.refuse_when_full(domains(route.domain))

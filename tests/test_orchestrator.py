@@ -746,6 +746,31 @@ def test_the_first_question_ingests_what_the_domains_know(fresh: TinyBERTOrchest
     assert (answer.status, answer.response) == ("success", "Roses are pruned in March. [1]")
 
 
+def test_documents_of_a_domain_from_elsewhere_are_not_passed_over_in_silence(
+    fresh: TinyBERTOrchestrator, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "ext" / "pond"
+    (folder / "knowledge").mkdir(parents=True)
+    (folder / "domain.yaml").write_text("description: Fish and ponds.\nkeywords: [feeding carp]\nmodel: scripted://pond\n")
+    (folder / "knowledge" / "carp.md").write_text("# Carp\n\nCarp are fed at dawn.\n")
+    scripted.SAYS["pond"] = "Carp are fed at dawn. [1]"
+    fresh.register_domain(DomainConfig.read(folder))
+    for _ in range(2):
+        assert fresh.ask("When are carp fed?", domain="pond").status == "not_found"
+    [told] = [record.getMessage() for record in caplog.records]
+    assert told.startswith(f"domain pond answers from no document of {folder / 'knowledge'}: that folder is not followed.")
+    assert f"DualRAG.add_paths('{folder / 'knowledge'}', 'pond')" in told
+    # What it says helps, and nothing is told of a domain that has documents.
+    fresh.knowledge.add_paths(folder / "knowledge", "pond")
+    assert fresh.ask("When are carp fed?", domain="pond").status == "success"
+    caplog.clear()
+    with TinyBERTOrchestrator(settings=fresh.settings) as front:
+        front.__dict__["encoder"] = fresh.encoder
+        front.register_domain(DomainConfig.read(folder))
+        front.prepare()
+    assert not caplog.records
+
+
 def test_a_disk_that_cannot_be_written_stops_only_a_first_start(fresh: TinyBERTOrchestrator, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise StorageError("no space left")

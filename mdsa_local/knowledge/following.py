@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mdsa_local.domains.config import DomainConfig
 from mdsa_local.errors import MDSAError, StorageError
 from mdsa_local.settings import Settings
 
@@ -36,6 +39,8 @@ class Following:
         # What the documents looked like when they were ingested, None before; and when to look again.
         self._glance: Any = None
         self._look_at = 0.0
+        # Domains, each with the folder it was read from, that were looked at for documents that are not followed.
+        self._looked_at: set[tuple[str, Path]] = set()
 
     def prepare(self, progress: Callable[[str, int, int], None] | None = None) -> list[tuple[str, Report]]:
         """Do it now; what was done. Raises :class:`StorageError` where nothing can be written and nothing was ingested before."""
@@ -53,6 +58,26 @@ class Following:
                 self._look()
         finally:
             self._lock.release()
+
+    def tell_unfollowed(self, domains: Iterable[DomainConfig]) -> None:
+        """Warn, once of each, of ``domains`` that were read from a folder with documents which the settings do not name, so that nobody ingests
+        them, where nothing was added to the domain's knowledge base either."""
+        read = dict.fromkeys((domain.name, domain.folder) for domain in domains if domain.folder is not None)
+        new = [one for one in read if one not in self._looked_at]
+        self._looked_at.update(new)
+        for name, folder in new:
+            documents = folder / "knowledge"
+            if _any_in(documents) and not self._followed(name, documents) and name not in self._knowledge().domains():
+                logger.warning(
+                    "domain %s answers from no document of %s: that folder is not followed. Add them with DualRAG.add_paths(%r, %r), again after a "
+                    "change, or move the domain's folder to %s.",
+                    *(name, documents, str(documents), name, self._settings.home / "domains"),
+                )
+
+    def _followed(self, name: str, documents: Path) -> bool:
+        from mdsa_local.knowledge import sync
+
+        return any(domain == name and folder.resolve() == documents.resolve() for domain, folder in sync.folders(self._settings))
 
     def _due(self) -> bool:
         return self._glance is None or time.monotonic() >= self._look_at
@@ -94,3 +119,9 @@ class Following:
         """Go on with what was ingested before, for a while."""
         logger.warning("knowledge bases could not be brought up to date: %s. %s", error, error.hint)
         self._glance, self._look_at = self._glance or NEVER, time.monotonic() + AFTER_FAILURE_S
+
+
+def _any_in(folder: Path) -> bool:
+    with suppress(OSError):
+        return any(not path.name.startswith(".") for path in folder.iterdir())
+    return False
