@@ -129,7 +129,9 @@ def backend_module(scheme: str) -> BackendModule:
 
 
 # What every backend follows.
-SAMPLING = frozenset({"max_tokens", "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "stop"})
+SAMPLING = frozenset(
+    {"max_tokens", "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty", "seed", "stop"}
+)
 
 
 def refuse_unsupported(generation: Generation, supported: Collection[str], runtime: str) -> None:

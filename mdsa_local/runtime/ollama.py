@@ -347,6 +347,8 @@ def sampling(generation: Generation) -> dict[str, Any]:
         "top_p": generation.top_p,
         "min_p": generation.min_p,
         "repeat_penalty": generation.repeat_penalty,
+        "presence_penalty": generation.presence_penalty,
+        "frequency_penalty": generation.frequency_penalty,
         "stop": list(generation.stop),
     }
     return options if generation.seed is None else {**options, "seed": generation.seed}

@@ -271,6 +271,9 @@ def parameters(generation: Generation) -> dict[str, Any]:
     if generation.repeat_penalty != 1.0:
         # The name in llama-server and LM Studio, and in vLLM.
         found |= dict.fromkeys(("repeat_penalty", "repetition_penalty"), generation.repeat_penalty)
+    # Some servers refuse what they do not know; unsaid it is 0.
+    penalties = {"presence_penalty": generation.presence_penalty, "frequency_penalty": generation.frequency_penalty}
+    found |= {name: penalty for name, penalty in penalties.items() if penalty}
     if generation.stop:
         found["stop"] = list(generation.stop)
     if generation.seed is not None:

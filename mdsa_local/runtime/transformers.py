@@ -9,6 +9,7 @@ import json
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -200,17 +201,19 @@ class TransformersBackend:
         return logits, state
 
     def _choose(self, logits: Any, made: Sequence[int], generation: Generation, follower: Follower | None, random: Any) -> int:
-        """The next token, in the order of llama.cpp's chain: grammar, penalty, top-k, top-p, min-p, temperature, draw."""
+        """The next token, in the order of llama.cpp's chain: grammar, penalties, top-k, top-p, min-p, temperature, draw."""
         torch = self._torch
         if follower:
             allowed = self._allowed(logits, follower, generation.top_k or MOST_ALLOWED)
             kept = torch.full_like(logits, -torch.inf)
             kept[allowed] = logits[allowed]
             logits = kept
-        if generation.repeat_penalty != 1.0 and made:
-            recent = torch.tensor(sorted(set(made[-PENALTY_WINDOW_TOKENS:])), device=logits.device)
+        if made and (generation.repeat_penalty, generation.frequency_penalty, generation.presence_penalty) != (1.0, 0.0, 0.0):
+            said = Counter(made[-PENALTY_WINDOW_TOKENS:])
+            recent, times = (torch.tensor(list(numbers), device=logits.device) for numbers in (said.keys(), said.values()))
             score = logits[recent]
-            logits[recent] = torch.where(score > 0, score / generation.repeat_penalty, score * generation.repeat_penalty)
+            score = torch.where(score > 0, score / generation.repeat_penalty, score * generation.repeat_penalty)
+            logits[recent] = score - times * generation.frequency_penalty - generation.presence_penalty
         if generation.temperature == 0.0:
             return int(logits.argmax())
         ordered, ids = logits.sort(descending=True, stable=True)

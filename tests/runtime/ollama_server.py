@@ -29,7 +29,8 @@ PAGE = "<!DOCTYPE html>\n<html><head><title>502 Bad Gateway</title></head><body>
 PIECES = ("Grüße", ", ", "world")
 # What Python takes for ends of lines, and JSON does not.
 SEPARATED = ("one\u2028two", "\u2029\x85", "\x0c\x1cthree")
-OPTIONS = {"num_predict": "max_tokens", **{name: name for name in ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "stop", "seed")}}
+PENALTIES = ("repeat_penalty", "presence_penalty", "frequency_penalty")
+OPTIONS = {"num_predict": "max_tokens", **{name: name for name in ("temperature", "top_k", "top_p", "min_p", *PENALTIES, "stop", "seed")}}
 
 
 def generate(engine: Backend, messages: list[dict[str, Any]], options: Mapping[str, Any], schema: Any) -> Iterator[str | Finished]:

@@ -19,7 +19,7 @@ REFUSALS = {
     "odd": (418, {"error": "I'm a teapot"}),
     "strict": (422, {"detail": [{"msg": "Extra inputs are not permitted: top_k"}]}),
 }
-OPTIONS = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "stop", "seed")
+OPTIONS = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty", "stop", "seed")
 MODELS = ("nano", "plain", "slow", "silent", "stalling", "hanging", "tooler", "thinker", "inline-thinker", "gemma", "uncounted")
 KEY = "sesame"
 

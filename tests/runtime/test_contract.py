@@ -265,7 +265,8 @@ def test_options_that_it_cannot_follow_are_errors_not_ignored(row: Row, backend:
         "ollama": [{"grammar": 'root ::= "a"'}, {"refusal": "no"}, {"choices": (("a", 0.0),)}, {"tools": ({"name": "f"},)}, {"think": True}],
         "openai": [{"grammar": 'root ::= "a"'}, {"refusal": "no"}, {"choices": (("a", 0.0),)}],
     }
-    for options in cannot[row.scheme]:
+    alone: list[dict[str, object]] = [{"logit_bias": ((1, 1.0),)}, {"probabilities": 2}]
+    for options in (*cannot[row.scheme], *(() if row.scheme == "gguf" else alone)):
         with pytest.raises(InputError) as caught:
             ask(backend, Generation.model_validate(options))
         assert caught.value.hint

@@ -70,7 +70,7 @@ def test_only_a_line_feed_ends_a_line(connect: Connect) -> None:
 def test_what_is_sent_never_lets_the_daemon_cut_or_reload(daemon: Daemon, connect: Connect) -> None:
     backend = connect("llama3.2:1b", n_context_tokens=2048)
     backend.load()
-    ask(backend, Generation(temperature=0.7, seed=3, stop=("END",), max_tokens=5))
+    ask(backend, Generation(temperature=0.7, seed=3, stop=("END",), max_tokens=5, presence_penalty=1.5, frequency_penalty=0.5))
     ask(backend)
     loads = [{key: value for key, value in body["options"].items() if key.startswith("num_") and key != "num_predict"} for body in daemon.chats]
     assert loads == [{"num_ctx": 2048}] * 3
@@ -78,7 +78,9 @@ def test_what_is_sent_never_lets_the_daemon_cut_or_reload(daemon: Daemon, connec
     sent = daemon.chats[1]
     assert sent["messages"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello?"}]
     assert sent["options"] | {"num_predict": 5, "temperature": 0.7, "seed": 3, "stop": ["END"]} == sent["options"]
+    assert sent["options"] | {"presence_penalty": 1.5, "frequency_penalty": 0.5} == sent["options"]
     assert "seed" not in daemon.chats[2]["options"]
+    assert daemon.chats[2]["options"] | {"presence_penalty": 0.0, "frequency_penalty": 0.0} == daemon.chats[2]["options"]
 
 
 def test_the_context_is_read_back_after_loading(connect: Connect) -> None:

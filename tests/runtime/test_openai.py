@@ -71,9 +71,12 @@ def test_what_is_sent(server: Daemon, connect: Connect) -> None:
     assert sent["messages"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello?"}]
     assert sent | {"max_tokens": 5, "temperature": 0.7, "seed": 3, "stop": ["END"], "repeat_penalty": 1.1, "stream": True} == sent
     assert sent["response_format"]["json_schema"]["schema"] == schema
+    ask(connect("plain"), Generation(presence_penalty=1.5, frequency_penalty=-0.5))
+    _, sent = server.server.calls[-1]
+    assert (sent["presence_penalty"], sent["frequency_penalty"]) == (1.5, -0.5)
     ask(connect("plain"))
     _, sent = server.server.calls[-1]
-    assert not {"seed", "stop", "response_format", "tools", "repeat_penalty"} & set(sent)
+    assert not {"seed", "stop", "response_format", "tools", "repeat_penalty", "presence_penalty", "frequency_penalty"} & set(sent)
 
 
 def test_tools_and_thinking(server: Daemon, connect: Connect) -> None:

@@ -79,6 +79,21 @@ def test_sampling_follows_the_seed(backend: TransformersBackend) -> None:
 
 
 @installed
+def test_penalties_are_those_of_llama_cpp(backend: TransformersBackend) -> None:
+    import torch
+
+    def chosen(made: list[int], **settings: float) -> int:
+        return backend._choose(torch.tensor([3.0, 2.0, 1.0]), made, Generation.model_validate(settings), None, None)
+
+    assert chosen([0, 0]) == 0
+    assert chosen([0, 0], presence_penalty=0.9) == 0, "once, however often it was said"
+    assert chosen([0, 0], presence_penalty=1.1) == 1
+    assert chosen([0, 0], frequency_penalty=0.4) == 0
+    assert chosen([0, 0], frequency_penalty=0.6) == 1, "for each time"
+    assert chosen([0, *[2] * 64], presence_penalty=5) == 0, "of the last 64"
+
+
+@installed
 def test_stop_strings_end_it_before_they_show(backend: TransformersBackend) -> None:
     whole, _ = ask(backend)
     text, finished = ask(backend, stop=(whole[5:8],))
