@@ -15,7 +15,7 @@ from mdsa_local.cli.output import line as write_line
 from mdsa_local.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -126,13 +126,20 @@ def add(
 
 def _all_gone(report: Report, domain: str | None) -> InputError:
     """The error for folders none of whose documents has its file any more."""
+    said, hint = _kept(dict(report.kept), domain)
+    return InputError(said, hint)
+
+
+def _kept(folders: Mapping[str, Sequence[str]], domain: str | None) -> tuple[str, str]:
+    """What is told of folders none of whose documents has its file any more, and what to do."""
     base = f" -d {domain}" if domain else ""
-    names = [name for _, documents in report.kept for name in documents]
+    names = [name for documents in folders.values() for name in documents]
     some = " ".join(quoted(escaped(name)) for name in names[:3]) + (" ..." if len(names) > 3 else "")
-    where = "; ".join(f"{folder}: {len(documents)}" for folder, documents in report.kept)
-    return InputError(
+    where = "; ".join(f"{folder}: {len(documents)}" for folder, documents in folders.items())
+    every = f"mdsa kb check --repair --even-all -d {domain or SHARED}"
+    return (
         escaped(f"not one file is left of the documents that came from there, and none of them was removed: {where}"),
-        f"Is the disk there? To remove them: mdsa kb remove {some}{base}; or all whose files are gone: mdsa kb check --repair{base}",
+        f"Is the disk there? To remove them: mdsa kb remove {some}{base}; or all whose files are gone: {every}",
     )
 
 
@@ -385,13 +392,14 @@ def optimize(domain: Domain = None, as_json: Json = False) -> None:
 def check(
     domain: Domain = None,
     repair: Annotated[bool, typer.Option("--repair", help="Put right what was found.")] = False,
+    even_all: Annotated[bool, typer.Option("--even-all", help="Also remove what came from a folder of which no file is left.")] = False,
     as_json: Json = False,
 ) -> None:
     """Look for documents stored in part, files that are gone or have changed, vectors of another encoder and damaged tables; exit code 1 when any are
-    left."""
+    left. Where not one file is left of what came from a folder, as when a disk is not mounted, its documents stay."""
     parts = _parts(_own(domain))
     bases = _listed(parts, domain)
-    found = [(base or SHARED, problem) for base in bases for problem in parts.knowledge.check(base, repair=repair)]
+    found = [(base or SHARED, problem) for base in bases for problem in parts.knowledge.check(base, repair=repair, even_all=even_all)]
     if as_json:
         document([{"knowledge_base": base, **asdict(problem)} for base, problem in found])
     else:
@@ -402,6 +410,12 @@ def check(
             line("nothing is wrong")
         elif not repair:
             note(f"To put it right: mdsa kb check --repair{f' -d {domain}' if domain else ''}; what is gone is removed then.")
+    for base in dict.fromkeys(base for base, problem in found if problem.kept):
+        folders: dict[str, list[str]] = {}
+        for _, problem in (entry for entry in found if entry[0] == base and entry[1].kept):
+            folders.setdefault(problem.kept, []).append(problem.document)
+        for told in _kept(folders, _own(base)):
+            note(told)
     _tell_orphans(parts, (base for base in bases if base and base not in parts.registry and parts.knowledge.list_documents(base)))
     if any(not problem.repaired for _, problem in found):
         raise typer.Exit(1)

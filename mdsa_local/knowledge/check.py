@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from mdsa_local.errors import StorageError
-from mdsa_local.knowledge.ingest import file_of, ingest, is_of_file
+from mdsa_local.knowledge.ingest import file_of, ingest, is_of_file, path_of
 from mdsa_local.knowledge.loaders import UnreadableError, fingerprint
 from mdsa_local.knowledge.loaders.contained import Reader
 from mdsa_local.knowledge.place import forget
@@ -19,21 +21,26 @@ Kind = Literal["fingerprint", "interrupted", "missing", "changed", "damaged"]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong with a document, or with the whole table where ``document`` is empty; ``repaired`` says what was done, if anything."""
+    """What is wrong with a document, or with the whole table where ``document`` is empty; ``repaired`` says what was done, if anything.
+
+    ``kept`` is the folder that the document came from where not one file is left of all that came from there: it is not removed.
+    """
 
     kind: Kind
     document: str
     what: str
     repaired: str = ""
+    kept: str = ""
 
 
-def check(knowledge_base: KnowledgeBase, *, repair: bool = False) -> list[Problem]:
+def check(knowledge_base: KnowledgeBase, *, repair: bool = False, even_all: bool = False) -> list[Problem]:
     """The problems of a knowledge base; with ``repair`` they are put right as far as that can be done.
 
     A table that cannot be read becomes again what it was in the newest version that can; of what came later, documents in files are added again by
     the next ``mdsa kb add`` or ``sync``. Vectors of another encoder are made again from the stored text. A document stored in part is read again
     from its file, or its chunks are removed when the file is gone. A document whose file is gone is removed, one whose file has changed is read again
-    if it can be. In a place that several machines use, a file that is not here or is another one is no fault and its document is left alone.
+    if it can be. Where not one file is left of the documents that came from a folder, as when a disk is not mounted, it takes ``even_all`` to remove
+    them. In a place that several machines use, a file that is not here or is another one is no fault and its document is left alone.
     """
     try:
         documents = knowledge_base.documents()
@@ -48,14 +55,16 @@ def check(knowledge_base: KnowledgeBase, *, repair: bool = False) -> list[Proble
         if repair and knowledge_base.rebuild():
             problem = replace(problem, repaired="embedded again")
         problems.append(problem)
+    paths = {document.document: file_of(document.source) for document in documents}
+    lost = {name for name, path in paths.items() if path is not None and not path.exists()}
+    kept = {} if even_all or not knowledge_base.database.local else _all_gone(documents, lost)
     for document in documents:
-        path = file_of(document.source)
-        gone = path is not None and not path.exists()
+        path, gone, whole = paths[document.document], document.document in lost, kept.get(document.document, "")
         if document.hash == "":
-            problems.append(_interrupted(knowledge_base, document, None if gone else path, repair))
+            problems.append(_interrupted(knowledge_base, document, None if gone else path, repair, whole))
         elif gone and knowledge_base.database.local:
-            problem = Problem("missing", document.document, f"its file is gone: {path}")
-            if repair:
+            problem = Problem("missing", document.document, f"its file is gone: {path}", kept=whole)
+            if repair and not whole:
                 knowledge_base.delete(document.document)
                 problem = replace(problem, repaired="removed")
             problems.append(problem)
@@ -80,9 +89,34 @@ def _damaged(knowledge_base: KnowledgeBase, problem: Problem) -> Problem:
     return replace(problem, repaired=repaired)
 
 
-def _interrupted(knowledge_base: KnowledgeBase, document: Document, path: Path | None, repair: bool) -> Problem:
-    problem = Problem("interrupted", document.document, f"stored in part, {document.n_chunks} chunks")
-    if not repair:
+def _all_gone(documents: Iterable[Document], lost: set[str]) -> dict[str, str]:
+    """Of the documents whose file is gone, those with which all would go that came from a folder, and that folder. One that came from there alone may
+    have been named itself: its folder counts where nothing is left in it."""
+    found = {document.document: path_of(document.source) for document in documents if file_of(document.source)}
+    came = Counter(_folder(document, found[document.document]) for document in documents if document.document in found)
+    left = {folder for name, path in found.items() if name not in lost for folder in path.parents}
+    whole = {folder for folder, n_documents in came.items() if n_documents > 1} - left
+    kept = {name: next((folder for folder in found[name].parents if folder in whole), None) for name in lost}
+    return {name: str(folder or found[name].parent) for name, folder in kept.items() if folder or _empty(found[name].parent)}
+
+
+def _folder(document: Document, path: Path) -> Path:
+    """The folder that was given when a document's file was added, as its name below that tells; else the one that the file is in."""
+    below = Path(document.document)
+    return path.parents[len(below.parts) - 1] if is_of_file(document) and not below.is_absolute() else path.parent
+
+
+def _empty(folder: Path) -> bool:
+    """Whether a folder shows nothing, or is not there."""
+    try:
+        return all(path.name.startswith(".") for path in folder.iterdir())
+    except OSError:
+        return True
+
+
+def _interrupted(knowledge_base: KnowledgeBase, document: Document, path: Path | None, repair: bool, kept: str) -> Problem:
+    problem = Problem("interrupted", document.document, f"stored in part, {document.n_chunks} chunks", kept=kept)
+    if not repair or kept:
         return problem
     if path is not None:
         # By a link another document would be read.

@@ -266,11 +266,11 @@ class DualRAG:
             raise UnknownNameError.among("document", missing, [found.document for found in knowledge_base.documents()])
         knowledge_base.tidy()
 
-    def check(self, domain: str | None = None, *, repair: bool = False) -> list[Problem]:
+    def check(self, domain: str | None = None, *, repair: bool = False, even_all: bool = False) -> list[Problem]:
         """What is wrong with a knowledge base; see :func:`mdsa_local.knowledge.check.check`."""
         from mdsa_local.knowledge.check import check
 
-        return check(self._knowledge_base(domain), repair=repair)
+        return check(self._knowledge_base(domain), repair=repair, even_all=even_all)
 
     def optimize(self, domain: str | None = None) -> bool:
         """Tidy a knowledge base on disk; embed its text again if another encoder made it, and then return True."""

@@ -110,6 +110,29 @@ def test_a_folder_that_has_lost_all_its_documents_is_an_error(home: Path, capsys
     assert inside(capsys, "kb", "remove", "a b.md", "c.md", "-d", "garden")[0] == 0
 
 
+def test_repair_removes_nothing_of_a_folder_that_has_lost_all(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    docs = home / "docs"
+    docs.mkdir()
+    for name in ("a b.md", "c.md", "d.md", "e.md"):
+        (docs / name).write_text(f"The shed of {name}.\n")
+    (home / "note.md").write_text("The key of the shed.\n")
+    inside(capsys, "kb", "add", str(docs), str(home / "note.md"), "-d", "garden")
+    inside(capsys, "kb", "add", str(docs))
+    shutil.rmtree(docs)
+    (home / "note.md").unlink()
+    code, out, err = inside(capsys, "kb", "check")
+    assert (code, out.count("its file is gone"), f"none of them was removed: {docs}: 4" in err) == (1, 9, True)
+    code, out, err = inside(capsys, "kb", "check", "--repair", "-d", "garden")
+    assert (code, out.count("repaired"), "note.md" in next(row for row in out.splitlines() if "repaired" in row)) == (1, 1, True)
+    assert 'mdsa kb remove "a b.md" c.md d.md ... -d garden' in err and "mdsa kb check --repair --even-all -d garden" in err
+    code, out, err = inside(capsys, "kb", "check", "--repair", "--json")
+    assert (code, [(problem["repaired"], problem["kept"]) for problem in json.loads(out)]) == (1, [("", str(docs))] * 8)
+    assert err.count("Is the disk there?") == 2
+    assert inside(capsys, "kb", "check", "--repair", "--even-all", "-d", "garden")[0] == 0
+    assert inside(capsys, "kb", "check", "-d", "garden")[0] == 0
+    assert {row["knowledge_base"] for row in json.loads(inside(capsys, "kb", "list", "--json")[1]) if "docs" in row["source"]} == {"global"}
+
+
 def test_a_line_that_cannot_be_used_is_a_warning(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (home / "a.jsonl").write_text('{"text": "The shed."}\n{"te\n')
     code, out, err = inside(capsys, "kb", "add", str(home / "a.jsonl"))

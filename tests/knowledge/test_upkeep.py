@@ -357,6 +357,38 @@ def test_check_finds_and_repairs(tmp_path: Path) -> None:
     assert [problem.kind for problem in DualRAG(tmp_path / "kb", ToyEmbedder("other")).check("garden", repair=True)] == ["damaged"]
 
 
+def test_what_may_be_on_a_disk_that_is_not_there_is_not_removed(tmp_path: Path) -> None:
+    def missing(rag: DualRAG) -> dict[str, str]:
+        return {problem.document: problem.kept for problem in rag.check("garden")}
+
+    disk, other = tmp_path / "disk", tmp_path / "other"
+    for path in (disk / "a.md", disk / "sub" / "b.md", other / "a.md", other / "x.md", tmp_path / "lone" / "l.md", tmp_path / "named.md"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"text of {path}")
+    rag = DualRAG(tmp_path / "kb", ToyEmbedder())
+    for added in (disk, other, tmp_path / "lone", tmp_path / "named.md"):
+        rag.add_paths([added], "garden")
+    base = rag._knowledge_base("garden")
+    base._merge([(Entry("c.md", str(disk / "c.md"), "new", ()), 1, Chunk("t", "part one", 0, 8))])
+    # Where one file is left, what is gone was deleted.
+    (disk / "a.md").unlink()
+    (other / "x.md").unlink()
+    assert missing(rag) == {"a.md": "", "c.md": "", "x.md": ""}
+    (disk / "sub" / "b.md").unlink()
+    (disk / "picture.png").write_text("no document")
+    (tmp_path / "lone" / "l.md").unlink()
+    (tmp_path / "named.md").unlink()
+    kept = {"a.md": str(disk), "c.md": str(disk), "sub/b.md": str(disk), "l.md": str(tmp_path / "lone")}
+    assert missing(rag) == kept | {"x.md": "", "named.md": ""}
+    assert {problem.document for problem in rag.check("garden", repair=True) if problem.repaired} == {"x.md", "named.md"}
+    assert missing(rag) == kept
+    # The disk is there again.
+    (disk / "sub" / "b.md").write_text(f"text of {disk / 'sub' / 'b.md'}")
+    assert {problem.document for problem in rag.check("garden", repair=True) if problem.repaired} == {"a.md", "c.md"}
+    assert [problem.repaired for problem in rag.check("garden", repair=True, even_all=True)] == ["removed"]
+    assert rag.check("garden") == []
+
+
 WRITER = """
 import sys
 from mdsa_local.errors import UnknownNameError
