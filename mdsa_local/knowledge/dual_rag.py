@@ -266,6 +266,12 @@ class DualRAG:
             raise UnknownNameError.among("document", missing, [found.document for found in knowledge_base.documents()])
         knowledge_base.tidy()
 
+    def move(self, sources: Collection[str], above: str, instead: str, domain: str | None = None) -> None:
+        """Let documents of the sources given, which all begin with ``above``, have come from below ``instead``: nothing is read, their names stay."""
+        knowledge_base = self._knowledge_base(domain)
+        knowledge_base.move(sources, above, instead)
+        knowledge_base.tidy()
+
     def check(self, domain: str | None = None, *, repair: bool = False, even_all: bool = False) -> list[Problem]:
         """What is wrong with a knowledge base; see :func:`mdsa_local.knowledge.check.check`."""
         from mdsa_local.knowledge.check import check

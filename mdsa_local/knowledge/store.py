@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -155,6 +155,20 @@ class KnowledgeBase(Readable):
             # A copy holds what was removed.
             self._snapshot = None
             return removed
+
+    def move(self, sources: Collection[str], above: str, instead: str) -> None:
+        """Let documents of the sources given, which all begin with ``above``, have come from below ``instead``, in one commit. Names, text and
+        vectors stay."""
+        with self.database.writing(self.name):
+            table = self.opened()
+            if table is None or not sources:
+                return
+            self._run(table.checkout_latest())
+            new = "concat('{}', substr(source, {}))".format(instead.replace("'", "''"), len(above) + 1)
+            with self._whole(table):
+                self._run(table.update(where=among(sources, "source"), updates_sql={"source": new}))
+            # A copy holds the sources before.
+            self._snapshot = None
 
     def rebuild(self, heard: Callable[[int, int], None] | None = None) -> bool:
         """Embed the stored text again if it was embedded by another encoder; the files are not needed. False when nothing had to be done.

@@ -9,17 +9,19 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unicodedata import normalize
 
 from mdsa_local.domains.registry import owners
 from mdsa_local.errors import StorageError
 from mdsa_local.knowledge import place
-from mdsa_local.knowledge.ingest import EMPTY, PASSED_OVER, Report, Step, source_of
+from mdsa_local.knowledge.ingest import EMPTY, PASSED_OVER, Report, Step, path_of, source_of
 from mdsa_local.knowledge.loaders import REVISIONS
 from mdsa_local.knowledge.locks import acquire
 from mdsa_local.settings import Settings, shipped, storage_error
 
 if TYPE_CHECKING:
     from mdsa_local.knowledge.dual_rag import DualRAG
+    from mdsa_local.knowledge.reading import Document
 
 GLOBAL_FOLDER = "_global"
 # Starts of ingest's reasons that stay true until the file changes. The user hears of them once; any other failure is tried again.
@@ -107,8 +109,11 @@ def _synced(rag: DualRAG, settings: Settings, fingerprint: str, progress: Callab
             progress(step.source, step.files_done, step.files)
 
     alone = isinstance(place.located(settings.knowledge_place), Path)
+    if alone:
+        _hand_over(rag, settings)
     reports = {domain: rag.add_paths(group, domain, tell, follow_deletes=alone, even_all=True) for domain, group in _by_domain(folders(settings))}
-    for domain, documents in _orphans(rag, settings) if alone else ():
+    for domain, gone in _orphans(rag, settings) if alone else ():
+        documents = [known.document for known in gone]
         # Another process may have been quicker.
         rag.remove(documents, domain, missing_ok=True)
         rag.optimize(domain)
@@ -158,12 +163,32 @@ def _embed_again(rag: DualRAG) -> None:
             rag.optimize(domain)
 
 
-def _orphans(rag: DualRAG, settings: Settings) -> Iterator[tuple[str | None, list[str]]]:
+def _hand_over(rag: DualRAG, settings: Settings) -> None:
+    """Where another folder has become a domain's, as a copy of the shipped one, let its files take over the documents of the same names below the one
+    before: these keep their names, are found all the time, and are embedded again only where the text is another."""
+    ours, parents = dict(_by_domain(folders(settings))), _parents(settings)
+    now = {source for _, source, _ in files(settings)}
+    for domain, gone in _orphans(rag, settings):
+        taken = {known.source for known in rag.list_documents(domain)}
+        moved: dict[tuple[str, str], list[str]] = {}
+        for known in gone:
+            _, inside = _within(known.source, parents)
+            below = "/".join(inside[2:])
+            # One of another name had to be told from one that is still there.
+            roots = [f"{source_of(folder.resolve())}/" for folder in ours.get(domain, ())] if normalize("NFC", below) == known.document else []
+            if root := next((root for root in roots if f"{root}{below}" in now and f"{root}{below}" not in taken), None):
+                taken.add(f"{root}{below}")
+                moved.setdefault((known.source.removesuffix(below), root), []).append(known.source)
+        for (above, instead), sources in moved.items():
+            rag.move(sources, above, instead, domain)
+
+
+def _orphans(rag: DualRAG, settings: Settings) -> Iterator[tuple[str | None, list[Document]]]:
     """``(domain, documents)`` that came from a domain's folder of documents and are in none any more."""
-    parents = {parent.resolve() for parent in (shipped("domains"), *settings.domain_dirs)}
-    seen, used = {source for _, source, _ in files(settings)}, {folder.resolve() for _, folder in folders(settings)}
+    parents, seen = _parents(settings), {source for _, source, _ in files(settings)}
+    used = {folder.resolve() for _, folder in folders(settings)}
     for domain in (None, *rag.domains()):
-        gone = [known.document for known in rag.list_documents(domain) if known.source not in seen and _dropped(known.source, parents, used)]
+        gone = [known for known in rag.list_documents(domain) if known.source not in seen and _dropped(known.source, parents, used)]
         if gone:
             yield domain, gone
 
@@ -171,19 +196,28 @@ def _orphans(rag: DualRAG, settings: Settings) -> Iterator[tuple[str | None, lis
 def _dropped(source: str, parents: Iterable[Path], used: Container[Path]) -> bool:
     """Whether a file that no folder of documents shows belonged to one, which may be there but not in use: the shipped one of a domain that the user
     has a folder of, or does not want. False as well when its folder cannot be read."""
-    # An absolute source stays as it is.
-    path = shipped("domains").resolve().parent / source
-    parent = next((parent for parent in parents if path.is_relative_to(parent)), None)
-    inside = path.relative_to(parent).parts if parent else ()
+    parent, inside = _within(source, parents)
     if parent is None or inside[1:2] != ("knowledge",):
         return False
     try:
-        path.lstat()
+        path_of(source).lstat()
     except (FileNotFoundError, NotADirectoryError):
         return True
     except OSError:
         return False
     return parent.joinpath(*inside[:2]) not in used
+
+
+def _parents(settings: Settings) -> set[Path]:
+    """Where domains' folders are or were."""
+    return {parent.resolve() for parent in (shipped("domains"), *settings.domain_dirs)}
+
+
+def _within(source: str, parents: Iterable[Path]) -> tuple[Path | None, tuple[str, ...]]:
+    """The folder of domains' folders that a file is in, and the way to it from there; None and nothing where it is in none."""
+    path = path_of(source)
+    parent = next((parent for parent in parents if path.is_relative_to(parent)), None)
+    return parent, path.relative_to(parent).parts if parent else ()
 
 
 def _by_domain(found: Iterable[tuple[str | None, Path]]) -> list[tuple[str | None, list[Path]]]:

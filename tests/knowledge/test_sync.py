@@ -19,7 +19,7 @@ from mdsa_local.knowledge import following, sync
 from mdsa_local.knowledge.dual_rag import DualRAG
 from mdsa_local.orchestrator import TinyBERTOrchestrator
 from mdsa_local.routing.encoder import Encoder
-from mdsa_local.settings import Settings
+from mdsa_local.settings import Settings, shipped
 
 
 @pytest.fixture
@@ -164,6 +164,68 @@ def test_a_later_domain_of_the_same_name_hides_the_earlier_one(
     assert [(name, folder.parents[1].name) for name, folder in sync.folders(settings)] == [(None, "domains"), (None, "own"), ("garden", "own")]
     sync.sync(rag, settings, encoder.fingerprint)
     assert [entry.document for entry in rag.list_documents("garden")] == ["tulips.md"]
+
+
+class Counting:
+    """An encoder that counts the texts it is given."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder, self.n_texts = encoder, 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._encoder, name)
+
+    def encode(self, texts: list[str]) -> object:
+        self.n_texts += len(texts)
+        return self._encoder.encode(texts)
+
+
+def test_a_copy_of_a_shipped_domain_keeps_its_documents_and_their_names(encoder: Encoder, tmp_path: Path) -> None:
+    settings = Settings.load({}, home=tmp_path)
+    counting = Counting(encoder)
+    rag = DualRAG(settings.knowledge_dir, counting)  # type: ignore[arg-type]
+    sync.sync(rag, settings, encoder.fingerprint)
+    before = {known.document: known.n_chunks for known in rag.list_documents("finance")}
+    copy = tmp_path / "domains" / "finance"
+    shutil.copytree(shipped("domains") / "finance", copy)
+    (copy / "knowledge" / "atm-withdrawals.md").write_text("# Cash\n\nYou may withdraw 700 dollars a day.\n")
+    (copy / "knowledge" / "new'.md").write_text("# Mine\n\nMy broker is called Ada.\n")
+    counting.n_texts = 0
+    reports = dict(sync.sync(rag, settings, encoder.fingerprint))
+    report = reports["finance"]
+    assert (report.added, report.changed, report.removed) == (("new'.md",), ("atm-withdrawals.md",), ())
+    assert counting.n_texts == 2, "what is the same is not embedded again"
+    assert {known.document for known in rag.list_documents("finance")} == {*before, "new'.md"}
+    assert all(known.source.startswith(str(copy.resolve())) for known in rag.list_documents("finance"))
+    assert rag.passage("charged-twice.md#0", "finance").state == "unchanged"
+    assert "700 dollars" in rag.passage("atm-withdrawals.md#0", "finance").passage.text
+    found = rag.search("charged twice", encoder.encode(["charged twice"])[0], "finance", 3)
+    assert found[0].source == (copy.resolve() / "knowledge" / "charged-twice.md").as_posix()
+    assert rag.check("finance") == []
+    # And back.
+    shutil.rmtree(copy)
+    report = dict(sync.sync(rag, settings, encoder.fingerprint))["finance"]
+    assert (report.added, report.changed, report.removed) == ((), ("atm-withdrawals.md",), ("new'.md",))
+    assert {known.document: known.n_chunks for known in rag.list_documents("finance")} == before
+    assert not sync.pending(settings, encoder.fingerprint)
+
+
+def test_what_a_copy_lacks_goes(garden: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings.load({}, home=tmp_path)
+    rag = DualRAG(settings.knowledge_dir, encoder)
+    for name in ("beans.md", "sub/roses.md"):
+        (garden / "knowledge" / name).parent.mkdir(exist_ok=True)
+        (garden / "knowledge" / name).write_text(f"# {name}\n\nText of {name}.\n")
+    sync.sync(rag, settings, encoder.fingerprint)
+    own = tmp_path / "own"
+    shutil.copytree(garden, own / "garden")
+    (own / "garden" / "knowledge" / "beans.md").unlink()
+    monkeypatch.setattr(Settings, "domain_dirs", property(lambda self: (self.home / "domains", own)))
+    ((_, report),) = sync.sync(rag, settings, encoder.fingerprint)
+    assert (report.added, report.changed, report.unchanged, report.removed) == ((), (), ("roses.md", "sub/roses.md"), ("beans.md",))
+    assert {known.source for known in rag.list_documents("garden")} == {
+        (own.resolve() / "garden" / "knowledge" / name).as_posix() for name in ("roses.md", "sub/roses.md")
+    }
 
 
 def test_a_file_that_cannot_be_read_is_told_each_time_and_embeds_nothing(garden: Path, encoder: Encoder, tmp_path: Path) -> None:
