@@ -12,7 +12,7 @@ import typer
 from mdsa_local.cli.meter import Meter
 from mdsa_local.cli.output import Domain, Json, Question, bold, dim, document, escaped, joined, note, plain, progress, quoted, table
 from mdsa_local.cli.output import line as write_line
-from mdsa_local.errors import InputError, UnknownNameError
+from mdsa_local.errors import InputError, MDSAError, UnknownNameError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,7 +31,7 @@ app = typer.Typer(no_args_is_help=True, help="Add, list, search and remove docum
 Domains = Annotated[
     list[str] | None, typer.Option("--domain", "-d", help="A domain, or global for the shared one; again for more.", show_default="all")
 ]
-EMPTY = "no documents; add some with: mdsa kb add PATH, or those in the domains' folders with: mdsa kb sync"
+EMPTY = "no documents; add some with: mdsa kb add PATH, or put them into the folder knowledge of a domain's folder"
 
 
 def line(text: str = "") -> None:
@@ -65,6 +65,13 @@ def _parts(domain: str | None, *, stored: bool = False) -> TinyBERTOrchestrator:
     if domain is not None and not (stored and domain in orchestrator.knowledge.domains() and orchestrator.knowledge.list_documents(domain)):
         orchestrator.registry.get(domain)
     return orchestrator
+
+
+def _in_step(parts: TinyBERTOrchestrator) -> None:
+    """Bring the knowledge bases in step with the domains' folders, as a question does."""
+    for name, report in parts.prepare(progress("knowledge bases")):
+        for path, reason in (*report.failed, *report.remarks):
+            note(escaped(f"warning: {name}: {path}: {reason}"))
 
 
 def _listed(parts: TinyBERTOrchestrator, domain: str | None) -> list[str | None]:
@@ -146,7 +153,15 @@ def _kept(folders: Mapping[str, Sequence[str]], domain: str | None) -> tuple[str
 @app.command("list")
 def list_(domain: Domain = None, as_json: Json = False) -> None:
     """List the documents of a domain, of the shared knowledge base, which is called global, or of all."""
+    from mdsa_local.knowledge import sync as syncing
+
     parts = _parts(_own(domain), stored=True)
+    if not syncing.settled(parts.settings):
+        try:
+            _in_step(parts)
+        except MDSAError as error:
+            # What is there can be listed all the same.
+            note(escaped(f"warning: the domains' folders are not followed: {error}"))
     bases = _listed(parts, domain)
     found = [(base or SHARED, entry) for base in bases for entry in parts.knowledge.list_documents(base)]
     if as_json:
@@ -239,7 +254,13 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Open the source of a passage at its place."""
-    shown = _parts(domain).knowledge.passage(passage, domain)
+    parts = _parts(domain)
+    try:
+        shown = parts.knowledge.passage(passage, domain)
+    except UnknownNameError:
+        # It may be in what was not followed yet.
+        _in_step(parts)
+        shown = parts.knowledge.passage(passage, domain)
     found = shown.passage
     if as_json:
         fields = {key: value for key, value in _passage(found).items() if key != "score"}
@@ -252,8 +273,8 @@ def show(
         write_line(dim(plain(shown.before)) + bold(plain(found.text)) + dim(plain(shown.after)))
     else:
         # Without bold the passage stands between two marks, on lines of its own.
-        parts = ((shown.before, BEGINS), (found.text, ENDS), (shown.after, ""))
-        line("\n".join(text for part, mark in parts for text in (part.strip("\n"), mark) if text))
+        around = ((shown.before, BEGINS), (found.text, ENDS), (shown.after, ""))
+        line("\n".join(text for part, mark in around for text in (part.strip("\n"), mark) if text))
 
 
 @app.command("eval")
@@ -262,20 +283,26 @@ def evaluate(
     domain: Base = None,
     as_json: Json = False,
 ) -> None:
-    """Measure how well questions find the documents that answer them."""
+    """Measure how well questions find the documents that answer them; an error where there are no documents."""
     from mdsa_local.knowledge.evaluate import PASSAGES, measure
     from mdsa_local.validation import rules
 
     judged = read_judged(file)
     parts = _parts(domain)
+    _in_step(parts)
     limit = parts.settings.max_question_chars
 
     def find(question: str) -> Sequence[Passage]:
         text = rules.question(question, limit)
         return parts.knowledge.search(text, parts.encoder.encode([text])[0], domain, PASSAGES)
 
-    in_scope = {entry.document for base in {None, domain} for entry in parts.knowledge.list_documents(base)}
-    for name in sorted({name for item in judged for name in item.relevant} - in_scope)[:5]:
+    own = {entry.document for entry in parts.knowledge.list_documents(domain)}
+    in_scope = own.union(entry.document for entry in parts.knowledge.list_documents())
+    wanted = {name for item in judged for name in item.relevant}
+    if not own and not wanted & in_scope:
+        base, add = (f"domain {domain}", f" -d {domain}") if domain else ("shared knowledge base", "")
+        raise InputError(f"the {base} has no documents, so nothing can be measured", f"Add them first: mdsa kb add PATH{add}")
+    for name in sorted(wanted - in_scope)[:5]:
         note(escaped(f"not in the knowledge bases, so it cannot be found: {name}"))
     # The first search opens the tables.
     find(judged[0].question)
@@ -311,6 +338,7 @@ def _asked(question: list[str], domain: str | None) -> tuple[TinyBERTOrchestrato
 
     parts = _parts(domain)
     text = rules.question(joined(question), parts.settings.max_question_chars)
+    _in_step(parts)
     return parts, text, parts.encoder.encode([text])[0]
 
 

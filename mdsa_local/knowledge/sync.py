@@ -78,6 +78,12 @@ def pending(settings: Settings, fingerprint: str) -> bool:
     return _stamped(settings)[1] != state(settings, fingerprint)
 
 
+def settled(settings: Settings) -> bool:
+    """Whether the documents are those last ingested, by whatever encoder: to be known without loading it. Costs as much as :func:`pending`."""
+    fingerprint, digest = _stamped(settings)
+    return bool(digest) and digest == state(settings, fingerprint)
+
+
 def sync(rag: DualRAG, settings: Settings, fingerprint: str, progress: Callable[[str, int, int], None] | None = None) -> list[tuple[str, Report]]:
     """Ingest what is new or changed and drop what is gone; ``(knowledge base, report)`` for each. Raises :class:`StorageError`.
 

@@ -106,7 +106,7 @@ def test_a_folder_that_has_lost_all_its_documents_is_an_error(home: Path, capsys
     assert f"none of them was removed: {docs}: 2" in err and 'mdsa kb remove "a b.md" c.md -d garden' in err
     code, out, _ = inside(capsys, "kb", "add", str(docs), "-d", "garden", "--follow-deletes", "--json")
     assert (code, json.loads(out)["error"]["code"]) == (2, "input")
-    assert len(json.loads(inside(capsys, "kb", "list", "-d", "garden", "--json")[1])) == 2
+    assert len(json.loads(inside(capsys, "kb", "list", "-d", "garden", "--json")[1])) == 3
     assert inside(capsys, "kb", "remove", "a b.md", "c.md", "-d", "garden")[0] == 0
 
 
@@ -142,12 +142,54 @@ def test_a_line_that_cannot_be_used_is_a_warning(home: Path, capsys: pytest.Capt
     assert told["remarks"] == [{"path": str(home / "a.jsonl"), "remark": "line 2: no JSON object: passed over"}]
 
 
-def test_empty_knowledge_bases_point_at_sync(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_empty_knowledge_bases_say_how_to_fill_them(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "domains/garden/knowledge/roses.md").unlink()
     for command in (["list"], ["list", "-d", "garden"], ["search", "roses"]):
         code, out, err = inside(capsys, "kb", *command)
-        assert (code, out, "mdsa kb sync" in err) == (0, "", True)
+        assert (code, out, "mdsa kb add" in err) == (0, "", True)
         code, out, _ = inside(capsys, "kb", *command, "--json")
         assert (code, json.loads(out)) == (0, [])
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["list", "-d", "garden"],
+        ["search", "when are roses pruned", "-d", "garden"],
+        ["why", "when are roses pruned", "--doc", "roses.md", "-d", "garden"],
+        ["show", "roses.md#0", "-d", "garden"],
+    ],
+)
+def test_the_domains_folders_are_followed_first(home: Path, capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+    roses = home / "domains/garden/knowledge/roses.md"
+    code, out, _ = inside(capsys, "kb", *command, "--json")
+    assert (code, "roses.md" in json.dumps(json.loads(out))) == (0, True)
+    stamp = home / "knowledge/synced"
+    written = stamp.stat().st_mtime_ns
+    assert inside(capsys, "kb", *command)[0] == 0
+    assert stamp.stat().st_mtime_ns == written, "once is enough"
+    roses.with_name("tulips.md").write_text("# Tulips\n\nTulips are planted in October.\n")
+    (home / "domains/garden/knowledge/bad.md").write_bytes(b"\0")
+    code, _, err = inside(capsys, "kb", *command)
+    assert (code, "bad.md: is binary" in err) == (0, command[0] != "show")
+    rows = json.loads(inside(capsys, "kb", "list", "--json")[1])
+    assert [row["document"] for row in rows] == ["roses.md", "tulips.md"]
+
+
+def test_a_home_that_cannot_be_written_is_told_and_listed(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise StorageError("the disk is read-only", "Mount it otherwise.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("mdsa_local.knowledge.sync.sync", refused)
+        code, out, err = inside(capsys, "kb", "list")
+        assert (code, out, "not followed: the disk is read-only" in err) == (0, "", True)
+        assert inside(capsys, "kb", "search", "roses", "-d", "garden")[0] == StorageError.exit_code
+    inside(capsys, "kb", "sync")
+    (home / "domains/garden/knowledge/tulips.md").write_text("# Tulips\n\nTulips are planted in October.\n")
+    monkeypatch.setattr("mdsa_local.knowledge.sync.sync", refused)
+    code, out, err = inside(capsys, "kb", "search", "roses", "-d", "garden", "--json")
+    assert (code, [found["id"] for found in json.loads(out)]) == (0, ["roses.md#0"])
 
 
 def test_a_document_that_follows_a_file_is_not_removed(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -312,8 +354,27 @@ def test_an_empty_search_says_what_to_do(home: Path, capsys: pytest.CaptureFixtu
     assert (code, err) == (2, "error: the question is empty\n  Ask something, in words.\n")
 
 
+def test_eval_without_documents_is_an_error(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    roses = home / "domains/garden/knowledge/roses.md"
+    text = roses.read_text()
+    roses.unlink()
+    file = home / "set.jsonl"
+    file.write_text('{"question": "When are roses pruned?", "relevant": ["roses.md"]}\n')
+    code, out, _ = inside(capsys, "kb", "eval", str(file), "-d", "garden", "--json")
+    assert (code, json.loads(out)["error"]["message"]) == (2, "the domain garden has no documents, so nothing can be measured")
+    assert "the shared knowledge base has no documents" in inside(capsys, "kb", "eval", str(file))[2]
+    # What all domains share is searched, too.
+    (home / "notes.md").write_text("# Notes\n\nThe shed key hangs behind the door.\n")
+    inside(capsys, "kb", "add", str(home / "notes.md"))
+    assert inside(capsys, "kb", "eval", str(file), "-d", "garden")[0] == 2
+    (home / "shared.jsonl").write_text('{"question": "Where is the key?", "relevant": ["notes.md"]}\n')
+    assert inside(capsys, "kb", "eval", str(home / "shared.jsonl"), "-d", "garden")[0] == 0
+    roses.write_text(text)
+    code, out, _ = inside(capsys, "kb", "eval", str(file), "-d", "garden", "--json")
+    assert (code, json.loads(out)["recall_at_5"]) == (0, 1.0)
+
+
 def test_eval_measures_and_names_bad_lines(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    inside(capsys, "kb", "sync")
     file = home / "set.jsonl"
     file.write_text('{"question": "When are roses pruned?", "relevant": ["roses.md"]}\n\n{"question": "Tulips?", "relevant": ["tulips.md"]}\n')
     code, out, err = inside(capsys, "kb", "eval", str(file), "-d", "garden", "--json")
