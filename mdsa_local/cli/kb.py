@@ -436,7 +436,7 @@ def check(
             line(escaped(f"{base}: {problem.document or 'table'}: {problem.what}{repaired}"))
         if not found:
             line("nothing is wrong")
-        elif not repair:
+        elif not repair and not all(problem.kept for _, problem in found):
             note(f"To put it right: mdsa kb check --repair{f' -d {domain}' if domain else ''}; what is gone is removed then.")
     for base in dict.fromkeys(base for base, problem in found if problem.kept):
         folders: dict[str, list[str]] = {}
