@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from mdsa_local.validation import citations, facts
+from mdsa_local.validation import citations, facts, vocabulary
 
 # "10 000" and "10'000"; not the groups of a phone or card number.
 SPACED_THOUSANDS = re.compile(r"(?<![\d.,:/])(?<!\d )[1-9]\d{0,2}(?:[ ']\d{3})+(?![ ']?\d)")
@@ -12,7 +12,7 @@ DIGIT_NEXT = re.compile(r"\s*\d")
 # Words that say nothing: "$25 to $200" is "$25-$200", "38 degrees Celsius" is "38 C".
 SILENT = frozenset("a an the to degree degrees".split())
 CURRENCIES = frozenset("$€£¥")
-UNIT_NAMES = frozenset(facts.UNITS.values())
+UNIT_NAMES = frozenset(vocabulary.UNITS.values())
 ORDINALS = frozenset("st nd rd th".split())
 
 
@@ -29,20 +29,20 @@ def tokens(text: str) -> tuple[str, ...]:
     currency = ""
     for match in facts.PIECE.finditer(bare):
         group, token = match.lastgroup, match[0]
-        word = facts.stem(token) if group == "word" else token
-        name = facts.UNITS.get(word, word)
+        word = vocabulary.stem(token) if group == "word" else token
+        name = vocabulary.UNITS.get(word, word)
         after_number = len(found) - 1 in numbers
         if group == "stop" or token in SILENT or (after_number and token in ORDINALS):
             continue
         if name in CURRENCIES and DIGIT_NEXT.match(bare, match.end()):
             currency = name
-        elif after_number and token in facts.SCALES and found[-1].isdecimal():
-            found[-1] = str(int(found[-1]) * facts.SCALES[token])
-        elif after_number and _completes(found[-1], facts.WORD_NUMBERS.get(token, 0)):
-            found[-1] = str(int(found[-1]) + facts.WORD_NUMBERS[token])
-        elif group == "number" or token in facts.WORD_NUMBERS:
+        elif after_number and token in vocabulary.SCALES and found[-1].isdecimal():
+            found[-1] = str(int(found[-1]) * vocabulary.SCALES[token])
+        elif after_number and _completes(found[-1], vocabulary.WORD_NUMBERS.get(token, 0)):
+            found[-1] = str(int(found[-1]) + vocabulary.WORD_NUMBERS[token])
+        elif group == "number" or token in vocabulary.WORD_NUMBERS:
             numbers.add(len(found))
-            found.append(facts.value(token) if group == "number" else str(facts.WORD_NUMBERS[token]))
+            found.append(facts.value(token) if group == "number" else str(vocabulary.WORD_NUMBERS[token]))
             if currency:
                 found.append(currency)
                 currency = ""
@@ -67,4 +67,4 @@ def within(said: tuple[str, ...], wanted: tuple[str, ...]) -> bool:
 
 def _completes(tens: str, ones: int) -> bool:
     """Whether "four" belongs to the "twenty" before it."""
-    return tens.isdecimal() and int(tens) in facts.TENS.values() and 0 < ones < 10
+    return tens.isdecimal() and int(tens) in vocabulary.TENS.values() and 0 < ones < 10

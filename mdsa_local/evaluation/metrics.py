@@ -11,7 +11,7 @@ from mdsa_local.evaluation import matching
 from mdsa_local.evaluation.questions import Alternatives, Case, is_source
 from mdsa_local.sentences import sentences, without_list_mark
 from mdsa_local.types import Passage
-from mdsa_local.validation import citations, facts
+from mdsa_local.validation import citations, facts, vocabulary
 
 KINDS = ("own", "shared", "both", "none")
 DECLINED = ("not_found", "abstained")
@@ -126,7 +126,7 @@ def unsupported(text: str, cited: Sequence[Passage]) -> tuple[str, ...]:
 
 def _unit(stem: str) -> str:
     """One name for every way to write a unit: "dollars" are in a passage that says "$400"."""
-    return facts.UNITS.get(stem, stem)
+    return vocabulary.UNITS.get(stem, stem)
 
 
 def share(hits: int, n: int) -> dict[str, float | int] | None:

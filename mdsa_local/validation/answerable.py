@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from mdsa_local.domains import quoting
 from mdsa_local.types import Passage, Turn
-from mdsa_local.validation import facts, identifiers
+from mdsa_local.validation import facts, identifiers, vocabulary
 
 if TYPE_CHECKING:
     from mdsa_local.validation.grounding import Embed
@@ -30,7 +30,7 @@ LEAST_ODDS = -0.5
 ALIKE = 0.7
 # "What's" asks no more than "what" does, "how many" no more than "how", and "ok why" no more than "why". Who asks, and of whom, documents do not say.
 CONTRACTED = re.compile(r"'(?:s|m|re|ve|ll|d)$")
-ASKING = facts.FUNCTION | set("many much ok okay oh alright yes yeah please thanks hi hello am me mine myself he him his she her hers".split())
+ASKING = vocabulary.FUNCTION | set("many much ok okay oh alright yes yeah please thanks hi hello am me mine myself he him his she her hers".split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +112,8 @@ def _unsaid(
     # Beside a name they say nothing: "boiler error F.28" asks for what tells of F.28, by whatever word.
     empty = identifiers.AROUND if identifiers.named(question) else ()
     asked = [word for word in content(question) if word not in empty]
-    stems = {facts.stem(word) for passage in passages for word in content(f"{passage.title} {passage.text}")}
-    candidates = [word for word in asked if facts.stem(word) not in stems]
+    stems = {vocabulary.stem(word) for passage in passages for word in content(f"{passage.title} {passage.text}")}
+    candidates = [word for word in asked if vocabulary.stem(word) not in stems]
     absent = unknown(candidates) if candidates else ()
     strange = [word for word in candidates if word in absent]
     if not strange:

@@ -4,67 +4,28 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import pairwise, takewhile
 
-COMMON = frozenset(
-    """
-    a about all also an and any are as at be been both but by can could did do does for from had has have how i if in into is it
-    its may might must my of on or our out per should so some such than that the their them then there these they this those to
-    up was we were what when where which while who why will with within would you your
-    """.split()
+from mdsa_local.validation.vocabulary import (
+    BEFORE_A_MONTH,
+    COMMON,
+    DATES,
+    DOUBTFUL,
+    LIMITS,
+    MODALS,
+    MONTHS_OR_WORDS,
+    NEGATIONS,
+    SCALES,
+    SHORT_SCALES,
+    TENS,
+    UNITS,
+    WORD_NUMBERS,
+    stem,
 )
-NEGATIONS = dict.fromkeys("not no non never cannot none nor neither nobody nothing nowhere".split(), "not")
-NEGATIONS |= dict.fromkeys("hardly rarely seldom barely scarcely".split(), "rarely")
-NEGATIONS |= {word: word for word in "without unless only except".split()} | {"excluding": "except"}
-MODALS = dict.fromkeys("must shall".split(), "must") | dict.fromkeys("may might can".split(), "may")
-LIMITS = {"before": "before", "after": "after", "until": "until", "till": "until", "above": "more", "over": "more", "more": "more"}
-LIMITS |= dict.fromkeys(("below", "under", "less", "fewer"), "less")
-SMALL = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
-TENS = {word: 10 * n for n, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
-WORD_NUMBERS = {word: n for n, word in enumerate(SMALL)} | TENS
-SCALES = {"hundred": 100, "thousand": 1000, "million": 1_000_000, "billion": 1_000_000_000}
-# Behind an amount of money, without a space.
-SHORT_SCALES = {"k": 1000, "m": 1_000_000, "mn": 1_000_000, "bn": 1_000_000_000}
-# Days and months as they are written; the short forms and three of the months may be other words.
-DATE_LINES = """
-january jan|february feb|march mar|april apr|may|june jun|july jul|august aug|september sep sept|october oct|november nov|december dec
-monday mon|tuesday tue tues|wednesday wed|thursday thu thurs|friday fri|saturday|sunday
-"""
-DATES = {way: line.split()[0] for line in re.split(r"[|\n]", DATE_LINES) if line for way in line.split()}
-MONTHS_OR_WORDS = frozenset({"may", "march", "august"})
-DOUBTFUL = MONTHS_OR_WORDS | (DATES.keys() - DATES.values())
-BEFORE_A_MONTH = frozenset("in of by since until till during from before after".split())
-# A sentence with one of these does not say what another says with its opposite.
-OPPOSITE_LINES = """
-allowed permitted|prohibited forbidden banned
-accepted|rejected refused declined
-included|excluded
-required mandatory compulsory obligatory|optional voluntary
-maximum|minimum
-increase rise grow|decrease fall drop
-higher upper|lower
-open|closed
-begin start|end finish
-first|last
-true|false
-am|pm
-enabled|disabled
-buy|sell
-arrive|depart
-left|right
-"""
-OPPOSITE_PREFIXES = ("un", "in", "im", "ir", "il", "non", "dis")
-# Every way to write a unit, after stem(); each line begins with the one it stands for.
-UNIT_LINES = """
-$ dollar usd|€ euro eur|£ gbp|¥ yen|% percent pct|hour hr h|minut min|second sec s|day|week|month|year yr|time|mg milligram|g gram gramm|kg kilogram
-ml millilitr milliliter|l litr liter|mm millimetr millimeter|cm centimetr centimeter|m metr meter|km kilometr kilometer|kb kilobyt|mb megabyt
-gb gigabyt|tb terabyt|hz hertz|mhz|ghz|w watt|v volt|mmhg|mmol|c celsiu celsius|f fahrenheit|point|mcg microgram|bpm|mbps
-"""
-UNITS = {way: line.split()[0] for line in re.split(r"[|\n]", UNIT_LINES) if line for way in line.split()}
+
 FOLDED = str.maketrans(
     {"‘": "'", "’": "'", "‛": "'", "“": '"', "”": '"', "„": '"', "«": '"', "»": '"', "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "⁄": "/"}
 )
@@ -76,15 +37,11 @@ VULGAR = re.compile(r"(?:(\d+) ?)?([¼-¾⅐-⅞])")
 RAISED = re.compile(r"(?<=\d)⁻?[⁰¹²³⁴-⁹]+")
 # What stands before the first word of a sentence.
 OPENING = " \t\n\"'(*_#>|-"
-# Words that carry no content of their own, numbers in words among them.
-FUNCTION = COMMON | NEGATIONS.keys() | LIMITS.keys() | WORD_NUMBERS.keys() | SCALES.keys() | {"least", "most"}
 CLAUSE_ENDS = frozenset("and but while whereas or".split())
 # Common words that two clauses may share without being built alike.
 LINKS = frozenset("a an the to in of for on at by with from as if it".split())
 # How many content words after a number or "not" belong to it.
 REACH = 3
-# A clause moved to the front leaves half in order.
-ORDER_ENOUGH = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,33 +113,6 @@ def _levelled(text: str) -> str:
     return re.sub(r"(?<!\w)\*\*|\*\*(?!\w)|`+", "", plain)
 
 
-def stem(word: str) -> str:
-    """A crude stem, so that ``charged`` meets ``charge`` and ``policies`` meets ``policy``."""
-    word = word.removesuffix("'s")
-    if len(word) > 4 and word.endswith(("ies", "ied")):
-        return word[:-3] + "y"
-    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
-        word = word[:-1]
-    elif word.endswith("ed") and not word.endswith("eed") and len(word) > 3:
-        word = word[:-2] if len(word) > 4 else word[:-1]
-    elif word.endswith("ing") and len(word) > 5:
-        word = word[:-3]
-    if len(word) > 3 and word.endswith("e"):
-        word = word[:-1]
-    return word[:-1] if len(word) > 3 and word[-1] == word[-2] and word[-1] not in "aeiou" else word
-
-
-def _opposites() -> dict[str, frozenset[str]]:
-    found: dict[str, frozenset[str]] = {}
-    for line in OPPOSITE_LINES.split("\n"):
-        one, _, other = (frozenset(stem(word) for word in side.split()) for side in line.partition("|"))
-        found |= {word: found.get(word, frozenset()) | other for word in one} | {word: found.get(word, frozenset()) | one for word in other}
-    return found
-
-
-OPPOSITES = _opposites()
-
-
 def read(text: str) -> Facts:
     """The facts of a sentence that carries no list mark."""
     pieces = _pieces(_levelled(text))
@@ -209,28 +139,6 @@ def read(text: str) -> Facts:
             )
     numbers, negations, limits, modals = (tuple(found[group]) for group in ("number", "negation", "limit", "modal"))
     return Facts(frozenset(words), tuple(sequence), numbers, negations, limits, modals, frozenset(ones), _clauses(pieces, units))
-
-
-def agree(claim: Facts, source: Facts, title: Facts) -> bool:
-    """Whether no number, negation, limit, word or order of ``claim`` speaks against ``source``; numbers may also stand in the title.
-
-    What ``claim`` lacks in ``source`` and finds in a title that denies it ("Not reimbursed") is denied.
-    """
-    if any(negation.clause & (claim.words - source.words) for negation in title.negations):
-        source = source.under(title.negations)
-    checks = (_same_negations, _same_limits, _same_modals, _same_order, _same_clause)
-    return _same_numbers(claim, source, title) and not opposed(claim.words, source.words) and all(check(claim, source) for check in checks)
-
-
-def opposed(claim: frozenset[str], source: frozenset[str]) -> bool:
-    """Whether a word that only the claim has is the opposite of one that only the source has: allowed and prohibited, valid and invalid."""
-    new, left = claim - source, source - claim
-    return any(OPPOSITES.get(word, frozenset()) & left or _prefixed(word, left) or any(_prefixed(other, {word}) for other in left) for word in new)
-
-
-def _prefixed(word: str, others: Container[str]) -> bool:
-    """Whether one of ``others`` is ``word`` without "un" or the like."""
-    return any(word.startswith(prefix) and len(word) > len(prefix) + 3 and word[len(prefix) :] in others for prefix in OPPOSITE_PREFIXES)
 
 
 def _pieces(text: str) -> list[_Piece]:
@@ -388,97 +296,3 @@ def _clauses(pieces: list[_Piece], units: dict[int, str]) -> tuple[Clause, ...]:
             found.append(Clause(subject, frame, before.text if before.group == "content" else "", numbers))
             begin = at + 1
     return tuple(found)
-
-
-def _touch(one: Bound, other: Bound) -> bool:
-    return not one.scope or not other.scope or bool(one.scope & other.scope)
-
-
-def _is_number(said: Bound, known: Bound) -> bool:
-    if said.kind != known.kind and not ((said.unit or known.unit) and value(said.kind) == value(known.kind)):
-        return False
-    if said.unit != known.unit:
-        return not said.unit and not said.scope
-    return bool(said.unit) or _touch(said, known)
-
-
-def _same_numbers(claim: Facts, source: Facts, title: Facts) -> bool:
-    """Every number of the claim is in the source; those of one unit stand in the same order, so that two prices cannot change places.
-
-    Of a range both ends are told, and "one bag" is not said of two bags.
-    """
-    at: Counter[str] = Counter()
-    kinds = {said.kind for said in claim.numbers}
-    for said in claim.numbers:
-        found = next((i for i in range(at[said.unit], len(source.numbers)) if _is_number(said, source.numbers[i])), None)
-        if found is not None:
-            known = source.numbers[found]
-            if known.end not in ("", "0", *kinds) and not said.end and (said.unit or said.of == known.of != ""):
-                return False
-            at[said.unit] = found + 1
-        elif not (said.kind == "1" and said.of in source.ones) and not any(
-            said.kind == known.kind and said.unit == known.unit for known in title.numbers
-        ):
-            return False
-    return not any(known.of in claim.ones - source.ones and known.kind != "1" for known in source.numbers)
-
-
-def _same_negations(claim: Facts, source: Facts) -> bool:
-    if len(claim.negations) != len(source.negations):
-        return False
-    pairs = zip(claim.negations, source.negations, strict=True)
-    return all(said.kind == known.kind and _touch(said, known) and not _moved(said, known, source) for said, known in pairs)
-
-
-def _moved(said: Bound, known: Bound, source: Facts) -> bool:
-    """Whether the claim denies what the source says outside of what it denies, and leaves out some of that: not with water, with food."""
-    return bool((said.scope & source.words) - known.clause and known.scope - said.clause)
-
-
-def _same_modals(claim: Facts, source: Facts) -> bool:
-    """What may be need not be, and the other way round."""
-    for said in claim.modals:
-        touched = {known.kind for known in source.modals if _touch(said, known)}
-        if touched and said.kind not in touched:
-            return False
-    return True
-
-
-def _same_clause(claim: Facts, source: Facts) -> bool:
-    """No number of a clause is told of what another clause, built alike, tells with another number: "Basic costs $3 and Plus costs $6"."""
-    kinds = {said.kind for said in claim.numbers}
-    for said in claim.numbers:
-        holding = [clause for clause in source.clauses if (said.kind, said.unit) in clause.numbers]
-        if len(holding) != 1:
-            continue
-        (own,) = holding
-        for other in source.clauses:
-            rival = other is not own and any(unit == said.unit and kind not in kinds for kind, unit in other.numbers)
-            alike = bool(own.frame & other.frame)
-            if rival and (alike or own.near):
-                mine, theirs = own.subject - other.subject, other.subject - own.subject
-                # "Basic costs $3 and Plus $6": the verb is of both.
-                mine = mine if alike or len(mine) == 1 else mine - {own.near}
-                if mine and theirs & claim.words and not mine & claim.words:
-                    return False
-    return True
-
-
-def _same_limits(claim: Facts, source: Facts) -> bool:
-    """No limit is made up, and none is left out whose object the claim holds: "less than 4 g" is not "4 g"."""
-    content = set(claim.sequence)
-    if not all(any(said.kind == known.kind and _touch(said, known) for known in source.limits) for said in claim.limits):
-        return False
-    needed = Counter(limit.kind for limit in source.limits if limit.scope and limit.scope <= content)
-    return needed <= Counter(limit.kind for limit in claim.limits)
-
-
-def _same_order(claim: Facts, source: Facts) -> bool:
-    """Half of what both say comes in the same order (longest common subsequence): "A pays B" is not "B pays A"."""
-    shared = [item for item in claim.sequence if item in source.sequence]
-    row = [0] * (len(source.sequence) + 1)
-    for item in shared:
-        diagonal = 0
-        for at, other in enumerate(source.sequence, 1):
-            diagonal, row[at] = row[at], diagonal + 1 if item == other else max(row[at], row[at - 1])
-    return row[-1] >= ORDER_ENOUGH * len(shared)

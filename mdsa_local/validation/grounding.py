@@ -1,7 +1,7 @@
 """Does a passage say what the answer says, sentence by sentence?
 
 A sentence is supported by a sentence of a passage, or two that stand together, if it is the same, or if nothing in it speaks against them
-(:func:`mdsa_local.validation.facts.agree`) and most of its content words are theirs; a paraphrase must also be close in meaning. A question holds
+(:func:`mdsa_local.validation.agreement.agree`) and most of its content words are theirs; a paraphrase must also be close in meaning. A question holds
 no statement, what stands in a list below "Never:" is denied, and what a sentence tells of one thing supports nothing about another
 (:func:`_of_another`).
 """
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from mdsa_local.sentences import LIST_MARK, sentences, spans, without_list_mark
 from mdsa_local.types import Passage
-from mdsa_local.validation import citations, denials, facts
+from mdsa_local.validation import agreement, citations, denials, facts
 from mdsa_local.validation.facts import Facts
 
 if TYPE_CHECKING:
@@ -281,7 +281,7 @@ def _candidates(claim: Facts, source: _Source, sources: Sequence[_Source], *, as
 
 def _share(claim: Facts, known: Facts, title: Facts) -> float:
     """The share of a claim's content that ``known`` and its title hold; 0 if they disagree, or if all of it is the title's."""
-    if not facts.agree(claim, known, title) or not set(claim.sequence) & set(known.sequence):
+    if not agreement.agree(claim, known, title) or not set(claim.sequence) & set(known.sequence):
         return 0.0
     return (len(claim.words & (known.words | title.words)) + len(claim.numbers)) / max(1, len(claim.words) + len(claim.numbers))
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mdsa_local.validation import facts
+from mdsa_local.validation import facts, vocabulary
 
 # A word with what may stand in a name, without the punctuation around it.
 TOKEN = re.compile(r"(?<!\S)[\"'(\[{“‘]*(?P<name>[\w./:-]*\w)(?:\(\))?[\"')\]}”’.,;:?!]*(?!\S)")
@@ -19,7 +19,7 @@ NAMED = re.compile(r"[A-Za-z]*[a-z][A-Z][A-Za-z]*|[\w-]+(?:\.[\w-]+)*\.[A-Za-z]{
 # Between letters and digits people write or leave out these.
 BETWEEN = re.compile(r"(?<=[A-Za-z])[-. ]?(?=\d)")
 # With these words around it a name alone is asked for.
-AROUND = facts.FUNCTION | set(
+AROUND = vocabulary.FUNCTION | set(
     "mean means meant meaning explain explained define definition describe stand stands purpose use used uses using work works please tell know set "
     "setting settings option options flag parameter parameters variable field key code error message file command function class method type "
     "what's that's it's me about much many".split()

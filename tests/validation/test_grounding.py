@@ -10,7 +10,7 @@ from mdsa_local.routing.encoder import Encoder
 from mdsa_local.sentences import LIST_MARK, sentences, spans
 from mdsa_local.settings import shipped
 from mdsa_local.types import Draft, Passage
-from mdsa_local.validation import facts, grounding, ladder
+from mdsa_local.validation import facts, grounding, ladder, vocabulary
 
 DOSE = (
     "Adults may take 1 g up to four times a day. Do not take more than 4 g in 24 hours. Never combine it with alcohol. "
@@ -225,7 +225,7 @@ def test_a_quotation_with_other_line_breaks_counts_in_full(encoder: Encoder) -> 
     ["charge charges charged charging", "fee fees", "day days", "issue issues issued", "policy policies", "use uses used", "stop stops stopped"],
 )
 def test_forms_of_a_word_meet(forms: str) -> None:
-    assert len({facts.stem(word) for word in forms.split()}) == 1
+    assert len({vocabulary.stem(word) for word in forms.split()}) == 1
 
 
 @pytest.mark.parametrize(

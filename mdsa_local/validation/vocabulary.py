@@ -1,0 +1,90 @@
+"""The words that the checks of an answer know: common ones, negations, limits, numbers, dates, units, opposites."""
+
+from __future__ import annotations
+
+import re
+
+COMMON = frozenset(
+    """
+    a about all also an and any are as at be been both but by can could did do does for from had has have how i if in into is it
+    its may might must my of on or our out per should so some such than that the their them then there these they this those to
+    up was we were what when where which while who why will with within would you your
+    """.split()
+)
+NEGATIONS = dict.fromkeys("not no non never cannot none nor neither nobody nothing nowhere".split(), "not")
+NEGATIONS |= dict.fromkeys("hardly rarely seldom barely scarcely".split(), "rarely")
+NEGATIONS |= {word: word for word in "without unless only except".split()} | {"excluding": "except"}
+MODALS = dict.fromkeys("must shall".split(), "must") | dict.fromkeys("may might can".split(), "may")
+LIMITS = {"before": "before", "after": "after", "until": "until", "till": "until", "above": "more", "over": "more", "more": "more"}
+LIMITS |= dict.fromkeys(("below", "under", "less", "fewer"), "less")
+SMALL = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
+TENS = {word: 10 * n for n, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
+WORD_NUMBERS = {word: n for n, word in enumerate(SMALL)} | TENS
+SCALES = {"hundred": 100, "thousand": 1000, "million": 1_000_000, "billion": 1_000_000_000}
+# Behind an amount of money, without a space.
+SHORT_SCALES = {"k": 1000, "m": 1_000_000, "mn": 1_000_000, "bn": 1_000_000_000}
+# Days and months as they are written; the short forms and three of the months may be other words.
+DATE_LINES = """
+january jan|february feb|march mar|april apr|may|june jun|july jul|august aug|september sep sept|october oct|november nov|december dec
+monday mon|tuesday tue tues|wednesday wed|thursday thu thurs|friday fri|saturday|sunday
+"""
+DATES = {way: line.split()[0] for line in re.split(r"[|\n]", DATE_LINES) if line for way in line.split()}
+MONTHS_OR_WORDS = frozenset({"may", "march", "august"})
+DOUBTFUL = MONTHS_OR_WORDS | (DATES.keys() - DATES.values())
+BEFORE_A_MONTH = frozenset("in of by since until till during from before after".split())
+# A sentence with one of these does not say what another says with its opposite.
+OPPOSITE_LINES = """
+allowed permitted|prohibited forbidden banned
+accepted|rejected refused declined
+included|excluded
+required mandatory compulsory obligatory|optional voluntary
+maximum|minimum
+increase rise grow|decrease fall drop
+higher upper|lower
+open|closed
+begin start|end finish
+first|last
+true|false
+am|pm
+enabled|disabled
+buy|sell
+arrive|depart
+left|right
+"""
+OPPOSITE_PREFIXES = ("un", "in", "im", "ir", "il", "non", "dis")
+# Every way to write a unit, after stem(); each line begins with the one it stands for.
+UNIT_LINES = """
+$ dollar usd|€ euro eur|£ gbp|¥ yen|% percent pct|hour hr h|minut min|second sec s|day|week|month|year yr|time|mg milligram|g gram gramm|kg kilogram
+ml millilitr milliliter|l litr liter|mm millimetr millimeter|cm centimetr centimeter|m metr meter|km kilometr kilometer|kb kilobyt|mb megabyt
+gb gigabyt|tb terabyt|hz hertz|mhz|ghz|w watt|v volt|mmhg|mmol|c celsiu celsius|f fahrenheit|point|mcg microgram|bpm|mbps
+"""
+UNITS = {way: line.split()[0] for line in re.split(r"[|\n]", UNIT_LINES) if line for way in line.split()}
+# Words that carry no content of their own, numbers in words among them.
+FUNCTION = COMMON | NEGATIONS.keys() | LIMITS.keys() | WORD_NUMBERS.keys() | SCALES.keys() | {"least", "most"}
+
+
+def stem(word: str) -> str:
+    """A crude stem, so that ``charged`` meets ``charge`` and ``policies`` meets ``policy``."""
+    word = word.removesuffix("'s")
+    if len(word) > 4 and word.endswith(("ies", "ied")):
+        return word[:-3] + "y"
+    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        word = word[:-1]
+    elif word.endswith("ed") and not word.endswith("eed") and len(word) > 3:
+        word = word[:-2] if len(word) > 4 else word[:-1]
+    elif word.endswith("ing") and len(word) > 5:
+        word = word[:-3]
+    if len(word) > 3 and word.endswith("e"):
+        word = word[:-1]
+    return word[:-1] if len(word) > 3 and word[-1] == word[-2] and word[-1] not in "aeiou" else word
+
+
+def _opposites() -> dict[str, frozenset[str]]:
+    found: dict[str, frozenset[str]] = {}
+    for line in OPPOSITE_LINES.split("\n"):
+        one, _, other = (frozenset(stem(word) for word in side.split()) for side in line.partition("|"))
+        found |= {word: found.get(word, frozenset()) | other for word in one} | {word: found.get(word, frozenset()) | one for word in other}
+    return found
+
+
+OPPOSITES = _opposites()
