@@ -15,10 +15,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mdsa_local.domains.prompts import NOT_FOUND
+from mdsa_local.domains.units import quotable
 from mdsa_local.routing.splitting import LINKS, MOST_PIECES, pieces
-from mdsa_local.sentences import FENCE, LIST_MARK, spans, without_list_mark
+from mdsa_local.sentences import without_list_mark
 from mdsa_local.types import Turn
-from mdsa_local.validation import citations, denials, facts, identifiers
+from mdsa_local.validation import citations, facts, identifiers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
 
 # Between two things that are asked.
 ANOTHER = re.compile(rf"\?|(?<!\w){LINKS}(?!\w)", re.IGNORECASE)
-STEP = re.compile(r"\d{1,2}[.)]\s")
-# A Markdown table: the names of the columns, the line below them, and rows.
-TABLE = re.compile(r"^[^\n|]*\|[^\n]*\n[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*(?:\n[^\n]*\|[^\n]*)+", re.MULTILINE)
 MOST_CHOICES = 5
 # Log odds for one unit of cosine: the model's own opinion decides between sentences about equally near. On 153 of the shipped answer questions
 # 60, 120, 240 and 300 are level (88, 89, 87, 88 right); at 60 a sentence that is farther by 0.1 may still win.
@@ -50,8 +48,6 @@ PART_NEARNESS = 0.5
 ROW_BESIDE = 0.5
 # Held to a text a model may write it in more tokens than the tokenizer makes of it.
 SPLIT_UP = 1.2
-# The last of emphasis, and of quotation marks where the whole stands between such.
-EMPHASIS, QUOTATION = "*_` ", "\"'”’»)"
 PAIR = re.compile(r"([^\W\d_][^:;|\n]{0,60}):\s")
 # An answer quotes up to so many units: where the nearest does not hold the fact asked for, the next often does.
 MOST_QUOTED = 3
@@ -373,146 +369,6 @@ def company(extracts: Sequence[Extract], first: int, lengths: Sequence[int] = ()
     while lengths and found and SPLIT_UP * (lengths[first] + sum(lengths[at] for at in found)) > most:
         del found[-1]
     return found
-
-
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """What can be quoted: ``own``, and ``above`` it what leads it in; ``listed`` where it is an item of a list, steps, or a row of a table."""
-
-    own: str
-    above: str = ""
-    listed: bool = False
-
-    @property
-    def text(self) -> str:
-        """All of it."""
-        return f"{self.above}\n{self.own}" if self.above else self.own
-
-    def section(self, title: str) -> str:
-        """The heading in the ``title`` of its passage without which it would say the opposite; empty for sentences, which say what they mean. Steps
-        are taken where something is not as it should be ("A charge you do not recognize"): of them only the heading right above counts."""
-        if not self.listed or denials.denies(self.above):
-            return ""
-        return denials.heading(title.rpartition(denials.BETWEEN_HEADINGS)[2] if STEP.match(self.own) else title)
-
-
-@dataclass(slots=True)
-class _Place:
-    """Where a unit is, before it is known what leads it in; it ``asks`` when a question is the last of it."""
-
-    start: int
-    end: int
-    code: bool
-    item: bool
-    steps: bool
-    asks: bool
-    above: str = ""
-    leads: bool = False
-
-
-def units(text: str) -> list[str]:
-    """The texts of what is :func:`quotable`."""
-    return [unit.text for unit in quotable(text)]
-
-
-def quotable(text: str) -> list[Unit]:
-    """What can be quoted of a passage: its sentences, each list of steps as a whole, and each row of a table below the row that names its columns.
-
-    A question is one with what follows it, and no unit by itself. An item of a list stands below the line that leads it in, where that ends with a
-    colon or a question mark, or denies: "Use bleach" may be what never to do. Neither is that line one by itself, if it ends so.
-    """
-    tables = [(match.start(), match.end()) for match in TABLE.finditer(text)]
-    places = _led_in(text, _joined(text, _places(text, tables)))
-    told = [
-        (place.start, Unit(text[place.start : place.end], place.above, place.item or place.steps))
-        for place in places
-        if not ((place.asks and not place.above) or (place.leads and (place.asks or text[: place.end].rstrip(EMPHASIS).endswith(":"))))
-    ]
-    for first, last in tables:
-        heading, _, *rows = text[first:last].strip("\n").split("\n")
-        told += [(first, Unit(f"{heading.strip()}\n{row.strip()}", listed=True)) for row in rows]
-    return [unit for _, unit in sorted(told, key=lambda pair: pair[0])]
-
-
-def _places(text: str, tables: Sequence[tuple[int, int]]) -> list[_Place]:
-    """The sentences outside tables that say something."""
-    blocks = [match.span() for match in FENCE.finditer(text)]
-    found = list[_Place]()
-    for start, end in spans(text):
-        if any(first <= start < last for first, last in tables) or not any(map(str.isalnum, text[start:end])):
-            continue
-        code = any(first <= start < last for first, last in blocks)
-        item = not code and not text[_line(text, start) : start].strip() and bool(LIST_MARK.match(text, start))
-        found.append(_Place(start, end, code, item, bool(STEP.match(text, start)), not code and _asks(text[start:end])))
-    return found
-
-
-def _asks(sentence: str) -> bool:
-    bare = without_list_mark(sentence).strip(EMPHASIS)
-    return (bare.rstrip(QUOTATION) if bare[:1] in "\"'“‘«(" else bare).endswith(("?", "？"))
-
-
-def _line(text: str, at: int) -> int:
-    return text.rfind("\n", 0, at) + 1
-
-
-def _joined(text: str, places: Sequence[_Place]) -> list[_Place]:
-    """Steps put together, and questions with what follows them."""
-    found = list[_Place]()
-    for at, place in enumerate(places):
-        last = found[-1] if found else None
-        between = text[last.end : place.start] if last else ""
-        # A question among numbered ones that have their answers behind them is no step.
-        if place.steps and place.asks and not (last and last.steps) and at + 1 < len(places) and not places[at + 1].item:
-            following = next((other for other in places[at + 1 :] if other.steps), None)
-            place.steps = following is not None and not following.asks
-        # A sentence after a step on its line belongs to the step.
-        if last and last.steps and (place.steps or "\n" not in between):
-            last.end, last.asks = place.end, False
-        elif last and last.asks and not place.item and not place.code and not between.strip():
-            last.end, last.asks = place.end, place.asks
-        else:
-            if place.steps:
-                place.asks = False
-            found.append(place)
-    return found
-
-
-def _led_in(text: str, places: list[_Place]) -> list[_Place]:
-    """``places``, each item of a list with the lines that lead it in: the one before the list, and the items it is one of."""
-    # Of the list at hand: how far in each line stands that leads in, and which it is.
-    over = list[tuple[int, _Place]]()
-    last: _Place | None = None
-    listing = False
-    for place in places:
-        far = place.start - _line(text, place.start)
-        between = text[last.end : place.start] if last else ""
-        if place.item:
-            if not listing:
-                over = [(-1, last)] if last and not last.code and not between.strip() and _leads_in(text, last, place.steps) else []
-            listing = True
-            over = [(other, above) for other, above in over if other < far]
-            for _, above in over:
-                above.leads = True
-            place.above = "\n".join(" ".join(text[above.start : above.end].split()) for _, above in over)
-            if not place.steps and _leads_in(text, place, False):
-                over.append((far, place))
-        elif listing and not place.code and ("\n" not in between or text[_line(text, place.start)] in " \t"):
-            # It goes on with the item before it.
-            pass
-        else:
-            listing = False
-            # The answer to a question may be code.
-            if place.code and last and last.asks and not last.item:
-                place.above = " ".join(text[last.start : last.end].split())
-        last = place
-    return places
-
-
-def _leads_in(text: str, place: _Place, steps: bool) -> bool:
-    """Whether a list stands below ``place``; a sentence that denies and ends before ``steps`` denies something else."""
-    sentence = text[place.start : place.end].rstrip(EMPHASIS)
-    return place.asks or sentence.endswith(":") or (denials.denies(sentence) and not (steps and sentence.endswith((".", "!"))))
 
 
 def literal(text: str) -> str:

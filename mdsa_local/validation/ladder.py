@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from mdsa_local.domains.prompts import NOT_FOUND
-from mdsa_local.domains.quoting import units
+from mdsa_local.domains.units import units
 from mdsa_local.sentences import sentences, without_list_mark
 from mdsa_local.types import Check, Citation, Draft, Passage, Verdict
 from mdsa_local.validation import citations, facts, grounding, rules

@@ -10,6 +10,8 @@ from mdsa_local.domains import asking, prompts, quoting
 from mdsa_local.domains.config import DomainConfig, Generation
 from mdsa_local.domains.prompts import NOT_FOUND
 from mdsa_local.domains.quoting import Extract
+from mdsa_local.domains.units import quotable
+from mdsa_local.domains.units import units as units_of
 from mdsa_local.errors import InputError
 from mdsa_local.orchestrator import TinyBERTOrchestrator
 from mdsa_local.routing.encoder import Encoder
@@ -24,7 +26,7 @@ STEPS = "1. Open the app.\n2. Tap Cards. Wait a moment.\n3. Choose Freeze.\n\nA 
 
 
 def test_a_list_of_steps_is_quoted_as_a_whole() -> None:
-    assert quoting.units(STEPS) == ["1. Open the app.\n2. Tap Cards. Wait a moment.\n3. Choose Freeze.", "A frozen card refuses every payment."]
+    assert units_of(STEPS) == ["1. Open the app.\n2. Tap Cards. Wait a moment.\n3. Choose Freeze.", "A frozen card refuses every payment."]
 
 
 NEVER = "Never do the following:\n\n- Wash the tent in a machine.\n- Use bleach on the fabric. It is harsh.\n- Store the tent wet.\n\nDry it well."
@@ -67,7 +69,7 @@ NEVER = "Never do the following:\n\n- Wash the tent in a machine.\n- Use bleach 
     ],
 )
 def test_an_item_is_quoted_below_what_leads_it_in(text: str, units: list[str]) -> None:
-    assert quoting.units(text) == units
+    assert units_of(text) == units
 
 
 @pytest.mark.parametrize(
@@ -92,7 +94,7 @@ def test_an_item_is_quoted_below_what_leads_it_in(text: str, units: list[str]) -
     ],
 )
 def test_a_question_is_quoted_with_what_follows_it(text: str, units: list[str]) -> None:
-    assert quoting.units(text) == units
+    assert units_of(text) == units
 
 
 def test_what_a_heading_denies_is_quoted_below_it(encoder: Encoder) -> None:
@@ -105,11 +107,11 @@ def test_what_a_heading_denies_is_quoted_below_it(encoder: Encoder) -> None:
     assert found["- Taxis."].text == "- Taxis."
     # Sentences say themselves whether they deny.
     for title, text in (("Networks that do not work", "Hidden ones work."), ("Not reimbursed", "These we never pay:\n- Taxis.")):
-        assert quoting.quotable(text)[0].section(title) == ""
-    assert quoting.quotable("1. Call us.\n2. Wait.")[0].section("Not recognized > First steps") == ""
-    assert quoting.quotable("1. Taxis.\n2. Fines.")[0].section("Costs > Not paid") == "Not paid"
-    assert quoting.quotable("- Taxis.")[0].section("Not paid > In the city") == "Not paid"
-    assert quoting.quotable("These:\n- Taxis.")[0].section("Why is it not paid?") == "Why is it not paid?"
+        assert quotable(text)[0].section(title) == ""
+    assert quotable("1. Call us.\n2. Wait.")[0].section("Not recognized > First steps") == ""
+    assert quotable("1. Taxis.\n2. Fines.")[0].section("Costs > Not paid") == "Not paid"
+    assert quotable("- Taxis.")[0].section("Not paid > In the city") == "Not paid"
+    assert quotable("These:\n- Taxis.")[0].section("Why is it not paid?") == "Why is it not paid?"
     assert Extract(0, "- Taxis.", section="Why is it not paid?").quoted == "Why is it not paid?\n- Taxis. [1]"
 
 
@@ -136,7 +138,7 @@ def test_items_of_one_list_do_not_say_the_same_for_what_leads_them_in(encoder: E
 def test_units_are_substrings_in_order_and_leave_out_nothing() -> None:
     for path in (shipped("domains") / "finance" / "knowledge").glob("*.md"):
         text = path.read_text(encoding="utf-8")
-        found = quoting.units(text)
+        found = units_of(text)
         at = 0
         for unit in found:
             at = text.index(unit, at) + len(unit)
@@ -293,7 +295,7 @@ def test_what_is_about_as_near_is_quoted_beside_the_first() -> None:
 @pytest.mark.parametrize("temperature", [0.0, 1.5])
 def test_the_shipped_model_can_write_nothing_but_quotations(product: TinyBERTOrchestrator, question: str, temperature: float) -> None:
     passages = [FEES, STEPS]
-    extracts = [Extract(number, unit) for number, text in enumerate(passages) for unit in quoting.units(text)]
+    extracts = [Extract(number, unit) for number, text in enumerate(passages) for unit in units_of(text)]
     generation = Generation(max_tokens=200, temperature=temperature, seed=1, **quoting.constraints(extracts))
     shown = [(("Fees", "Freeze a card")[extract.passage], extract.text) for extract in extracts]
     user = prompts.user_message(shown, question, [extract.passage + 1 for extract in extracts])
@@ -301,12 +303,12 @@ def test_the_shipped_model_can_write_nothing_but_quotations(product: TinyBERTOrc
     if said != NOT_FOUND:
         pieces = re.findall(r"(.+?) \[(\d)\](?:[ \n]|$)", said, re.DOTALL)
         assert "".join(f"{text} [{number}] " for text, number in pieces).split() == said.split()
-        assert all(text in quoting.units(passages[int(number) - 1]) for text, number in pieces)
+        assert all(text in units_of(passages[int(number) - 1]) for text, number in pieces)
     assert product.manager.decoding("nano") == "quotes"
 
 
 def test_the_odds_of_a_choice_count_beside_the_models_opinion(product: TinyBERTOrchestrator) -> None:
-    extracts = [Extract(0, unit) for unit in quoting.units(FEES)]
+    extracts = [Extract(0, unit) for unit in units_of(FEES)]
     messages = [Message("user", prompts.user_message([("Fees", extract.text) for extract in extracts], "what does a new card cost?", [1, 1, 1]))]
     grammar = quoting.grammar(extracts)
     for wanted in extracts:
@@ -332,17 +334,17 @@ def test_a_turn_is_not_answered_with_what_was_said_before(encoder: Encoder) -> N
 
 def test_a_row_is_quoted_below_the_names_of_its_columns() -> None:
     table = "| Job | Nm |\n|---|:-:|\n| Wheel bolts | 120 |\n| Oil plug | 30 |"
-    assert quoting.units(f"Bolts.\n\n{table}\n\nDry. Clean.") == [
+    assert units_of(f"Bolts.\n\n{table}\n\nDry. Clean.") == [
         "Bolts.",
         "| Job | Nm |\n| Wheel bolts | 120 |",
         "| Job | Nm |\n| Oil plug | 30 |",
         "Dry.",
         "Clean.",
     ]
-    assert quoting.units("Job | Nm\n--|--\nPlug | 30") == ["Job | Nm\nPlug | 30"]
-    assert quoting.units("|---|\n| a |") == ["| a |"]
+    assert units_of("Job | Nm\n--|--\nPlug | 30") == ["Job | Nm\nPlug | 30"]
+    assert units_of("|---|\n| a |") == ["| a |"]
     told = "| Plan | Note |\n|---|---|\n| Basic | Call us. We help. |\n| Pro | 9 EUR |\n\nUse a | b in a shell. Next."
-    assert quoting.units(told) == [
+    assert units_of(told) == [
         "| Plan | Note |\n| Basic | Call us. We help. |",
         "| Plan | Note |\n| Pro | 9 EUR |",
         "Use a | b in a shell.",

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from mdsa_local.domains import quoting
 from mdsa_local.domains.prompts import NOT_FOUND
 from mdsa_local.domains.quoting import Extract
+from mdsa_local.domains.units import units as units_of
 from mdsa_local.routing.encoder import Encoder
 from mdsa_local.types import Draft, Passage, Verdict
 from mdsa_local.validation import citations, ladder
@@ -173,7 +173,7 @@ def test_what_answers_may_be_quoted_with_its_question_or_heading_but_is_no_quest
     encoder: Encoder, title: str, text: str, draft: str, status: str
 ) -> None:
     passage = Passage("t#0", "t.md", "support", title, text, 0, len(text), 0.8)
-    answering = [draft.removesuffix(" [1]"), *quoting.units(text)]
+    answering = [draft.removesuffix(" [1]"), *units_of(text)]
     verdict = ladder.judge("can i cancel after the trial ends?", Draft(draft, "nano", "stop", 10, 10), (FEES, passage), encoder.encode, answering)
     assert verdict.status == status
     assert [cited.passage.id for cited in verdict.cited] == ["t#0"]
