@@ -25,7 +25,7 @@ class Awaiting:
 
     async def done(self, events: Stoppable[Any], work: Callable[[], T]) -> T:
         """``work`` on ``events``, done in a thread; they are stopped when the task is cancelled meanwhile."""
-        step = self._reading.submit(work)
+        step = self._reading.submit(work, events.close)
         try:
             return await asyncio.wrap_future(step)
         except asyncio.CancelledError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import Future
@@ -60,3 +62,38 @@ def test_a_thread_without_work_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pool.submit(lambda: 5).result(5) == 5
     assert gone("idle")
     assert pool.submit(lambda: 6).result(5) == 6
+
+
+def test_a_program_that_ends_stops_what_is_done_and_waits_for_it() -> None:
+    ends = """
+import threading
+from mdsa_local.threads import Threads
+
+pool, stopped, begun = Threads(2, "ends"), threading.Event(), threading.Event()
+def work():
+    begun.set()
+    print("stopped" if stopped.wait(30) else "not stopped", flush=True)
+    threading.Event().wait(0.2)
+    print("done", flush=True)
+def fails():
+    raise RuntimeError
+pool.submit(work, stopped.set)
+pool.submit(lambda: stopped.wait(30), fails)
+pool.submit(lambda: print("never begun", flush=True))
+begun.wait(30)
+"""
+    run = subprocess.run([sys.executable, "-c", ends], capture_output=True, text=True, timeout=60)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "stopped\ndone\n", "")
+
+
+def test_a_program_that_ends_does_not_wait_for_idle_threads() -> None:
+    ends = """
+import time
+from mdsa_local.threads import Threads
+
+pool = Threads(2, "idle")
+pool.submit(int).result(30)
+print(time.time())
+"""
+    run = subprocess.run([sys.executable, "-c", ends], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0 and time.time() - float(run.stdout) < threads.IDLE_S / 2
