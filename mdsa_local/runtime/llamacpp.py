@@ -7,13 +7,14 @@ import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from datetime import date
+from operator import index
 from pathlib import Path
 from typing import Literal
 
 from mdsa_local.domains.config import Generation
-from mdsa_local.errors import BackendError, ContextOverflowError, ModelError
+from mdsa_local.errors import BackendError, ContextOverflowError, InputError, ModelError, expected
 from mdsa_local.runtime import gpu
 from mdsa_local.runtime.answering import LEAD_TOKENS, Request, Stream
 from mdsa_local.runtime.backend import Message
@@ -113,14 +114,17 @@ class LlamaCppBackend:
             return [*self._model.tokenize_part(self._model.plain(text)), self._model.end_id]
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text, as it stands: nothing put before it."""
+        """Token ids of a text, as it stands: nothing put before it. Raises :class:`InputError` for what is no text."""
+        expected(text, str, "what to encode", "Pass a text.")
         return self._part(text)
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of token ids; control tokens have none."""
+        """The text of token ids; control tokens have none. Raises :class:`InputError` for what the model has no token for."""
         with self._vocabulary:
             self._open()
-            return b"".join(self._model.piece(token) for token in tokens).decode("utf-8", "replace")
+            # llama.cpp ends the process for an id that it does not know.
+            ids = token_ids(tokens, self._model.vocabulary_size)
+            return b"".join(map(self._model.piece, ids)).decode("utf-8", "replace")
 
     def stream(self, messages: Sequence[Message], generation: Generation, *, deadline_s: float) -> Stream:
         """See :class:`~mdsa_local.runtime.backend.Backend`. Raises :class:`BusyError` when too many wait. The stream's ``close`` works from any
@@ -232,6 +236,18 @@ class LlamaCppBackend:
             if len(self._static) > REMEMBERED:
                 self._static.popitem(last=False)
         return known
+
+
+def token_ids(tokens: Iterable[int], size: int) -> list[int]:
+    """``tokens`` as a list, numbers of whatever library. Raises :class:`InputError` where they are not all of a vocabulary of ``size``."""
+    hint = f"Give a list of whole numbers from 0 to {size - 1}, such as encode returns."
+    try:
+        ids = [index(token) for token in tokens]
+    except TypeError:
+        raise InputError(f"tokens cannot be {tokens!r:.60}", hint) from None
+    if outside := [token for token in ids if not 0 <= token < size]:
+        raise InputError(f"there is no token {outside[0]}", hint)
+    return ids
 
 
 def no_template(path: Path) -> ModelError:

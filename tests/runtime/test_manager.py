@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -471,7 +472,16 @@ def test_get_or_load(manager: ModelManager) -> None:
     model, tokenizer = manager.get_or_load("a")
     assert model.n_context_tokens == 512
     tokens = tokenizer.encode("hello, añd")
-    assert tokenizer.decode(tokens) == "hello, añd"
+    assert tokenizer.decode(tokens) == tokenizer.decode([*np.array(tokens)]) == "hello, añd"
+    size = len(VOCABULARY)
+    wrong: Any
+    for wrong in ([size], [-1], [2**40], [*tokens, size], ["a"], [None], [1.5], "1", 5, None):
+        with pytest.raises(InputError, match="token"):
+            tokenizer.decode(wrong)
+    assert tokenizer.decode([]) == "" and tokenizer.decode([size - 1]) is not None
+    for wrong in (5, None, b"a"):
+        with pytest.raises(InputError, match="encode"):
+            tokenizer.encode(wrong)
     assert manager.get_or_load(config=DomainConfig("x", "b"))[0].name == "b"
     assert names(manager) == ["a", "b"]
 
