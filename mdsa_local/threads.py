@@ -1,8 +1,12 @@
-"""Threads that do for an event loop what would block it: a bounded number, none of them the loop's own, which are for the program around us."""
+"""Threads that do for an event loop what would block it, and share work out: a bounded number, none of them the loop's own, which are for the program
+around us. Unlike those of ``concurrent.futures`` they work for threads of a program whose main thread has ended, too."""
 
 from __future__ import annotations
 
 import atexit
+
+# For what imports it later, as lancedb does: Python refuses that once the main thread has ended.
+import concurrent.futures.thread  # noqa: F401
 import logging
 import os
 import threading
@@ -11,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 from weakref import WeakSet
 
 logger = logging.getLogger(__name__)
@@ -34,7 +38,8 @@ class Threads:
     """At most ``most`` threads called ``name``, each begun when it is needed. A program that ends stops what they do, and waits for those that work;
     they are daemons, as it does not for those that wait.
 
-    What is submitted after :meth:`close` is still done, so that nobody waits for it in vain, but no thread waits for more.
+    What is submitted after :meth:`close` is still done, so that nobody waits for it in vain, but no thread waits for more. ``with`` closes, and
+    waits until all that was submitted is done.
     """
 
     def __init__(self, most: int, name: str) -> None:
@@ -47,6 +52,7 @@ class Threads:
         self._changed, self._rested = threading.Condition(self._lock), threading.Condition(self._lock)
         self._waiting: deque[Job] = deque()
         self._busy: dict[Future[Any], Callable[[], object]] = {}
+        self._begun: list[threading.Thread] = []
         self._running = self._idle = 0
         self._closed = False
         self._pid = os.getpid()
@@ -62,8 +68,15 @@ class Threads:
             if self._idle >= len(self._waiting):
                 self._changed.notify()
             elif self._running < self._most:
+                thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:
+                    # Nobody would do it: the system has no more of them, or the process ends.
+                    self._waiting.pop()
+                    raise
                 self._running += 1
-                threading.Thread(target=self._run, name=self._name, daemon=True).start()
+                self._begun = [*(one for one in self._begun if one.is_alive()), thread]
         return future
 
     def close(self) -> None:
@@ -71,6 +84,16 @@ class Threads:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+        with self._changed:
+            begun = self._begun
+        for thread in begun:
+            thread.join()
 
     def _end(self, until: float) -> None:
         """The program ends: stop what is done, do nothing of what waits, and wait for those that work, at most ``until`` then."""

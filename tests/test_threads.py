@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from concurrent.futures import Future
+from pathlib import Path
 
 import pytest
 
@@ -97,3 +98,28 @@ print(time.time())
 """
     run = subprocess.run([sys.executable, "-c", ends], capture_output=True, text=True, timeout=60)
     assert run.returncode == 0 and time.time() - float(run.stdout) < threads.IDLE_S / 2
+
+
+def test_threads_of_a_program_whose_main_thread_has_ended_are_answered(tmp_path: Path) -> None:
+    for name in ("a.md", "b.md"):
+        (tmp_path / name).write_text(f"# Warranty {name}\n\nThe warranty of your device lasts two years.\n")
+    late = f"""
+import threading, traceback
+from pathlib import Path
+from mdsa_local import TinyBERTOrchestrator
+from mdsa_local.settings import Settings
+
+home = Path({str(tmp_path)!r})
+def ask():
+    threading.main_thread().join()
+    with TinyBERTOrchestrator(settings=Settings.load(home=home / "home")) as mdsa:
+        mdsa.register_domain("devices", "Devices and their warranty", ["warranty"])
+        print(len(mdsa.encoder.encode([f"text number {{i}}" for i in range(40)])))
+        print(len(mdsa.knowledge.add_paths([home / "a.md", home / "b.md"], "devices").added))
+        for _ in range(3):
+            print(len(mdsa.knowledge.query("How long does the warranty last?", "devices")) > 0)
+        mdsa.knowledge.settle()
+threading.Thread(target=ask).start()
+"""
+    run = subprocess.run([sys.executable, "-c", late], capture_output=True, text=True, timeout=300)
+    assert (run.returncode, run.stdout.split(), run.stderr) == (0, ["40", "2", "True", "True", "True"], "")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final, TypeVar
+
+from mdsa_local.threads import Threads
 
 T = TypeVar("T")
 
@@ -13,9 +15,9 @@ _END: Final = object()
 
 def ahead(items: Iterable[T]) -> Iterator[T]:
     """The items in their order; the next one is made in another thread while one is used. An error in making one comes in its place."""
-    left = iter(items)
-    with ThreadPoolExecutor(1, "mdsa-ahead") as maker:
-        coming = maker.submit(next, left, _END)
+    make = partial(next, iter(items), _END)
+    with Threads(1, "mdsa-ahead") as maker:
+        coming = maker.submit(make)
         while (item := coming.result()) is not _END:
-            coming = maker.submit(next, left, _END)
-            yield item  # type: ignore[misc]
+            coming = maker.submit(make)
+            yield item

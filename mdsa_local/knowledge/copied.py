@@ -19,11 +19,13 @@ import time
 import weakref
 from array import array
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from mdsa_local.knowledge.nearest import SAMPLE, block, leading_axes, nearest, turned
 from mdsa_local.knowledge.wording import Tokenize, WordReader, Words, searchable
+from mdsa_local.threads import Threads
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,6 +39,8 @@ ROWS_A_SEARCH = 1000
 MOST_BYTES, MOST_OF_FREE = 3 << 29, 0.1
 # Rows copied at once.
 PART = 256
+# Beside lancedb's event loop.
+ADDING = Threads(1, "mdsa-copy")
 
 
 class Copy:
@@ -173,10 +177,9 @@ async def copied(table: Any, columns: Sequence[str], folder: Path, wanted: Calla
     is not ``wanted`` any more, which is asked now and then. Raises :class:`OSError` when the disk fails."""
     copy = Copy(folder, columns, tokenize)
     most = min(MOST_BYTES, int(shutil.disk_usage(folder).free * MOST_OF_FREE))
-    loop = asyncio.get_running_loop()
     async for batch in await table.query().select([*columns, "vector"]).with_row_id().to_batches(max_batch_length=PART):
         began = time.perf_counter()
-        if not wanted() or await loop.run_in_executor(None, copy.add, batch, matrix(batch["vector"])) > most:
+        if not wanted() or await asyncio.wrap_future(ADDING.submit(partial(copy.add, batch, matrix(batch["vector"])))) > most:
             return None
         # Searches need Python's lock, too.
         await asyncio.sleep(time.perf_counter() - began)

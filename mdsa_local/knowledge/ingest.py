@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain, islice
@@ -18,6 +18,7 @@ from mdsa_local.knowledge.loaders.contained import Reader
 from mdsa_local.knowledge.reading import Document
 from mdsa_local.knowledge.store import Entry, KnowledgeBase
 from mdsa_local.settings import shipped
+from mdsa_local.threads import Threads
 
 # Documents are committed together until they have this many chunks: every commit makes files and a version.
 COMMIT_CHUNKS = 512
@@ -101,7 +102,7 @@ def ingest(
     roots = [Path(path).expanduser().resolve() for path in paths]
     files = list({file.source: file for file in _files(roots, failed)}.values())
     stored = {document.source: document for document in knowledge_base.documents()}
-    with knowledge_base.busy(), Reader() as reader, ThreadPoolExecutor(1, "mdsa-store") as lane:
+    with knowledge_base.busy(), Reader() as reader, Threads(1, "mdsa-store") as lane:
         run = _Run(knowledge_base, reader, lane, stored, Tally(files=len(files), bytes=sum(map(_size, files))), progress, failed)
         try:
             for file in files:
@@ -136,7 +137,7 @@ class _Run:
         self,
         knowledge_base: KnowledgeBase,
         reader: Reader,
-        lane: Executor,
+        lane: Threads,
         stored: Mapping[str, Document],
         tally: Tally,
         progress: Progress | None,
@@ -221,7 +222,7 @@ class _Run:
         """Store what is waiting, while the next files are read and split: two commits' worth of text is in memory at most."""
         self.settle()
         if self._pending:
-            self._storing = self._lane.submit(self._knowledge_base.add, self._pending, of_files=True), self._waiting
+            self._storing = self._lane.submit(partial(self._knowledge_base.add, self._pending, of_files=True)), self._waiting
         self._pending, self._waiting = [], 0
 
     def settle(self) -> None:

@@ -16,6 +16,7 @@ from mdsa_local.knowledge.fusion import saturated
 from mdsa_local.knowledge.nearest import block, cosines, ordered, turned
 from mdsa_local.knowledge.thrift import little_memory
 from mdsa_local.knowledge.wording import Words, lancedb_tokens, searchable
+from mdsa_local.threads import Threads
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,6 +30,10 @@ HELD_ROWS = 10_000
 HELD_BYTES = 64 << 20
 # One that had to go is not held again before: of tables that are searched in turn and have no room together each would be read for every search.
 NOT_AGAIN_S = 60.0
+
+
+# Beside lancedb's event loop.
+ASIDE = Threads(4, "mdsa-aside")
 
 
 class AtHand(Protocol):
@@ -121,7 +126,7 @@ class Memory:
                 at.reading = False
             if at.worded:
                 # Searches go on meanwhile, and ask LanceDB.
-                words = asyncio.get_running_loop().run_in_executor(None, at.held.read_words)
+                words = asyncio.wrap_future(ASIDE.submit(at.held.read_words))
                 self._reading.add(words)
                 words.add_done_callback(self._reading.discard)
         at.used = time.monotonic()

@@ -10,7 +10,6 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from mdsa_local.errors import ConfigError, ModelFileError, ModelNotFoundError
 from mdsa_local.machine import available_cores
 from mdsa_local.settings import read_yaml
+from mdsa_local.threads import Threads
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,8 +72,14 @@ def share(lengths: Sequence[int]) -> int:
 
 def spread(work: Callable[[Any], object], pieces: Sequence[Any]) -> None:
     """Do the passes on as many threads as :func:`workers` says."""
-    with ThreadPoolExecutor(workers(), thread_name_prefix="mdsa-encode") as pool:
-        list(pool.map(work, pieces))
+    with Threads(workers(), "mdsa-encode") as pool:
+        passes = [pool.submit(partial(work, piece)) for piece in pieces]
+        try:
+            for one in passes:
+                one.result()
+        finally:
+            for one in passes:
+                one.cancel()
 
 
 def session_errors() -> tuple[type[Exception], ...]:
