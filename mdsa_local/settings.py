@@ -20,7 +20,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidatorFunctionWrapHandler, field_validator
 from pydantic_core import PydanticCustomError
 
-from mdsa_local.errors import ConfigError, StorageError, did_you_mean, nearest
+from mdsa_local.errors import ConfigError, MDSAError, StorageError, did_you_mean, nearest
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 logger = logging.getLogger(__name__)
@@ -200,7 +200,7 @@ class Settings(BaseModel):
     @property
     def reranker_place(self) -> Path | None:
         """Where the reranker is, None for none; a bare name lies in the user's models/, never in the current folder."""
-        path = Path(self.reranker).expanduser()
+        path = expanded(self.reranker)
         if not self.reranker:
             return None
         return path if path.is_absolute() or len(path.parts) > 1 else self.home / "models" / path
@@ -208,7 +208,7 @@ class Settings(BaseModel):
     @property
     def judge_place(self) -> Path | None:
         """Where the judge is, None for none; a bare name lies in the user's models/ or among the shipped ones."""
-        path = Path(self.judge).expanduser()
+        path = expanded(self.judge)
         if not self.judge:
             return None
         if path.is_absolute() or len(path.parts) > 1:
@@ -296,14 +296,19 @@ class Settings(BaseModel):
         return path
 
 
-def user_path(path: str | Path) -> Path:
-    """``path``, absolute, ``~`` being the user's folder. Raises :class:`ConfigError` where that is unknown."""
+def expanded(path: str | Path, error: type[MDSAError] = ConfigError) -> Path:
+    """``path``, ``~`` being the user's folder. Raises ``error`` where that is unknown."""
     try:
-        return Path(path).expanduser().absolute()
+        return Path(path).expanduser()
     except RuntimeError:
         if str(path) == "~":
-            raise ConfigError("settings: the user's folder is unknown", "Set MDSA_HOME to a folder, in full.") from None
-        raise ConfigError(f"settings: {path}: there is no such user", "Write the folder in full.") from None
+            raise error("settings: the user's folder is unknown", "Set MDSA_HOME to a folder, in full.") from None
+        raise error(f"{path}: there is no such user", "Write the path in full.") from None
+
+
+def user_path(path: str | Path, error: type[MDSAError] = ConfigError) -> Path:
+    """As :func:`expanded`, and absolute."""
+    return expanded(path, error).absolute()
 
 
 def sendable(key: str) -> bool:

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from pydantic import ValidationError
 
-from mdsa_local import settings
-from mdsa_local.errors import ConfigError
+from mdsa_local import TinyBERTOrchestrator, settings
+from mdsa_local.domains.config import DomainConfig
+from mdsa_local.errors import ConfigError, InputError
+from mdsa_local.knowledge.dual_rag import DualRAG
 from mdsa_local.knowledge.place import located
+from mdsa_local.routing.encoder import Encoder
+from mdsa_local.runtime.manager import ModelManager
 from mdsa_local.settings import Settings
 
 
@@ -177,6 +182,27 @@ def test_a_home_of_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="the user's folder is unknown") as caught:
         Settings.load({})
     assert "MDSA_HOME" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda path: DualRAG(path),
+        lambda path: DualRAG("memory://", reranker=path).query("hello there"),
+        lambda path: Settings.load(judge=path).judge_place,
+        lambda path: Settings.load(reranker=path).reranker_place,
+        lambda path: Encoder.load(path),
+        lambda path: TinyBERTOrchestrator(path).encoder,
+        lambda path: TinyBERTOrchestrator(settings=Settings.load(knowledge_uri=path)).knowledge,
+        lambda path: ModelManager().ensure_ready(f"{path}/x.gguf"),
+        lambda path: ModelManager().ensure_ready(f"gguf://{path}/x.gguf"),
+        lambda path: DomainConfig(name="a", adapter=path).sampling,
+    ],
+)
+def test_a_path_of_nobody_is_told(use: Callable[[str], object]) -> None:
+    with pytest.raises((ConfigError, InputError), match="no such user") as caught:
+        use("~nobody-of-this-name/kb")
+    assert caught.value.hint == "Write the path in full."
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from mdsa_local.errors import ConfigError, expected
-from mdsa_local.settings import explain, load_yaml, near_key, read_yaml, user_path
+from mdsa_local.settings import expanded, explain, load_yaml, near_key, read_yaml, user_path
 
 SHORTHANDS = ("max_tokens", "temperature")
 # Of a domain that has no model of its own.
@@ -181,7 +181,7 @@ class DomainConfig(BaseModel):
         """How to generate for this domain: ``generation``, with its adapter."""
         if not self.adapter:
             return self.generation
-        path = Path(self.adapter).expanduser()
+        path = expanded(self.adapter)
         return self.generation.model_copy(update={"adapter": str((self.folder or Path.cwd()) / path)})
 
     @classmethod

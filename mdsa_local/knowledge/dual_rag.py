@@ -25,7 +25,7 @@ from mdsa_local.knowledge.reading import Document
 from mdsa_local.knowledge.rerank import Reranker, load, reordered, wide
 from mdsa_local.knowledge.store import KnowledgeBase
 from mdsa_local.knowledge.together import nearness, rank_all
-from mdsa_local.settings import Settings
+from mdsa_local.settings import Settings, user_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -294,7 +294,7 @@ class DualRAG:
         for name in names:
             if name is not None and name not in self.domains():
                 raise UnknownNameError.among("knowledge base", name, (GLOBAL, *self.domains()))
-        return transfer.export(Path(path).expanduser().absolute(), [(name, self._knowledge_base(name)) for name in names], heard)
+        return transfer.export(user_path(path, InputError), [(name, self._knowledge_base(name)) for name in names], heard)
 
     def restore(
         self, path: str | Path, domains: Iterable[str | None] | None = None, *, replace: bool = False, heard: Heard | None = None
@@ -303,7 +303,7 @@ class DualRAG:
         from mdsa_local.knowledge import transfer
 
         chosen = None if domains is None else tuple(domains)
-        done = transfer.restore(Path(path).expanduser().absolute(), self._knowledge_base, chosen, replace=replace, heard=heard)
+        done = transfer.restore(user_path(path, InputError), self._knowledge_base, chosen, replace=replace, heard=heard)
         # What came back may be older than the documents in the domains' folders.
         forget(self._database.folder)
         return done

@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from mdsa_local.errors import ConfigError
-from mdsa_local.settings import default_home
+from mdsa_local.errors import ConfigError, expected
+from mdsa_local.settings import default_home, user_path
 
 # One letter before the colon is a drive of Windows.
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -18,9 +18,10 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 def located(given: str | Path) -> Path | str:
     """The absolute folder, or the URI of a place elsewhere as it was given. Raises :class:`ConfigError` for LanceDB's cloud and for no bucket."""
+    expected(given, str | Path, "where knowledge bases are", "Give a folder, or the URI of an object store: s3://bucket/prefix.", ConfigError)
     text = str(given)
     if isinstance(given, Path) or not _SCHEME.match(text):
-        return Path(given).expanduser().absolute()
+        return user_path(given)
     parts = urlsplit(text)
     if parts.scheme == "file":
         # 11 ms, for HTTP.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from mdsa_local.knowledge.fusion import Ranked, Reread
+from mdsa_local.settings import expanded
 
 # Of so many candidates for each passage asked for the best are chosen, of 40 at most: a pair costs as much as a question, and more.
 TIMES, MOST = 4, 40
@@ -48,7 +49,7 @@ def load(path: str | Path, threads: int = 0) -> Reranker:
 
     Raises :class:`ModelNotFoundError`, :class:`ModelFileError`, or :class:`ModelMemoryError`.
     """
-    given = Path(path).expanduser()
+    given = expanded(path)
     ggufs = [given] if given.suffix.lower() == ".gguf" else sorted(given.glob("*.gguf"))
     if len(ggufs) == 1 and not any((given / name).is_file() for name in ("model.onnx", "onnx/model.onnx")):
         from mdsa_local.knowledge.rerank_gguf import GgufReranker

@@ -15,6 +15,7 @@ from mdsa_local.errors import ModelFileError, ModelNotFoundError
 from mdsa_local.knowledge.rerank import Score
 from mdsa_local.machine import available_cores
 from mdsa_local.routing.session import MOST_TOKENS, inference_session, passes, session_errors, spread
+from mdsa_local.settings import expanded
 
 if TYPE_CHECKING:
     import numpy as np
@@ -123,7 +124,7 @@ class OnnxReranker:
 
 def find(path: str | Path) -> tuple[Path, Path]:
     """The model and the tokenizer that ``path`` means. Raises :class:`ModelNotFoundError`, or :class:`ModelFileError` for another kind of file."""
-    given = Path(path).expanduser()
+    given = expanded(path)
     if given.is_file() and given.suffix != ".onnx":
         raise ModelFileError(f"reranker {given} is no .onnx file and no .gguf file", HINT)
     models = [given] if given.suffix == ".onnx" else [given / "model.onnx", given / "onnx" / "model.onnx"]

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdsa_local.errors import ConfigError, ModelNotFoundError
+from mdsa_local.errors import ConfigError, ModelNotFoundError, expected
 from mdsa_local.routing.calibration import Calibration
 from mdsa_local.routing.session import TextSession, read_card
-from mdsa_local.settings import Settings
+from mdsa_local.settings import Settings, expanded
 
 if TYPE_CHECKING:
     import numpy as np
@@ -99,7 +99,8 @@ def remembering(encode: Callable[[list[str]], NDArray[np.float32]]) -> Callable[
 
 def find(wanted: str | Path, settings: Settings) -> Path:
     """The folder of the model called ``wanted``, in ``models/``, or lying in folder ``wanted``. Raises :class:`ModelNotFoundError`."""
-    path = Path(wanted).expanduser()
+    expected(wanted, str | Path, "the encoder", "Give its name, such as tinybert, or its folder.", ConfigError)
+    path = expanded(wanted)
     # A bare name never means the current folder.
     folders = [path] if path.is_absolute() or len(path.parts) > 1 else [folder / path for folder in settings.model_dirs]
     for folder in folders:

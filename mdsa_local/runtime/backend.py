@@ -6,12 +6,11 @@ import importlib
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
 from mdsa_local.domains.config import Generation
 from mdsa_local.errors import InputError, UnknownNameError, expected
-from mdsa_local.settings import Settings
+from mdsa_local.settings import Settings, user_path
 
 PORT = re.compile(r":\d+$")
 PORTS = {"http": 80, "https": 443}
@@ -172,7 +171,7 @@ def parse_reference(ref: str) -> Reference:
             f"{ref!r} is no model reference", "Give a name like nano, a path to a .gguf file, ollama://name:tag or openai://host:port/name."
         )
     if scheme == "gguf" or (not separator and ref.lower().endswith(".gguf")):
-        return Reference("gguf", str(Path(target if separator else ref).expanduser().absolute()))
+        return Reference("gguf", str(user_path(target if separator else ref, InputError)))
     if separator:
         return Reference(scheme, target)
     if ":" in ref and "/" not in ref and "\\" not in ref:

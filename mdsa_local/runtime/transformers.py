@@ -33,7 +33,7 @@ from mdsa_local.runtime.grammar import Follower
 from mdsa_local.runtime.schema_grammar import schema_rules
 from mdsa_local.runtime.stopping import THINKS, StopFilter
 from mdsa_local.runtime.structured import checked_validator, refuse_thoughts_in_form
-from mdsa_local.settings import Settings
+from mdsa_local.settings import Settings, expanded
 from mdsa_local.stoppable import HEARD_S, Leash, Stoppable
 
 MAX_CONTEXT_TOKENS = 8192
@@ -338,7 +338,7 @@ def split_target(target: str) -> tuple[str, Quantization]:
 
 def find_folder(place: str) -> Path:
     """The folder itself, or where the hub's cache keeps a name's files. Raises :class:`ModelNotFoundError`; asks no hub."""
-    folder = Path(place).expanduser()
+    folder = expanded(place, InputError)
     if folder.is_dir():
         return folder.absolute()
     try:

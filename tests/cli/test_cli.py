@@ -124,7 +124,7 @@ def test_route_abstains_on_the_weather_on_mars(product: TinyBERTOrchestrator, ca
         (["kb", "remove", "nope.md"], 4, "unknown document"),
         (["router", "eval", "/no/such/file"], 2, "cannot be read"),
         (["bench", "nope"], 4, "unknown suite"),
-        (["ask", "what is the atm limit", "--model", "~nosuchuser/x.gguf"], 2, "where there is no such user"),
+        (["ask", "what is the atm limit", "--model", "~nosuchuser/x.gguf"], 2, "there is no such user"),
         (["bench", "generate", "--llama-server", "/nosuch"], 6, "/nosuch is no program"),
     ],
 )
