@@ -19,6 +19,8 @@ from mdsa_local.settings import expanded, explain, load_yaml, near_key, read_yam
 SHORTHANDS = ("max_tokens", "temperature")
 # Of a domain that has no model of its own.
 DEFAULT_MODEL = "default"
+# What to do about what is none.
+NO_CONFIG = 'Pass a DomainConfig, such as DomainConfig(name="hr", description="Leave and pay").'
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 # A surrogate on its own, which UTF-8 cannot hold.
 HALF = re.compile(r"[\ud800-\udfff]")

@@ -9,12 +9,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from mdsa_local.domains.config import DomainConfig
-from mdsa_local.errors import ConfigError, UnknownNameError
+from mdsa_local.domains.config import NO_CONFIG, DomainConfig
+from mdsa_local.errors import ConfigError, UnknownNameError, expected
 
 logger = logging.getLogger(__name__)
 # What the shared knowledge base's folder and hidden ones begin with.
 NO_DOMAIN = ("_", ".")
+NO_NAME = 'Pass the name of one, such as "finance".'
 
 
 class DomainRegistry:
@@ -56,17 +57,20 @@ class DomainRegistry:
 
     def register(self, domain: DomainConfig) -> None:
         """Add or replace a domain."""
+        expected(domain, DomainConfig, "the domain", NO_CONFIG, ConfigError)
         with self._lock:
             self._domains[domain.name] = domain
 
     def unregister(self, name: str) -> None:
         """Remove a domain. Raises :class:`UnknownNameError`."""
+        expected(name, str, "the domain", NO_NAME)
         with self._lock:
             if self._domains.pop(name, None) is None:
                 raise UnknownNameError.among("domain", name, self._domains)
 
     def get(self, name: str) -> DomainConfig:
         """The domain called ``name``. Raises :class:`UnknownNameError` that lists the known ones."""
+        expected(name, str, "the domain", NO_NAME)
         with self._lock:
             if name == "global":
                 known = ", ".join(sorted(self._domains))

@@ -50,6 +50,7 @@ class Scope:
     own: str | None = None
 
     def __post_init__(self) -> None:
+        expected(self.own, str | None, "the domain", "Pass the name of one, or None for the shared knowledge base alone.")
         if self.own == self.shared:
             raise InputError(f"{self.own!r} is the shared knowledge base, not a domain's", "Leave the domain out to use the shared one.")
 
@@ -162,7 +163,6 @@ class DualRAG:
         refuse_forked()
         if not isinstance(query, str):
             raise InputError(f"the question is a {type(query).__name__}, not a string", "Pass the question as text.")
-        expected(domain, str | None, "the domain", "Pass the name of one, or None for the shared knowledge base alone.")
         expected(filters, Mapping | None, "filters", 'Pass a mapping, such as {"source": "docs/*"}, or None.')
         expected(floor, Real | None, "floor", "Pass a cosine, such as 0.3, or None.")
         query = rules.question(query, len(query))
@@ -235,6 +235,7 @@ class DualRAG:
         """A stored passage and what surrounds it in its source. Raises :class:`UnknownNameError` when the knowledge base has none of this id."""
         from mdsa_local.knowledge.show import around
 
+        expected(passage_id, str, "the passage", 'Pass its id, such as "returns.md#0".')
         base = self._knowledge_base(domain)
         found = base.passage(passage_id) or base.passage(normalize("NFC", passage_id))
         if found is None:
@@ -252,8 +253,12 @@ class DualRAG:
     def remove(self, document: str | Iterable[str], domain: str | None = None, *, missing_ok: bool = False) -> None:
         """Remove a document, or several in one commit. Raises :class:`UnknownNameError`, and removes none, when one is not there, unless that is
         ``missing_ok``."""
-        knowledge_base = self._knowledge_base(domain)
-        names = [document] if isinstance(document, str) else list(dict.fromkeys(document))
+        hint = 'Pass its id, such as "returns.md", or a list of several.'
+        expected(document, Iterable, "the document", hint)
+        several = [document] if isinstance(document, str) else list(document)
+        for one in several:
+            expected(one, str, "the document", hint)
+        knowledge_base, names = self._knowledge_base(domain), list(dict.fromkeys(several))
         if not all(is_normalized("NFC", name) for name in names):
             stored = {found.document for found in knowledge_base.documents()}
             names = [_as_stored(name, stored) for name in names]

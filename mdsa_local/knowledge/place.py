@@ -18,7 +18,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 def located(given: str | Path) -> Path | str:
     """The absolute folder, or the URI of a place elsewhere as it was given. Raises :class:`ConfigError` for LanceDB's cloud and for no bucket."""
-    expected(given, str | Path, "where knowledge bases are", "Give a folder, or the URI of an object store: s3://bucket/prefix.", ConfigError)
+    expected(given, str | Path, "the place of knowledge bases", "Give a folder, or the URI of an object store: s3://bucket/prefix.", ConfigError)
     text = str(given)
     if isinstance(given, Path) or not _SCHEME.match(text):
         return user_path(given)

@@ -254,12 +254,12 @@ class Readable(Tidied):
         the SQL condition they meet, see :func:`mdsa_local.knowledge.filters.sql`."""
         self._refuse_foreign(at, vector)
         with storage_errors(self.database.folder, self.name):
-            return await searching.candidates(at, vector, text, *_limits(text, k), where)
+            return await searching.candidates(at, vector, text, *_limits(text, k, at.count), where)
 
     def find_at_hand(self, at: Snapshot, near: AtHand, vector: NDArray[np.float32] | None, text: str, k: int) -> list[Found]:
         """As :meth:`find`, in what :meth:`at_hand` gave."""
         self._refuse_foreign(at, vector)
-        return searching.candidates_at_hand(near, at.count, vector, text, *_limits(text, k))
+        return searching.candidates_at_hand(near, at.count, vector, text, *_limits(text, k, at.count))
 
     async def stored(self, at: Snapshot, rows: Sequence[int]) -> dict[int, dict[str, Any]]:
         """What is stored in rows, by row id."""
@@ -298,10 +298,13 @@ class Readable(Tidied):
         return Passage(row["id"], row["source"], self.label, row["title"], line_feeds(row["text"]), row["start"], row["end"], score)
 
 
-def _limits(text: str, k: int) -> tuple[int, int]:
-    """How many candidates there are for the best ``k``: the nearest, and those by words."""
+def _limits(text: str, k: int, count: int) -> tuple[int, int]:
+    """How many candidates there are for the best ``k`` of ``count`` rows: the nearest, and those by words."""
     limit = max(CANDIDATES, 3 * k)
-    return limit, max(limit, NAMED_CANDIDATES) if identifiers.named(text) else limit
+    by_words = max(limit, NAMED_CANDIDATES) if identifiers.named(text) else limit
+    # LanceDB has no number for what is very much more than there is.
+    most = max(count, CANDIDATES)
+    return min(limit, most), min(by_words, most)
 
 
 def among(values: Iterable[str], column: str = "document") -> str:

@@ -5,11 +5,11 @@ The same vectors serve routing, retrieval and the grounding check.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdsa_local.errors import ConfigError, ModelNotFoundError, expected
+from mdsa_local.errors import ConfigError, InputError, ModelNotFoundError, expected
 from mdsa_local.routing.calibration import Calibration
 from mdsa_local.routing.session import TextSession, read_card
 from mdsa_local.settings import Settings, expanded
@@ -72,13 +72,33 @@ class Encoder:
     def encode(self, texts: list[str]) -> NDArray[np.float32]:
         """``(n, width)`` float32, unit length, in the order of ``texts``.
 
-        Of what is longer than ``max_tokens`` the first and the last part are read, half of the window each; see :meth:`cuts`.
+        Of what is longer than ``max_tokens`` the first and the last part are read, half of the window each; see :meth:`cuts`. Raises
+        :class:`InputError` for what is no list of texts.
         """
+        clean_texts(texts, "what to encode")
         return self._session.rows(texts, self.width)
 
     def remembering(self) -> Callable[[list[str]], NDArray[np.float32]]:
         """:meth:`encode` for one question's stages, see :func:`remembering`."""
         return remembering(self.encode)
+
+
+def clean_texts(texts: object, what: str) -> None:
+    """Raise :class:`InputError` where ``texts``, called ``what`` in its message, are no list of texts in valid UTF-8."""
+    if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Collection):
+        raise InputError(f"{what} cannot be {type(texts).__name__} {texts!r:.60}", "Pass a list of texts.")
+    for text in texts:
+        clean_text(text, f"a text of {what}")
+
+
+def clean_text(text: object, what: str) -> None:
+    """Raise :class:`InputError` where ``text``, called ``what`` in its message, is no text in valid UTF-8."""
+    if not isinstance(text, str):
+        raise InputError(f"{what} cannot be {'None' if text is None else f'{type(text).__name__} {text!r:.60}'}", "Pass a text.")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{what} is not valid UTF-8: {text!r:.60}", "Read it as UTF-8.") from None
 
 
 def remembering(encode: Callable[[list[str]], NDArray[np.float32]]) -> Callable[[list[str]], NDArray[np.float32]]:

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from mdsa_local.domains.config import DomainConfig
-from mdsa_local.errors import ConfigError, InputError, UnknownNameError, did_you_mean
+from mdsa_local.domains.config import NO_CONFIG, DomainConfig
+from mdsa_local.errors import ConfigError, InputError, UnknownNameError, did_you_mean, expected
 from mdsa_local.routing import conversation, fitting, small_talk, splitting
 from mdsa_local.routing.anchors import Anchors, Floats, Index, TextEncoder, anchor_texts, cosines
 from mdsa_local.routing.calibration import Calibration
 from mdsa_local.routing.classifier import Classifier
-from mdsa_local.routing.encoder import remembering
+from mdsa_local.routing.encoder import clean_text, clean_texts, remembering
 from mdsa_local.routing.fitting import Fit, Thresholds
 from mdsa_local.routing.labelled import Row, pairs
 from mdsa_local.types import Near, Part, Route, RouteExplanation
@@ -177,6 +177,9 @@ class IntentRouter:
 
     def register_all(self, domains: Iterable[DomainConfig], *, refit: bool = True) -> None:
         """Add or replace several domains at once. ``refit``: have the head follow, when the router was made with ``background``."""
+        domains = list(domains)
+        for domain in domains:
+            expected(domain, DomainConfig, "the domain", NO_CONFIG, ConfigError)
         present = self._now.index.anchors
         added = {domain.name: Anchors.made(anchor_texts(domain), self._encoder, self._cache, present.get(domain.name)) for domain in domains}
         with self._lock:
@@ -184,6 +187,7 @@ class IntentRouter:
 
     def unregister(self, name: str) -> None:
         """Remove a domain. Raises :class:`UnknownNameError`."""
+        expected(name, str, "the domain", 'Pass the name of one, such as "finance".')
         with self._lock:
             if name not in self._now.index.anchors:
                 raise UnknownNameError.among("domain", name, self._now.index.anchors)
@@ -317,8 +321,10 @@ class IntentRouter:
         self, now: Snapshot, text: str, history: Sequence[str], score: Score, encode: Encode, chosen: DomainConfig | None = None
     ) -> tuple[Route, str]:
         """The route of a question, and the text that it was found by."""
-        if isinstance(history, str):
-            raise InputError("the history is no list of texts", "Pass the user's earlier messages as a list, oldest first.")
+        clean_text(text, "the question")
+        if history:
+            clean_texts(history, "the history")
+            history = list(history)
 
         def routes(texts: list[str]) -> list[Route]:
             scored = score(texts)
@@ -335,6 +341,7 @@ class IntentRouter:
     def decided(self, texts: Sequence[str]) -> tuple[list[Route], list[str | None]]:
         """The routes of questions by themselves, untimed and not looked into for parts, as :meth:`route` gives them but scored together; and the
         likeliest domain of each, refused or not, None without any."""
+        clean_texts(texts, "the questions")
         now = self._now
         score, encode = self._reading(now)
         asked = list(dict.fromkeys(texts))
@@ -430,6 +437,7 @@ class IntentRouter:
 
     def parts(self, text: str) -> tuple[Part, ...]:
         """The parts of ``text`` that belong to different domains, in order; empty when it is one question."""
+        clean_text(text, "the question")
         return splitting.parts(text, self._reading(self._now)[0])
 
     def _parted(self, text: str, route: Route, score: Score) -> Route:

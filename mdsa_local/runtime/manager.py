@@ -43,8 +43,8 @@ class ModelManager:
         """``memory_budget`` in bytes or like ``"4GB"``; None takes it from the settings: 70 % of the memory that is free now unless they say
         otherwise. ``max_models`` limits how many are loaded at a time; None sets no limit."""
         expected(settings, Settings | None, "settings", "Pass Settings.load(parallel=2), for example, or None to have them read.", ConfigError)
-        if max_models is not None and max_models < 1:
-            raise InputError(f"max_models is {max_models}", "Give 1 or more, or None for no limit.")
+        if max_models is not None and (not isinstance(max_models, int) or isinstance(max_models, bool) or max_models < 1):
+            raise InputError(f"max_models is {max_models!r}", "Give 1 or more, or None for no limit.")
         self.settings = settings or Settings.load()
         configured = self.settings.memory_budget_mb
         self.memory_budget_bytes = memory_budget_bytes(configured) if memory_budget is None else parse_bytes(memory_budget)

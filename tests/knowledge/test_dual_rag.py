@@ -15,7 +15,7 @@ from unicodedata import normalize
 import numpy as np
 import pytest
 
-from mdsa_local.errors import InputError, StorageError, UnknownNameError
+from mdsa_local.errors import ConfigError, InputError, StorageError, UnknownNameError
 from mdsa_local.knowledge.chunking import chunk
 from mdsa_local.knowledge.dual_rag import DualRAG, Scope
 from mdsa_local.knowledge.reading import Readable
@@ -420,6 +420,31 @@ def test_a_query_of_the_wrong_kind_is_told(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="cannot be"):
             rag.query("card", **given)
     assert rag.query("card", filters=None, floor=1) == []
+    wrong: Any
+    for wrong in (5, b"a", ["finance"]):
+        for ask in (rag.list_documents, rag.optimize, lambda domain: rag.add_local_documents(domain, [{"content": "a card"}])):
+            with pytest.raises(InputError, match="the domain cannot be"):
+                ask(wrong)
+    for wrong in (5, None, [5], ["a", None], b"a"):
+        with pytest.raises(InputError, match="the document cannot be"):
+            rag.remove(wrong)
+    for wrong in (5, None, ["a#0"]):
+        with pytest.raises(InputError, match="the passage cannot be"):
+            rag.passage(wrong)
+    with pytest.raises(ConfigError, match="the place of knowledge bases cannot be int 5"):
+        DualRAG(5)  # type: ignore[arg-type]
+
+
+def test_more_passages_may_be_asked_for_than_there_are(tmp_path: Path) -> None:
+    rag = DualRAG(tmp_path, ToyEmbedder())
+    rag.add_global_documents({"content": f"card number {number} can be frozen"} for number in range(40))
+    for _ in range(3):
+        for top_k in (100, 10**18, 10**30):
+            assert len(rag.query("frozen card", top_k=top_k)) == 40
+            assert len(rag.query("frozen card", top_k=top_k, filters={"source": "text-*"})) == 40
+            # It names something: more of those that share a word are looked at.
+            assert len(rag.query("card A-25014", top_k=top_k)) == 40
+        rag.settle()
 
 
 def test_documents_are_named_as_typed_or_as_a_shell_on_macos_completes_them(tmp_path: Path) -> None:

@@ -6,13 +6,14 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdsa_local.errors import ModelFileError, ModelNotFoundError
+from mdsa_local.errors import InputError, ModelFileError, ModelNotFoundError
 from mdsa_local.routing import session
 from mdsa_local.routing.encoder import Encoder
 from mdsa_local.settings import read_yaml, shipped
@@ -99,3 +100,9 @@ def test_the_shipped_model_is_the_promised_shape() -> None:
     card = read_yaml(shipped("models") / "tinybert" / "model.yaml")
     assert card["architecture"] == {"layers": 4, "hidden": 312, "heads": 12, "intermediate": 1200, "vocabulary": 30522}
     assert card["width"] == 312
+
+
+@pytest.mark.parametrize("texts", ["abc", b"abc", 5, None, {"a": 1}, [None], ["a", 5], ["a\ud800"]])
+def test_what_is_no_list_of_texts_is_told(encoder: Encoder, texts: Any) -> None:
+    with pytest.raises(InputError, match="what to encode"):
+        encoder.encode(texts)

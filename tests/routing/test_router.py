@@ -322,3 +322,27 @@ def test_a_figure_that_is_no_other_when_rounded_is_told_apart(encoder: Encoder) 
     assert routed(needed)[1].endswith(f"; unsure, {confidence:.4f} is below {needed:.4f}")
     assert routed(needed, needed)[1].endswith(f" at {confidence:.4f}, needed {needed:.4f})")
     assert routed(1.0)[1].endswith("; unsure, below 1.00")
+
+
+def test_arguments_of_the_wrong_kind_are_told(product: TinyBERTOrchestrator) -> None:
+    wrong: Any
+    for wrong in (None, 5, ["my card"], "\ud800"):
+        for ask in (product.router.route, product.router.explain, product.router.routed, product.router.parts):
+            with pytest.raises(InputError, match="the question"):
+                ask(wrong)
+        with pytest.raises(InputError, match="the question"):
+            product.router.decided([wrong])
+    for wrong in ("how do I", [None], {"a": "b"}, 5, ["\ud800"]):
+        with pytest.raises(InputError, match="the history"):
+            product.router.route("my card was charged twice", wrong)
+    nothing: Any
+    for nothing in (None, [], ()):
+        assert product.router.route("my card was charged twice", nothing).domain == "finance"
+    for wrong in (None, 5, "finance", {"name": "finance"}):
+        for register in (product.router.register, product.registry.register):
+            with pytest.raises(ConfigError, match="the domain cannot be"):
+                register(wrong)
+    for wrong in (None, 5, ["finance"]):
+        for name in (product.router.unregister, product.registry.unregister, product.registry.get):
+            with pytest.raises(InputError, match="the domain cannot be"):
+                name(wrong)

@@ -756,5 +756,9 @@ def test_arguments_of_the_wrong_kind_are_told(tiny: Path, settings: Settings) ->
         for wrong in (5, None, tiny):
             with pytest.raises(InputError, match="a model reference cannot be"):
                 manager.ensure_ready(wrong)  # type: ignore[arg-type]
+    most: Any
+    for most in ("2", 2.5, 0, True):
+        with pytest.raises(InputError, match="max_models is "):
+            ModelManager(settings, max_models=most)
     with pytest.raises(ConfigError, match="settings cannot be dict"):
         ModelManager({"parallel": 2})  # type: ignore[arg-type]
