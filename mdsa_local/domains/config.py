@@ -137,11 +137,15 @@ class DomainConfig(BaseModel):
             # A display name beside an identifier: the identifier names the domain.
             values.setdefault("title", values.pop("name"))
             values["name"] = values.pop("domain_id")
-        short = {key: values.pop(key) for key in SHORTHANDS if values.get(key) is not None}
-        if short:
-            own = values.get("generation") or {}
-            if isinstance(own, Mapping) and (twice := [key for key in short if key in own]):
-                raise ConfigError(f"{twice[0]!r} and 'generation.{twice[0]}' are the same setting", "Keep one of the two.")
+        if "model" in values and "model_name" in values:
+            raise ConfigError("'model' and 'model_name' are the same setting", "Keep one of the two.")
+        short, own = {key: values.pop(key) for key in SHORTHANDS if key in values}, values.get("generation") or {}
+        if isinstance(own, Mapping) and (wrong := [key for key in own if not isinstance(key, str)]):
+            raise ConfigError(f"unknown key {wrong[0]!r} of 'generation'", "Keys are words.")
+        if isinstance(own, Mapping) and (twice := [key for key in short if key in own]):
+            raise ConfigError(f"{twice[0]!r} and 'generation.{twice[0]}' are the same setting", "Keep one of the two.")
+        # What is neither is told as it was given.
+        if short and isinstance(own, Mapping | Generation):
             values["generation"] = {**(own.model_dump() if isinstance(own, Generation) else own), **short}
         return values
 

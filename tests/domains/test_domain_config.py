@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from mdsa_local.domains.config import DomainConfig, Generation
-from mdsa_local.domains.predefined import create_finance_domain
+from mdsa_local.domains.predefined import create_finance_domain, predefined
 from mdsa_local.domains.registry import DomainRegistry
-from mdsa_local.errors import ConfigError, UnknownNameError
+from mdsa_local.errors import ConfigError, InputError, UnknownNameError
 from mdsa_local.settings import shipped
 
 
@@ -122,6 +122,16 @@ def test_the_promised_ways_to_write_a_domain() -> None:
     assert DomainConfig(domain_id="hr", name="Human Resources").title == "Human Resources"
     assert create_finance_domain(model="other").model == "other"
     assert len(create_finance_domain().keywords) >= 15
+    for changes in ({"name": "bank"}, {"domain_id": "bank"}):
+        bank = create_finance_domain(**changes, model_name="nano-int8", max_tokens=9)
+        assert (bank.name, bank.model, bank.generation.max_tokens) == ("bank", "nano-int8", 9)
+        assert (bank.title, bank.examples) == (create_finance_domain().title, create_finance_domain().examples)
+    with pytest.raises(ConfigError, match="'model' and 'model_name' are the same setting"):
+        create_finance_domain(model="a", model_name="b")
+    with pytest.raises(ConfigError, match="unknown key 'nope'"):
+        create_finance_domain(nope=1)
+    with pytest.raises(InputError, match="the domain cannot be int 5"):
+        predefined(5)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["../etc", "a/b", "", "A", "global", ".hidden", "x" * 65, "a\0b"])
@@ -241,6 +251,23 @@ def test_a_setting_and_its_shorthand_do_not_stand_together(tmp_path: Path) -> No
     with pytest.raises(ConfigError, match=r"garden/domain\.yaml: 'max_tokens' and 'generation\.max_tokens' are the same"):
         DomainConfig.read(folder(tmp_path, "max_tokens: 5\ngeneration: {max_tokens: 7}\n"))
     assert create_finance_domain(max_tokens=5).generation.max_tokens == 5
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"max_tokens": None}, r"key 'generation\.max_tokens'.*given: None"),
+        ({"generation": {"top_k": 3}, "temperature": None}, r"key 'generation\.temperature'.*given: None"),
+        ({"generation": "x", "max_tokens": 5}, "key 'generation'.*given: 'x'"),
+        ({"generation": 5, "temperature": 1}, "key 'generation'.*given: 5"),
+        ({"generation": {5: 1}}, "unknown key 5 of 'generation'"),
+        ({"generation": {5: 1}, "max_tokens": 5}, "unknown key 5 of 'generation'"),
+    ],
+)
+def test_a_shorthand_beside_what_is_wrong_is_told(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        DomainConfig(name="a", **values)
+    assert "It belongs under" not in caught.value.hint
 
 
 def test_one_text_to_stop_at_needs_no_list() -> None:
