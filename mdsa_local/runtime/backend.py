@@ -14,6 +14,10 @@ from mdsa_local.settings import Settings, user_path
 
 PORT = re.compile(r":\d+$")
 PORTS = {"http": 80, "https": 443}
+# Where a file was pulled from, which is a name of it.
+HUB = "hf"
+# What only Ollama's names look like: no model of ours has a folder in its name, and no drive of Windows more than a letter.
+TAGGED = re.compile(r"\w[\w.-]+(/\w[\w.-]*)*:\w[\w.-]*")
 Reason = Literal["stop", "length", "cancelled"]
 
 
@@ -92,7 +96,8 @@ class Backend(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A parsed model reference. ``scheme`` is ``name``, ``gguf`` or another key of :data:`BACKENDS`; ``target`` is what follows it."""
+    """A parsed model reference. ``scheme`` is ``name``, ``gguf`` or another key of :data:`BACKENDS`; ``target`` is what follows it. A name may be
+    ``hf://owner/repository/file.gguf``, for the file that was pulled from there."""
 
     scheme: str
     target: str
@@ -153,7 +158,8 @@ def in_our_words(url: str) -> str:
 
 
 def parse_reference(ref: str) -> Reference:
-    """Parse a model reference: ``nano``, ``nano-int4``, ``~/models/x.gguf``, ``ollama://llama3.2:1b`` or the bare ``llama3.2:1b``.
+    """Parse a model reference: ``nano``, ``nano-int4``, ``~/models/x.gguf``, ``ollama://llama3.2:1b`` or the bare ``llama3.2:1b`` and
+    ``hf.co/owner/model:Q4_K_M``.
 
     A path comes back absolute. Raises :class:`InputError` for an empty reference, :class:`UnknownNameError` for an unknown scheme.
     """
@@ -164,16 +170,18 @@ def parse_reference(ref: str) -> Reference:
         server = f"For a server that speaks OpenAI's API write {in_our_words(ref)}, NAME being the model's name there."
         file = "Fetch the file first (mdsa models pull), and give its path or name."
         raise UnknownNameError(f"{ref!r} is an address, no model reference", file if ref.lower().endswith(".gguf") else server)
-    if separator and scheme not in BACKENDS:
+    if separator and scheme not in (*BACKENDS, HUB):
         raise UnknownNameError.among("model scheme", scheme, BACKENDS)
     if not ref or "\0" in ref or (separator and not target):
         raise InputError(
             f"{ref!r} is no model reference", "Give a name like nano, a path to a .gguf file, ollama://name:tag or openai://host:port/name."
         )
+    if separator and scheme == HUB:
+        return Reference("name", ref)
     if scheme == "gguf" or (not separator and ref.lower().endswith(".gguf")):
         return Reference("gguf", str(user_path(target if separator else ref, InputError)))
     if separator:
         return Reference(scheme, target)
-    if ":" in ref and "/" not in ref and "\\" not in ref:
+    if TAGGED.fullmatch(ref) or (":" in ref and "/" not in ref and "\\" not in ref):
         return Reference("ollama", ref)
     return Reference("name", ref)

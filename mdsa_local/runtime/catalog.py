@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mdsa_local.errors import ConfigError, ModelFileError, ModelNotFoundError
-from mdsa_local.runtime.backend import parse_reference
+from mdsa_local.runtime.backend import HUB, parse_reference
 from mdsa_local.runtime.gguf import MISSING
 from mdsa_local.settings import explain, read_yaml
 
@@ -73,14 +73,21 @@ class ModelCard(BaseModel):
 
 
 def find(name: str, folders: Sequence[Path]) -> ModelFile:
-    """The file of ``name`` (``nano``, ``nano-int4``), from the first folder that has it.
+    """The file of ``name`` (``nano``, ``nano-int4``), from the first folder that has it; of ``hf://owner/repository/file.gguf`` the one that was
+    pulled from there.
 
-    Raises :class:`ModelNotFoundError` that lists the known names.
+    Raises :class:`ModelNotFoundError` that lists the known names, or says how the file is pulled.
     """
     models = known(folders)
+    if name.startswith(f"{HUB}://"):
+        if (pulled := next((model for model in models.values() if model.source == name), None)) is not None:
+            return pulled
+        raise ModelNotFoundError(f"no model here was pulled from {name}", f"Fetch it, and use the name that this tells: mdsa models pull {name}")
     if name not in models:
         unknown = ModelNotFoundError.among("model", name, models)
-        elsewhere = "A file is given by a path that ends in .gguf, an Ollama model as ollama://name:tag, a server's as openai://host:port/name."
+        elsewhere = (
+            f"If Ollama has it, write ollama://{name}; a file is given by a path that ends in .gguf, a server's model as openai://host:port/name."
+        )
         raise ModelNotFoundError(str(unknown), f"{unknown.hint} {elsewhere}")
     return models[name]
 

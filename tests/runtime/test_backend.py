@@ -24,6 +24,12 @@ from mdsa_local.runtime.backend import BACKENDS, Reference, backend_module, pars
         ("llama3.2:1b", "ollama", "llama3.2:1b"),
         ("gguf:///models/x.gguf", "gguf", "/models/x.gguf"),
         ("owner/name", "name", "owner/name"),
+        ("hf.co/bartowski/Llama-3.2-1B-Instruct-GGUF:Q4_K_M", "ollama", "hf.co/bartowski/Llama-3.2-1B-Instruct-GGUF:Q4_K_M"),
+        ("user/model:tag", "ollama", "user/model:tag"),
+        ("C:/models/x", "name", "C:/models/x"),
+        ("./model:tag", "name", "./model:tag"),
+        ("/models/model:tag", "name", "/models/model:tag"),
+        ("hf://owner/repo/x-Q4_0.gguf", "name", "hf://owner/repo/x-Q4_0.gguf"),
     ],
 )
 def test_parse_reference(ref: str, scheme: str, target: str) -> None:
@@ -59,7 +65,7 @@ def test_an_address_is_told_how_it_is_written(ref: str, written: str) -> None:
     assert written in caught.value.hint
 
 
-@pytest.mark.parametrize("ref", ["", "  ", "ollama://", "a\0b.gguf"])
+@pytest.mark.parametrize("ref", ["", "  ", "ollama://", "a\0b.gguf", "hf://a\0b"])
 def test_no_reference(ref: str) -> None:
     with pytest.raises(InputError):
         parse_reference(ref)
@@ -74,7 +80,7 @@ def test_any_text_parses_or_is_refused(ref: str) -> None:
 
 
 def test_references_are_written_as_they_are_read() -> None:
-    for ref in ("nano", "/x.gguf", "ollama://llama3.2:1b"):
+    for ref in ("nano", "/x.gguf", "ollama://llama3.2:1b", "hf://owner/repo/x.gguf"):
         assert str(parse_reference(ref)) == ref
 
 

@@ -54,6 +54,19 @@ def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
             find(name, [tmp_path])
         assert "nano, nano-int4, nano-int8" in caught.value.hint
         assert "openai://" in caught.value.hint
+        assert f"ollama://{name};" in caught.value.hint
+
+
+def test_a_pulled_file_is_known_by_where_it_came_from(tmp_path: Path) -> None:
+    path = install(tmp_path)
+    card = yaml.safe_load((path / "model.yaml").read_text())
+    card["files"]["int4"]["source"] = source = "hf://owner/repo/nano-int4.gguf"
+    (path / "model.yaml").write_text(yaml.safe_dump(card))
+    assert find(source, [tmp_path]).path == path / "nano-int4.gguf"
+    for other in ("hf://owner/repo/other.gguf", "hf://owner/repo@v2/nano-int4.gguf"):
+        with pytest.raises(ModelNotFoundError, match="no model here was pulled from") as caught:
+            find(other, [tmp_path])
+        assert caught.value.hint.endswith(f"mdsa models pull {other}")
 
 
 def test_a_colon_for_a_dash_is_guessed(tmp_path: Path) -> None:
