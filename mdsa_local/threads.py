@@ -64,6 +64,10 @@ class Threads:
             self._begin()
         future: Future[T] = Future()
         with self._changed:
+            if _ending.is_set():
+                # What is under way is to end soon, too.
+                future.cancel()
+                return future
             self._waiting.append((future, work, stop))
             if self._idle >= len(self._waiting):
                 self._changed.notify()
@@ -95,10 +99,8 @@ class Threads:
         for thread in begun:
             thread.join()
 
-    def _end(self, until: float) -> None:
-        """The program ends: stop what is done, do nothing of what waits, and wait for those that work, at most ``until`` then."""
-        if self._pid != os.getpid():
-            return
+    def _stop(self) -> None:
+        """The program ends: stop what is done, and do nothing of what waits."""
         with self._changed:
             waiting, stops = [*self._waiting], [*self._busy.values()]
         for future, _, _ in waiting:
@@ -107,6 +109,9 @@ class Threads:
             # Whatever is wrong with one, the others are to be stopped too, and nobody is left to be told.
             with suppress(Exception):
                 stop()
+
+    def _rest(self, until: float) -> None:
+        """Wait for those that work, at most ``until`` then."""
         with self._rested:
             if not self._rested.wait_for(lambda: self._running == self._idle, max(0.0, until - time.monotonic())):
                 logger.warning("%s: still at work %g s after it was stopped", self._name, ENDING_S)
@@ -141,11 +146,17 @@ class Threads:
 
 
 _all: WeakSet[Threads] = WeakSet()
+_ending = threading.Event()
 
 
 @atexit.register
 def _end_all() -> None:
     # Python ends a daemon where it next comes back from what is not Python's; inside of C++ or Rust that aborts the process.
     until = time.monotonic() + ENDING_S
-    for threads in list(_all):
-        threads._end(until)
+    _ending.set()
+    # Those of a process that this one was forked from are not here.
+    own = [threads for threads in list(_all) if threads._pid == os.getpid()]
+    for threads in own:
+        threads._stop()
+    for threads in own:
+        threads._rest(until)

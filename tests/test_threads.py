@@ -75,6 +75,7 @@ def work():
     begun.set()
     print("stopped" if stopped.wait(30) else "not stopped", flush=True)
     threading.Event().wait(0.2)
+    print("cancelled" if pool.submit(int).cancelled() else "begun", flush=True)
     print("done", flush=True)
 def fails():
     raise RuntimeError
@@ -84,7 +85,7 @@ pool.submit(lambda: print("never begun", flush=True))
 begun.wait(30)
 """
     run = subprocess.run([sys.executable, "-c", ends], capture_output=True, text=True, timeout=60)
-    assert (run.returncode, run.stdout, run.stderr) == (0, "stopped\ndone\n", "")
+    assert (run.returncode, run.stdout, run.stderr) == (0, "stopped\ncancelled\ndone\n", "")
 
 
 def test_a_program_that_ends_does_not_wait_for_idle_threads() -> None:
