@@ -2,13 +2,13 @@
 
 A chunk never spans two headings. Within a heading, blocks are put together while they fit; a block that fits stays whole, and one that
 does not is split at items or lines, then at sentence ends, then at words. The row that names a table's columns is the last heading of a chunk that
-begins below it.
+begins below it, and so is the line that leads in a list ("Never do the following:").
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from typing import Literal
@@ -33,7 +33,7 @@ _ROW = re.compile(r" {0,3}\|")
 _RULE = re.compile(r"[ \t]*+\|?[ \t]*+:?-+:?[ \t]*+(?:\|[ \t]*+:?-+:?[ \t]*+)*\|?[ \t]*+")
 # A longer line is text: each passage below it would carry it.
 _MOST_HEADING_CHARS = 300
-# A longer row of columns would crowd out the headings above it.
+# A longer row of columns, or a longer line before a list, would crowd out the headings above it.
 _MOST_COLUMNS_CHARS = 300
 _SENTENCE_END = re.compile(r"""(?<=[.!?…])["'”’)\]]*\s+|(?<=[。！？])""")
 # A word piece is rarely longer; bounds a chunk of text that a tokenizer counts as one unknown token.
@@ -55,6 +55,16 @@ class _Block:
     kind: Kind
     start: int
     end: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """What stands over a part of a text, and where that begins and ends; ``leads_in``: that is a list."""
+
+    text: str
+    start: int
+    end: int
+    leads_in: bool = False
 
 
 def line_feeds(text: str) -> str:
@@ -135,25 +145,48 @@ def _chunk(source: str, count_tokens: Callable[[str], int], title: str, markdown
     at_char = at_byte = 0
     for heading, blocks, _ in _sections(source, title, markdown, path):
         pieces = [(piece, size) for block in blocks for piece, size in _fit(source, block, cost, max_tokens)]
-        tables = [table for block in blocks if block.kind == "lines" and (table := _table(source, block))]
-        for span in _pack(pieces, max_tokens):
+        heads = [head for before, block in pairwise([None, *blocks]) if block and (head := _head(source, before, block))]
+        passed = 0
+        # What leads in a list may deny it, and says nothing of what comes after.
+        lists = {head.end: head.start for head in heads if head.leads_in}
+        for span in _pack(pieces, max_tokens, lists):
             start, end = _strip(source, span)
             if start < end:
                 first = at_byte + len(source[at_char:start].encode())
                 at_char, at_byte = end, first + len(source[start:end].encode())
-                columns = [names for names, begin, last in tables if begin <= start < last]
-                chunks.append(Chunk(" > ".join([heading, *columns] if heading else columns), source[start:end], first, at_byte))
+                while passed < len(heads) and heads[passed].end <= start:
+                    passed += 1
+                above = [head.text for head in heads[passed : passed + 1] if head.start <= start]
+                chunks.append(Chunk(" > ".join([heading, *above] if heading else above), source[start:end], first, at_byte))
     return chunks
 
 
-def _table(source: str, block: _Block) -> tuple[str, int, int] | None:
-    """The row that names the columns of a table, where its rows begin and where they end; None where the block is none."""
+def _head(source: str, before: _Block | None, block: _Block) -> _Head | None:
+    """What a chunk that begins within ``block`` is headed by: the names of a table's columns, or what leads in a list; None without either."""
+    if block.kind == "lines":
+        return _columns(source, block)
+    if block.kind == "list" and before and before.kind == "paragraph":
+        return _lead_in(source, before, block)
+    return None
+
+
+def _columns(source: str, block: _Block) -> _Head | None:
+    """The row that names the columns of a table, and its rows; None where the block is none."""
     lines = [match.span() for match in islice(LINE.finditer(source, block.start, block.end), 3)]
     if len(lines) < 3:
         return None
     names, rule = (source[slice(*line)].strip() for line in lines[:2])
     fits = _ROW.match(names) and names.endswith("|") and len(names) <= _MOST_COLUMNS_CHARS and _RULE.fullmatch(rule)
-    return (names, lines[2][0], block.end) if fits else None
+    return _Head(names, lines[2][0], block.end) if fits else None
+
+
+def _lead_in(source: str, before: _Block, block: _Block) -> _Head | None:
+    """The sentence before a list that ends with a colon, without it, and the list."""
+    text = source[before.start : before.end].rstrip()
+    if not text.endswith((":", "：")):
+        return None
+    last = " ".join(text[max([0, *_sentences(text)]) : -1].split())
+    return _Head(last, block.start, block.end, True) if 0 < len(last) <= _MOST_COLUMNS_CHARS else None
 
 
 def _sections(source: str, title: str, markdown: bool, path: dict[int, str]) -> Iterator[tuple[str, list[_Block], int]]:
@@ -258,11 +291,11 @@ def _middle(text: str) -> list[int]:
     return [found]
 
 
-def _pack(pieces: list[tuple[Span, int]], limit: int) -> Iterator[Span]:
-    """Put neighbours together while they fit."""
+def _pack(pieces: list[tuple[Span, int]], limit: int, apart: Mapping[int, int]) -> Iterator[Span]:
+    """Put neighbours together while they fit, and end with each part that is ``apart`` (from its end to its start) what begins within it."""
     start = end = total = 0
     for (first, last), size in pieces:
-        if end and total + size > limit:
+        if end and (total + size > limit or start >= apart.get(end, start + 1)):
             yield start, end
             end = total = 0
         if not end:

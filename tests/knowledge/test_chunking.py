@@ -133,6 +133,18 @@ def test_a_table_is_split_between_rows() -> None:
     assert [line for piece in chunks for line in piece.text.splitlines()] == rows
 
 
+@pytest.mark.parametrize("markdown", [True, False])
+def test_what_goes_on_with_a_list_is_headed_by_what_leads_it_in(markdown: bool) -> None:
+    items = "".join(f"- Do not wash item number {n} in the machine.\n" for n in range(20))
+    text = f"The tent is made of silk. Never do the\nfollowing:\n\n{items}\nIt lasts for years. Colours:\n- red\n\nShort."
+    chunks = chunk(text, count, title="Tents", markdown=markdown, max_tokens=40)
+    exact(text, chunks)
+    inside = [piece.title for piece in chunks if piece.text.startswith("- Do")]
+    assert len(inside) > 1 and set(inside) == {"Tents > Never do the following"}
+    assert chunks[0].title == "Tents"
+    assert {piece.title for piece in chunks if "Colours" in piece.text or "Short" in piece.text} <= {"Tents"}
+
+
 def test_what_goes_on_with_a_table_is_headed_by_the_names_of_its_columns() -> None:
     rows = [f"| key{n} | {n} s | how long step {n} takes |" for n in range(9)]
     table = "\n".join(["| Key | Value | Meaning |", "|:---|---:|---|", *rows])
