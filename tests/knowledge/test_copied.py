@@ -131,7 +131,8 @@ def test_rows_and_cosines_are_those_of_the_table_in_any_order_and_thread(tmp_pat
     def look(seed: int) -> None:
         drawn = random.Random(seed).sample(sorted(stored), 90)
         assert list(copy.fetch(drawn).items()) == [(row, stored[row]) for row in drawn]
-        assert copy.cosines(drawn, question) == pytest.approx({row: float(vectors[row] @ question) for row in drawn}, abs=1e-6)
+        # Sums of a thousand products in float32, each processor adds them up in its own order: off by some 1e-6.
+        assert copy.cosines(drawn, question) == pytest.approx({row: float(vectors[row] @ question) for row in drawn}, abs=5e-6)
 
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(look, range(40)))

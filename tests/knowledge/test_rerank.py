@@ -167,6 +167,8 @@ def test_doctor_says_whether_it_is_there(models: Path, tmp_path: Path) -> None:
 
 def test_the_commands_show_it(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("MDSA_HOME", str(tmp_path / "home"))
+    # The documents of the shipped ones would be brought in.
+    monkeypatch.setenv("MDSA_SHIPPED_DOMAINS", "false")
     for name, text in (("roses.md", "# A\n\nRoses are pruned in march.\n"), ("gold.md", "# A\n\nTulips are gold gold.\n")):
         (tmp_path / name).write_text(text, encoding="utf-8")
         inside(capsys, "kb", "add", str(tmp_path / name))

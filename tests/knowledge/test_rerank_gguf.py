@@ -292,6 +292,7 @@ def test_searches_follow_it_and_tell(tmp_path: Path, one: GgufReranker, monkeypa
 
     monkeypatch.setenv("MDSA_HOME", str(home))
     monkeypatch.setenv("MDSA_RERANKER", "mine.gguf")
+    monkeypatch.setenv("MDSA_SHIPPED_DOMAINS", "false")
     for name, text in (("roses.txt", "Roses are pruned in march."), ("gold.txt", "Tulips are gold gold.")):
         (tmp_path / name).write_text(text, encoding="utf-8")
         inside(capsys, "kb", "add", str(tmp_path / name))
