@@ -47,8 +47,7 @@ class ModelManager:
             raise InputError(f"max_models is {max_models!r}", "Give 1 or more, or None for no limit.")
         self.settings = settings or Settings.load()
         configured = self.settings.memory_budget_mb
-        self.memory_budget_bytes = memory_budget_bytes(configured) if memory_budget is None else parse_bytes(memory_budget)
-        self._room = Room(self.memory_budget_bytes, max_models)
+        self._room = Room(memory_budget_bytes(configured) if memory_budget is None else parse_bytes(memory_budget), max_models)
         self._names = Names(self.settings)
         # What models turned out to take, in place of their estimates.
         self._measured: dict[str, int] = {}
@@ -57,6 +56,15 @@ class ModelManager:
         self._threads: list[threading.Thread] = []
         if self.settings.keep_alive_s > 0:
             threading.Thread(target=self._expire, name="keep-alive", daemon=True).start()
+
+    @property
+    def memory_budget_bytes(self) -> int:
+        """Memory of all loaded models; another budget holds from the next load on."""
+        return self._room.budget_bytes
+
+    @memory_budget_bytes.setter
+    def memory_budget_bytes(self, budget: int) -> None:
+        self._room.budget_bytes = budget
 
     def resolve(self, ref: str) -> Path | Reference:
         """The file that ``ref`` names, or the reference itself where another program holds the model.
