@@ -16,7 +16,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from _making import ROOT, step
+from _making import KEEPING, ROOT, step
 
 from mdsa_local.training.card import refresh
 
@@ -96,7 +96,7 @@ def main() -> None:
     }
     for name, (module, *options) in PLANS[args.on].runs(args.part).items():
         if not (work / name / "student").is_dir():
-            step(module, *common, *begun[name], "--work", work / name, *options)
+            step(module, *common, *begun[name], "--work", work / name, *options, settings=KEEPING if module == "distil" else None)
     step("export_encoder", "--student", work / "third/student", "--out", out)
     refresh(out, NEW_CARD, calibration="{}")
     said = step("calibrate", "--data", data, "--encoder", out)

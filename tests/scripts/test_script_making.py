@@ -90,8 +90,9 @@ def test_an_encoder_is_made_in_three_runs_or_a_part_of_each(
 ) -> None:
     work, out, ran = tmp_path / "work", tmp_path / "out", dict[str, list[str]]()
 
-    def step(module: str, *arguments: object) -> str:
+    def step(module: str, *arguments: object, settings: dict[str, str] | None = None) -> str:
         ran[module] = list(map(str, arguments))
+        assert (settings is not None) == (module == "distil")
         return 'calibration: {"scope": 0.1}\n'
 
     monkeypatch.setattr(make_encoder, "step", step)
