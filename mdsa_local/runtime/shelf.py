@@ -132,18 +132,10 @@ def pull(
     same = taken is not None and (taken.file, taken.sha256, taken.size_bytes) == tuple(entry.values())
     if not same:
         _refuse_another(folder, variant, file.source)
-
-    def check(partial: Path) -> None:
-        try:
-            _refuse_no_model(partial)
-        except ModelFileError as error:
-            hint = error.hint if error.hint != HINT else "It is as the hub has it: choose another file."
-            raise ModelFileError(str(error).replace(str(partial), remote.url, 1), hint) from None
-
     if not (same and _is_whole(target, remote, progress)):
         settings.writable(folder)
         try:
-            fetcher.fetch(remote, target, progress, check)
+            fetcher.fetch(remote, target, progress, lambda partial: _refuse_fetched(partial, remote.url))
         finally:
             # Empty where nothing of it is worth going on with.
             with suppress(OSError):
@@ -337,6 +329,15 @@ def _refuse_no_model(path: Path) -> GGUFInfo:
     if text_metadata(path).get("general.type") == "adapter":
         raise ModelFileError(f"{path} is an adapter, no model by itself", "Name it in a domain.yaml beside its model: adapter: FILE.")
     return info
+
+
+def _refuse_fetched(partial: Path, url: str) -> None:
+    """As :func:`_refuse_no_model`, in words of where the file comes from."""
+    try:
+        _refuse_no_model(partial)
+    except ModelFileError as error:
+        hint = error.hint if error.hint != HINT else "It is as the hub has it: choose another file."
+        raise ModelFileError(str(error).replace(str(partial), url, 1), hint) from None
 
 
 def _is_whole(path: Path, remote: Remote, progress: Progress) -> bool:
