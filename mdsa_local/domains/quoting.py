@@ -156,6 +156,11 @@ class Extract:
         """As :attr:`row`, but an item by itself without the mark of a list: behind another list it would be taken for an item of that."""
         return self.row if "\n" in self.own else without_list_mark(self.row)
 
+    @property
+    def marked(self) -> bool:
+        """Whether it is quoted as an item by itself, with the mark of a list."""
+        return not self.heading and self.apart != self.row
+
 
 def shortlist(
     question: str,
@@ -332,24 +337,28 @@ def grammar(extracts: Sequence[Extract], lengths: Sequence[int] = (), most: int 
         return ""
     rules = [f"q{i} ::= {literal(extract.quoted)}" for i, extract in enumerate(extracts)]
     rules += [f"r{i} ::= {literal(extract.row)}" for i, extract in enumerate(extracts) if extract.heading]
-    rules += [f"a{i} ::= {literal(extract.apart)}" for i, extract in enumerate(extracts) if not extract.heading and extract.apart != extract.row]
+    rules += [f"a{i} ::= {literal(extract.apart)}" for i, extract in enumerate(extracts) if extract.marked]
     roots = (_together(extracts, (i, *company(extracts, i, lengths, most))) for i in range(len(extracts)))
     return "\n".join([f"root ::= {' | '.join(roots)}", *rules])
 
 
 def _together(extracts: Sequence[Extract], chosen: Sequence[int]) -> str:
-    """The rule for quoting those ``chosen``, in this order: rows, and what has several lines, stand on lines of their own, and what two stand below
-    is said once. What follows a list and is not of it is set apart: else it would seem to be forbidden too."""
+    """The rule for quoting those ``chosen``, in this order: rows, items after items, and what has several lines, stand on lines of their own, and
+    what two stand below is said once. What follows a list and is not of it is set apart: else it would seem to be forbidden too. An item that stands
+    in the middle of a line is written without the mark of a list."""
     parts, last = list[str](), None
     for at in chosen:
         extract = extracts[at]
         said = last is not None and extract.heading != "" and extract.heading == last.heading
         ended = last is not None and last.listed and not said
+        within = False
         if last is not None:
-            lines = "\n" in extract.quoted + last.quoted or (extract.columns and last.columns)
-            parts.append(r'"\n\n"' if ended or (extract.listed and not said) else r'"\n"' if lines else '" "')
-        apart = ended and not extract.heading and extract.apart != extract.row
-        parts.append(f"r{at}" if said else f"a{at}" if apart else f"q{at}")
+            lines = "\n" in extract.quoted + last.quoted or (extract.columns and last.columns) or (extract.marked and last.marked)
+            parted = ended or (extract.listed and not said)
+            within = not parted and not lines
+            parts.append(r'"\n\n"' if parted else r'"\n"' if lines else '" "')
+        bare = (ended or within) and extract.marked
+        parts.append(f"r{at}" if said else f"a{at}" if bare else f"q{at}")
         last = extract
     return " ".join(parts)
 

@@ -129,6 +129,18 @@ def test_what_follows_a_list_and_is_not_of_it_is_set_apart() -> None:
     assert quoting.grammar([never[0], below]).startswith(r'root ::= q0 "\n\n" q1 | q1 "\n\n" q0')
 
 
+def test_an_item_in_the_middle_of_a_line_has_no_mark_of_a_list() -> None:
+    prose, item, other = (
+        Extract(0, "A card is free.", score=1.0),
+        Extract(0, "- Express adds $12.", score=1.0),
+        Extract(1, "- A tube is free.", score=1.0),
+    )
+    first, second, *rules = quoting.grammar([prose, item]).removeprefix("root ::= ").replace("\n", " | ").split(" | ")
+    assert (first, second) == ('q0 " " a1', 'q1 " " q0')
+    assert 'a1 ::= "Express adds $12. [1]"' in rules
+    assert quoting.grammar([item, other]).startswith(r'root ::= q0 "\n" q1 | q1 "\n" q0')
+
+
 def test_items_of_one_list_do_not_say_the_same_for_what_leads_them_in(encoder: Encoder) -> None:
     text = "To open an account for a company in another country you need:\n- Passport.\n- Lease."
     found = quoting.shortlist("what do I need to open an account", [("", text)], encoder.encode)
