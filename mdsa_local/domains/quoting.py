@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mdsa_local.domains.prompts import NOT_FOUND
@@ -346,20 +347,18 @@ def _together(extracts: Sequence[Extract], chosen: Sequence[int]) -> str:
     """The rule for quoting those ``chosen``, in this order: rows, items after items, and what has several lines, stand on lines of their own, and
     what two stand below is said once. What follows a list and is not of it is set apart: else it would seem to be forbidden too. An item that stands
     in the middle of a line is written without the mark of a list."""
-    parts, last = list[str](), None
-    for at in chosen:
-        extract = extracts[at]
-        said = last is not None and extract.heading != "" and extract.heading == last.heading
-        ended = last is not None and last.listed and not said
-        within = False
-        if last is not None:
-            lines = "\n" in extract.quoted + last.quoted or (extract.columns and last.columns) or (extract.marked and last.marked)
-            parted = ended or (extract.listed and not said)
-            within = not parted and not lines
-            parts.append(r'"\n\n"' if parted else r'"\n"' if lines else '" "')
-        bare = (ended or within) and extract.marked
-        parts.append(f"r{at}" if said else f"a{at}" if bare else f"q{at}")
-        last = extract
+    parts = [f"q{chosen[0]}"]
+    for before, at in pairwise(chosen):
+        last, extract = extracts[before], extracts[at]
+        said = extract.heading != "" and extract.heading == last.heading
+        if (last.listed or extract.listed) and not said:
+            gap = r'"\n\n"'
+        elif "\n" in extract.quoted + last.quoted or (extract.columns and last.columns) or (extract.marked and last.marked):
+            gap = r'"\n"'
+        else:
+            gap = '" "'
+        form = "r" if said else "a" if extract.marked and gap != r'"\n"' else "q"
+        parts += [gap, f"{form}{at}"]
     return " ".join(parts)
 
 
