@@ -184,8 +184,8 @@ class Context:
         if options.ranking:
             params.embeddings, params.pooling_type = True, self.lib.LLAMA_POOLING_TYPE_RANK
         if not model.gpu_layers:
-            # On a CPU it is no faster (0.5B Q4_0, 1000 tokens deep: 17.7 tokens a second with, 21.0 without), and sums in float16: the logits of
-            # one sequence then differ by up to 0.2 with the shape of the batch, else by a tenth of that.
+            # On a CPU it is faster for short prompts and many sequences and slower for a long one, and sums in float16, otherwise for one token than
+            # for several; see docs/notes/runtime.md.
             params.flash_attn_type = self.lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.abort_callback, params.abort_callback_data = self.abort.callback, self.abort.address
         listen()
