@@ -103,6 +103,9 @@ class Settings(BaseModel):
     gpu_layers: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
         "auto", description="layers of in-process models on the GPU; auto: as many as its free memory takes, where llama.cpp was built for it"
     )
+    flash_attention: bool = Field(
+        False, description="llama.cpp's flash attention on the CPU: faster for prompts of up to a thousand tokens, and less exact"
+    )
     parallel: int = Field(8, ge=1, le=64, description="answers that one in-process model writes at once; more wait")
     queue_limit: int = Field(64, ge=0, description="requests that may wait for one in-process model; one more is told when to come back")
     memory_budget_mb: int = Field(0, ge=0, description="memory for all loaded models in MB; 0 for 70 % of what is free at the start")

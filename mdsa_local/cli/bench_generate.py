@@ -10,7 +10,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,10 @@ def generating(model: Path | None, runs: int, llama_server: Path | None, setting
     with weights(model) as path:
         rows = swapping(path, threads, runs, result)
         # All eight are to write at once, whatever the model.
-        with closing(LlamaCppBackend(path, path.stem, CONTEXT, settings.threads, parallel=TOGETHER, eager=True)) as backend:
-            rows += _decoding(backend, path, threads, runs, result)
+        with closing(_opened(path, settings, eager=True)) as backend:
+            rows += _decoding(backend, path, threads, runs, settings.flash_attention, result)
         if llama_server:
-            with closing(LlamaCppBackend(path, path.stem, CONTEXT, settings.threads, parallel=TOGETHER)) as backend:
+            with closing(_opened(path, settings)) as backend:
                 rows += _against_server(backend, llama_server, path, threads, runs, result)
     return rows
 
@@ -68,12 +69,12 @@ def stressing(model: Path | None, seconds: float, callers: int, settings: Settin
     """
     with tempfile.TemporaryDirectory() as folder:
         path = model or write_random(Path(folder) / "random-tiny-f32.gguf", SHAPES["tiny"], "F32")
-        made = LlamaCppBackend(path, path.stem, CONTEXT, settings.threads, parallel=TOGETHER, queue_limit=callers, eager=True)
-        with closing(made) as backend:
+        with closing(_opened(path, settings, queue_limit=callers, eager=True)) as backend:
             report = stress(backend, seconds=seconds, callers=callers)
     failures = [*report.errors, *report.wrong]
     if failures:
-        raise BackendError(f"{len(failures)} of {report.answers} answers are wrong: {'; '.join(failures[:5])}", "This is a fault of mdsa_local.")
+        hint = "With flash_attention answers may differ; turn it off." if settings.flash_attention else "This is a fault of mdsa_local."
+        raise BackendError(f"{len(failures)} of {report.answers} answers are wrong: {'; '.join(failures[:5])}", hint)
     early, late = report.rss_mb
     return [
         result("answers", report.answers, report.answers + report.cancelled, "1", "a third is cancelled on purpose"),
@@ -85,30 +86,40 @@ def stressing(model: Path | None, seconds: float, callers: int, settings: Settin
     ]
 
 
-def _decoding(backend: LlamaCppBackend, path: Path, threads: int, runs: int, result: Result) -> list[dict[str, Any]]:
-    bare = Bare(backend.weights, threads)
+def _opened(path: Path, settings: Settings, *, queue_limit: int = 64, eager: bool = False) -> LlamaCppBackend:
+    flash = settings.flash_attention
+    return LlamaCppBackend(path, path.stem, CONTEXT, settings.threads, parallel=TOGETHER, queue_limit=queue_limit, flash_attention=flash, eager=eager)
+
+
+def _decoding(backend: LlamaCppBackend, path: Path, threads: int, runs: int, flash_attention: bool, result: Result) -> list[dict[str, Any]]:
     length = backend.count_tokens(_question(0))
-    plain = Plain(path, threads)
-    one, eight, bare_one, bare_eight, generate = (list[float]() for _ in range(5))
-    try:
+    with ExitStack() as opened:
+        bare, other = (opened.enter_context(closing(Bare(backend.weights, threads, flash))) for flash in (flash_attention, not flash_attention))
+        plain = opened.enter_context(closing(Plain(path, threads)))
+        measured: dict[str, Callable[[], float]] = {
+            "one": partial(_ours, backend, 1),
+            "bare_one": partial(bare.rate, 1, length),
+            "eight": partial(_ours, backend, TOGETHER),
+            "bare_eight": partial(bare.rate, TOGETHER, length),
+            "other_one": partial(other.rate, 1, length),
+            "other_eight": partial(other.rate, TOGETHER, length),
+            "generate": plain.rate,
+        }
         # In turns, so that whatever else the machine does meets all alike; the first turn only warms up.
-        for turn in range(runs + 1):
-            measured = (_ours(backend, 1), bare.rate(1, length), _ours(backend, TOGETHER), bare.rate(TOGETHER, length), plain.rate())
-            if turn:
-                for rates, rate in zip((one, bare_one, eight, bare_eight, generate), measured, strict=True):
-                    rates.append(rate)
-    finally:
-        bare.close()
-        plain.close()
-    middle = statistics.median
-    return [
-        result("decode_1", middle(one), middle(bare_one), "1/s", "higher"),
-        result("decode_8", middle(eight), middle(bare_eight), "1/s", "higher"),
-        result("decode_8_over_1", middle(eight), middle(one), "1/s", "higher"),
-        result("bare_8_over_1", middle(bare_eight), middle(bare_one), "1/s", "higher"),
-        result("over_llama_generate", middle(one), middle(generate), "1/s", "higher"),
-        result("bare_over_llama_generate", middle(bare_one), middle(generate), "1/s", "higher"),
-    ]
+        turns = [{name: rate() for name, rate in measured.items()} for _ in range(runs + 1)][1:]
+    middle = {name: statistics.median(turn[name] for turn in turns) for name in measured}
+    with_flash, without = ("bare", "other") if flash_attention else ("other", "bare")
+    rows = {
+        "decode_1": ("one", "bare_one"),
+        "decode_8": ("eight", "bare_eight"),
+        "decode_8_over_1": ("eight", "one"),
+        "bare_8_over_1": ("bare_eight", "bare_one"),
+        "over_llama_generate": ("one", "generate"),
+        "bare_over_llama_generate": ("bare_one", "generate"),
+        "bare_flash_attention_1": (f"{with_flash}_one", f"{without}_one"),
+        "bare_flash_attention_8": (f"{with_flash}_eight", f"{without}_eight"),
+    }
+    return [result(name, middle[value], middle[baseline], "1/s", "higher") for name, (value, baseline) in rows.items()]
 
 
 def swapping(path: Path, threads: int, runs: int, result: Result) -> list[dict[str, Any]]:
@@ -174,7 +185,7 @@ def _words(number: int) -> str:
 class Bare:
     """The shortest loop on llama.cpp's interface: one batch for all sequences, one greedy sampler each, nothing else."""
 
-    def __init__(self, model: Model, threads: int) -> None:
+    def __init__(self, model: Model, threads: int, flash_attention: bool = False) -> None:
         self._lib = lib = model.lib
         params = lib.llama_context_default_params()
         options = context_options(CONTEXT, TOGETHER, threads)
@@ -182,6 +193,7 @@ class Bare:
         params.n_batch = params.n_ubatch = 64
         params.n_outputs_max = TOGETHER
         params.n_threads = params.n_threads_batch = threads
+        params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_AUTO if flash_attention else lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
         self._context = lib.llama_init_from_model(model.handle, params)
         self._batch = lib.llama_batch_init(64, 0, 1)
         self._samplers = []

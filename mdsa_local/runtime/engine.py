@@ -56,7 +56,7 @@ class _Part:
     count: int
 
 
-def context_options(n_context_tokens: int, parallel: int, threads: int) -> ContextOptions:
+def context_options(n_context_tokens: int, parallel: int, threads: int, *, flash_attention: bool = False) -> ContextOptions:
     """The context for ``parallel`` answers at once, each of at most ``n_context_tokens`` with its prompt.
 
     Cells are shared: as many as one request may fill, or, where that is little, so many that several fit; 64 more to weigh answers in.
@@ -68,6 +68,7 @@ def context_options(n_context_tokens: int, parallel: int, threads: int) -> Conte
         batch_tokens=BATCH_TOKENS + parallel,
         outputs=parallel + LEAD_TOKENS,
         threads=threads,
+        flash_attention=flash_attention,
     )
 
 

@@ -410,16 +410,16 @@ def state_bytes(info: GGUFInfo) -> int:
     return 4 * info.state_elements
 
 
-def memory_estimate_bytes(info: GGUFInfo, n_context: int, n_batch: int = 64, n_outputs: int = 1, n_sequences: int = 1) -> int:
+def memory_estimate_bytes(info: GGUFInfo, n_context: int, n_batch: int = 64, n_outputs: int = 1, n_sequences: int = 1, *, scores: bool = True) -> int:
     """Memory for ``info`` with ``n_context`` cells for ``n_sequences`` evaluated ``n_batch`` tokens at a time, logits for ``n_outputs`` of them:
     weights, keys and values in f16, states, compute buffers.
 
-    Compute buffers: activations of one batch (about twice the feed-forward and eight times the model width) with the attention scores of all heads,
-    float32. The vocabulary's tables take about 220 bytes a token, small buffers 2 MB. Measured with 0.5B and 1B parameters, Q4_0, Q4_K and Q8_0:
-    within 3 % of the growth of resident memory. With the shapes of Qwen3.5 0.8B and 4B and 16 sequences: what is beside the weights within 5 % of
-    llama.cpp's own account.
+    Compute buffers: activations of one batch (about twice the feed-forward and eight times the model width) and, with ``scores``, the attention of
+    all heads to all cells, which flash attention does not write down; float32. The vocabulary's tables take about 220 bytes a token, small buffers
+    2 MB. Measured with 0.5B and 1B parameters, Q4_0, Q4_K and Q8_0: within 3 % of the growth of resident memory. With the shapes of Qwen3.5 0.8B
+    and 4B and 16 sequences: what is beside the weights within 5 % of llama.cpp's own account.
     """
     kept = n_context * cell_bytes(info) + n_sequences * state_bytes(info)
-    activations = 4 * n_batch * (2 * info.feed_forward_length + 8 * info.embedding_length + n_context * info.n_heads)
+    activations = 4 * n_batch * (2 * info.feed_forward_length + 8 * info.embedding_length + scores * n_context * info.n_heads)
     logits = 4 * n_outputs * info.vocabulary_size
     return info.size_bytes + kept + max(activations, logits) + logits + VOCABULARY_BYTES * info.vocabulary_size + OVERHEAD_BYTES + 2 * 2**20

@@ -59,6 +59,7 @@ class AbortFlag:
 class ContextOptions:
     """How a context is made: cells of key-value memory, sequences that may share them, tokens and outputs of one batch, CPU threads.
 
+    ``flash_attention``: on the CPU too, where a model can; on a GPU llama.cpp decides.
     ``ranking``: for scores of texts, with a model that has a head for them, in place of logits; all tokens are outputs then. ``pass_tokens`` of a
     batch are evaluated at a time, 0 for all: a batch that is aborted may have left some of them.
     """
@@ -68,6 +69,7 @@ class ContextOptions:
     batch_tokens: int
     outputs: int
     threads: int
+    flash_attention: bool = False
     ranking: bool = False
     pass_tokens: int = 0
 
@@ -183,9 +185,8 @@ class Context:
         params.n_threads = params.n_threads_batch = options.threads
         if options.ranking:
             params.embeddings, params.pooling_type = True, self.lib.LLAMA_POOLING_TYPE_RANK
-        if not model.gpu_layers:
-            # On a CPU it is faster for short prompts and many sequences and slower for a long one, and sums in float16, otherwise for one token than
-            # for several; see docs/notes/runtime.md.
+        if not (model.gpu_layers or options.flash_attention):
+            # It sums in another order for one token than for several, so that an answer would depend on what is beside it; see docs/notes/runtime.md.
             params.flash_attn_type = self.lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.abort_callback, params.abort_callback_data = self.abort.callback, self.abort.address
         listen()

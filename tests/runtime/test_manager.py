@@ -582,8 +582,8 @@ from mdsa_local.runtime.backend import Message
 from mdsa_local.runtime.llamacpp import estimate_bytes, open_backend
 from mdsa_local.runtime.synthetic import SHAPES, write_random
 from mdsa_local.settings import Settings
-small, large = sys.argv[1:]
-settings = Settings.load({}, home=Path("/nonexistent"), threads=1, parallel=2, context_tokens=1024)
+small, large, kind = sys.argv[1:]
+settings = Settings.load({}, home=Path("/nonexistent"), threads=1, parallel=2, context_tokens=1024, flash_attention=kind == "flash")
 def use(path):
     backend = open_backend(path, "x", settings)
     # Two prompts that fill most of the memory set aside: what is not used yet, the system does not count.
@@ -600,11 +600,11 @@ print(psutil.Process().memory_info().rss - before)
 """
 
 
-@pytest.mark.parametrize("quantization", ["Q8_0", "Q4_K"])
-def test_the_estimate_is_near_what_the_system_says(tmp_path: Path, tiny: Path, quantization: str) -> None:
+@pytest.mark.parametrize(("quantization", "attention"), [("Q8_0", "plain"), ("Q4_K", "plain"), ("Q4_0", "flash")])
+def test_the_estimate_is_near_what_the_system_says(tmp_path: Path, tiny: Path, quantization: str, attention: str) -> None:
     shape = replace(SHAPES["1b"], layers=4, width=1024, heads=16, kv_heads=4, inner=4096, vocabulary=32000)
     path = write_random(tmp_path / "large.gguf", shape, quantization)
-    done = subprocess.run([sys.executable, "-c", MEASURE, str(tiny), str(path)], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run([sys.executable, "-c", MEASURE, str(tiny), str(path), attention], capture_output=True, text=True, timeout=120, check=True)
     grown, estimated, measured, left = map(int, done.stdout.split())
     assert 0.85 * grown < estimated < 1.15 * grown
     assert 0.85 * grown < measured < 1.15 * grown
