@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ FILES = ("model.onnx", "tokenizer.json")
 # A pass costs what about eight tokens do, and padding is paid like text: so texts of like length go together, with at most this much padding.
 # Beyond this many tokens a pass gains nothing and leaves the cache.
 MOST_PADDING, MOST_TOKENS = 16, 288
+# So many texts of one length, none longer than this, are read at once: more, or longer ones, take as long one after the other.
+TOGETHER, SHORT_TOKENS = 8, 32
 # onnxruntime's node for sum and normalisation takes longer than the two that it stands for.
 NOT_FUSED = ["SkipLayerNormFusion"]
 # From this many texts on, passes go on at once on several threads, one for each processor but no more than these.
@@ -68,6 +71,17 @@ def workers() -> int:
 def share(lengths: Sequence[int]) -> int:
     """How many tokens a pass has when the passes are shared out: at least two passes for each worker, that none waits long for the last."""
     return min(MOST_TOKENS, -(-sum(lengths) // (2 * workers())))
+
+
+def at_once(rows: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Which ``rows`` of tokens are read in one pass: places, the longest first where there are many. The same on every machine."""
+    if len(rows) < SHARED:
+        return [[place] for place in range(len(rows))]
+    found: list[list[int]] = []
+    for length, alike in groupby(sorted(range(len(rows)), key=lambda place: -len(rows[place])), key=lambda place: len(rows[place])):
+        places, together = list(alike), TOGETHER if length <= SHORT_TOKENS else 1
+        found += [places[at : at + together] for at in range(0, len(places), together)]
+    return found
 
 
 def spread(work: Callable[[Any], object], pieces: Sequence[Any]) -> None:
@@ -132,18 +146,6 @@ def inference_session(model: Path, threads: int, hint: str, *, lean: bool = Fals
         raise ModelFileError(f"{model} is damaged: {error}", hint) from None
 
 
-def padded(rows: Sequence[Sequence[int]], pad: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Ids and mask ``(rows, longest)`` of rows of tokens, all made as long as the longest."""
-    import numpy as np
-
-    ids = np.full((len(rows), max(map(len, rows))), pad, dtype=np.int64)
-    mask = np.zeros_like(ids)
-    for at, row in enumerate(rows):
-        ids[at, : len(row)] = row
-        mask[at, : len(row)] = 1
-    return ids, mask
-
-
 _tokenizers: dict[str, Any] = {}
 _opening = threading.Lock()
 
@@ -162,14 +164,17 @@ def tokenizer(path: Path, digest: str) -> Any:
 
 
 class TextSession:
-    """Texts to one row of numbers each. Thread-safe; one forward pass a text."""
+    """Texts to one row of numbers each. Thread-safe.
+
+    Activations are quantised with one scale for all that is read at once, so what a text gives depends a little on what is beside it. Few texts, and
+    long ones, have a pass of their own; many short ones are read together with those of their length.
+    """
 
     def __init__(self, folder: Path, card: dict[str, Any], output: str, threads: int = 1) -> None:
         """Load the model in ``folder``; ``output`` names what its graph gives. Raises :class:`ModelNotFoundError` or :class:`ModelFileError`."""
         import numpy as np
 
         self.max_tokens = int(card.get("max_tokens", 256))
-        self._pad = int(card.get("pad_id", 0))
         model = folder / "model.onnx"
         known = digests(folder, card, "Reinstall mdsa-local, export the model again, or name another one in the setting `encoder`.")
         self.fingerprint = hashlib.sha256("".join(known.values()).encode()).hexdigest()
@@ -178,7 +183,8 @@ class TextSession:
         if output not in outputs:
             raise ModelFileError(f"{model} has no output {output!r}, only {', '.join(sorted(outputs))}", "Make it with `mdsa router export`.")
         self._output = output
-        self._inputs = {entry.name for entry in self._session.get_inputs()}
+        inputs = {entry.name for entry in self._session.get_inputs()}
+        self._filled = {name: fill for name, fill in (("attention_mask", np.ones_like), ("token_type_ids", np.zeros_like)) if name in inputs}
         self._tokenizer = tokenizer(folder / "tokenizer.json", known["tokenizer.json"])
         self._np = np
         # Encoding sets no state, but two short passes at once on few cores are slower than one after the other.
@@ -199,32 +205,28 @@ class TextSession:
         """
         np = self._np
         out: NDArray[Any] = np.empty((len(texts), width), dtype=np.float32)
-        rows = [self._window(encoding.ids) for encoding in self._tokenizer.encode_batch(texts)]
+        rows = [self._window(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(texts)]
 
         def work(chosen: list[int]) -> None:
-            out[chosen] = self._forward([rows[i] for i in chosen])
+            out[chosen] = self._run(self._feed([rows[place] for place in chosen]))
 
-        lengths = [len(row) for row in rows]
         if shared(len(rows)):
-            spread(work, passes(lengths, share(lengths)))
+            spread(work, at_once(rows))
             return out
-        for chosen in passes(lengths, MOST_TOKENS):
+        for chosen in at_once(rows):
             with self._lock:
                 work(chosen)
         return out
 
     def bare(self, text: str) -> Callable[[], object]:
         """One forward pass over ``text``, ready tokenized: the session and nothing of ours, to measure against."""
-        feed = self._padded([self._tokenizer.encode(text).ids])
-        return partial(self._session.run, [self._output], feed)
+        return partial(self._run, self._feed([self._tokenizer.encode(text).ids]))
 
     def bare_batch(self, texts: list[str]) -> Callable[[], object]:
         """As :meth:`bare`, of many texts: the passes that :meth:`rows` makes, on as many threads."""
-        rows = [self._window(encoding.ids) for encoding in self._tokenizer.encode_batch(texts)]
-        lengths, several = [len(row) for row in rows], shared(len(rows))
-        feeds = [self._padded([rows[i] for i in chosen]) for chosen in passes(lengths, share(lengths) if several else MOST_TOKENS)]
-        run = partial(self._session.run, [self._output])
-        return partial(spread, run, feeds) if several else lambda: [run(feed) for feed in feeds]
+        rows = [self._window(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(texts)]
+        feeds = [self._feed([rows[place] for place in chosen]) for chosen in at_once(rows)]
+        return partial(spread, self._run, feeds) if shared(len(rows)) else lambda: list(map(self._run, feeds))
 
     def _window(self, ids: list[int]) -> list[int]:
         """At most ``max_tokens`` of ``ids``: from its beginning and its end."""
@@ -233,13 +235,12 @@ class TextSession:
         last = self.max_tokens // 2
         return ids[: self.max_tokens - last] + ids[-last:]
 
-    def _forward(self, rows: list[list[int]]) -> NDArray[np.float32]:
-        (found,) = self._session.run([self._output], self._padded(rows))
-        result: NDArray[Any] = self._np.asarray(found, dtype=self._np.float32)
-        return result
+    def _feed(self, rows: list[list[int]]) -> dict[str, NDArray[np.int64]]:
+        """What the graph is fed for rows of as many tokens each."""
+        ids = self._np.array(rows, dtype=self._np.int64)
+        return {"input_ids": ids, **{name: fill(ids) for name, fill in self._filled.items()}}
 
-    def _padded(self, rows: list[list[int]]) -> dict[str, NDArray[np.int64]]:
-        """What the graph is fed for ``rows`` of tokens, all made as long as the longest."""
-        ids, mask = padded(rows, self._pad)
-        feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": self._np.zeros_like(ids)}
-        return {name: value for name, value in feed.items() if name in self._inputs}
+    def _run(self, feed: dict[str, NDArray[np.int64]]) -> NDArray[np.float32]:
+        (found,) = self._session.run([self._output], feed)
+        result: NDArray[Any] = found
+        return result

@@ -6,7 +6,7 @@ many; its vectors stay the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ BETWEEN = frozenset({"Reshape", "Transpose", "Mul", "Div"})
 TOLERANCE = 1e-4
 # Tokens of a long text, if the model takes so many: what lies far apart may be treated in another way.
 LONG = 200
+# What is compared: rows of one length, of several with padding, and a long one.
+PADDED = ((16,), (24, 9, 3), (LONG,))
 
 
 def fuse(path: Path) -> bool:
@@ -38,7 +40,7 @@ def fuse(path: Path) -> bool:
         model = onnx.load(str(path))
         if not _rewrite(model, by_mask):
             return False
-        if _agree(path, model):
+        if agree(path, model, PADDED):
             onnx.save(model, str(path))
             return True
     return False
@@ -127,12 +129,13 @@ def _rewrite(model: Any, by_mask: bool) -> bool:
             graph.node.insert(at, one)
     if by_mask and any(entry.name == MASK for entry in graph.input):
         graph.node.insert(0, helper.make_node("Cast", [MASK], [padding], padding, to=TensorProto.INT32))
-    _drop_unused(graph)
+    drop_unused(graph)
     model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     return bool(weights)
 
 
-def _drop_unused(graph: Any) -> None:
+def drop_unused(graph: Any) -> None:
+    """Drop the nodes of which nothing reaches an output."""
     wanted = {entry.name for entry in graph.output}
     for node in reversed(list(graph.node)):
         if wanted.isdisjoint(node.output):
@@ -141,32 +144,33 @@ def _drop_unused(graph: Any) -> None:
             wanted.update(node.input)
 
 
-def _feeds(session: Any) -> Iterator[dict[str, Any]]:
-    """Rows of tokens of one length, of several with padding, and a long one."""
+def _feeds(session: Any, batches: Sequence[Sequence[int]]) -> Iterator[dict[str, Any]]:
+    """Rows of tokens, of these lengths, for each batch."""
     rng = np.random.default_rng(0)
-    for lengths in ((16,), (24, 9, 3), (LONG,)):
+    for lengths in batches:
         mask = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)
         # Low numbers are words of every vocabulary; the lowest are marks, of which 1 and 0 are what usually pads.
         feed = {"input_ids": rng.integers(5, 30, mask.shape) * mask, MASK: mask, "token_type_ids": np.zeros_like(mask)}
         yield {entry.name: feed[entry.name] for entry in session.get_inputs() if entry.name in feed}
 
 
-def _agree(path: Path, model: Any) -> bool:
-    """Whether ``model`` computes what the file ``path`` does."""
+def agree(path: Path, model: Any, batches: Sequence[Sequence[int]]) -> bool:
+    """Whether ``model``, which may take fewer inputs, computes what the file ``path`` does, for ``batches`` of rows of so many tokens."""
     # ValueError: an input that is not known, and so was not given.
     unusable: tuple[type[Exception], ...] = (ValueError, *session_errors())
     try:
         before, after = (
             onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"]) for source in (str(path), model.SerializeToString())
         )
-        compared = 0
-        for feed in _feeds(before):
+        compared, taken = 0, {entry.name for entry in after.get_inputs()}
+        for feed in _feeds(before, batches):
             try:
                 wanted = before.run(None, feed)
             except unusable:
                 # Longer than the model takes.
                 continue
-            if not all(np.allclose(one, other, rtol=TOLERANCE, atol=TOLERANCE) for one, other in zip(wanted, after.run(None, feed), strict=True)):
+            found = after.run(None, {name: value for name, value in feed.items() if name in taken})
+            if not all(np.allclose(one, other, rtol=TOLERANCE, atol=TOLERANCE) for one, other in zip(wanted, found, strict=True)):
                 return False
             compared += 1
         return compared > 1

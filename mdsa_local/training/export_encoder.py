@@ -17,6 +17,7 @@ from optimum.exporters.onnx import main_export
 from mdsa_local.training.attention import fuse
 from mdsa_local.training.card import exported_files
 from mdsa_local.training.onnx_files import keep_only, quantise, write_optimised
+from mdsa_local.training.unmasked import unmask
 
 
 def export(student: Path, out: Path, *, reduce_range: bool = True) -> None:
@@ -27,6 +28,7 @@ def export(student: Path, out: Path, *, reduce_range: bool = True) -> None:
         main_export(str(student), output=folder, task="feature-extraction", library_name="sentence_transformers", device="cpu", do_validation=True)
         keep_only(folder / "model.onnx", "sentence_embedding")
         fuse(folder / "model.onnx")
+        unmask(folder / "model.onnx")
         quantise(folder / "model.onnx", folder / "int8.onnx", reduce_range=reduce_range)
         write_optimised(folder / "int8.onnx", out / "model.onnx")
         shutil.copyfile(folder / "tokenizer.json", out / "tokenizer.json")

@@ -40,6 +40,7 @@ from mdsa_local.training.attention import fuse
 from mdsa_local.training.calibrate import calibrate, written
 from mdsa_local.training.card import exported_files
 from mdsa_local.training.onnx_files import keep_only, quantise, write_optimised
+from mdsa_local.training.unmasked import unmask
 
 Quantize = Literal["int8", "none"]
 Kind = Literal["encoder", "classifier"]
@@ -232,6 +233,7 @@ def _stages(work: Path, quantize: Quantize, card: dict[str, Any]) -> Iterator[st
     _write_card(ready, card)
     shutil.copyfile(work / "tokenizer.json", ready / "tokenizer.json")
     fuse(work / "onnx/model.onnx")
+    unmask(work / "onnx/model.onnx")
     write_optimised(work / "onnx/model.onnx", ready / "model.onnx")
     yield "float32"
     if quantize == "int8":
@@ -241,13 +243,13 @@ def _stages(work: Path, quantize: Quantize, card: dict[str, Any]) -> Iterator[st
 
 
 def _tokens(tokenizer: Any, stated: int | None, config: Any) -> dict[str, int]:
-    """The longest input, marks included, and the id that fills up shorter rows."""
+    """The longest input, marks included."""
     limits = [LONGEST, int(tokenizer.model_max_length)]
     if positions := getattr(config, "max_position_embeddings", None):
         # RoBERTa and its kin count positions from the padding id on.
         offset = int(config.pad_token_id or 0) + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet") else 0
         limits.append(int(positions) - offset)
-    return {"max_tokens": min([*limits, *([int(stated)] if stated else [])]), "pad_id": int(tokenizer.pad_token_id or 0)}
+    return {"max_tokens": min([*limits, *([int(stated)] if stated else [])])}
 
 
 def _tokenizer(tokenizer: Any, work: Path, *, lower: bool) -> None:

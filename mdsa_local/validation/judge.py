@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdsa_local.errors import ConfigError, ModelNotFoundError
-from mdsa_local.routing.session import digests, inference_session, padded, passes, read_card, share, spread, tokenizer
+from mdsa_local.routing.session import digests, inference_session, passes, read_card, share, spread, tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,7 +100,10 @@ class AnswerJudge:
         """Log odds of pairs of tokens; the text of each begins at ``second``."""
         import numpy as np
 
-        ids, mask = padded(rows)
+        ids = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for at, row in enumerate(rows):
+            ids[at, : len(row)], mask[at, : len(row)] = row, 1
         types = mask * (np.arange(mask.shape[1]) >= np.array(second)[:, None])
         (given,) = self._session.run(["logits"], {"input_ids": ids, "attention_mask": mask, "token_type_ids": types})
         result: NDArray[Any] = np.asarray(given, dtype=np.float32)[:, 0]

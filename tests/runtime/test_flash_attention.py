@@ -44,7 +44,7 @@ def test_answers_part_at_most_by_rounding(long: Path) -> None:
 
 def test_long_prompts_begin_at_once(long: Path) -> None:
     backend = flash(long)
-    seen = []
+    seen = list[int]()
 
     def ask(number: int) -> None:
         stream = backend.stream([Message("user", f"{number}" + "z" * 1500)], Generation(max_tokens=24), deadline_s=60)
