@@ -444,7 +444,8 @@ class IntentRouter:
         """``route`` with its parts. One that seems surely one domain's may have them: what is asked first may say it louder."""
         if route.context != "message" or route.small_talk or route.outside or not route.scores:
             return route
-        return replace(route, parts=splitting.parts(text, score))
+        found = splitting.parts(text, score)
+        return replace(route, parts=found) if found else route
 
     def explain(self, text: str, history: Sequence[str] = ()) -> RouteExplanation:
         """The route of ``text`` with what decided it: the nearest anchors of the likeliest domains, evidence, thresholds."""
