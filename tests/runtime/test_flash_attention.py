@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from mdsa_local.runtime.stress import departs, requests, told
 from mdsa_local.settings import Settings
 
 from .gguf_writer import Shape, metadata, random_weights, write_gguf
+from .test_hybrid import Made, granitehybrid, lfm2, qwen35, write
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +75,10 @@ def test_a_state_made_without_is_not_read(long: Path, tmp_path: Path) -> None:
 def test_no_attention_is_written_down_and_so_not_counted(long: Path, settings: Settings) -> None:
     with_scores, without = (estimate_bytes(str(long), settings.model_copy(update={"flash_attention": wanted})) for wanted in (False, True))
     assert with_scores - without > 5 * 2**20
+
+
+@pytest.mark.parametrize(("make", "architecture"), [(qwen35, "qwen35"), (lfm2, "lfm2"), (granitehybrid, "granitehybrid")])
+def test_a_model_that_keeps_states_answers_with_it(tmp_path: Path, make: Callable[[], Made], architecture: str) -> None:
+    backend = flash(write(tmp_path / "hybrid.gguf", make(), architecture))
+    assert len(told(backend, requests(1)[0], 8)) == 8
+    backend.close()
