@@ -121,7 +121,7 @@ def test_what_follows_a_list_and_is_not_of_it_is_set_apart() -> None:
     first, second, third, *rules = quoting.grammar([*never, other]).removeprefix("root ::= ").replace("\n", " | ").split(" | ")
     assert first == r'q0 "\n" r1 "\n\n" a2'
     assert second == r'q1 "\n" r0 "\n\n" a2'
-    assert third == r'q2 "\n\n" q0 "\n" r1'
+    assert third == r'a2 "\n\n" q0 "\n" r1'
     assert {r'q0 ::= "Never:\n- Iron it. [1]"', r'r1 ::= "- Bleach it. [1]"', r'a2 ::= "Wash it. [2]"'} <= set(rules)
     assert quoting.grammar([never[0], prose]).startswith(r'root ::= q0 "\n\n" q1 | q1 "\n\n" q0')
     # A heading that the next one does not stand under ends the list too.
@@ -129,16 +129,20 @@ def test_what_follows_a_list_and_is_not_of_it_is_set_apart() -> None:
     assert quoting.grammar([never[0], below]).startswith(r'root ::= q0 "\n\n" q1 | q1 "\n\n" q0')
 
 
-def test_an_item_in_the_middle_of_a_line_has_no_mark_of_a_list() -> None:
+def test_an_item_without_another_before_or_behind_it_has_no_mark_of_a_list() -> None:
     prose, item, other = (
         Extract(0, "A card is free.", score=1.0),
         Extract(0, "- Express adds $12.", score=1.0),
         Extract(1, "- A tube is free.", score=1.0),
     )
     first, second, *rules = quoting.grammar([prose, item]).removeprefix("root ::= ").replace("\n", " | ").split(" | ")
-    assert (first, second) == ('q0 " " a1', 'q1 " " q0')
+    assert (first, second) == ('q0 " " a1', 'a1 " " q0')
     assert 'a1 ::= "Express adds $12. [1]"' in rules
     assert quoting.grammar([item, other]).startswith(r'root ::= q0 "\n" q1 | q1 "\n" q0')
+    assert quoting.grammar([item]).startswith("root ::= a0\n")
+    for extracts in ([item], [prose, item], [item, other]):
+        begins = [text for text, _ in quoting.constraints(extracts)["choices"]]
+        assert begins == [extract.quoted if len(extracts) == 2 and other in extracts else extract.quoted.removeprefix("- ") for extract in extracts]
 
 
 def test_items_of_one_list_do_not_say_the_same_for_what_leads_them_in(encoder: Encoder) -> None:
