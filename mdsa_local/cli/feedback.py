@@ -148,6 +148,7 @@ def export(
     """Write the marks as questions for evaluation, examples for routing, pairs for an adapter, or as they are."""
     from mdsa_local.feedback import export as exporting
     from mdsa_local.feedback.store import Feedback
+    from mdsa_local.settings import expanded
 
     on_stdout = str(file) == "-"
     if on_stdout and as_json:
@@ -161,7 +162,7 @@ def export(
         # In UTF-8, as a file, whatever the terminal's encoding.
         sys.stdout.buffer.write(exporting.lines(made).encode())
     else:
-        exporting.write(made, file.expanduser())
+        exporting.write(made, expanded(file, InputError))
     if as_json:
         document({"file": str(file), "as": kind.value, "rows": len(made.rows), "left_out": made.left_out})
         return

@@ -152,11 +152,11 @@ def export(
     What is written was compared with torch; the figures, checksums and calibration are in its model.yaml. A name on the hub is fetched from
     there; a folder needs no network. Needs the extra train.
     """
-    from mdsa_local.settings import Settings
+    from mdsa_local.settings import Settings, user_path
 
     settings = Settings.load()
     bare = not out.is_absolute() and len(out.parts) == 1
-    folder = settings.home / "models" / out if bare else out.expanduser().absolute()
+    folder = settings.home / "models" / out if bare else user_path(out, InputError)
     try:
         from mdsa_local.training.export_router import export as convert
     except ModuleNotFoundError as error:

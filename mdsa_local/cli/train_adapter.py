@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mdsa_local.cli.output import Json, document, line, note, progress, try_to_write, waiting
-from mdsa_local.errors import DependencyError
+from mdsa_local.errors import DependencyError, InputError
 
 if TYPE_CHECKING:
     from mdsa_local.training.adapter import Outcome
@@ -36,6 +36,7 @@ def adapter(
     Exits with 0 when it is installed and with 8 when it is no better; the domain is then as it was. Needs the extra train.
     """
     from mdsa_local.orchestrator import TinyBERTOrchestrator
+    from mdsa_local.settings import expanded
 
     try:
         with waiting("loading what trains"):
@@ -48,10 +49,10 @@ def adapter(
             raise
         raise DependencyError(f"training needs {error.name}", 'Install it with: pip install "mdsa-local[train]"') from None
     if keep is not None:
-        try_to_write(keep := keep.expanduser())
+        try_to_write(keep := expanded(keep, InputError))
     options = Options(rank=rank, alpha=2.0 * rank, rate=rate, epochs=epochs, seed=seed)
     with TinyBERTOrchestrator() as orchestrator:
-        outcome = train_adapter(orchestrator, domain, data.expanduser(), base, options, llama_cpp=llama_cpp, keep=keep, progress=progress)
+        outcome = train_adapter(orchestrator, domain, expanded(data, InputError), base, options, llama_cpp=llama_cpp, keep=keep, progress=progress)
     if as_json:
         document(outcome.to_dict())
     else:

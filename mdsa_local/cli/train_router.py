@@ -9,6 +9,7 @@ import typer
 
 from mdsa_local.cli.output import Json, document, line, note, waiting
 from mdsa_local.cli.train_adapter import NOT_BETTER
+from mdsa_local.errors import InputError
 
 
 def router(
@@ -29,10 +30,11 @@ def router(
     from mdsa_local.jsonlines import rows, sample
     from mdsa_local.orchestrator import TinyBERTOrchestrator
     from mdsa_local.routing.learning import learn
+    from mdsa_local.settings import expanded
 
     given: list[tuple[str, str | None]] = []
     if data is not None:
-        found = sample(rows(data.expanduser(), EXPECTED, parsed), lambda pair: len(pair[0]), seed)
+        found = sample(rows(expanded(data, InputError), EXPECTED, parsed), lambda pair: len(pair[0]), seed)
         given = [pair for _, pair in found.rows]
         if len(given) < found.total:
             note(f"warning: of {found.total} lines {len(given)} were drawn by chance; the others are not used")

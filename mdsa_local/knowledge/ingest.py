@@ -12,12 +12,13 @@ from itertools import chain, islice
 from pathlib import Path
 from unicodedata import normalize
 
+from mdsa_local.errors import InputError
 from mdsa_local.knowledge.chunking import chunk_all
 from mdsa_local.knowledge.loaders import CONTAINED, LOADERS, UNSUPPORTED, Section, UnreadableError, family, fingerprint
 from mdsa_local.knowledge.loaders.contained import Reader
 from mdsa_local.knowledge.reading import Document
 from mdsa_local.knowledge.store import Entry, KnowledgeBase
-from mdsa_local.settings import shipped
+from mdsa_local.settings import expanded, shipped
 from mdsa_local.threads import Threads
 
 # Documents are committed together until they have this many chunks: every commit makes files and a version.
@@ -96,10 +97,11 @@ def ingest(
     whose content is known by its hash costs nothing more than reading it. A file that cannot be used is reported, and what was stored of it
     stays. ``follow_deletes`` also removes documents whose file in a given folder is gone or empty; where not one of them has its file any more,
     as when a disk is not mounted, it takes ``even_all`` to do so. ``progress`` hears a :class:`Step` before
-    each file, after each part of a large one and at the end. Raises :class:`StorageError`; running it again completes the work.
+    each file, after each part of a large one and at the end. Raises :class:`InputError` for ``~user`` where there is none,
+    and :class:`StorageError`; running it again completes the work.
     """
     failed: list[tuple[str, str]] = []
-    roots = [Path(path).expanduser().resolve() for path in paths]
+    roots = [expanded(path, InputError).resolve() for path in paths]
     files = list({file.source: file for file in _files(roots, failed)}.values())
     stored = {document.source: document for document in knowledge_base.documents()}
     with knowledge_base.busy(), Reader() as reader, Threads(1, "mdsa-store") as lane:

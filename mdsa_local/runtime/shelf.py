@@ -33,7 +33,7 @@ from mdsa_local.runtime.download import Fetcher, Progress, Remote, forget, need_
 from mdsa_local.runtime.gguf import HINT, MAGIC, WHOLE, GGUFInfo, read_gguf, text_metadata
 from mdsa_local.runtime.hardware import memory_budget_bytes
 from mdsa_local.runtime.residency import describe_bytes
-from mdsa_local.settings import Settings, read_yaml, shipped, storage_error
+from mdsa_local.settings import Settings, read_yaml, shipped, storage_error, user_path
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 # llama_ftype of llama.h.
@@ -146,7 +146,7 @@ def pull(
 def add(path: Path, name: str, settings: Settings, progress: Progress = silent) -> ModelFile:
     """Reference a GGUF file where it lies. Raises :class:`ModelFileError` for what is none, or an adapter, :class:`InputError` when the name is taken
     by another that is still where it was."""
-    path = path.expanduser().absolute()
+    path = user_path(path, InputError)
     info = _refuse_no_model(path)
     folder = home_folder(settings, name)
     variant = info.quantization.lower()
@@ -293,7 +293,7 @@ def header(model: ModelFile) -> GGUFInfo:
 def find_source(ref: str, settings: Settings) -> ModelFile:
     """A model by name or by path. Raises :class:`ModelNotFoundError`."""
     if ref.lower().endswith(".gguf"):
-        path = Path(ref).expanduser().absolute()
+        path = user_path(ref, InputError)
         return ModelFile(plain_name(path.name), path)
     return find(ref, settings.model_dirs)
 

@@ -24,7 +24,7 @@ from mdsa_local.runtime.adapters import check
 from mdsa_local.runtime.gguf import identity, read_gguf, text_metadata
 from mdsa_local.runtime.llamacpp import LlamaCppBackend, open_backend
 from mdsa_local.runtime.shelf import add, home_folder, plain_name
-from mdsa_local.settings import Settings, storage_error
+from mdsa_local.settings import Settings, storage_error, user_path
 from mdsa_local.training import convert, export_adapter, lora, pairs
 from mdsa_local.training.measuring import Figures, Held, measure, wins
 from mdsa_local.training.pairs import LEAST_PAIRS, Pair
@@ -200,7 +200,7 @@ def _agreement(by_torch: float, by_llama_cpp: float, base: Base) -> float:
 def _base(orchestrator: TinyBERTOrchestrator, domain: DomainConfig, base: str, llama_cpp: Path | None) -> Base:
     """The model to adapt, a Hugging Face folder converted. Raises :class:`InputError` when the domain answers with another one."""
     own = domain.model or orchestrator.settings.default_model
-    folder = Path(base).expanduser().absolute() if base else None
+    folder = user_path(base, InputError) if base else None
     if folder is not None and (folder / "config.json").is_file():
         path = _converted(orchestrator, folder, convert.tools(llama_cpp))
         name, quotes = str(path), False

@@ -35,7 +35,7 @@ from mdsa_local.errors import ConfigError, InputError, ModelFileError, ModelNotF
 from mdsa_local.routing.calibration import fit_temperature
 from mdsa_local.routing.classifier import Classifier, spelled
 from mdsa_local.routing.encoder import Encoder, find
-from mdsa_local.settings import Settings, read_yaml, shipped, storage_error
+from mdsa_local.settings import Settings, expanded, read_yaml, shipped, storage_error
 from mdsa_local.training.attention import fuse
 from mdsa_local.training.calibrate import calibrate, written
 from mdsa_local.training.card import exported_files
@@ -113,7 +113,7 @@ def export(
 
 def _located(model: str) -> Path:
     """The folder of ``model``; fetched from the hub when it is no folder but a name there, and Hugging Face is not told to be offline."""
-    folder = Path(model).expanduser()
+    folder = expanded(model, InputError)
     if folder.is_dir():
         return folder
     parts = model.split("/")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mdsa_local.errors import ConfigError, UnknownNameError
-from mdsa_local.settings import explain, read_yaml
+from mdsa_local.settings import expanded, explain, read_yaml
 
 FOLDER = Path(__file__).parent / "recipes"
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -96,7 +96,7 @@ class Recipe(Strict):
 
 def read_recipe(name: str) -> Recipe:
     """A shipped recipe by name, or one of a YAML file. Raises :class:`UnknownNameError` and :class:`ConfigError` that names file and key."""
-    path = Path(name).expanduser()
+    path = expanded(name)
     if not name.endswith((".yaml", ".yml")):
         path = FOLDER / f"{name}.yaml"
         if not path.is_file():

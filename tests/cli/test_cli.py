@@ -125,6 +125,10 @@ def test_route_abstains_on_the_weather_on_mars(product: TinyBERTOrchestrator, ca
         (["router", "eval", "/no/such/file"], 2, "cannot be read"),
         (["bench", "nope"], 4, "unknown suite"),
         (["ask", "what is the atm limit", "--model", "~nosuchuser/x.gguf"], 2, "there is no such user"),
+        (["models", "add", "~nosuchuser/x.gguf"], 2, "there is no such user"),
+        (["models", "show", "~nosuchuser/x.gguf"], 2, "there is no such user"),
+        (["router", "export", "--model", "x", "--out", "~nosuchuser/y"], 2, "there is no such user"),
+        (["train", "router", "--data", "~nosuchuser/x.jsonl"], 2, "there is no such user"),
         (["bench", "generate", "--llama-server", "/nosuch"], 6, "/nosuch is no program"),
     ],
 )

@@ -202,6 +202,7 @@ def test_bad_input_is_one_clear_error(home: Path, trained: Path, classifier: dic
         (("--model", str(tmp_path / "unnamed"), "--out", "x", "--labels", "a,b"), 2, "2 labels given, the model has 3"),
         (("--model", str(tmp_path / "empty"), "--out", "x"), 5, "holds no model"),
         (("--model", str(tmp_path / "nowhere"), "--out", "x"), 5, "no folder"),
+        (("--model", "~nosuchuser/x", "--out", "x"), 2, "there is no such user"),
     ]
     # One process for all: what takes long is importing torch.
     code = GUARDED.replace('runpy.run_module("mdsa_local", run_name="__main__")', "")
