@@ -123,9 +123,8 @@ def digests(folder: Path, card: Mapping[str, Any], hint: str) -> dict[str, str]:
     return found
 
 
-def inference_session(model: Path, threads: int, hint: str, *, lean: bool = False) -> Any:
-    """onnxruntime's session of the file ``model``; numbers that lie in a file beside it are used where the system has them in its cache. ``lean``:
-    with less memory, at the price of a little speed.
+def inference_session(model: Path, threads: int, hint: str) -> Any:
+    """onnxruntime's session of the file ``model``; numbers that lie in a file beside it are used where the system has them in its cache.
 
     Raises :class:`ModelFileError` with ``hint`` when it is damaged.
     """
@@ -137,9 +136,6 @@ def inference_session(model: Path, threads: int, hint: str, *, lean: bool = Fals
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    if lean:
-        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
-        options.add_session_config_entry("session.disable_prepacking", "1")
     try:
         return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"], disabled_optimizers=NOT_FUSED)
     except session_errors() as error:

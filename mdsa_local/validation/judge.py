@@ -65,8 +65,7 @@ class AnswerJudge:
         self.weighing = Weighing.read(card, folder)
         self.max_tokens = int(card.get("max_tokens", 128))
         known = digests(folder, card, REINSTALL)
-        # A pass is short, and only a few texts are read for a question: what would be gained by packed weights is not worth their memory.
-        self._session = inference_session(folder / "model.onnx", 1, REINSTALL, lean=True)
+        self._session = inference_session(folder / "model.onnx", 1, REINSTALL)
         self._tokenizer = tokenizer(folder / "tokenizer.json", known["tokenizer.json"])
         self._begin, self._end = self._tokenizer.encode("").ids
         self._lock = threading.Lock()
