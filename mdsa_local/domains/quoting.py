@@ -83,6 +83,7 @@ READ_TOGETHER, READ_ALONE, COMPARED = 8, 4, 5
 VOUCHED_TOGETHER, VOUCHED = 0.4, 1.0
 # The rules of the grammar for an extract: as it stands, without its heading, an item without the mark of a list.
 QUOTED, ROW, APART = "q", "r", "a"
+LINES = r'"\n"'
 
 
 class Judge(Protocol):
@@ -322,63 +323,52 @@ def same(one: facts.Facts, other: facts.Facts) -> bool:
     return len(one.words & other.words) >= SAME_WORDS * max(len(one.words), len(other.words), 1)
 
 
-def choices(extracts: Sequence[Extract], lengths: Sequence[int] = (), most: int = 0) -> tuple[tuple[str, float], ...]:
-    """What an answer by :func:`grammar` may begin with, for :attr:`Generation.choices`: the model's own opinion and the scores decide together."""
-    begins = (
-        extract.apart if parts[0][0] == APART else extract.quoted for extract, parts in zip(extracts, _orders(extracts, lengths, most), strict=True)
-    )
-    odds = ((NEARNESS_ODDS if extract.judged is None else JUDGED_ODDS) * extract.score for extract in extracts)
-    return tuple(zip(begins, odds, strict=True))
-
-
 def constraints(extracts: Sequence[Extract], lengths: Sequence[int] = (), most: int = 0) -> dict[str, Any]:
     """The fields of :class:`~mdsa_local.domains.config.Generation` that keep an answer to quotations of ``extracts``, or, where no judge has found
-    that they answer, the refusal. See :func:`company` for ``lengths`` and ``most``."""
+    that they answer, the refusal. See :func:`company` for ``lengths`` and ``most``.
+
+    The grammar is for one quotation and those that go with it, each followed by the number of its passage, from 1, and empty when there is nothing
+    to quote. Of the choices what an answer begins with, the model's own opinion and the scores decide together.
+    """
     judged = bool(extracts) and extracts[0].judged is not None
-    return {"grammar": grammar(extracts, lengths, most), "choices": choices(extracts, lengths, most), "refusal": "" if judged else NOT_FOUND}
+    begins = [_together(extracts, (i, *company(extracts, i, lengths, most))) for i in range(len(extracts))]
+    odds = [(NEARNESS_ODDS if extract.judged is None else JUDGED_ODDS) * extract.score for extract in extracts]
+    choices = tuple(zip((begin for begin, _ in begins), odds, strict=True))
+    return {"grammar": _grammar(extracts, [rule for _, rule in begins]), "choices": choices, "refusal": "" if judged else NOT_FOUND}
 
 
-def grammar(extracts: Sequence[Extract], lengths: Sequence[int] = (), most: int = 0) -> str:
-    """GBNF for one quotation and those that go with it, each followed by the number of its passage, from 1. Empty when there is nothing to quote."""
+def _grammar(extracts: Sequence[Extract], roots: Sequence[str]) -> str:
     if not extracts:
         return ""
     rules = [f"{QUOTED}{i} ::= {literal(extract.quoted)}" for i, extract in enumerate(extracts)]
     rules += [f"{ROW}{i} ::= {literal(extract.row)}" for i, extract in enumerate(extracts) if extract.heading]
     rules += [f"{APART}{i} ::= {literal(extract.apart)}" for i, extract in enumerate(extracts) if extract.marked]
-    roots = map(" ".join, _orders(extracts, lengths, most))
     return "\n".join([f"root ::= {' | '.join(roots)}", *rules])
 
 
-def _orders(extracts: Sequence[Extract], lengths: Sequence[int], most: int) -> list[list[str]]:
-    """For each extract the parts of the rule that begins with it."""
-    return [_together(extracts, (i, *company(extracts, i, lengths, most))) for i in range(len(extracts))]
+def _together(extracts: Sequence[Extract], chosen: Sequence[int]) -> tuple[str, str]:
+    """What a quotation of those ``chosen``, in this order, begins with, and its rule. What two stand below is said once. An item with no line before
+    or behind it is written without the mark of a list."""
+    gaps = ["", *(_gap(extracts[before], extracts[at]) for before, at in pairwise(chosen)), ""]
+    forms, heading = list[str](), ""
+    for at, beside in zip(chosen, pairwise(gaps), strict=True):
+        extract = extracts[at]
+        said, alone = extract.heading and extract.heading == heading, extract.marked and LINES not in beside
+        forms.append(ROW if said else APART if alone else QUOTED)
+        heading = extract.heading
+    first = extracts[chosen[0]]
+    rule = " ".join(f"{gap} {form}{at}" for gap, form, at in zip(gaps, forms, chosen, strict=False)).strip()
+    return first.apart if forms[0] == APART else first.quoted, rule
 
 
-def _together(extracts: Sequence[Extract], chosen: Sequence[int]) -> list[str]:
-    """The parts of the rule for quoting those ``chosen``, in this order: rows, items after items, and what has several lines, stand on lines of their
-    own, and what two stand below is said once. What follows a list and is not of it is set apart: else it would seem to be forbidden too. An item
-    with no line before or behind it is written without the mark of a list."""
-    lines, apart = r'"\n"', r'"\n\n"'
-    gaps = list[str]()
-    for before, at in pairwise(chosen):
-        last, extract = extracts[before], extracts[at]
-        if (last.listed or extract.listed) and not _same(last, extract):
-            gaps.append(apart)
-        elif "\n" in extract.quoted + last.quoted or (extract.columns and last.columns) or (extract.marked and last.marked):
-            gaps.append(lines)
-        else:
-            gaps.append('" "')
-    parts = list[str]()
-    for place, at in enumerate(chosen):
-        said = place > 0 and _same(extracts[chosen[place - 1]], extracts[at])
-        alone = extracts[at].marked and lines not in gaps[max(0, place - 1) : place + 1]
-        parts += [*gaps[place - 1 : place], f"{ROW if said else APART if alone else QUOTED}{at}"]
-    return parts
-
-
-def _same(last: Extract, extract: Extract) -> bool:
-    """Whether both stand below the same heading, and below one."""
-    return extract.heading != "" and extract.heading == last.heading
+def _gap(last: Extract, extract: Extract) -> str:
+    """What stands between two quotations: rows, items after items, and what has several lines, stand on lines of their own. What follows a list and
+    is not of it is set apart: else it would seem to be forbidden too."""
+    if (last.listed or extract.listed) and extract.heading != last.heading:
+        return r'"\n\n"'
+    if "\n" in extract.quoted + last.quoted or (extract.columns and last.columns) or (extract.marked and last.marked):
+        return LINES
+    return '" "'
 
 
 def company(extracts: Sequence[Extract], first: int, lengths: Sequence[int] = (), most: int = 0) -> list[int]:

@@ -118,15 +118,15 @@ def test_what_a_heading_denies_is_quoted_below_it(encoder: Encoder) -> None:
 def test_what_follows_a_list_and_is_not_of_it_is_set_apart() -> None:
     never = [Extract(0, f"Never:\n- {what}", score=1.0, above="Never:") for what in ("Iron it.", "Bleach it.")]
     other, prose = Extract(1, "- Wash it.", score=1.0), Extract(1, "Dry it.", score=1.0)
-    first, second, third, *rules = quoting.grammar([*never, other]).removeprefix("root ::= ").replace("\n", " | ").split(" | ")
+    first, second, third, *rules = quoting.constraints([*never, other])["grammar"].removeprefix("root ::= ").replace("\n", " | ").split(" | ")
     assert first == r'q0 "\n" r1 "\n\n" a2'
     assert second == r'q1 "\n" r0 "\n\n" a2'
     assert third == r'a2 "\n\n" q0 "\n" r1'
     assert {r'q0 ::= "Never:\n- Iron it. [1]"', r'r1 ::= "- Bleach it. [1]"', r'a2 ::= "Wash it. [2]"'} <= set(rules)
-    assert quoting.grammar([never[0], prose]).startswith(r'root ::= q0 "\n\n" q1 | q1 "\n\n" q0')
+    assert quoting.constraints([never[0], prose])["grammar"].startswith(r'root ::= q0 "\n\n" q1 | q1 "\n\n" q0')
     # A heading that the next one does not stand under ends the list too.
     below = Extract(2, "- Taxis.", score=1.0, section="Not paid")
-    assert quoting.grammar([never[0], below]).startswith(r'root ::= q0 "\n\n" q1 | q1 "\n\n" q0')
+    assert quoting.constraints([never[0], below])["grammar"].startswith(r'root ::= q0 "\n\n" q1 | q1 "\n\n" q0')
 
 
 def test_an_item_without_another_before_or_behind_it_has_no_mark_of_a_list() -> None:
@@ -135,11 +135,11 @@ def test_an_item_without_another_before_or_behind_it_has_no_mark_of_a_list() -> 
         Extract(0, "- Express adds $12.", score=1.0),
         Extract(1, "- A tube is free.", score=1.0),
     )
-    first, second, *rules = quoting.grammar([prose, item]).removeprefix("root ::= ").replace("\n", " | ").split(" | ")
+    first, second, *rules = quoting.constraints([prose, item])["grammar"].removeprefix("root ::= ").replace("\n", " | ").split(" | ")
     assert (first, second) == ('q0 " " a1', 'a1 " " q0')
     assert 'a1 ::= "Express adds $12. [1]"' in rules
-    assert quoting.grammar([item, other]).startswith(r'root ::= q0 "\n" q1 | q1 "\n" q0')
-    assert quoting.grammar([item]).startswith("root ::= a0\n")
+    assert quoting.constraints([item, other])["grammar"].startswith(r'root ::= q0 "\n" q1 | q1 "\n" q0')
+    assert quoting.constraints([item])["grammar"].startswith("root ::= a0\n")
     for extracts in ([item], [prose, item], [item, other]):
         begins = [text for text, _ in quoting.constraints(extracts)["choices"]]
         assert begins == [extract.quoted if len(extracts) == 2 and other in extracts else extract.quoted.removeprefix("- ") for extract in extracts]
@@ -273,7 +273,7 @@ def test_a_row_is_quoted_beside_another_only_if_it_answers_as_well() -> None:
     ]
     assert quoting.company(rows, 0) == [1]
     assert quoting.company([rows[0], replace(rows[2], leads=True)], 0) == [1]
-    assert quoting.grammar(rows[:2]).splitlines()[0] == r'root ::= q0 "\n" q1 | q1 "\n" q0'
+    assert quoting.constraints(rows[:2])["grammar"].splitlines()[0] == r'root ::= q0 "\n" q1 | q1 "\n" q0'
     # Prose with a colon, or steps, are no records; neither are rows of different tables rows of one.
     assert {Extract(0, text).columns for text in ("Note: it floats.", "1. Open: turn.\n2. Close: press.", "a: b; and so on")} == {frozenset()}
     other = Extract(0, "boat: Libelle; seats: 1", score=4.0, beside=(4.0, 1.5), document="a.csv")
@@ -295,7 +295,7 @@ def test_a_title_tells_what_a_sentence_is_about(encoder: Encoder) -> None:
 
 def test_strings_are_escaped_for_the_grammar() -> None:
     assert quoting.literal('a "b" \\ c\nd') == '"a \\"b\\" \\\\ c\\nd"'
-    assert quoting.grammar([]) == ""
+    assert quoting.constraints([])["grammar"] == ""
 
 
 def test_what_is_about_as_near_is_quoted_beside_the_first() -> None:
@@ -304,7 +304,7 @@ def test_what_is_about_as_near_is_quoted_beside_the_first() -> None:
     assert quoting.company(near, 0) == [1, 2]
     assert quoting.company(near, 2) == [0, 3]
     assert quoting.company(near[:1], 0) == []
-    assert quoting.grammar(near[:3]).splitlines()[0] == 'root ::= q0 " " q1 " " q2 | q1 " " q0 " " q2 | q2 " " q0'
+    assert quoting.constraints(near[:3])["grammar"].splitlines()[0] == 'root ::= q0 " " q1 " " q2 | q1 " " q0 " " q2 | q2 " " q0'
 
 
 @pytest.mark.parametrize("question", ["what does a new card cost", "how do i freeze my card", "who is the king of france", "asdf"])
@@ -326,7 +326,7 @@ def test_the_shipped_model_can_write_nothing_but_quotations(product: TinyBERTOrc
 def test_the_odds_of_a_choice_count_beside_the_models_opinion(product: TinyBERTOrchestrator) -> None:
     extracts = [Extract(0, unit) for unit in units_of(FEES)]
     messages = [Message("user", prompts.user_message([("Fees", extract.text) for extract in extracts], "what does a new card cost?", [1, 1, 1]))]
-    grammar = quoting.grammar(extracts)
+    grammar = quoting.constraints(extracts)["grammar"]
     for wanted in extracts:
         choices = tuple((extract.quoted, 1000.0 if extract == wanted else 0.0) for extract in extracts)
         said = product.manager.generate("nano", messages, Generation(grammar=grammar, choices=choices))
@@ -371,8 +371,10 @@ def test_a_row_is_quoted_below_the_names_of_its_columns() -> None:
 def test_the_names_of_columns_are_said_once() -> None:
     row, other = "| Boat | Price |\n| Canoe | 55 |", "| Boat | Price |\n| Kayak | 25 |"
     extracts = [Extract(0, text, score=1.0) for text in (row, other, "All float.")]
-    assert quoting.grammar(extracts).splitlines()[0].startswith(r'root ::= q0 "\n" r1 "\n" q2 | q1 "\n" r0 "\n" q2 | q2 "\n" q0 "\n" r1')
-    assert r'r1 ::= "| Kayak | 25 | [1]"' in quoting.grammar(extracts).splitlines()
+    assert (
+        quoting.constraints(extracts)["grammar"].splitlines()[0].startswith(r'root ::= q0 "\n" r1 "\n" q2 | q1 "\n" r0 "\n" q2 | q2 "\n" q0 "\n" r1')
+    )
+    assert r'r1 ::= "| Kayak | 25 | [1]"' in quoting.constraints(extracts)["grammar"].splitlines()
     steps = Extract(0, "1. Open it.\n2. Close it.")
     assert steps.heading == "" and steps.row == steps.quoted
 
