@@ -204,7 +204,7 @@ class TextSession:
         rows = [self._window(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(texts)]
 
         def work(chosen: list[int]) -> None:
-            out[chosen] = self._run(self._feed([rows[place] for place in chosen]))
+            (out[chosen],) = self._session.run([self._output], self._feed([rows[place] for place in chosen]))
 
         if shared(len(rows)):
             spread(work, at_once(rows))
@@ -216,13 +216,14 @@ class TextSession:
 
     def bare(self, text: str) -> Callable[[], object]:
         """One forward pass over ``text``, ready tokenized: the session and nothing of ours, to measure against."""
-        return partial(self._run, self._feed([self._tokenizer.encode(text).ids]))
+        return partial(self._session.run, [self._output], self._feed([self._tokenizer.encode(text).ids]))
 
     def bare_batch(self, texts: list[str]) -> Callable[[], object]:
         """As :meth:`bare`, of many texts: the passes that :meth:`rows` makes, on as many threads."""
         rows = [self._window(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(texts)]
         feeds = [self._feed([rows[place] for place in chosen]) for chosen in at_once(rows)]
-        return partial(spread, self._run, feeds) if shared(len(rows)) else lambda: list(map(self._run, feeds))
+        run = partial(self._session.run, [self._output])
+        return partial(spread, run, feeds) if shared(len(rows)) else lambda: list(map(run, feeds))
 
     def _window(self, ids: list[int]) -> list[int]:
         """At most ``max_tokens`` of ``ids``: from its beginning and its end."""
@@ -235,8 +236,3 @@ class TextSession:
         """What the graph is fed for rows of as many tokens each."""
         ids = self._np.array(rows, dtype=self._np.int64)
         return {"input_ids": ids, **{name: fill(ids) for name, fill in self._filled.items()}}
-
-    def _run(self, feed: dict[str, NDArray[np.int64]]) -> NDArray[np.float32]:
-        (found,) = self._session.run([self._output], feed)
-        result: NDArray[Any] = found
-        return result

@@ -48,11 +48,11 @@ def rewrite(model: Any) -> bool:
             graph.node.remove(node)
             graph.node.insert(at, helper.make_node("ReduceMean", [tokens, axes], list(node.output), f"{node.name}_mean", keepdims=0))
     drop_unused(graph)
-    read = any(MASK in node.input for node in graph.node)
-    for entry in [entry for entry in graph.input if entry.name == MASK]:
-        graph.input.remove(entry)
-        return not read
-    return False
+    given = next((entry for entry in graph.input if entry.name == MASK), None)
+    if given is None or any(MASK in node.input for node in graph.node):
+        return False
+    graph.input.remove(given)
+    return True
 
 
 def _is_mask(name: str, makers: dict[str, Any]) -> bool:
