@@ -24,6 +24,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that takes a while over a long prompt: 8192 tokens of context."""
+    shape = Shape(context=8192, layers=4, width=128, inner=256)
+    return write_gguf(tmp_path_factory.mktemp("long") / "long.gguf", metadata(shape), random_weights(shape))
+
+
+@pytest.fixture(scope="session")
 def write_scripted(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Writes a model that answers a given text."""
 

@@ -25,7 +25,7 @@ from mdsa_local.runtime.sampler import Sampler
 from mdsa_local.runtime.stress import departs, idle_after, requests, stress, told
 from mdsa_local.stoppable import HEARD_S
 
-from .gguf_writer import VOCABULARY, Shape, metadata, random_weights, write_gguf
+from .gguf_writer import VOCABULARY
 
 QUESTION = [Message("user", "hello, and then?")]
 END = VOCABULARY.index("<|end|>")
@@ -34,13 +34,6 @@ ENDLESS = Generation(max_tokens=8000, logit_bias=((END, -1e9),))
 
 def text(backend: LlamaCppBackend, generation: Generation) -> str:
     return "".join(piece for piece in backend.stream(QUESTION, generation, deadline_s=60) if isinstance(piece, str))
-
-
-@pytest.fixture(scope="module")
-def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that takes a while over a long prompt: 8192 tokens of context."""
-    shape = Shape(context=8192, layers=4, width=128, inner=256)
-    return write_gguf(tmp_path_factory.mktemp("long") / "long.gguf", metadata(shape), random_weights(shape))
 
 
 @pytest.fixture

@@ -14,14 +14,7 @@ from mdsa_local.runtime.llamacpp import LlamaCppBackend, estimate_bytes, open_ba
 from mdsa_local.runtime.stress import departs, requests, told
 from mdsa_local.settings import Settings
 
-from .gguf_writer import Shape, metadata, random_weights, write_gguf
 from .test_hybrid import Made, granitehybrid, lfm2, qwen35, write
-
-
-@pytest.fixture(scope="module")
-def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    shape = Shape(context=8192, layers=4, width=128, inner=256)
-    return write_gguf(tmp_path_factory.mktemp("flash") / "long.gguf", metadata(shape), random_weights(shape))
 
 
 def flash(path: Path, states: Path | None = None) -> LlamaCppBackend:

@@ -15,7 +15,7 @@ from mdsa_local.runtime.llamacpp import LlamaCppBackend
 from mdsa_local.runtime.seating import Work, joins, weights_per_cell
 from mdsa_local.settings import shipped
 
-from .gguf_writer import VOCABULARY, Shape, metadata, random_weights, write_gguf
+from .gguf_writer import VOCABULARY
 
 # 0.5B parameters.
 WEIGHTS = 11_500.0
@@ -25,12 +25,6 @@ ENDLESS = Generation(max_tokens=8000, logit_bias=((VOCABULARY.index("<|end|>"), 
 
 def question(length: int) -> list[Message]:
     return [Message("user", "z" * length)]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    shape = Shape(context=8192, layers=4, width=128, inner=256)
-    return write_gguf(tmp_path_factory.mktemp("seating") / "long.gguf", metadata(shape), random_weights(shape))
 
 
 def test_the_first_always_begins() -> None:
@@ -63,11 +57,11 @@ def test_the_shipped_model_is_small_beside_its_cells() -> None:
     assert 1000 < weights_per_cell(read_gguf(shipped("models") / "nano/nano-q4_0.gguf")) < WEIGHTS
 
 
-def test_long_prompts_at_once_take_no_more_batches_than_one_by_one(model: Path) -> None:
+def test_long_prompts_at_once_take_no_more_batches_than_one_by_one(long: Path) -> None:
     answers: dict[bool, set[str]] = {}
     batches: dict[bool, int] = {}
     for eager in (False, True):
-        backend = LlamaCppBackend(model, "long", threads=1, eager=eager)
+        backend = LlamaCppBackend(long, "long", threads=1, eager=eager)
         told: set[str] = set()
 
         def ask(number: int, backend: LlamaCppBackend = backend, told: set[str] = told) -> None:
@@ -86,8 +80,8 @@ def test_long_prompts_at_once_take_no_more_batches_than_one_by_one(model: Path) 
     assert batches[False] > batches[True], "one by one the weights are read for each token of each answer"
 
 
-def test_nobody_waits_for_an_answer_without_end(model: Path) -> None:
-    backend = LlamaCppBackend(model, "long", threads=1)
+def test_nobody_waits_for_an_answer_without_end(long: Path) -> None:
+    backend = LlamaCppBackend(long, "long", threads=1)
     endless = backend.stream(question(1000), ENDLESS, deadline_s=120)
     next(endless)
     pieces = list(backend.stream(question(1500), Generation(max_tokens=4), deadline_s=60))
