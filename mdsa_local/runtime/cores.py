@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 # Between two looks at what the machine does. The system counts in steps of 10 ms, so a much shorter one would see little.
 WINDOW_S = 0.25
 # Whether a load still lasts is seen at once from how many threads run, over 10 ms: those of OpenMP spin for 5 more when they are done.
-GLANCES, GLANCE_S = 5, 0.002
+GLANCES, GLANCE_S = 10, 0.001
 # What keeps a core busy, of the fields that psutil has on this system. Linux counts the time of guests in ``user`` as well.
 BUSY_FIELDS = ("user", "nice", "system", "irq", "softirq", "steal")
 
@@ -92,14 +92,15 @@ class Cores:
         self._lock = threading.Lock()
         self._running, self._last = running_, self._look()
         self._others = 0.0
+        # Whether what was seen lies in the time when nothing was evaluated here, and may be over.
+        self._past = False
         self._sharers = 0
 
     def enter(self) -> None:
         """One more evaluates from now on."""
         with self._lock:
-            if not self._sharers and self._renew():
-                # What was seen lies in the time when nothing was evaluated here, and may be over.
-                self._others = self._still(self._others)
+            if not self._sharers:
+                self._past = self._renew()
             self._sharers += 1
 
     def leave(self) -> None:
@@ -112,17 +113,20 @@ class Cores:
         if most < 2:
             return 1
         with self._lock:
-            self._renew()
+            if not self._renew() and self._past:
+                # Only now: what the first evaluation needs was got ready meanwhile.
+                self._others = self._still(self._others)
+            self._past = False
             return share(most, self._count, self._others, self._sharers)
 
     def _still(self, others: float) -> float:
         """Of so many that were busy, those that still are."""
         for _ in range(GLANCES):
-            now = self._running()
-            if now is None or others < 0.5:
+            if others < 0.5 or (now := self._running()) is None:
                 break
             others = min(others, now - 1.0)
-            time.sleep(GLANCE_S)
+            if others >= 0.5:
+                time.sleep(GLANCE_S)
         return others
 
     def _renew(self) -> bool:

@@ -10,9 +10,9 @@ import logging
 import math
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from mdsa_local.errors import BackendError, BusyError, MDSAError
 from mdsa_local.runtime.answering import LEAD_TOKENS, NO_TARGET, Request, Seat, late
@@ -108,7 +108,7 @@ class Engine:
         self._tell_failure: Callable[[BackendError], None] | None = None
         # Of the last requests: seconds of one, and tokens of its answer.
         self._seconds, self._length = 1.0, 64.0
-        self._stats = EngineStats()
+        self._counts: Counter[str] = Counter()
         self._thread = threading.Thread(target=self._run, name=f"engine-{name}", daemon=True)
         self._thread.start()
 
@@ -157,7 +157,8 @@ class Engine:
     def stats(self) -> EngineStats:
         """What was done so far."""
         with self._changed:
-            return replace(self._stats, running=len(self._seats), waiting=len(self._waiting) + len(self._paused), threads=self.context.threads)
+            waiting = len(self._waiting) + len(self._paused)
+            return EngineStats(**self._counts, running=len(self._seats), waiting=waiting, threads=self.context.threads)
 
     def close(self) -> bool:
         """End all requests as ``cancelled`` and free the context; False where it is in use after :data:`CLOSING_S` still. Safe twice, and from whom
@@ -237,6 +238,7 @@ class Engine:
         if self._cores:
             self._cores.leave()
         try:
+            self.prefixes.ready()
             if self.prefixes.unsaved():
                 self.prefixes.save()
             with self._changed:
@@ -446,7 +448,7 @@ class Engine:
 
     def _count(self, **more: int) -> None:
         with self._changed:
-            self._stats = replace(self._stats, **{name: getattr(self._stats, name) + value for name, value in more.items()})
+            self._counts.update(more)
 
     def _fail_all(self, failure: BackendError) -> Callable[[BackendError], None] | None:
         """End everything with ``failure``, and take no more; whom to tell."""

@@ -38,6 +38,8 @@ EXPECTED_TOKENS = 256
 PARKED_PART = 8
 # System prompts whose static prefix is remembered.
 REMEMBERED = 64
+# Tokens from which on it is worth a thread to look which are control tokens: below, waiting for the interpreter lock costs as much.
+LARGE_VOCABULARY = 32_768
 
 
 class LlamaCppBackend:
@@ -86,6 +88,9 @@ class LlamaCppBackend:
         self._static: OrderedDict[tuple[str, bool, date], list[int]] = OrderedDict()
         self._vocabulary = threading.Lock()
         self._closed = False
+        if self._model.vocabulary_size > LARGE_VOCABULARY:
+            # The first prompt needs it, 50 ms with 152k tokens; llama.cpp makes the context meanwhile.
+            threading.Thread(target=self._prepare_vocabulary, name=f"vocabulary-{name}").start()
         try:
             # Mostly a model is loaded beside something else, and the first prompt is waited for.
             compile_ahead(self._model.chat_template)
@@ -97,7 +102,9 @@ class LlamaCppBackend:
             weights = math.inf if alike else weights_per_cell(info)
             self._engine = Engine(self._model, options, name, parallel, queue_limit, store, self._parked_bytes, cores, weights)
         except BaseException:
-            self._model.close()
+            with self._vocabulary:
+                self._closed = True
+                self._model.close()
             raise
         close_at_exit(self.close)
 
@@ -219,6 +226,11 @@ class LlamaCppBackend:
         template = hashlib.sha256(model.chat_template.encode()).hexdigest()
         kind = f"gpu {model.gpu_layers} cells {options.cells} flash {options.flash_attention}"
         return f"{fingerprint(self._path)} {template} llama.cpp {model.lib.__version__} {kind}"
+
+    def _prepare_vocabulary(self) -> None:
+        with self._vocabulary:
+            if not self._closed:
+                self._model.plain("")
 
     def _open(self) -> None:
         if self._closed:

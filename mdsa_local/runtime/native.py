@@ -149,7 +149,7 @@ class Model:
         """The bytes of a token, which may be part of a character; empty for control tokens."""
         room = 64
         while True:
-            buffer = ctypes.create_string_buffer(room)
+            buffer = (ctypes.c_char * room)()
             count = self.lib.llama_token_to_piece(self.vocab, token, buffer, room, 0, False)
             if count >= 0:
                 return buffer.raw[:count]
@@ -210,6 +210,7 @@ class Context:
             self._owner_pointers.ctypes.data_as(ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))),
             self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
         )
+        self._row = ctypes.c_float * model.vocabulary_size
         self.threads = options.threads
         self._candidates = np.zeros(model.vocabulary_size, np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)]))
 
@@ -239,7 +240,8 @@ class Context:
 
     def replaced_adapters(self) -> set[str]:
         """The marks of adapters whose files have been changed since."""
-        return self.model.adapters.keys() - {mark for _, mark in self.model.latest.values()}
+        loaded = self.model.adapters.keys()
+        return loaded - {mark for _, mark in self.model.latest.values()} if loaded else set()
 
     def free_adapter(self, mark: str) -> None:
         """Free an adapter that no sequence in memory was read with, and that is not the one in use."""
@@ -267,15 +269,16 @@ class Context:
         """Put ``tokens`` of a sequence, from ``position`` on, into the batch, logits wanted for the last ``outputs``; the row of the first."""
         start = self._batch.n_tokens
         end = start + len(tokens)
-        self._tokens[start:end] = tokens
         if len(tokens) == 1:
-            self._positions[start] = position
+            # The next token of an answer: slices would take four times as long.
+            self._tokens[start], self._positions[start], self._owners[start], self._wanted[start] = tokens[0], position, sequence, outputs
         else:
+            self._tokens[start:end] = tokens
             self._positions[start:end] = range(position, position + len(tokens))
-        self._owners[start:end] = sequence
-        self._wanted[start:end] = 0
-        if outputs:
-            self._wanted[end - outputs : end] = 1
+            self._owners[start:end] = sequence
+            self._wanted[start:end] = 0
+            if outputs:
+                self._wanted[end - outputs : end] = 1
         self._batch.n_tokens = end
         return int(start)
 
@@ -301,7 +304,8 @@ class Context:
         import numpy as np
 
         pointer = self.lib.llama_get_logits_ith(self.handle, row)
-        return np.ctypeslib.as_array(pointer, shape=(self.model.vocabulary_size,))
+        view: Any = self._row.from_address(ctypes.addressof(pointer.contents))
+        return np.frombuffer(view, np.float32)
 
     def score(self, sequence: int) -> float:
         """The first number that the model's head gives for a sequence of the last batch, in a context for ranking; NaN when it gave none."""

@@ -1,7 +1,8 @@
 """Beginnings of prompts whose keys and values are kept for the next request: what is reusable, where it lies, and what goes first.
 
 On a CPU every token attends to all cells up to the last one in use, masked or not: 500 more cost a token 15 % with 0.5B parameters. So what no
-running answer uses leaves the cells when a request begins, and waits as bytes; to put 85 tokens back takes a millisecond.
+running answer uses leaves the cells when a request begins, and waits as bytes, which are made beforehand when there is time; to put 85 tokens back
+takes a millisecond.
 """
 
 from __future__ import annotations
@@ -172,6 +173,12 @@ class Prefixes:
         self.release(kept.sequence)
         kept.sequence = PARKED
         return True
+
+    def ready(self) -> None:
+        """Make the states of what would leave the cells next, as far as there is room outside: a request that begins need not wait for them."""
+        for kept in sorted(self.entries, key=lambda kept: kept.used):
+            if not (kept.state or kept.parked) and self._outside() + self._context.state_bytes(kept.sequence) <= self._parked_bytes:
+                kept.state = self._context.state(kept.sequence)
 
     def _wake(self, kept: Kept) -> bool:
         """Put a beginning back into cells; False when its state does not go in."""

@@ -53,6 +53,28 @@ def test_scripted_answer_with_characters_of_several_tokens(load: Load, write_scr
     assert pieces[-1] == Finished("stop", backend.count_tokens(QUESTION), 11)
 
 
+def test_what_the_first_prompt_needs_of_a_large_vocabulary_is_made_while_loading(load: Load, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "_control" not in vars(load(tiny).weights), "of a small one it takes less than a thread"
+    monkeypatch.setattr(llamacpp, "LARGE_VOCABULARY", 0)
+    begun, go, made = threading.Event(), threading.Event(), native.Model.control_texts
+
+    def slow(model: native.Model) -> list[str]:
+        begun.set()
+        go.wait(30)
+        return made(model)
+
+    monkeypatch.setattr(native.Model, "control_texts", slow)
+    backend = load(tiny)
+    assert begun.wait(30)
+    closing = threading.Thread(target=backend.close)
+    closing.start()
+    closing.join(0.2)
+    assert closing.is_alive() and backend.weights.handle, "the vocabulary is not freed under it"
+    go.set()
+    closing.join(30)
+    assert not backend.weights.handle and "_control" in vars(backend.weights)
+
+
 def test_a_stream_closed_while_its_prompt_is_prepared_writes_nothing(load: Load, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backend, begun, go = load(tiny), threading.Event(), threading.Event()
     render = backend._prompt

@@ -159,3 +159,21 @@ def test_without_room_outside_they_stay_in_the_cells(context: Context, room: int
     while prefixes.evict():
         pass
     assert all(kept.parked for kept in prefixes.entries), "whoever needs cells gets them"
+
+
+@pytest.mark.parametrize("room", [1, 2])
+def test_states_made_beforehand_take_no_more_than_there_is_room_for(context: Context, room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = list(range(context.options.sequences))
+    prefixes = Prefixes(context, free, 8)
+    for tokens in (ONE, OTHER):
+        sequence = free.pop()
+        evaluate(context, sequence, tokens)
+        prefixes.keep(sequence, tokens, len(tokens), 0, "")
+    prefixes._parked_bytes = room * context.state_bytes(prefixes.entries[0].sequence)
+    prefixes.ready()
+    assert [bool(kept.state) for kept in prefixes.entries] == [True, room == 2], "the one that leaves first comes first"
+    assert not any(kept.parked for kept in prefixes.entries)
+    expected = context.state(prefixes.entries[0].sequence)
+    monkeypatch.setattr(context, "state", lambda sequence: pytest.fail("it is there already"))
+    prefixes._park(prefixes.entries[0])
+    assert prefixes.entries[0].parked and prefixes.entries[0].state == expected
