@@ -269,7 +269,9 @@ class Engine:
     def _admit(self) -> None:
         """Seat those for whom there is a seat and memory: the paused, then the queue from its head. In order, so that a long prompt is not
         overtaken for ever. With nobody seated the first always fits."""
-        room = self.options.cells - sum(max(seat.request.need, len(seat.tokens) + seat.left) for seat in self._seats)
+        room = self.options.cells
+        if self._paused or self._waiting:
+            room -= sum(max(seat.request.need, len(seat.tokens) + seat.left) for seat in self._seats)
         while (self._paused or self._waiting) and len(self._seats) < self._parallel:
             need = max(self._paused[0].request.need, self._paused[0].left) if self._paused else self._waiting[0].need
             if self._seats and (need > room or not (self._paused or self._joins(self._waiting[0]))):
@@ -393,7 +395,8 @@ class Engine:
         with self._changed:
             self._interruptible = frozenset()
         if code == 0:
-            self._count(batches=1)
+            answers = sum(part.count for part in parts if part.seat.request.made)
+            self._count(batches=1, tokens_generated=answers, prompt_tokens=sum(part.count for part in parts) - answers)
             for part in parts:
                 self._done(part)
         elif code == ABORTED:
@@ -414,12 +417,8 @@ class Engine:
                     step.scores.append(float(self.context.log_probabilities(part.row + at)[target]))
         seat.tokens.extend(step.tokens[seat.done : seat.done + part.count])
         seat.done += part.count
-        if request.made:
-            self._count(tokens_generated=part.count)
-        else:
-            self._count(prompt_tokens=part.count)
-            if len(seat.tokens) == request.n_static:
-                self.prefixes.snapshot(seat.sequence, seat.tokens, request.adapter)
+        if not request.made and len(seat.tokens) == request.n_static:
+            self.prefixes.snapshot(seat.sequence, seat.tokens, request.adapter)
         if seat.left:
             return
         try:

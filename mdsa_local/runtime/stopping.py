@@ -74,6 +74,8 @@ class StopFilter:
         if self.stopped:
             return ""
         self._held += self._decoder.decode(piece)
+        if not self._stops:
+            return self.thoughts.feed(self._taken())
         found = [(at + len(stop), at) for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if found:
             self.stopped = True
@@ -85,8 +87,11 @@ class StopFilter:
 
     def flush(self) -> str:
         """What was held back, once no more bytes come. The bytes of an unfinished character are dropped."""
-        out, self._held = self._held, ""
-        return self.thoughts.feed(out) + self.thoughts.flush()
+        return self.thoughts.feed(self._taken()) + self.thoughts.flush()
+
+    def _taken(self) -> str:
+        held, self._held = self._held, ""
+        return held
 
 
 def overlap(text: str, stop: str) -> int:
