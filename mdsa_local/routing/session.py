@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mdsa_local.errors import ConfigError, ModelFileError, ModelNotFoundError
 from mdsa_local.machine import available_cores
+from mdsa_local.routing.wordpieces import WordPieces
 from mdsa_local.settings import read_yaml
 from mdsa_local.threads import Threads
 
@@ -34,6 +35,8 @@ TOGETHER, SHORT_TOKENS = 8, 32
 NOT_FUSED = ["SkipLayerNormFusion"]
 # From this many texts on, passes go on at once on several threads, one for each processor but no more than these.
 SHARED, MOST_WORKERS = 16, 8
+# More texts are tokenized all at once.
+FEW = 4
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -182,6 +185,7 @@ class TextSession:
         inputs = {entry.name for entry in self._session.get_inputs()}
         self._filled = {name: fill for name, fill in (("attention_mask", np.ones_like), ("token_type_ids", np.zeros_like)) if name in inputs}
         self._tokenizer = tokenizer(folder / "tokenizer.json", known["tokenizer.json"])
+        self._pieces = WordPieces(self._tokenizer)
         self._np = np
         # Encoding sets no state, but two short passes at once on few cores are slower than one after the other.
         self._lock = threading.Lock()
@@ -201,7 +205,10 @@ class TextSession:
         """
         np = self._np
         out: NDArray[Any] = np.empty((len(texts), width), dtype=np.float32)
-        rows = [self._window(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(texts)]
+        if len(texts) <= FEW:
+            rows = [self._window(self._pieces.ids(text)) for text in texts]
+        else:
+            rows = [self._window(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(texts)]
 
         def work(chosen: list[int]) -> None:
             (out[chosen],) = self._session.run([self._output], self._feed([rows[place] for place in chosen]))
