@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from numpy.typing import NDArray
 
 from mdsa_local.domains.config import DomainConfig
 from mdsa_local.errors import ConfigError, StorageError
 from mdsa_local.orchestrator import TinyBERTOrchestrator
-from mdsa_local.routing import words
+from mdsa_local.routing import fitting, words
 from mdsa_local.routing.anchors import Anchors, Floats, Index
 from mdsa_local.routing.calibration import Calibration, expected_calibration_error
 from mdsa_local.routing.encoder import Encoder
-from mdsa_local.routing.fitting import Fit, Opinion, Thresholds, fit, mixed
+from mdsa_local.routing.fitting import WORD_SHARES, WORDY, Fit, Opinion, Thresholds, fit, mixed
 from mdsa_local.routing.head import train
 from mdsa_local.routing.router import IntentRouter
 from mdsa_local.settings import Settings
@@ -260,6 +261,21 @@ def test_words_that_vectors_blur_are_learned() -> None:
     fresh = blobs(20, 5, spread=2.0)["b"]
     judged = found.judge.opinion(["where is my b-form 41"] * 20, fresh, index.names).probabilities
     assert judged.mean(axis=0).argmax() == 1
+
+
+@pytest.mark.parametrize(("n", "share"), [(WORDY - 1, 0.0), (WORDY, WORD_SHARES[-1])])
+def test_of_many_examples_words_are_learned_whatever_held_out_ones_say(n: int, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    held_out_ = fitting._held_out
+
+    def misled(*args: Any) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        by_vector, by_word = held_out_(*args)
+        return by_vector, np.roll(by_word, 1, axis=1)
+
+    monkeypatch.setattr(fitting, "_held_out", misled)
+    vectors = blobs(n, 1, spread=1.0)
+    said = {name: tuple(f"tell me about {name} number {i}" for i in range(n)) for name in vectors}
+    found = fit(Index({name: Anchors(said[name], ("example",) * n, v) for name, v in vectors.items()}), Calibration())
+    assert found.report["word_share"] == share
 
 
 def test_a_fit_with_words_is_kept(tmp_path: Path, encoder: Encoder) -> None:
