@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
-PER_SUBCLASS, MOST_SUBCLASSES = 100, 25
+PER_SUBCLASS, MOST_SUBCLASSES = 50, 30
 HIDDEN, EPOCHS, BATCH, RATE, SMOOTHING, DROPOUT, DECAY = 384, 15, 256, 3e-3, 0.05, 0.2, 1e-4
 # How much of a domain's share of the examples is not to count. Of one known by ten examples beside the shipped domains, with 190 each, 93 % of the
 # questions are put there and 91 % of the others' rightly; 89 and 91 % with a half, 97 and 89 % with all of it, 97 and 87 % by the nearest alone.

@@ -365,7 +365,7 @@ def test_the_threshold_rises_where_that_refuses_more_of_what_belongs_nowhere(mon
     weighed = fit(index, Calibration(), outside)
     monkeypatch.setattr("mdsa_local.routing.fitting.WORTH", 1e9)
     plain = fit(index, Calibration(), outside)
-    assert plain.thresholds.ask <= weighed.thresholds.ask <= max(plain.thresholds.ask, 0.35)
+    assert plain.thresholds.ask <= weighed.thresholds.ask <= max(plain.thresholds.ask, fitting.DOUBTFUL + 1e-4)
     assert weighed.report["out_of_scope_refused"] >= plain.report["out_of_scope_refused"]
 
 
