@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mdsa_local.errors import BackendUnavailableError, ModelFileError, ModelMemoryError
+from mdsa_local.machine import free_at_once
 from mdsa_local.trimming import Trim, trimmed
 
 logger = logging.getLogger("mdsa_local.llama")
@@ -84,6 +85,7 @@ def library() -> Any:
             # llama_cpp has just installed a callback that prints to stderr.
             _callbacks.append(llama_cpp.llama_log_callback(_log()))
             llama_cpp.llama_log_set(_callbacks[0], ctypes.c_void_p(0))
+            free_at_once()
             llama_cpp.llama_backend_init()
             _release = _find_release()
             _library = llama_cpp
