@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from typing import Any
 
 # Parameters of glibc's mallopt, and what they are set to: larger blocks are mapped each by itself, so that the system has them back as soon as they
 # are freed; of free memory at the end of a thread's heap no more stays.
@@ -33,7 +34,7 @@ def give_back_memory() -> None:
 
     glibc keeps it for the next time: 160 MB after a merge of 600,000 rows; of two models of 60 and 74 MB loaded in turns, 80 MB.
     """
-    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+    if trim := _allocator("malloc_trim"):
         trim(0)
 
 
@@ -45,6 +46,11 @@ def free_at_once() -> None:
     budget. What the environment says of it (``MALLOC_MMAP_THRESHOLD_``, ``GLIBC_TUNABLES`` and the like) stands.
     """
     told = any(name.startswith("MALLOC_") for name in os.environ) or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
-    if sys.platform == "linux" and not told and (option := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
+    if not told and (option := _allocator("mallopt")):
         option(M_MMAP_THRESHOLD, MAPPED_BYTES)
         option(M_TRIM_THRESHOLD, LEFT_BYTES)
+
+
+def _allocator(name: str) -> Any:
+    """A function of glibc's allocator; None where there is another."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

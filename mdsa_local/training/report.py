@@ -74,11 +74,12 @@ def measure(data: Path, folder: Path) -> dict[str, Any]:
             rows.append(figures(described(drawn, named)))
         report[key] = _mean(rows)
     encoder.encode([text for text, _ in train])
+    examples = [*train, *((text, None) for text, _ in sources.clinc(data, "oos_train"))]
     rows, seconds = [], []
     for seed in range(DRAWS):
         router = IntentRouter(encoder, calibration)
         began = time.perf_counter()
-        router.fit([*train, *((text, None) for text, _ in sources.clinc(data, "oos_train"))], seed)
+        router.fit(examples, seed)
         seconds.append(time.perf_counter() - began)
         rows.append(figures(router))
     report["fit_seconds_without_encoding"] = round(statistics.median(seconds), 1)
