@@ -7,9 +7,9 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -18,14 +18,15 @@ from numpy.typing import NDArray
 
 from mdsa_local.domains.config import NO_CONFIG, DomainConfig
 from mdsa_local.errors import ConfigError, InputError, UnknownNameError, did_you_mean, expected
-from mdsa_local.routing import conversation, fitting, small_talk, splitting
-from mdsa_local.routing.anchors import Anchors, Floats, Index, TextEncoder, anchor_texts, cosines
+from mdsa_local.routing import fitting, small_talk, splitting
+from mdsa_local.routing.anchors import Anchors, Floats, Index, TextEncoder, anchor_texts
 from mdsa_local.routing.calibration import Calibration
 from mdsa_local.routing.classifier import Classifier
-from mdsa_local.routing.encoder import clean_text, clean_texts, remembering
+from mdsa_local.routing.encoder import clean_text, remembering
 from mdsa_local.routing.fitting import Fit, Thresholds
 from mdsa_local.routing.labelled import Row, pairs
-from mdsa_local.types import Near, Part, Route, RouteExplanation
+from mdsa_local.routing.reading import Reading, Snapshot, scored
+from mdsa_local.types import Part, Route, RouteExplanation
 
 if TYPE_CHECKING:
     from mdsa_local.settings import Settings
@@ -34,19 +35,6 @@ logger = logging.getLogger(__name__)
 # Below this many examples a domain there is nothing to learn that the nearest examples do not tell.
 WORTH_FITTING = 8
 ATTEMPTS = 5
-EXPLAINED = 3
-# A question is like one that belongs to no domain from this cosine on, if it is less near by so much to all that domains are known by; from SAME on
-# it is that one.
-LIKE_OUTSIDE, LESS_NEAR, SAME = 0.75, 0.1, 0.97
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """What one question is routed with, whatever is registered meanwhile; ``outside`` are questions known to be out of scope."""
-
-    index: Index
-    fit: Fit
-    outside: Anchors | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,24 +46,6 @@ class Collision:
     other: str
     own: float
     others: float
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """Probabilities of questions: ``scores`` ``(n, domains)``; ``scope`` ``(n,)``, that of belonging to any domain."""
-
-    names: tuple[str, ...]
-    scores: NDArray[np.floating]
-    scope: NDArray[np.floating]
-
-
-Score = Callable[[list[str]], Scored]
-Encode = Callable[[list[str]], Floats]
-
-
-def _nowhere(route: Route, reason: str) -> Route:
-    """``route`` of what surely belongs to no domain."""
-    return replace(route, domain=None, confidence=0.0, scores=dict.fromkeys(route.scores, 0.0), reason=reason)
 
 
 class IntentRouter:
@@ -297,92 +267,28 @@ class IntentRouter:
         turns, oldest first) is read with it. ``split``: look for parts that belong to different domains.
         """
         began = time.perf_counter()
-        now = self._now
-        score, encode = self._reading(now)
-        route = self._routed(now, text, history, score, encode)[0]
-        if split:
-            route = self._parted(text, route, score)
+        route, _ = self._reading().route(text, history, split=split)
         return replace(route, ms=(time.perf_counter() - began) * 1000)
 
     def routed(self, text: str, history: Sequence[str] = (), chosen: DomainConfig | None = None) -> tuple[Route, Floats]:
         """The route of a question, as :meth:`route` gives it but untimed, and the vector ``(d,)`` it was found by. ``chosen``: the domain that is
         asked in any case; what is small talk depends on whether that is there for it."""
-        now = self._now
-        score, encode = self._reading(now)
-        route, read = self._routed(now, text, history, score, encode, chosen)
-        return self._parted(text, route, score), encode([read])[0]
-
-    def _reading(self, now: Snapshot) -> tuple[Score, Encode]:
-        """What scores the texts of one question, and what encodes them; none is encoded twice."""
-        encode = remembering(self._encoder.encode)
-        return partial(self._score, now, encode), encode
-
-    def _routed(
-        self, now: Snapshot, text: str, history: Sequence[str], score: Score, encode: Encode, chosen: DomainConfig | None = None
-    ) -> tuple[Route, str]:
-        """The route of a question, and the text that it was found by."""
-        clean_text(text, "the question")
-        if history:
-            clean_texts(history, "the history")
-            history = list(history)
-
-        def routes(texts: list[str]) -> list[Route]:
-            scored = score(texts)
-            return [self._judged(now, scored, at) for at in range(len(texts))]
-
-        route = routes([text])[0]
-        # Of what was said before, "how do they work?" is a question.
-        leaning = conversation.leaning(text) if history else None
-        if said := self._chatting(now, text, encode, route, leaning is not None and leaning.leans, chosen):
-            return said, text
-        route, text = conversation.route(text, history[-1], route, routes, self._thresholds(now)) if history else (route, text)
-        return self._within(now, text, encode, route), text
+        reading = self._reading()
+        route, read = reading.route(text, history, chosen=chosen)
+        return route, reading.encode([read])[0]
 
     def decided(self, texts: Sequence[str]) -> tuple[list[Route], list[str | None]]:
         """The routes of questions by themselves, untimed and not looked into for parts, as :meth:`route` gives them but scored together; and the
         likeliest domain of each, refused or not, None without any."""
-        clean_texts(texts, "the questions")
+        return self._reading().decided(texts)
+
+    def _reading(self) -> Reading:
+        """What reads one question, with the domains of now; none of its texts is encoded twice."""
         now = self._now
-        score, encode = self._reading(now)
-        asked = list(dict.fromkeys(texts))
-        scored = score(asked) if asked else Scored((), np.zeros((0, 0)), np.zeros(0))
-        found: dict[str, tuple[Route, str | None]] = {}
-        for at, text in enumerate(asked):
-            route = self._judged(now, scored, at)
-            likeliest = scored.names[int(scored.scores[at].argmax())] if scored.names else None
-            found[text] = self._chatting(now, text, encode, route, False) or self._within(now, text, encode, route), likeliest
-        return [found[text][0] for text in texts], [found[text][1] for text in texts]
+        return Reading(now, remembering(self._encoder.encode), self._thresholds(now), self._classifier, self._phrases, self._known_by, self._degraded)
 
-    def _chatting(self, now: Snapshot, text: str, encode: Encode, route: Route, leans: bool, chosen: DomainConfig | None = None) -> Route | None:
-        """The route of small talk; None where ``text`` is none, or the domain ``chosen``, else that of its ``route``, is for that."""
-        if (phrases := self._phrases) is None or (said := self._small_talk(now, text, encode, phrases, leans)) is None:
-            return None
-        own = now.index.anchors.get(chosen.name if chosen else route.domain or "")
-        if own is None and chosen is not None:
-            own = Anchors.made(anchor_texts(chosen), self._encoder, self._cache)
-        if own is not None and small_talk.claimed(phrases, own, said):
-            return None
-        return replace(_nowhere(route, f"small talk, like {phrases.texts[said]!r}"), small_talk=True)
-
-    def _within(self, now: Snapshot, text: str, encode: Encode, route: Route) -> Route:
-        """``route``, or that of what is like a question that was said to belong to no domain."""
-        if not (known := self._outside(now, encode([text])[0])):
-            return route
-        nowhere = route if route.domain is None else _nowhere(route, f"like {known!r}, which belongs to no domain")
-        return replace(nowhere, outside=True)
-
-    @staticmethod
-    def _outside(now: Snapshot, vector: Floats) -> str:
-        """The question that was said to belong to no domain which this ``vector`` is like; empty where it is like none, or something that a domain is
-        known by is about as near."""
-        if now.outside is None or not now.outside.texts:
-            return ""
-        found = cosines(vector[None, :], now.outside.vectors)[0]
-        if (near := float(found.max())) < LIKE_OUTSIDE:
-            return ""
-        best = now.index.best(vector)
-        like = near - best >= LESS_NEAR or (near >= SAME and near > best)
-        return now.outside.texts[int(found.argmax())] if like else ""
+    def _known_by(self, domain: DomainConfig) -> Anchors:
+        return Anchors.made(anchor_texts(domain), self._encoder, self._cache)
 
     @cached_property
     def _phrases(self) -> Anchors | None:
@@ -391,86 +297,20 @@ class IntentRouter:
             return None
         return Anchors.made([(text, "small talk") for text in small_talk.PHRASES], self._encoder, self._cache)
 
-    @staticmethod
-    def _small_talk(now: Snapshot, text: str, encode: Encode, phrases: Anchors, leans: bool) -> int | None:
-        """The place of the phrase that a message, or the first of its clauses, is small talk like; None when it is none."""
-
-        def like(part: str) -> int | None:
-            return small_talk.resembled(encode([part])[0], phrases, now.index, leans)
-
-        if (said := like(text)) is None:
-            parts = small_talk.clauses(text)
-            said = like(parts[0]) if parts else None
-            if any(like(part) is None for part in parts[1:]):
-                return None
-        return said
-
     def _thresholds(self, now: Snapshot) -> Thresholds:
         fitted = now.fit.thresholds
         ask = fitted.ask if self._ask is None else self._ask
         accept = fitted.accept if self._accept is None else self._accept
         return Thresholds(max(accept, ask), ask, fitted.per_domain if self._ask is None else None)
 
-    def _judged(self, now: Snapshot, scored: Scored, at: int) -> Route:
-        """The route, untimed, of the question in row ``at``."""
-        if not scored.names:
-            return Route(None, 0.0, {}, "no domain is registered", degraded=self._degraded)
-        thresholds = self._thresholds(now)
-        scores = {name: float(p) for name, p in zip(scored.names, scored.scores[at], strict=True)}
-        best = max(scores, key=lambda name: scores[name])
-        confidence, inside, needed = scores[best], float(scored.scope[at]), thresholds.of(best)
-        if confidence < needed:
-            nothing = (
-                "the question resembles nothing that a domain is known by" if self._classifier is None else "none of the classifier's labels fits"
-            )
-            others = max((score for name, score in scores.items() if name != best), default=0.0)
-            why = nothing if inside < 0.5 else "several domains fit about equally well" if others > confidence / 2 else "no domain is sure enough"
-            digits = 2 if f"{confidence:.2f}" != f"{needed:.2f}" else 4
-            told = f"{why} (best: {best} at {confidence:.{digits}f}, needed {needed:.{digits}f})"
-            return Route(None, confidence, scores, told, degraded=self._degraded)
-        accept = thresholds.accept
-        below = f"below {accept:.2f}" if f"{confidence:.2f}" != f"{accept:.2f}" else f"{confidence:.4f} is below {accept:.4f}"
-        flag = "" if confidence >= accept else f"; unsure, {below}"
-        by_label = self._classifier is not None and bool(self._classifier.knows((best,))[0])
-        found = f"the classifier says {best}" if by_label else f"nearest to what {best} is known by"
-        return Route(best, confidence, scores, f"{found}{flag}", degraded=self._degraded)
-
     def parts(self, text: str) -> tuple[Part, ...]:
         """The parts of ``text`` that belong to different domains, in order; empty when it is one question."""
         clean_text(text, "the question")
-        return splitting.parts(text, self._reading(self._now)[0])
-
-    def _parted(self, text: str, route: Route, score: Score) -> Route:
-        """``route`` with its parts. One that seems surely one domain's may have them: what is asked first may say it louder."""
-        if route.context != "message" or route.small_talk or route.outside or not route.scores:
-            return route
-        found = splitting.parts(text, score)
-        return replace(route, parts=found) if found else route
+        return splitting.parts(text, self._reading().score)
 
     def explain(self, text: str, history: Sequence[str] = ()) -> RouteExplanation:
         """The route of ``text`` with what decided it: the nearest anchors of the likeliest domains, evidence, thresholds."""
-        now = self._now
-        began = time.perf_counter()
-        score, encode = self._reading(now)
-        route, read = self._routed(now, text, history, score, encode)
-        route = replace(self._parted(text, route, score), ms=(time.perf_counter() - began) * 1000)
-        vector = encode([read])[0]
-        names = now.index.names
-        evidence = now.index.evidence(vector[None, :])[0] if names else np.zeros(0)
-        by_evidence = dict(zip(names, evidence.tolist(), strict=True))
-        likely = sorted(names, key=lambda name: (-route.scores.get(name, 0.0), -by_evidence[name]))[:EXPLAINED]
-        near = tuple(Near(name, *found) for name in likely for found in now.index.nearest(vector, name, EXPLAINED))
-        thresholds = self._thresholds(now)
-        return RouteExplanation(
-            route=route,
-            near=near,
-            evidence=by_evidence,
-            scope=float(score([read]).scope[0]) if names else 0.0,
-            accept=thresholds.accept,
-            ask=thresholds.ask,
-            per_domain=dict(thresholds.per_domain or {}),
-            head_weight=now.fit.weight,
-        )
+        return self._reading().explained(text, history)
 
     def collisions(self) -> list[Collision]:
         """Examples that, left out, would be taken for another domain's, the worst first."""
@@ -490,32 +330,8 @@ class IntentRouter:
 
     def scores(self, texts: list[str]) -> tuple[tuple[str, ...], NDArray[np.floating]]:
         """Names of domains, and ``(n, domains)`` probabilities in their order; the rest to one is "none of these"."""
-        scored = self._score(self._now, self._encoder.encode, texts)
-        return scored.names, scored.scores
-
-    def _score(self, now: Snapshot, encode: Callable[[list[str]], Floats], texts: list[str]) -> Scored:
-        names, classifier = now.index.names, self._classifier
-        if not names:
-            return Scored((), np.zeros((len(texts), 0)), np.zeros(len(texts)))
-        found = self._by_examples(now, texts, encode(texts))
-        if classifier is None:
-            return found
-        # A classifier is sure of what it was never shown, too. Whether a question belongs anywhere, and how likely the domains are that have
-        # no label, say the vectors; what they leave is the classifier's to divide.
-        other = np.where(classifier.knows(names), 0.0, found.scores)
-        told = (found.scope - other.sum(axis=1))[:, None] * classifier.shares(texts, names) + other
-        return Scored(names, told, told.sum(axis=1))
-
-    @staticmethod
-    def _by_examples(now: Snapshot, texts: list[str], vectors: Floats) -> Scored:
-        """By the nearest anchors and what was learned; ``vectors`` are those of ``texts``, and ``now`` has domains."""
-        names, fit = now.index.names, now.fit
-        calibration = fit.calibration.among(now.index.crowd)
-        evidence = now.index.evidence(vectors)
-        judged = fit.judge.opinion(texts, vectors, names) if fit.judge is not None else None
-        found = fitting.mixed(evidence, judged, fit.weight, calibration)
-        scope = calibration.in_scope(now.index.level(evidence), found.sure)
-        return Scored(names, found.shares * scope[:, None], scope)
+        found = scored(self._now, self._encoder.encode, self._classifier, texts)
+        return found.names, found.scores
 
 
 def stamp(domains: Iterable[DomainConfig]) -> str:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mdsa_local.types import Part
 
 if TYPE_CHECKING:
-    from mdsa_local.routing.router import Scored
+    from mdsa_local.routing.reading import Scored
 
 BUT_PLUS = "and|also|then|while|but|as well as|by the way|btw|separately|another thing|oh|&"
 LINKS = rf"(?:{BUT_PLUS}|plus)"
