@@ -8,7 +8,7 @@ from collections.abc import Iterator
 Span = tuple[int, int]
 
 FENCE = re.compile(r"^[ \t]*(```|~~~)[^\n]*(?:\n.*?(?:^[ \t]*\1[ \t]*$|\Z)|\Z)", re.MULTILINE | re.DOTALL)
-LIST_MARK = re.compile(r"[ \t>#]*(?:\*\*)?(?:[-*+•]|(?:step[ \t]+)?\d{1,2}[.):])(?:\*\*)?[ \t]+", re.IGNORECASE)
+LIST_MARK = re.compile(r"[ \t>#]*(?:\*\*)?(?:[-*+•–—·▪◦‣✓✔✗✘]|(?:step[ \t]+)?\d{1,2}[.):])(?:\*\*)?[ \t]+", re.IGNORECASE)
 
 _LINE = re.compile(r"[^\n]+")
 _END = re.compile(r"""[.!?…]+["'”’»)\]*_`]*(?=\s|$)|[。！？]+[」』”’)"]*""")
@@ -17,6 +17,19 @@ _LAST_WORD = re.compile(r"(?<!\w)\w+(?:\.\w+)*$")
 _NUMBER_ONLY = re.compile(r"\s*(?:\*\*)?(?:step[ \t]+)?\d{1,2}", re.IGNORECASE)
 _INITIALS = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]")
 _ABBREVIATIONS = frozenset("dr mr mrs ms prof e.g i.e approx vs cf".split())
+# A line that ends with one of these, or denies and has no end, goes on in the next: "Please do not use" says nothing, "Cortisone cream" the opposite.
+_LACKS_MORE = re.compile(
+    r"(?<!\w)(?:an?|the|of|to|at|by|for|with|within|without|from|into|than|and|or|nor|but|if|unless|except|until|because|that|which|who|whose|as|is|are"
+    r"|was|were|be|been|has|have|had|can|may|could|must|should|shall|will|would|do|does|did|no|not|never|only|your|our|their|its|any|all|each|every|per"
+    r"|between)$",
+    re.IGNORECASE,
+)
+_DENIES = re.compile(r"(?:(?<!\w)(?:not|never|cannot)|n['’]t)(?!\w)", re.IGNORECASE)
+_HAS_AN_END = re.compile(r"""[.!?…:;|。！？]["'”’»)\]*_`]*$""")
+# Lines of tables, headings and quotations begin so; "Pets: not allowed" is complete.
+_OTHER_KIND = re.compile(r"\s*[|#>]")
+_NAMED = re.compile(r"[^.!?:|\n]{1,40}:\s")
+_NAMED_WHOLE = re.compile(rf"{_NAMED.pattern}+\S+(?:\s+\S+)?")
 # "No. 5" is a number, "No. You cannot." an answer.
 _BEFORE_A_NUMBER = frozenset("no nos nr fig".split())
 
@@ -45,20 +58,44 @@ def without_list_mark(sentence: str) -> str:
     return sentence[mark.end() :] if mark else sentence
 
 
+def indentation(text: str, at: int) -> int:
+    """How many characters stand before ``at`` in its line."""
+    return at - text.rfind("\n", 0, at) - 1
+
+
+def unmarked(between: str, sentence: str) -> bool:
+    """Whether ``sentence``, with ``between`` it and a line that leads in a list or an item of that, is an item without a mark: the next line, and no
+    sentence."""
+    return between.count("\n") == 1 and not between.strip() and not _HAS_AN_END.search(sentence)
+
+
 def _of_prose(text: str, start: int, end: int) -> Iterator[Span]:
     for block in _blocks(text, start, end):
         yield from _of_block(text, *block)
 
 
 def _blocks(text: str, start: int, end: int) -> list[Span]:
-    """Lines; one that goes on in lower case is the rest of the line before."""
+    """Lines; one that goes on in lower case, or with what the line before lacks, is the rest of that."""
     blocks: list[Span] = []
+    before = ""
     for line in _LINE.finditer(text, start, end):
-        if blocks and line.start() == blocks[-1][1] + 1 and line[0].lstrip()[:1].islower():
+        if blocks and line.start() == blocks[-1][1] + 1 and (line[0].lstrip()[:1].islower() or _goes_on(before, line[0])):
             blocks[-1] = (blocks[-1][0], line.end())
         elif line[0].strip():
             blocks.append(line.span())
+        before = line[0]
     return blocks
+
+
+def _goes_on(line: str, following: str) -> bool:
+    """Whether the sentence at the end of a line is not complete without the line ``following``."""
+    line = line.rstrip()
+    if _HAS_AN_END.search(line) or _OTHER_KIND.match(line) or _OTHER_KIND.match(following) or LIST_MARK.match(following) or not following.strip():
+        return False
+    if _LACKS_MORE.search(line):
+        return True
+    last = list(_END.finditer(line))
+    return bool(_DENIES.search(line, last[-1].end() if last else 0)) and not (_NAMED_WHOLE.fullmatch(line) or _NAMED.match(following))
 
 
 def _of_block(text: str, start: int, end: int) -> Iterator[Span]:

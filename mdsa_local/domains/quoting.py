@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mdsa_local.domains.prompts import NOT_FOUND
-from mdsa_local.domains.units import quotable
+from mdsa_local.domains.units import PAIR, quotable
 from mdsa_local.routing.splitting import LINKS, MOST_PIECES, pieces
 from mdsa_local.sentences import without_list_mark
 from mdsa_local.types import Turn
@@ -49,7 +49,6 @@ PART_NEARNESS = 0.5
 ROW_BESIDE = 0.5
 # Held to a text a model may write it in more tokens than the tokenizer makes of it.
 SPLIT_UP = 1.2
-PAIR = re.compile(r"([^\W\d_][^:;|\n]{0,60}):\s")
 # An answer quotes up to so many units: where the nearest does not hold the fact asked for, the next often does.
 MOST_QUOTED = 3
 # How much less near (cosine) than the nearest a unit may be to be quoted beside it, from the same passage and from another one.

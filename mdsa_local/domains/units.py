@@ -6,10 +6,19 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mdsa_local.sentences import FENCE, LIST_MARK, spans, without_list_mark
+from mdsa_local.sentences import FENCE, LIST_MARK, indentation, spans, unmarked, without_list_mark
 from mdsa_local.validation import denials
+from mdsa_local.validation.grounding import YES_OR_NO
 
-STEP = re.compile(r"\d{1,2}[.)]\s")
+STEP = re.compile(r"(\d{1,2})[.)]\s")
+# A value with its name, and a record: a line of such.
+PAIR = re.compile(r"([^\W\d_][^:;|\n]{0,60}):\s")
+RECORD = re.compile(rf"^{PAIR.pattern}[^\n]*;\s{PAIR.pattern}[^\n]*$", re.MULTILINE)
+COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+# So few words may be no sentence, and lack what is said of them: "Tyres." below "Not insured".
+FRAGMENT_WORDS = 5
+# A line between two steps belongs to the first, if the next has the next number and so few sentences stand between.
+WITHIN_STEPS = 4
 # A Markdown table: the names of the columns, the line below them, and rows.
 TABLE = re.compile(r"^[^\n|]*\|[^\n]*\n[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*(?:\n[^\n]*\|[^\n]*)+", re.MULTILINE)
 # The last of emphasis, and of quotation marks where the whole stands between such.
@@ -30,11 +39,16 @@ class Unit:
         return f"{self.above}\n{self.own}" if self.above else self.own
 
     def section(self, title: str) -> str:
-        """The heading in the ``title`` of its passage without which it would say the opposite; empty for sentences, which say what they mean. Steps
-        are taken where something is not as it should be ("A charge you do not recognize"): of them only the heading right above counts."""
-        if not self.listed or denials.denies(self.above):
+        """The heading in the ``title`` of its passage without which it would say the opposite, or a "No." nothing; empty for sentences, which say
+        what they mean. Steps are taken where something is not as it should be ("A charge you do not recognize"): of them only the heading right
+        above counts."""
+        if YES_OR_NO.match(self.own) or (len(self.own.split()) == 1 and not self.listed):
+            return denials.asked(title)
+        last = title.rpartition(denials.BETWEEN_HEADINGS)[2]
+        fragment = len(self.own.split()) <= FRAGMENT_WORDS and denials.begins(last) and not denials.denies(self.own)
+        if not (self.listed or fragment) or denials.denies(self.above):
             return ""
-        return denials.heading(title.rpartition(denials.BETWEEN_HEADINGS)[2] if STEP.match(self.own) else title)
+        return denials.heading(last if STEP.match(self.own) else title)
 
 
 @dataclass(slots=True)
@@ -47,6 +61,7 @@ class _Place:
     item: bool
     steps: bool
     asks: bool
+    number: int = 0
     above: str = ""
     leads: bool = False
 
@@ -77,14 +92,23 @@ def quotable(text: str) -> list[Unit]:
 
 def _places(text: str, tables: Sequence[tuple[int, int]]) -> list[_Place]:
     """The sentences outside tables that say something."""
-    blocks = [match.span() for match in FENCE.finditer(text)]
+    blocks, comments, records = ([match.span() for match in kind.finditer(text)] for kind in (FENCE, COMMENT, RECORD))
     found = list[_Place]()
+    leading = False
     for start, end in spans(text):
-        if any(first <= start < last for first, last in tables) or not any(map(str.isalnum, text[start:end])):
+        if any(first <= start < last for first, last in (*tables, *comments)) or not any(map(str.isalnum, text[start:end])):
+            continue
+        if found and any(first <= found[-1].start < start < last for first, last in records):
+            # A record tells of what its first value names.
+            found[-1].end = end
             continue
         code = any(first <= start < last for first, last in blocks)
         item = not code and not text[_line(text, start) : start].strip() and bool(LIST_MARK.match(text, start))
-        found.append(_Place(start, end, code, item, bool(STEP.match(text, start)), not code and _asks(text[start:end])))
+        leading = leading and not code and not item and unmarked(text[found[-1].end : start], text[start:end])
+        step = STEP.match(text, start)
+        asks = not code and _asks(text[start:end])
+        found.append(_Place(start, end, code, item or leading, bool(step), asks, int(step[1]) if step else 0))
+        leading = leading or (not code and text[:end].rstrip(EMPHASIS).endswith(":"))
     return found
 
 
@@ -107,9 +131,8 @@ def _joined(text: str, places: Sequence[_Place]) -> list[_Place]:
         if place.steps and place.asks and not (last and last.steps) and at + 1 < len(places) and not places[at + 1].item:
             following = next((other for other in places[at + 1 :] if other.steps), None)
             place.steps = following is not None and not following.asks
-        # A sentence after a step on its line belongs to the step.
-        if last and last.steps and (place.steps or "\n" not in between):
-            last.end, last.asks = place.end, False
+        if last and last.steps and (place.steps or _of_step(text, last, places, at)):
+            last.end, last.asks, last.number = place.end, False, place.number or last.number
         elif last and last.asks and not place.item and not place.code and not between.strip():
             last.end, last.asks = place.end, place.asks
         else:
@@ -119,14 +142,28 @@ def _joined(text: str, places: Sequence[_Place]) -> list[_Place]:
     return found
 
 
+def _of_step(text: str, last: _Place, places: Sequence[_Place], at: int) -> bool:
+    """Whether the place ``at`` belongs to the last of the steps before it: on its line or the next, deeper, or before the step that comes next."""
+    place = places[at]
+    between = text[last.end : place.start]
+    if "\n" not in between:
+        return True
+    if place.code or between.strip():
+        return False
+    if indentation(text, place.start) > indentation(text, last.start) or (not place.item and between.count("\n") == 1):
+        return True
+    following = next((other for other in places[at + 1 : at + WITHIN_STEPS] if other.steps or other.code), None)
+    return following is not None and following.steps and following.number == last.number + 1
+
+
 def _led_in(text: str, places: list[_Place]) -> list[_Place]:
     """``places``, each item of a list with the lines that lead it in: the one before the list, and the items it is one of."""
     # Of the list at hand: how far in each line stands that leads in, and which it is.
     over = list[tuple[int, _Place]]()
     last: _Place | None = None
     listing = False
-    for place in places:
-        far = place.start - _line(text, place.start)
+    for at, place in enumerate(places):
+        far = indentation(text, place.start)
         between = text[last.end : place.start] if last else ""
         if place.item:
             if not listing:
@@ -136,7 +173,8 @@ def _led_in(text: str, places: list[_Place]) -> list[_Place]:
             for _, above in over:
                 above.leads = True
             place.above = "\n".join(" ".join(text[above.start : above.end].split()) for _, above in over)
-            if not place.steps and _leads_in(text, place, False):
+            below = at + 1 < len(places) and places[at + 1].item and indentation(text, places[at + 1].start) > far
+            if not place.steps and (below or _leads_in(text, place, False)):
                 over.append((far, place))
         elif listing and not place.code and ("\n" not in between or text[_line(text, place.start)] in " \t"):
             # It goes on with the item before it.

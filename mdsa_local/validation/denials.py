@@ -18,6 +18,17 @@ def denies(text: str) -> bool:
     return bool(DENYING.search(facts.fold(text)))
 
 
+def begins(heading: str) -> bool:
+    """Whether a heading denies whatever stands below it, and not only a thing that it names: "Not insured", but not "Networks that do not work"."""
+    return bool(DENYING.match(facts.fold(heading)))
+
+
+def asked(title: str) -> str:
+    """The last heading in the ``title`` of a passage, where it is a question; else empty."""
+    last = title.rpartition(BETWEEN_HEADINGS)[2].strip()
+    return last if last.endswith(("?", "？")) and not citations.marks(last) else ""
+
+
 def heading(title: str) -> str:
     """The last heading that :func:`denies` of those in the ``title`` of a passage; empty where none does."""
     found = next((name for name in reversed(title.split(BETWEEN_HEADINGS)) if denies(name)), "")

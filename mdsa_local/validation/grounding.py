@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise, zip_longest
 from typing import TYPE_CHECKING
 
-from mdsa_local.sentences import LIST_MARK, sentences, spans, without_list_mark
+from mdsa_local.sentences import LIST_MARK, indentation, sentences, spans, unmarked, without_list_mark
 from mdsa_local.types import Passage
 from mdsa_local.validation import agreement, citations, denials, facts
 from mdsa_local.validation.facts import Facts
@@ -101,24 +101,32 @@ def claims(answer: str, quotes: Container[str] = ()) -> list[Claim]:
     """The sentences of an answer, each with the citations in it or behind it. ``quotes``: what stands whole in a passage, as :func:`plain` has it."""
     found = citations.marks(answer)
     bare = citations.blanked(answer, found)
-    places = _joined(bare, [part for span in spans(bare) for part in _parts(bare, span, found, quotes) if SAYS_SOMETHING.search(bare, *part)])
+    places = [part for span in spans(bare) for part in _parts(bare, span, found, quotes) if SAYS_SOMETHING.search(bare, *part)]
     said: list[Claim] = []
     until, cited = len(answer), tuple[int, ...]()
-    for start, end in reversed(places):
-        own = tuple(number for mark in found if start <= mark.start < until for number in mark.numbers)
+    for start, end in reversed(_joined(bare, places, found, quotes)):
+        own = _cited(found, start, until)
         cited = own or cited
         said.append(Claim(citations.removed(answer, start, end, found), cited, start, end))
         until = start
     return said[::-1]
 
 
-def _joined(bare: str, places: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The sentences, with a "Yes." or "No." by itself put to the one behind it."""
+def _joined(bare: str, places: Sequence[tuple[int, int]], found: Sequence[citations.Mark], quotes: Container[str]) -> list[tuple[int, int]]:
+    """The sentences, with a "Yes." or "No." by itself put to the one behind it; but not one that is quoted from another passage than that."""
     joined: list[tuple[int, int]] = []
-    for start, end in places:
-        alone = joined and YES_OR_NO.fullmatch(bare, *joined[-1])
-        joined[-1:] = [(joined[-1][0], end)] if alone else [*joined[-1:], (start, end)]
+    for (start, end), following in zip_longest(places, places[1:]):
+        if joined and YES_OR_NO.fullmatch(bare, *joined[-1]):
+            own, others = _cited(found, joined[-1][0], start), _cited(found, start, following[0] if following else len(bare))
+            if not own or own == others or plain(bare[slice(*joined[-1])]) not in quotes:
+                joined[-1] = (joined[-1][0], end)
+                continue
+        joined.append((start, end))
     return joined
+
+
+def _cited(found: Sequence[citations.Mark], start: int, until: int) -> tuple[int, ...]:
+    return tuple(number for mark in found if start <= mark.start < until for number in mark.numbers)
 
 
 def _parts(bare: str, span: tuple[int, int], found: Sequence[citations.Mark], quotes: Container[str]) -> Iterator[tuple[int, int]]:
@@ -173,6 +181,8 @@ def _read(passage: Passage) -> _Source:
     if heading := denials.heading(passage.title):
         name = plain(heading)
         quotes |= dict.fromkeys([*map(plain, sentences(heading)), *(f"{name}: {sentence}" for sentence in bare)], "")
+    # And a bare "No." under the question that it answers.
+    asked |= {plain(sentence) for sentence in sentences(denials.asked(passage.title))}
     pairs = (_pair(one, two) for one, two in pairwise(parts) if _pairs_up(one, two))
     return _Source(facts.read(passage.title), quotes, frozenset(asked - {""}), tuple(parts), tuple(pairs))
 
@@ -186,11 +196,13 @@ def _parts_of(text: str) -> list[_Part]:
     """The sentences of a passage: what stands in a list below a line that denies is denied, and a question with "Yes" or "No" behind it answered."""
     parts: list[_Part] = []
     lead = _Part("", facts.read(""))
-    until = 0
+    until, far = 0, -1
     for start, end in spans(text):
-        sentence = text[start:end]
-        if "\n" in text[until:start] and not LIST_MARK.match(sentence):
-            lead = _Part("", facts.read(""))
+        sentence, between = text[start:end], text[until:start]
+        inward = indentation(text, start)
+        # A list goes on with its items, those without a mark too; one that stands no deeper than the item which denies is beside that, not below.
+        if "\n" in between and (inward <= far if LIST_MARK.match(sentence) else not unmarked(between, sentence)):
+            lead, far = _Part("", facts.read("")), -1
         until = end
         told = facts.read(without_list_mark(sentence))
         row = bool(ROW.fullmatch(without_list_mark(sentence)))
@@ -204,7 +216,7 @@ def _parts_of(text: str) -> list[_Part]:
             and DENIALS.issuperset(n.kind for n in told.negations)
             and not CONDITION.search(sentence)
         ):
-            lead = parts[-1]
+            lead, far = parts[-1], inward if LIST_MARK.match(sentence) else -1
     return [replace(part, row=False) if following and _is_rule(following.text) else part for part, following in zip_longest(parts, parts[1:]) if part]
 
 

@@ -29,6 +29,36 @@ def test_a_list_of_steps_is_quoted_as_a_whole() -> None:
     assert units_of(STEPS) == ["1. Open the app.\n2. Tap Cards. Wait a moment.\n3. Choose Freeze.", "A frozen card refuses every payment."]
 
 
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [
+        # What stands deeper, on the next line, or before the step with the next number.
+        ("1. Take the hose off.\n\n   Do not smoke.\n2. Open it.\n\n   Wait.\n\nIt is clean.", 1),
+        ("1. Take it off.\nDo not smoke.\n2. Open it.\n\nIt is clean.", 1),
+        ("1. Choose Cancel.\n\nNever choose Change. It cannot be undone.\n\n2. Confirm.\n\nWe refund you.", 1),
+        ("1. Choose a size:\n   - small\n   - large\n2. Confirm.\n\nWe send it.", 1),
+        # Another list, and code, are not of them.
+        ("1. Open it.\n\nTo close it:\n\n1. Turn it.\n2. Wait.", 2),
+        ("1. Write:\n\n```\nstart\n```\n\n2. Wait.", 2),
+    ],
+)
+def test_what_stands_between_steps_is_quoted_with_them(text: str, steps: int) -> None:
+    found = [unit for unit in units_of(text) if re.search(r"^\d\. ", unit, re.MULTILINE)]
+    assert len(found) == steps
+    if steps == 1:
+        assert text.startswith(found[0]) and text[len(found[0]) :].count("\n\n") == 1
+
+
+def test_a_record_is_quoted_with_what_it_tells_of() -> None:
+    rye, loaf = "Name: Rye; About: Dark. Contains gluten. Keeps.; Price: 4.20", "Name: Loaf; About: White. No gluten.; Price: 5"
+    assert units_of(f"{rye}\n{loaf}\n\nNote: we bake daily. Come early.") == [rye, loaf, "Note: we bake daily.", "Come early."]
+    assert Extract(0, rye).columns == {"Name", "About", "Price"}
+
+
+def test_a_comment_is_not_quoted() -> None:
+    assert units_of("It costs 5 euros.\n\n<!-- It is free for staff. Hush. -->\n\nIt takes a day.") == ["It costs 5 euros.", "It takes a day."]
+
+
 NEVER = "Never do the following:\n\n- Wash the tent in a machine.\n- Use bleach on the fabric. It is harsh.\n- Store the tent wet.\n\nDry it well."
 
 
@@ -62,6 +92,12 @@ NEVER = "Never do the following:\n\n- Wash the tent in a machine.\n- Use bleach 
                 "**Never put on** the tent:\n- wax",
             ],
         ),
+        # Items without a mark, or with another.
+        ("Not covered:\nDamage by pets\nTheft\nCovered:\nFire", [f"Not covered:\n{x}" for x in ("Damage by pets", "Theft")] + ["Covered:\nFire"]),
+        ("It does not pay for:\n– Teeth\n– Glasses", ["It does not pay for:\n– Teeth", "It does not pay for:\n– Glasses"]),
+        ("Hours:\nWe open at ten.", ["Hours:", "We open at ten."]),
+        # An item below another tells of that.
+        ("- Cars\n  - small: 9\n- Bikes\n  - small: 3", ["- Cars", "- Cars\n- small: 9", "- Bikes", "- Bikes\n- small: 3"]),
         # The next paragraph, and code, are no list.
         ("Never:\n- Iron it.\n\nNow wash.\n- By hand.", ["Never:\n- Iron it.", "Now wash.", "- By hand."]),
         ("```yaml\nsteps:\n- run: x\n```", ["steps:", "- run: x"]),
@@ -110,6 +146,10 @@ def test_what_a_heading_denies_is_quoted_below_it(encoder: Encoder) -> None:
         assert quotable(text)[0].section(title) == ""
     assert quotable("1. Call us.\n2. Wait.")[0].section("Not recognized > First steps") == ""
     assert quotable("1. Taxis.\n2. Fines.")[0].section("Costs > Not paid") == "Not paid"
+    # What is no sentence says nothing, and a bare answer what was asked.
+    assert quotable("Damage to tyres.")[0].section("Cars > Not insured") == "Not insured"
+    for title, section in (("Faq > Do you deliver on Sundays?", "Do you deliver on Sundays?"), ("Faq > Deliveries", "")):
+        assert [unit.section(title) for unit in quotable("No. Never. No, we rest. We rest on Sundays.")] == [section, section, section, ""]
     assert quotable("- Taxis.")[0].section("Not paid > In the city") == "Not paid"
     assert quotable("These:\n- Taxis.")[0].section("Why is it not paid?") == "Why is it not paid?"
     assert Extract(0, "- Taxis.", section="Why is it not paid?").quoted == "Why is it not paid?\n- Taxis. [1]"

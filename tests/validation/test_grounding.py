@@ -214,6 +214,32 @@ def test_a_yes_or_no_is_no_claim_of_its_own() -> None:
     ]
 
 
+def test_a_yes_or_no_quoted_from_another_passage_stays_apart(encoder: Encoder) -> None:
+    sundays, saturdays = (
+        Passage(str(at), "faq.md", "finance", f"Faq > Do you deliver on {day}s?", text, at, at + 1, 0.5)
+        for at, (day, text) in enumerate([("Sunday", "No."), ("Saturday", "Yes.")])
+    )
+    answer = "Do you deliver on Sundays?\nNo. [1]\n\nDo you deliver on Saturdays?\nYes. [2]"
+    found = grounding.check(answer, [sundays, saturdays], encoder.encode)
+    assert [(claim.text, claim.by, claim.quoted) for claim in found] == [
+        ("Do you deliver on Sundays?", 0, True),
+        ("No.", 0, True),
+        ("Do you deliver on Saturdays?", 1, True),
+        ("Yes.", 1, True),
+    ]
+    # What the passages do not say by itself goes with what follows.
+    assert [claim.text for claim in grounding.check("No. [1] We deliver on Mondays. [2]", [saturdays], encoder.encode)] == [
+        "No. We deliver on Mondays."
+    ]
+
+
+def test_an_item_is_not_denied_by_the_item_before_it(encoder: Encoder) -> None:
+    rent = "- Not included in the rent:\n  - Snow chains\n- Included in the rent:\n  - Winter tyres\n\nNot covered:\nDamage by pets\n\nFire"
+    passage = [Passage("p", "p.md", "x", "", rent, 0, len(rent), 0.5)]
+    quoted = {text: grounding.check(text, passage, encoder.encode)[0].quoted for text in ("Snow chains", "Winter tyres", "Damage by pets", "Fire")}
+    assert quoted == {"Snow chains": False, "Winter tyres": True, "Damage by pets": False, "Fire": True}
+
+
 def test_a_quotation_with_other_line_breaks_counts_in_full(encoder: Encoder) -> None:
     wrapped = Passage("p", "p.md", "x", "", "Send the form to the\nLarkfield office in\nAberwick, never by fax.", 0, 1, 0.5)
     (claim,) = grounding.check("Send the form to the Larkfield office in Aberwick, never by fax. [1]", [wrapped], encoder.encode)
