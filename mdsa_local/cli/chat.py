@@ -38,7 +38,8 @@ def chat(
         import readline  # noqa: F401
     live = bool(sys.stdin) and sys.stdin.isatty() and not as_json
     if not live and isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(encoding="utf-8-sig")
+        # A line that is no text is one question that cannot be asked, whatever was read ahead with it.
+        sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape")
     with contextlib.ExitStack() as held:
         with interrupted_at_once():
             orchestrator = held.enter_context(opened(Settings.load(), model))
@@ -85,13 +86,11 @@ def _document(value: dict[str, Any]) -> None:
 
 
 def _read(live: bool) -> str | None:
-    """The next line, stripped, empty when Ctrl-C dropped it; None at the end. Raises :class:`InputError` for what is no text."""
+    """The next line, stripped, empty when Ctrl-C dropped it; None at the end. Raises :class:`InputError` for what a terminal sends
+    that is no text."""
     if not live:
-        try:
-            # None when the caller closed it; an empty line still has its end.
-            text = sys.stdin.readline() if sys.stdin else ""
-        except UnicodeDecodeError:
-            raise InputError("standard input is not valid UTF-8 text", "Convert it first, for example with iconv.") from None
+        # None when the caller closed it; an empty line still has its end.
+        text = sys.stdin.readline() if sys.stdin else ""
         return text.strip() if text else None
     try:
         return input(PROMPT).strip()

@@ -360,7 +360,7 @@ def test_an_interrupted_question_ends_at_once(product: TinyBERTOrchestrator, aft
     assert started.returncode in (0, 1, 130, -signal.SIGINT)
 
 
-CONVERSATION = b"how long is the warranty on a device?\nand on batteries?\n\n/new\n/what\n\x01\nhi\n/bye\nnever read\n"
+CONVERSATION = b"how long is the warranty on a device?\nand on batteries?\n\n/new\n/what\n\x01\ncaf\xe9\nhi\n/bye\nnever read\n"
 
 
 def test_a_conversation_goes_on_from_what_was_asked(product: TinyBERTOrchestrator) -> None:
@@ -372,7 +372,7 @@ def test_a_conversation_goes_on_from_what_was_asked(product: TinyBERTOrchestrato
     assert "I answer questions from documents." in said
     assert said.count("timings") == 3
     assert b"unknown command /what" in ran.stderr
-    assert b"control character" in ran.stderr
+    assert b"control character" in ran.stderr and b"not valid UTF-8" in ran.stderr
 
 
 def test_a_conversation_ends_by_each_word_for_it(
@@ -408,9 +408,9 @@ def test_a_conversation_outlives_an_interrupt_that_came_late(
 def test_a_conversation_in_json_is_a_line_an_answer(product: TinyBERTOrchestrator) -> None:
     ran = mdsa("chat", "--json", "-d", "support", stdin=CONVERSATION)
     assert ran.returncode == 0, ran.stderr
-    first, second, wrong, _ = (json.loads(row) for row in ran.stdout.splitlines())
+    first, second, wrong, broken, _ = (json.loads(row) for row in ran.stdout.splitlines())
     assert "24 months" in first["response"] and "6 months" in second["response"]
-    assert "control character" in wrong["error"]["message"]
+    assert "control character" in wrong["error"]["message"] and "not valid UTF-8" in broken["error"]["message"]
 
 
 def test_a_question_after_another(product: TinyBERTOrchestrator) -> None:
