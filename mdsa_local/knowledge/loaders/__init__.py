@@ -31,7 +31,7 @@ CONTAINED = {"html", "pdf", "docx", "json"}
 # A line with its end, whatever that is.
 LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 # Families whose loader has come to take other text from the same file; one more each time, that files read before are read again.
-REVISIONS = {"html": 4, "pdf": 3, "docx": 4, "json": 3, "jsonl": 2, "text": 2, "rows": 3}
+REVISIONS = {"html": 5, "pdf": 3, "docx": 5, "json": 3, "jsonl": 2, "text": 2, "rows": 3}
 # Family to the module it needs, and the extra that brings it.
 NEEDS = {"pdf": ("pypdf", "docs"), "docx": ("docx", "docs")}
 

@@ -1,4 +1,4 @@
-"""What of a web page is not its content: menus, banners, footers and cookie notices."""
+"""What of a web page is not its content: menus, banners, footers and cookie notices, and what is struck out."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Literal
 
 HEADINGS = {"h1", "h2", "h3", "h4", "h5", "h6"}
 LISTS = {"ul", "ol", "menu"}
+STRUCK = {"del", "s", "strike"}
 # Text in these does not speak against a list of links.
 LINKS = {"a", "button", "select", "svg"}
 ROLES = {"navigation", "contentinfo", "search"}
@@ -43,13 +44,16 @@ class _Element:
 
 class Chrome(HTMLParser):
     """Numbers the start tags of a page. ``menus`` and ``lists`` are the numbers of those with which something begins that is no content, ``lists`` of
-    lists of two or more items that are links and nothing else. What has no end tag is content: nobody knows where it ends."""
+    lists of two or more items that are links and nothing else; ``struck`` of what does not hold any more. What has no end tag is content: nobody
+    knows where it ends."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
         self.menus: set[int] = set()
         self.lists: set[int] = set()
+        self.struck: set[int] = set()
         self._open: list[_Element] = []
+        self._striking: dict[str, list[int]] = {tag: [] for tag in STRUCK}
         self._number = 0
         self._code = False
 
@@ -57,6 +61,8 @@ class Chrome(HTMLParser):
         """Look at what begins."""
         number, self._number = self._number, self._number + 1
         self._code = tag in ("script", "style")
+        if tag in STRUCK:
+            self._striking[tag].append(number)
         for element in self._open:
             element.depth += element.tag == tag
             element.headings += tag in HEADINGS
@@ -72,6 +78,8 @@ class Chrome(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         """Decide about what ends."""
         self._code = False
+        if self._striking.get(tag):
+            self.struck.add(self._striking[tag].pop())
         same = [at for at, element in enumerate(self._open) if element.tag == tag]
         if same and self._open[same[-1]].depth == 0:
             self._decide(self._open[same[-1]])

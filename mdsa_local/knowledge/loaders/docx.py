@@ -9,11 +9,14 @@ from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 from mdsa_local.knowledge.loaders import MOST_TITLE_CHARS, Section, UnreadableError, below, headed, named, titled
+from mdsa_local.knowledge.loaders.numbering import Numbering
 
 # Text and markup of a book of 2,000 pages are about 20 MB; more is a bomb or not a document.
 UNPACKED_LIMIT = 100 << 20
 # What stands around text that is part of the document: tracked insertions, content controls, fields. python-docx does not look inside.
 _AROUND = ("ins", "moveTo", "sdt", "sdtContent", "smartTag", "fldSimple", "customXml")
+# How a property of a run says that it is not so.
+_OFF = ("0", "false", "off")
 _CONTENTS = re.compile(r"toc \d", re.IGNORECASE)
 _HEADING = re.compile(r"heading (\d)", re.IGNORECASE)
 
@@ -31,19 +34,22 @@ def read(path: Path) -> Iterator[Section]:
         raise UnreadableError(f"is damaged or no Word document: {error}") from None
     _unwrap(document.element.body)
     stem = titled(_title(document), path.stem)
+    numbering = Numbering(document)
     outline: dict[int, str] = {}
     blocks: list[str] = []
     for block in document.iter_inner_content():
         if isinstance(block, Table):
             blocks.append("\n".join(_rows(block)))
             continue
-        name = (block.style.name if block.style is not None else "") or ""
+        style = block.style
+        name = (style.name if style is not None else "") or ""
         match = _HEADING.match(name)
         if (match or name == "Title") and len(block.text) <= MOST_TITLE_CHARS:
             yield from _section(blocks, headed(stem, outline))
+            numbering.end()
             blocks, outline = [], below(outline, int(match[1]) if match else 0, " ".join(block.text.split()))
-        elif block.text.strip() and not _CONTENTS.fullmatch(name):
-            blocks.append(("- " if name.startswith("List") else "") + block.text.strip())
+        elif not _CONTENTS.fullmatch(name) and (text := numbering.placed(block, style)):
+            blocks.append(text)
     yield from _section(blocks, headed(stem, outline))
 
 
@@ -56,7 +62,8 @@ def _title(document: Any) -> object:
 
 
 def _unwrap(body: Any) -> None:
-    """Put what is inside of :data:`_AROUND` in its place; a table of contents and what a control shows as long as it is empty are left out."""
+    """Put what is inside of :data:`_AROUND` in its place; a table of contents, what a control shows as long as it is empty and what is struck out
+    are left out."""
     word = f"{{{body.nsmap['w']}}}"
     for control in list(body.iter(f"{word}sdt")):
         about = control.find(f"{word}sdtPr")
@@ -68,6 +75,10 @@ def _unwrap(body: Any) -> None:
         parent = element.getparent()
         at = parent.index(element)
         parent[at : at + 1] = list(element)
+    for run in list(body.iter(f"{word}r")):
+        lines = (run.find(f"{word}rPr/{word}{name}") for name in ("strike", "dstrike"))
+        if any(line is not None and line.get(f"{word}val") not in _OFF for line in lines):
+            run.getparent().remove(run)
 
 
 def _text(cell: Any) -> str:

@@ -64,5 +64,5 @@ def test_unless_that_would_leave_nothing(tmp_path: Path, page: str, kept: list[s
 
 def test_no_nesting_takes_long(tmp_path: Path) -> None:
     began = time.monotonic()
-    assert said(tmp_path, "<ul><li><div class=cookie>" * 20_000 + "<p>Text.")[-1] == "Text."
+    assert said(tmp_path, "<ul><li><div class=cookie>" * 20_000 + "<p>Text.")[-1].endswith("- Text.")
     assert time.monotonic() - began < 20

@@ -239,10 +239,11 @@ def test_a_head_without_end_hides_nothing(tmp_path: Path) -> None:
         ("<ul><li>one<li hidden>x</ul><p>after", "- one\n\nafter"),
         ("<table><tr><td>a<td>b<tr hidden><td>x<td>y<tr><td>e<td>f</table>after", "a | b\n\ne | f\n\nafter"),
         ("<table><tr><td>a<td hidden>x</tr><tr><td>c<td>d</table>after", "a\n\nc | d\n\nafter"),
-        ("<dl><dt hidden>x<dd>b<dt>c<dd>d</dl>", "b\n\nc\n\nd"),
+        ("<dl><dt hidden>x<dd>b<dt>c<dd>d</dl>", "b\n\nc: d"),
         ("<div><p hidden>x</div>y", "y"),
         ("<p hidden>x <b>y</b></p>z", "z"),
         ("<title>page</title><title>two<p>Text.", "Text."),
+        ("<title>page</div>Text.", "Text."),
     ],
 )
 def test_what_is_hidden_ends_where_its_end_tag_is_left_out(tmp_path: Path, page: str, text: str) -> None:
