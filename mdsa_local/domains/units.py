@@ -10,8 +10,11 @@ from mdsa_local.sentences import FENCE, LIST_MARK, spans, without_list_mark
 from mdsa_local.validation import denials
 
 STEP = re.compile(r"\d{1,2}[.)]\s")
+NUMBER = re.compile(r"^[ \t]*(\d{1,9})[.)]\s", re.MULTILINE)
 # A Markdown table: the names of the columns, the line below them, and rows.
 TABLE = re.compile(r"^[^\n|]*\|[^\n]*\n[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*(?:\n[^\n]*\|[^\n]*)+", re.MULTILINE)
+# A list of steps of more words than these is read in parts: the judge reads 128 tokens with the question, and what the last step says is asked too.
+READ_WORDS, PART_WORDS = 100, 75
 # The last of emphasis, and of quotation marks where the whole stands between such.
 EMPHASIS, QUOTATION = "*_` ", "\"'”’»)"
 
@@ -29,12 +32,31 @@ class Unit:
         """All of it."""
         return f"{self.above}\n{self.own}" if self.above else self.own
 
+    @property
+    def readings(self) -> list[str]:
+        """The texts by which it is found to answer: its own, or parts of a long list of steps."""
+        if not STEP.match(self.own) or len(self.own.split()) <= READ_WORDS:
+            return [self.text]
+        parts = list[str]()
+        for line in self.own.split("\n"):
+            if parts and len(parts[-1].split()) + len(line.split()) <= PART_WORDS:
+                parts[-1] += f"\n{line}"
+            else:
+                parts.append(line)
+        return [f"{self.above}\n{part}" if self.above else part for part in parts]
+
     def section(self, title: str) -> str:
         """The heading in the ``title`` of its passage without which it would say the opposite; empty for sentences, which say what they mean. Steps
-        are taken where something is not as it should be ("A charge you do not recognize"): of them only the heading right above counts."""
-        if not self.listed or denials.denies(self.above):
+        are taken where something is not as it should be ("A charge you do not recognize"): of them only the heading right above counts. Steps that
+        are not all stand under which they are."""
+        if not self.listed:
             return ""
-        return denials.heading(title.rpartition(denials.BETWEEN_HEADINGS)[2] if STEP.match(self.own) else title)
+        title, part = denials.part(title)
+        steps = bool(STEP.match(self.own))
+        denying = "" if denials.denies(self.above) else denials.heading(title.rpartition(denials.BETWEEN_HEADINGS)[2] if steps else title)
+        # Others, that are all, may stand beside them.
+        some = part.name if part and steps and part.last in map(int, NUMBER.findall(self.own)) else ""
+        return f"{some}: {denying}" if some and denying else some or denying
 
 
 @dataclass(slots=True)
