@@ -87,10 +87,12 @@ def asked(
         # What only quotes follows no instructions: they would cost time and change nothing.
         return [user] if quotes else [Message("system", prompts.system_message(domain.system_prompt)), user]
 
-    fitted, tokens = prompts.fit(lambda kept: reader.count_tokens(messages(kept)), shown, reader.n_context_tokens, generation.max_tokens)
+    lengths = [reader.count_tokens([Message("assistant", extract.quoted)]) for extract in extracts] if quotes else []
+    most = max([generation.max_tokens, *quoting.lengthy(extracts, lengths, reader.n_context_tokens)])
+    fitted, tokens = prompts.fit(lambda kept: reader.count_tokens(messages(kept)), shown, reader.n_context_tokens, most)
     kept = len(set(numbers[:fitted]))
     if quotes:
-        lengths = [reader.count_tokens([Message("assistant", extract.quoted)]) for extract in extracts[:fitted]]
-        generation = generation.model_copy(update=quoting.constraints(extracts[:fitted], lengths, generation.max_tokens))
+        update = quoting.constraints(extracts[:fitted], lengths[:fitted], generation.max_tokens)
+        generation = generation.model_copy(update=update | {"max_tokens": most})
     told = Fitted(tokens, kept, len(set(numbers)) - kept, fitted if quotes else None)
     return Asked(tuple(messages(shown[:fitted])), generation, told, tuple(extracts[:fitted]))

@@ -12,15 +12,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import islice, pairwise
+from math import ceil
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mdsa_local.domains.prompts import NOT_FOUND
-from mdsa_local.domains.units import PAIR, quotable
+from mdsa_local.domains.units import PAIR, STEP, quotable
 from mdsa_local.routing.splitting import LINKS, MOST_PIECES, pieces
 from mdsa_local.sentences import without_list_mark
 from mdsa_local.types import Turn
-from mdsa_local.validation import citations, facts, identifiers
+from mdsa_local.validation import citations, denials, facts, identifiers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -176,36 +177,48 @@ def shortlist(
 ) -> list[Extract]:
     """The ``most`` units of all passages ``(title, text)`` that answer the question best by ``judge``, or are nearest by ``embed`` (unit vectors).
 
-    A unit is read under its title, which often holds what the sentence only refers to, and, without a judge, alone too. One that says the same as
-    a better one is left out.
+    A unit is read under its title, which often holds what the sentence only refers to, and, without a judge, alone too; of a long list of steps the
+    best part counts. One that says the same as a better one is left out.
     Of a question that asks several things, ``parts`` (None to find them), the best for each part are always among them. ``question`` may be a
     ``turn`` of a conversation.
     """
-    found = [
-        Extract(index, unit.text, above=unit.above, section=unit.section(title))
-        for index, (title, text) in enumerate(passages)
-        for unit in dict.fromkeys(quotable(text))
-    ]
+    units = [(index, unit) for index, (_, text) in enumerate(passages) for unit in dict.fromkeys(quotable(text))]
+    found = [Extract(index, unit.text, above=unit.above, section=unit.section(passages[index][0])) for index, unit in units]
     if not found:
         return []
-    titled = [f"{title}: {unit.text}" if (title := passages[unit.passage][0]) else unit.text for unit in found]
+    titles = [denials.part(title)[0] for title, _ in passages]
+    texts = [unit.readings for _, unit in units]
+    titled = [[f"{title}: {text}" if (title := titles[index]) else text for text in own] for (index, _), own in zip(units, texts, strict=True)]
     asked = [question, *(divided(question) if parts is None else parts)]
     if judge is None:
-        vectors = embed([*asked, *(unit.text for unit in found), *titled])
-        alone, under_title = (vectors[: len(asked)] @ vectors[len(asked) :].T).reshape(len(asked), 2, len(found)).transpose(1, 0, 2)
+        alone, under_title = _near(embed, asked, texts), _near(embed, asked, titled)
         near = (1 - TITLED) * alone + TITLED * under_title
         leading = {int(part.argmax()) for part in near[1:] if part.max() >= PART_NEARNESS}
         found = [replace(unit, nearness=float(cosine), score=float(cosine)) for unit, cosine in zip(found, near[0], strict=True)]
         order = (-near[0]).argsort(kind="stable").tolist()
     elif turn is not None:
-        vectors = embed([*turn, question, *titled])
-        found, leading = _followed(judge, turn, question, found, titled, vectors[:3] @ vectors[3:].T), set()
+        found, leading = _followed(judge, turn, question, found, titled, _near(embed, [*turn, question], titled)), set()
         order = _ranked(found)
     else:
-        vectors = embed([*asked, *titled])
-        found, leading = _judged(judge, asked, found, titled, vectors[: len(asked)] @ vectors[len(asked) :].T)
+        found, leading = _judged(judge, asked, found, titled, _near(embed, asked, titled))
         order = _ranked(found)
     return _chosen([replace(found[at], leads=at in leading) for at in order], most)
+
+
+def _near(embed: Callable[[list[str]], NDArray[np.float32]], asked: Sequence[str], readings: Sequence[Sequence[str]]) -> NDArray[np.float32]:
+    """``(asked, units)``: the cosine of each of ``asked`` with the nearest of the ``readings`` of each unit."""
+    from numpy import add, maximum
+
+    vectors = embed([*asked, *(text for own in readings for text in own)])
+    starts = add.accumulate([0, *map(len, readings[:-1])])
+    near: NDArray[np.float32] = maximum.reduceat(vectors[: len(asked)] @ vectors[len(asked) :].T, starts, axis=1)
+    return near
+
+
+def _scores(judge: Judge, pairs: Sequence[tuple[str, Sequence[str]]]) -> list[float]:
+    """As the judge's, of the best of the readings of each unit."""
+    told = iter(judge.scores([(asked, text) for asked, readings in pairs for text in readings]))
+    return [max(islice(told, len(readings))) for _, readings in pairs]
 
 
 def _ranked(found: Sequence[Extract]) -> list[int]:
@@ -226,7 +239,7 @@ def divided(question: str) -> list[str]:
 
 
 def _judged(
-    judge: Judge, asked: Sequence[str], found: Sequence[Extract], titled: Sequence[str], near: NDArray[np.float32]
+    judge: Judge, asked: Sequence[str], found: Sequence[Extract], titled: Sequence[Sequence[str]], near: NDArray[np.float32]
 ) -> tuple[list[Extract], set[int]]:
     """``found`` with what the judge says of the nearest to any of ``asked``, the question and its parts; and the places of the best for each part."""
     weighing = judge.weighing
@@ -238,10 +251,10 @@ def _judged(
     # All at once: two cores then have work of one size.
     of_parts = list(zip(asked[1:], nearest[1:], strict=True))
     wanted = [(text, place) for text, places in ((asked[0], read), *of_parts) for place in places]
-    told = dict(zip(wanted, judge.scores([(text, titled[place]) for text, place in wanted]), strict=True))
+    told = dict(zip(wanted, _scores(judge, [(text, titled[place]) for text, place in wanted]), strict=True))
     if max(told[asked[0], place] for place in read) < UNSURE:
         more = [place for place in (-near[0]).argsort(kind="stable")[: READ + READ_MORE].tolist() if place not in read]
-        told |= dict(zip(((asked[0], place) for place in more), judge.scores([(asked[0], titled[place]) for place in more]), strict=True))
+        told |= dict(zip(((asked[0], place) for place in more), _scores(judge, [(asked[0], titled[place]) for place in more]), strict=True))
         read += more
     for place in read:
         odds, cosine = told[asked[0], place], float(near[0, place])
@@ -271,7 +284,9 @@ def _told_by_name(names: Names, unit: Extract, odds: float) -> float:
     return max(odds, TOLD_BY_NAME) + names.opens(unit.own) if names.alone else odds + NAMED
 
 
-def _followed(judge: Judge, turn: Turn, question: str, found: Sequence[Extract], titled: Sequence[str], near: NDArray[np.float32]) -> list[Extract]:
+def _followed(
+    judge: Judge, turn: Turn, question: str, found: Sequence[Extract], titled: Sequence[Sequence[str]], near: NDArray[np.float32]
+) -> list[Extract]:
     """``found`` with what the judge says of the best for a ``turn``; ``near`` are the cosines with the previous message, this one, and both."""
     weighing = judge.weighing
     before, alone, together = ((weighing.nearness * cosines).tolist() for cosines in near)
@@ -279,14 +294,14 @@ def _followed(judge: Judge, turn: Turn, question: str, found: Sequence[Extract],
     names, naming = _naming(turn.message, found)
     nearest.append(sorted(naming, key=lambda place: -near[1, place])[:READ_ALONE])
     read = list(dict.fromkeys(place for places in nearest for place in places))
-    told = judge.scores([(text, titled[place]) for text in (question, turn.message) for place in read])
+    told = _scores(judge, [(text, titled[place]) for text in (question, turn.message) for place in read])
     odds = {place: pair for place, *pair in zip(read, told, told[len(read) :], strict=False)}
     if names:
         odds = {place: [_told_by_name(names, found[place], each) for each in pair] if place in naming else pair for place, pair in odds.items()}
     gained = {place: both + together[place] + ALONE * (own + alone[place]) for place, (both, own) in odds.items()}
     best = sorted(read, key=lambda place: -gained[place])[:COMPARED]
     out = list(found)
-    for place, known in zip(best, judge.scores([(turn.previous, titled[place]) for place in best]), strict=True):
+    for place, known in zip(best, _scores(judge, [(turn.previous, titled[place]) for place in best]), strict=True):
         score = gained[place] - BEFORE * (known + before[place])
         cosine = float(max(near[1:, place]))
         both, own = odds[place]
@@ -385,6 +400,13 @@ def company(extracts: Sequence[Extract], first: int, lengths: Sequence[int] = ()
     while lengths and found and SPLIT_UP * (lengths[first] + sum(lengths[at] for at in found)) > most:
         del found[-1]
     return found
+
+
+def lengthy(extracts: Sequence[Extract], lengths: Sequence[int], n_context: int) -> list[int]:
+    """The tokens that each list of steps may take to be quoted to its end, of ``lengths`` by the tokenizer: without its end it would be no answer.
+    Half of the context stays for the question and what is quoted."""
+    steps = (length for extract, length in zip(extracts, lengths, strict=True) if STEP.match(extract.own))
+    return [length for length in (ceil(SPLIT_UP * length) for length in steps) if length <= n_context // 2]
 
 
 def literal(text: str) -> str:

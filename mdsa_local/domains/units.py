@@ -11,6 +11,7 @@ from mdsa_local.validation import denials
 from mdsa_local.validation.grounding import YES_OR_NO
 
 STEP = re.compile(r"(\d{1,2})[.)]\s")
+NUMBER = re.compile(r"^[ \t]*(\d{1,9})[.)]\s", re.MULTILINE)
 # A value with its name, and a record: a line of such.
 PAIR = re.compile(r"([^\W\d_][^:;|\n]{0,60}):\s")
 RECORD = re.compile(rf"^{PAIR.pattern}[^\n]*;\s{PAIR.pattern}[^\n]*$", re.MULTILINE)
@@ -21,6 +22,8 @@ FRAGMENT_WORDS = 5
 WITHIN_STEPS = 4
 # A Markdown table: the names of the columns, the line below them, and rows.
 TABLE = re.compile(r"^[^\n|]*\|[^\n]*\n[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*(?:\n[^\n]*\|[^\n]*)+", re.MULTILINE)
+# A list of steps of more words than these is read in parts: the judge reads 128 tokens with the question, and what the last step says is asked too.
+READ_WORDS, PART_WORDS = 100, 75
 # The last of emphasis, and of quotation marks where the whole stands between such.
 EMPHASIS, QUOTATION = "*_` ", "\"'”’»)"
 
@@ -38,17 +41,34 @@ class Unit:
         """All of it."""
         return f"{self.above}\n{self.own}" if self.above else self.own
 
+    @property
+    def readings(self) -> list[str]:
+        """The texts by which it is found to answer: its own, or parts of a long list of steps."""
+        if not STEP.match(self.own) or len(self.own.split()) <= READ_WORDS:
+            return [self.text]
+        parts = list[str]()
+        for line in self.own.split("\n"):
+            if parts and len(parts[-1].split()) + len(line.split()) <= PART_WORDS:
+                parts[-1] += f"\n{line}"
+            else:
+                parts.append(line)
+        return [f"{self.above}\n{part}" if self.above else part for part in parts]
+
     def section(self, title: str) -> str:
         """The heading in the ``title`` of its passage without which it would say the opposite, or a "No." nothing; empty for sentences, which say
         what they mean. Steps are taken where something is not as it should be ("A charge you do not recognize"): of them only the heading right
-        above counts."""
+        above counts. Steps that are not all stand under which they are."""
+        title, part = denials.part(title)
         if YES_OR_NO.match(self.own) or (len(self.own.split()) == 1 and not self.listed):
             return denials.asked(title)
-        last = title.rpartition(denials.BETWEEN_HEADINGS)[2]
+        last, steps = title.rpartition(denials.BETWEEN_HEADINGS)[2], bool(STEP.match(self.own))
         fragment = len(self.own.split()) <= FRAGMENT_WORDS and denials.begins(last) and not denials.denies(self.own)
-        if not (self.listed or fragment) or denials.denies(self.above):
+        if not (self.listed or fragment):
             return ""
-        return denials.heading(last if STEP.match(self.own) else title)
+        denying = "" if denials.denies(self.above) else denials.heading(last if steps else title)
+        # Others, that are all, may stand beside them.
+        some = part.name if part and steps and part.last in map(int, NUMBER.findall(self.own)) else ""
+        return f"{some}: {denying}" if some and denying else some or denying
 
 
 @dataclass(slots=True)

@@ -2,13 +2,15 @@
 
 A chunk never spans two headings. Within a heading, blocks are put together while they fit; a block that fits stays whole, and one that
 does not is split at items or lines, then at sentence ends, then at words. The row that names a table's columns is the last heading of a chunk that
-begins below it, and so is the line that leads in a list ("Never do the following:").
+begins below it, and so is the line that leads in a list ("Never do the following:"). Numbered steps stay together, with the line that leads them in,
+to more than twice the length; a chunk with a part of them only is headed by which ("steps 5 to 8 of 20").
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from typing import Literal
@@ -17,6 +19,11 @@ from unicodedata import normalize
 from mdsa_local.knowledge.loaders import LINE, Section, below
 
 MAX_TOKENS = 110
+# Of numbered steps, which say little where some are missing: the encoder's window of 256 less its two marks and a short title. Under a longer title
+# the middle is not read, see :meth:`mdsa_local.routing.encoder.Encoder.encode`; it is found by its words all the same.
+MAX_STEPS_TOKENS = 240
+# So many lists of steps in one chunk are looked at for one that goes on.
+MOST_BESIDE = 8
 # A document is split this much at a time, so that its size does not matter.
 WINDOW_CHARS = 1 << 20
 # Between two rows of a table.
@@ -28,6 +35,7 @@ Span = tuple[int, int]
 _HEADING = re.compile(r" {0,3}(#{1,6})(?=[ \t\r\n]|$)(.*)", re.DOTALL)
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)", re.DOTALL)
 _ITEM = re.compile(r" {0,3}(?:[-*+]|\d{1,9}[.)])[ \t]+\S")
+_STEP = re.compile(r"( {0,3})(\d{1,9})[.)][ \t]+\S")
 _ROW = re.compile(r" {0,3}\|")
 # Possessive: many blanks would be tried in all ways to share them.
 _RULE = re.compile(r"[ \t]*+\|?[ \t]*+:?-+:?[ \t]*+(?:\|[ \t]*+:?-+:?[ \t]*+)*\|?[ \t]*+")
@@ -67,20 +75,61 @@ class _Head:
     leads_in: bool = False
 
 
+@dataclass(slots=True)
+class _Steps:
+    """Items of a list whose numbers go on one by one from ``first``, where each ``starts``, and the end of the last."""
+
+    first: int
+    starts: list[int]
+    end: int
+    far: int
+
+    @property
+    def last(self) -> int:
+        return self.first + len(self.starts) - 1
+
+    def part(self, start: int, end: int) -> str:
+        """What is called the part of them that begins between ``start`` and ``end``, or goes on there; empty for all and for none."""
+        if start >= self.end or end <= self.starts[0]:
+            return ""
+        other = self.first + bisect_left(self.starts, end) - 1
+        one = min(self.first + bisect_left(self.starts, start), other)
+        if (one, other) == (self.first, self.last):
+            return ""
+        which = f"step {one}" if one == other else f"steps {one} to {other}"
+        return f"{which} of {self.last}" if self.first == 1 else f"{which} of {self.first} to {self.last}"
+
+
 def line_feeds(text: str) -> str:
     """The text with line feeds for line ends, as what reads passages expects them; editors on Windows write others."""
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
-def chunk(source: str, count_tokens: Callable[[str], int], *, title: str = "", markdown: bool = True, max_tokens: int = MAX_TOKENS) -> list[Chunk]:
-    """Split ``source`` into chunks of at most ``max_tokens`` by ``count_tokens``; every character that is not blank or in a heading is in one.
+def chunk(
+    source: str,
+    count_tokens: Callable[[str], int],
+    *,
+    title: str = "",
+    markdown: bool = True,
+    max_tokens: int = MAX_TOKENS,
+    max_steps_tokens: int = MAX_STEPS_TOKENS,
+) -> list[Chunk]:
+    """Split ``source`` into chunks of at most ``max_tokens`` by ``count_tokens``, numbered steps ``max_steps_tokens``; every character that is not
+    blank or in a heading is in one.
 
     ``title`` stands in for the headings where there are none. Without ``markdown`` only blank lines and list items have a meaning.
     """
-    return _chunk(source, count_tokens, title, markdown, max_tokens, {})
+    return _chunk(source, count_tokens, title, markdown, (max_tokens, max_steps_tokens), {})
 
 
-def chunk_all(sections: Iterable[Section], count_tokens: Callable[[str], int], *, title: str = "", max_tokens: int = MAX_TOKENS) -> Iterator[Chunk]:
+def chunk_all(
+    sections: Iterable[Section],
+    count_tokens: Callable[[str], int],
+    *,
+    title: str = "",
+    max_tokens: int = MAX_TOKENS,
+    max_steps_tokens: int = MAX_STEPS_TOKENS,
+) -> Iterator[Chunk]:
     """Like :func:`chunk` for a document in sections, with no more than a window of it in memory. ``title`` stands in for a section's.
 
     A chunk of rows is named after them. A section that tells of the document is in no chunk; the title that it has stands in for ``title``, and above
@@ -98,7 +147,7 @@ def chunk_all(sections: Iterable[Section], count_tokens: Callable[[str], int], *
         text, waiting = waiting[:end], waiting[end:]
         data = text.encode() if rows else b""
         counted = first = 0
-        for piece in _chunk(text, count_tokens, name, markdown, max_tokens, path):
+        for piece in _chunk(text, count_tokens, name, markdown, (max_tokens, max_steps_tokens), path):
             heading = piece.title
             if rows:
                 first, counted = first + data.count(ROW_END, counted, piece.start), piece.start
@@ -134,7 +183,7 @@ def _last_block(source: str, markdown: bool) -> int:
     return max(starts)
 
 
-def _chunk(source: str, count_tokens: Callable[[str], int], title: str, markdown: bool, max_tokens: int, path: dict[int, str]) -> list[Chunk]:
+def _chunk(source: str, count_tokens: Callable[[str], int], title: str, markdown: bool, limits: tuple[int, int], path: dict[int, str]) -> list[Chunk]:
     special = count_tokens("")
 
     def cost(span: Span) -> int:
@@ -144,20 +193,24 @@ def _chunk(source: str, count_tokens: Callable[[str], int], title: str, markdown
     chunks: list[Chunk] = []
     at_char = at_byte = 0
     for heading, blocks, _ in _sections(source, title, markdown, path):
-        pieces = [(piece, size) for block in blocks for piece, size in _fit(source, block, cost, max_tokens)]
+        pieces, procedures, lists = _pieces(source, blocks, cost, *limits)
         heads = [head for before, block in pairwise([None, *blocks]) if block and (head := _head(source, before, block))]
-        passed = 0
+        passed = told = 0
         # What leads in a list may deny it, and says nothing of what comes after.
-        lists = {head.end: head.start for head in heads if head.leads_in}
-        for span in _pack(pieces, max_tokens, lists):
+        lists |= {head.end: head.start for head in heads if head.leads_in}
+        for span in _pack(pieces, limits[0], lists):
             start, end = _strip(source, span)
             if start < end:
                 first = at_byte + len(source[at_char:start].encode())
                 at_char, at_byte = end, first + len(source[start:end].encode())
                 while passed < len(heads) and heads[passed].end <= start:
                     passed += 1
-                above = [head.text for head in heads[passed : passed + 1] if head.start <= start]
-                chunks.append(Chunk(" > ".join([heading, *above] if heading else above), source[start:end], first, at_byte))
+                while told < len(procedures) and procedures[told].end <= start:
+                    told += 1
+                above = [heading, *(head.text for head in heads[passed : passed + 1] if head.start <= start)]
+                # Short ones, that are whole, may come before one that is not.
+                above.append(next((part for steps in procedures[told : told + MOST_BESIDE] if (part := steps.part(start, end))), ""))
+                chunks.append(Chunk(" > ".join(filter(None, above)), source[start:end], first, at_byte))
     return chunks
 
 
@@ -252,22 +305,96 @@ def _extend(blocks: list[_Block], kind: Kind, start: int, end: int, *, fresh: bo
         blocks[-1] = _Block(kind, blocks[-1].start, end)
 
 
-def _fit(source: str, block: _Block, cost: Callable[[Span], int], limit: int) -> Iterator[tuple[Span, int]]:
-    """The block whole, or in pieces of at most ``limit`` tokens, each with its tokens."""
+def _pieces(
+    source: str, blocks: Sequence[_Block], cost: Callable[[Span], int], limit: int, steps_limit: int
+) -> tuple[list[tuple[Span, int]], list[_Steps], dict[int, int]]:
+    """The blocks below a heading whole, or in pieces of at most ``limit`` tokens, steps ``steps_limit``, each with its tokens; the steps, over all
+    that stands between them; and of those that are in pieces where they begin, by where they end."""
+    pieces, procedures, apart = list[tuple[Span, int]](), list[_Steps](), dict[int, int]()
+    lead = False
+    for block in blocks:
+        at = block.start
+        whole = at, block.end
+        known = {whole: cost(whole)}
+        for steps in _steps(source, block) if block.kind == "list" else ():
+            # What fits stays whole, also with other items beside the steps.
+            span = whole if known[whole] <= limit else (steps.starts[0], steps.end)
+            if len(steps.starts) > 1 and at <= span[0]:
+                size = known[span] = known[span] if span in known else cost(span)
+                if size > max(limit, steps_limit):
+                    apart[steps.end] = span[0]
+                else:
+                    if at < span[0]:
+                        pieces += _fit(source, block.kind, (at, span[0]), cost, limit)
+                    elif lead and steps.starts[0] == block.start:
+                        span, size = _with_lead_in(source, pieces, span, size, cost, steps_limit)
+                    pieces.append((span, size))
+                    at = span[1]
+            if procedures and procedures[-1].last + 1 == steps.first:
+                procedures[-1].starts += steps.starts
+                procedures[-1].end = steps.end
+            else:
+                procedures.append(steps)
+        if at < block.end:
+            pieces += _fit(source, block.kind, (at, block.end), cost, limit, known.get((at, block.end)))
+        lead = block.kind == "paragraph"
+    return pieces, procedures, apart
+
+
+def _with_lead_in(source: str, pieces: list[tuple[Span, int]], steps: Span, size: int, cost: Callable[[Span], int], limit: int) -> tuple[Span, int]:
+    """``steps`` with the line right before them, taken from the last of ``pieces``, and its tokens; as they were where that is too much, or the line
+    does not end with a colon."""
+    (start, end), before = pieces[-1]
+    text = source[start:end].rstrip()
+    if not text.endswith((":", "：")):
+        return steps, size
+    line = start + max([0, *_lines(text)])
+    tokens = cost((line, end)) if start < line else before
+    if tokens + size > limit:
+        return steps, size
+    pieces[-1:] = [((start, line), before - tokens)] if start < line else []
+    return (line, steps[1]), tokens + size
+
+
+def _steps(source: str, block: _Block) -> list[_Steps]:
+    """The numbered items of a list, as long as their numbers go on one by one; with what stands below each, and between two of them."""
+    found = list[_Steps]()
+    going = False
+    for match in LINE.finditer(source, block.start, block.end):
+        line = match[0]
+        last = found[-1] if found else None
+        if step := _STEP.match(line):
+            far, number = len(step[1]), int(step[2])
+            # From two blanks on it stands below another step.
+            if last and number == last.last + 1 and far < last.far + 2:
+                last.starts.append(match.start())
+            elif not (last and going and far >= last.far + 2):
+                last = _Steps(number, [match.start()], match.end(), far)
+                found.append(last)
+            last.end, going = match.end(), True
+        elif last and going and line.strip():
+            # An item of another list, unless the numbers go on behind it.
+            going = not _ITEM.match(line) or len(line) - len(line.lstrip()) >= last.far + 2
+            last.end = match.end() if going else last.end
+    return found
+
+
+def _fit(source: str, kind: Kind, whole: Span, cost: Callable[[Span], int], limit: int, size: int | None = None) -> Iterator[tuple[Span, int]]:
+    """A block of a ``kind`` whole, or in pieces of at most ``limit`` tokens, each with its tokens; ``size`` are those of all where known."""
     cutters: dict[Kind, list[Callable[[str], list[int]]]] = {"paragraph": [_sentences], "list": [_items, _lines, _sentences], "lines": [_lines]}
 
-    def split(span: Span, depth: int) -> Iterator[tuple[Span, int]]:
-        size = cost(span)
+    def split(span: Span, depth: int, known: int | None = None) -> Iterator[tuple[Span, int]]:
+        size = cost(span) if known is None else known
         if size <= limit or span[1] - span[0] == 1:
             yield span, size
             return
-        levels = cutters[block.kind]
+        levels = cutters[kind]
         cuts = (levels[depth] if depth < len(levels) else _middle)(source[slice(*span)])
         edges = [span[0], *(span[0] + cut for cut in cuts), span[1]]
         for start, end in pairwise(edges):
             yield from split((start, end), depth + 1)
 
-    yield from split((block.start, block.end), 0)
+    yield from split(whole, 0, size)
 
 
 def _items(text: str) -> list[int]:

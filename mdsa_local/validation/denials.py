@@ -1,8 +1,9 @@
-"""What turns the meaning of all that stands below it: "Never do the following:", or a heading such as "Not reimbursed"."""
+"""What turns the meaning of all that stands below it: "Never do the following:", a heading such as "Not reimbursed", or that steps are not all."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 from mdsa_local.validation import citations, facts
 
@@ -11,6 +12,8 @@ DENYING = re.compile(
     r"|unsupported|ineligible|prohibit\w*|forbid\w*|banned|disallowed|\w+n'ts?)(?!\w)"
 )
 BETWEEN_HEADINGS = " > "
+# Steps of which some are in other passages: the last heading then, see :mod:`mdsa_local.knowledge.chunking`.
+_STEPS = re.compile(r"steps? (\d+)(?: to (\d+))? of \d+(?: to \d+)?")
 
 
 def denies(text: str) -> bool:
@@ -27,6 +30,23 @@ def asked(title: str) -> str:
     """The last heading in the ``title`` of a passage, where it is a question; else empty."""
     last = title.rpartition(BETWEEN_HEADINGS)[2].strip()
     return last if last.endswith(("?", "？")) and not citations.marks(last) else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some of the steps of a document: what they are called, the first and the last."""
+
+    name: str
+    first: int
+    last: int
+
+
+def part(title: str) -> tuple[str, Part | None]:
+    """The ``title`` of a passage without what tells that steps in it are not all, and that; None where it does not."""
+    above, _, name = title.rpartition(BETWEEN_HEADINGS)
+    if not (found := _STEPS.fullmatch(name)):
+        return title, None
+    return above, Part(f"S{name[1:]}", int(found[1]), int(found[2] or found[1]))
 
 
 def heading(title: str) -> str:

@@ -177,14 +177,16 @@ def _read(passage: Passage) -> _Source:
         # Where one stands twice, the place counts at which nothing denies it.
         elif run and quotes.get(run) != "":
             quotes[run] = parts[start].lead
-    # An item of a list is quoted under a heading that denies.
-    if heading := denials.heading(passage.title):
-        name = plain(heading)
-        quotes |= dict.fromkeys([*map(plain, sentences(heading)), *(f"{name}: {sentence}" for sentence in bare)], "")
+    # An item of a list is quoted under a heading that denies, steps under which they are.
+    title, part = denials.part(passage.title)
+    heading, some = denials.heading(title), part.name if part else ""
+    for above in filter(None, (heading, some, some and heading and f"{some}: {heading}")):
+        name = plain(above)
+        quotes |= dict.fromkeys([*map(plain, sentences(above)), *(f"{name}: {sentence}" for sentence in bare)], "")
     # And a bare "No." under the question that it answers.
-    asked |= {plain(sentence) for sentence in sentences(denials.asked(passage.title))}
+    asked |= {plain(sentence) for sentence in sentences(denials.asked(title))}
     pairs = (_pair(one, two) for one, two in pairwise(parts) if _pairs_up(one, two))
-    return _Source(facts.read(passage.title), quotes, frozenset(asked - {""}), tuple(parts), tuple(pairs))
+    return _Source(facts.read(title), quotes, frozenset(asked - {""}), tuple(parts), tuple(pairs))
 
 
 def _runs(length: int) -> Iterator[tuple[int, int]]:

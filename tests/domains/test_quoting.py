@@ -17,8 +17,8 @@ from mdsa_local.orchestrator import TinyBERTOrchestrator
 from mdsa_local.routing.encoder import Encoder
 from mdsa_local.runtime.backend import Message
 from mdsa_local.settings import shipped
-from mdsa_local.types import Turn
-from mdsa_local.validation import facts
+from mdsa_local.types import Passage, Turn
+from mdsa_local.validation import facts, grounding
 from mdsa_local.validation.judge import Weighing
 
 FEES = "A replacement card costs $5. Say \"lost\" or 'stolen'.\nIt arrives in 4 days."
@@ -153,6 +153,52 @@ def test_what_a_heading_denies_is_quoted_below_it(encoder: Encoder) -> None:
     assert quotable("- Taxis.")[0].section("Not paid > In the city") == "Not paid"
     assert quotable("These:\n- Taxis.")[0].section("Why is it not paid?") == "Why is it not paid?"
     assert Extract(0, "- Taxis.", section="Why is it not paid?").quoted == "Why is it not paid?\n- Taxis. [1]"
+
+
+def test_steps_that_are_not_all_stand_under_which_they_are(encoder: Encoder) -> None:
+    text = "Wait for us.\n\n5. Call us.\n6. Sign it.\n\nThen.\n\n1. Another.\n2. List."
+    title = "Claims > steps 5 to 6 of 9"
+    found = {unit.own: unit for unit in quoting.shortlist("how do I claim?", [(title, text), ("Claims", text)], encoder.encode, 9)}
+    assert found["Wait for us."].quoted == "Wait for us. [1]"
+    assert found["5. Call us.\n6. Sign it."].quoted == "Steps 5 to 6 of 9:\n5. Call us.\n6. Sign it. [1]"
+    some, other = quotable("5. Call us.\n6. Sign it.\n\nWait.\n\n1. Another.\n2. List.")[::2]
+    assert (some.section(title), other.section(title)) == ("Steps 5 to 6 of 9", "")
+    assert some.section("Claims > steps 4 to 6 of 2 to 9") == "Steps 4 to 6 of 2 to 9"
+    assert some.section("Claims > Steps 5 to 6 of the ladder") == ""
+    quoted = Extract(0, some.own, section=some.section("Not paid > step 6 of 6")).quoted
+    assert quoted == "Step 6 of 6: Not paid:\n5. Call us.\n6. Sign it. [1]"
+    passages = [Passage("claims.md#1", "claims.md", "x", "Not paid > steps 5 to 6 of 9", "5. Call us.\n6. Sign it.", 0, 1, 0.9)]
+    for answer in (found["5. Call us.\n6. Sign it."].quoted, f"Steps 5 to 6 of 9: Not paid:\n{some.own} [1]"):
+        assert all(claim.by is not None for claim in grounding.check(answer, passages, encoder.encode)), answer
+    # What tells which they are is nothing that the document says.
+    assert not all(claim.by is not None for claim in grounding.check("You have 9 days to call us. [1]", passages, encoder.encode))
+
+
+DOINGS = (
+    "Turn off the water at the main tap; turn off the electricity in rooms that are wet; take photographs of every damaged object; "
+    "call our claims line within 48 hours; make a list of all that is damaged; throw nothing away before our assessor has come; "
+    "ask two firms for written quotes for the repairs; send the quotes to us through the portal; sign the settlement within 30 days"
+)
+LONG = [f"{n}. {what.capitalize()}, and write down when you did so and who of you was there." for n, what in enumerate(DOINGS.split("; "), 1)]
+
+
+def test_a_long_list_of_steps_is_read_in_parts_and_quoted_to_its_end(product: TinyBERTOrchestrator) -> None:
+    (unit,) = quotable("\n".join(LONG))
+    assert "\n".join(unit.readings) == unit.text and len(unit.readings) == 3
+    assert quotable(STEPS)[0].readings == [quotable(STEPS)[0].text]
+    domain = DomainConfig(name="garden")
+    question, passages = "How many firms do I ask for written quotes?", [("Making a claim", unit.text), ("Fees", FEES)]
+    best = quoting.shortlist(question, passages, product.encoder.encode, judge=product.judge)[0]
+    assert best.text == unit.text and best.judged is not None and product.judge is not None
+    # What the judge cannot read to its end it does not hold to answer.
+    assert best.judged > product.judge.scores([(question, f"Making a claim: {unit.text}")])[0] + 1
+    short = Extract(1, "It arrives in 4 days.")
+    for most in (256, 20):
+        limited = domain.model_copy(update={"generation": domain.generation.model_copy(update={"max_tokens": most})})
+        with product.manager.lease(product.manager._names.target("nano")) as nano:
+            asked, other = (asking.asked(nano, True, limited, question, passages, product.encoder.encode, [one]) for one in (best, short))
+        assert product.manager.generate("nano", list(asked.messages), asked.generation) == f"{unit.text} [1]"
+        assert other.generation.max_tokens == most
 
 
 def test_what_follows_a_list_and_is_not_of_it_is_set_apart() -> None:

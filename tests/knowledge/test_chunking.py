@@ -42,6 +42,10 @@ PIECES = st.sampled_from(
         "~~~~\n",
         "- ",
         "1. ",
+        "\n1. ab: cd\n",
+        "\n2. ",
+        "\n3) ",
+        "to do so:\n",
         "12) ",
         "| a | b |\n",
         "   ",
@@ -61,13 +65,13 @@ WEIRD = st.lists(st.one_of(PIECES, st.text(max_size=12)), max_size=40).map("".jo
 
 
 @settings(max_examples=300, deadline=None)
-@given(WEIRD, st.integers(1, 12), st.booleans())
-def test_every_character_is_in_one_chunk(source: str, limit: int, markdown: bool) -> None:
+@given(WEIRD, st.integers(1, 12), st.integers(0, 40), st.booleans())
+def test_every_character_is_in_one_chunk(source: str, limit: int, steps: int, markdown: bool) -> None:
     source = source.replace("#", "")  # Headings have their own test below.
-    chunks = chunk(source, count, markdown=markdown, max_tokens=limit)
+    chunks = chunk(source, count, markdown=markdown, max_tokens=limit, max_steps_tokens=steps)
     exact(source, chunks)
     assert squeezed("".join(piece.text for piece in chunks)) == squeezed(source.removeprefix("\ufeff"))
-    assert all(count(piece.text) <= limit for piece in chunks)
+    assert all(count(piece.text) <= max(limit, steps) for piece in chunks)
 
 
 @settings(max_examples=200, deadline=None)
@@ -104,9 +108,72 @@ def test_a_list_that_fits_stays_together() -> None:
 
 def test_a_long_list_is_split_between_items() -> None:
     items = [f"{n}. Do the thing with number {n} now." for n in range(1, 9)]
-    chunks = chunk("\n".join(items), count, max_tokens=25)
+    chunks = chunk("\n".join(items), count, max_tokens=25, max_steps_tokens=50)
     assert len(chunks) > 1
     assert [line for piece in chunks for line in piece.text.splitlines()] == items
+
+
+STEPS = [f"{n}. Turn the thing with number {n} off, and wait." for n in range(1, 9)]
+
+
+@pytest.mark.parametrize("markdown", [True, False])
+@pytest.mark.parametrize(
+    "between", ["\n", "\n\n", "\n   More about it.\n", "\nMore about it.\n", "\n   - one\n   - two\n", "\n- one\n", "\n   1. one\n   2. two\n"]
+)
+def test_numbered_steps_stay_together_with_what_leads_them_in(markdown: bool, between: str) -> None:
+    steps = between.join(STEPS)
+    text = f"{'Word ' * 20}\nand more of it.\nTo claim:\n\n{steps}\n\nAnd then {'word ' * 20}"
+    size = count(f"To claim:\n{steps}")
+    chunks = chunk(text, count, title="Claims", markdown=markdown, max_tokens=25, max_steps_tokens=size)
+    exact(text, chunks)
+    assert (len(chunks), chunks[1].title, chunks[1].text) == (3, "Claims", f"To claim:\n\n{steps}")
+    # One token too many: without what leads it in, which is its heading then.
+    chunks = chunk(text, count, title="Claims", markdown=markdown, max_tokens=25, max_steps_tokens=size - 1)
+    assert ("Claims > To claim", steps) in [(piece.title, piece.text) for piece in chunks]
+
+
+def test_of_steps_that_are_split_each_chunk_tells_which_it_has() -> None:
+    text = "# Claims\nSome words before.\n\n" + "\n".join(STEPS) + "\n\nAnd after.\n\n## Other\n1. One.\n2. Two."
+    chunks = chunk(text, count, max_tokens=25, max_steps_tokens=50)
+    exact(text, chunks)
+    for piece in chunks:
+        numbers = re.findall(r"^(\d)\.", piece.text, re.MULTILINE)
+        if "Turn" in piece.text:
+            which = f"steps {numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else f"step {numbers[0]}"
+            assert piece.title == f"Claims > {which} of 8"
+        else:
+            assert piece.title in ("Claims", "Claims > Other")
+    # What comes after steps is in no chunk that is called a part of them.
+    assert [piece.text for piece in chunks if "after" in piece.text] == ["And after."]
+
+
+def test_steps_that_go_on_behind_something_else_are_parts() -> None:
+    text = "# Set up\n1. Run this:\n\n```\n" + "make it\n" * 9 + "```\n\n2. Wait.\n3. Look."
+    titles = [piece.title for piece in chunk(text, count, max_tokens=20)]
+    assert (titles[0], titles[-1]) == ("Set up > step 1 of 3", "Set up > steps 2 to 3 of 3")
+    assert [piece.title for piece in chunk(text, count)] == ["Set up"]
+    rest = chunk("# Go on\n" + "\n".join(STEPS[4:]), count, max_tokens=25, max_steps_tokens=9)
+    assert rest[0].title == "Go on > step 5 of 5 to 8"
+    # Years, or the answers to a quiz, are no steps that go on.
+    assert {piece.title for piece in chunk("# T\n" + "\n".join(f"{n}. It was a year." for n in range(1990, 2020, 3)), count, max_tokens=20)} == {"T"}
+
+
+def test_a_list_that_is_whole_hides_none_that_is_not() -> None:
+    text = "# T\n1. One.\n2. Two.\n\nThen:\n" + "\n".join(STEPS)
+    first, *_ = chunk(text, count, max_tokens=40, max_steps_tokens=50)
+    assert "2. Two." in first.text and "1. Turn" in first.text and re.fullmatch(r"T > steps? 1.* of 8", first.title)
+
+
+def test_many_lists_of_steps_take_no_longer_each() -> None:
+    began = time.process_time()
+    chunk("1. One.\n2. Two.\n\nThen more.\n\n" * 20_000, len)
+    assert time.process_time() - began < 5
+
+
+def test_another_list_is_no_step() -> None:
+    bullets = "\n".join(f"- And another thing {n}, which is long enough." for n in range(5))
+    text = f"{bullets}\n{chr(10).join(STEPS)}\n{bullets}"
+    assert chr(10).join(STEPS) in [piece.text for piece in chunk(text, count, max_tokens=25)]
 
 
 def test_a_fence_that_fits_stays_whole_and_hides_headings() -> None:

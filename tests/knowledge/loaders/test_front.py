@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import time
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 
 from mdsa_local.knowledge.dual_rag import DualRAG
+from mdsa_local.knowledge.loaders import fingerprint
 from mdsa_local.knowledge.loaders.front import MOST_CHARS, front_matter
 from tests.knowledge.toy_embedder import ToyEmbedder
 
@@ -91,17 +93,28 @@ def test_what_changes_in_it_is_stored_again(rag: DualRAG, tmp_path: Path) -> Non
     assert found(rag, {"metadata.author": "Eve"}) == {"manual.md"}
 
 
-def test_only_texts_with_front_matter_are_read_again_by_a_later_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_texts_with_front_matter_or_steps_are_read_again_by_a_later_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     docs = tmp_path / "docs"
     docs.mkdir()
     (docs / "a.md").write_text(NOTE)
-    (docs / "b.md").write_text("Plain.\n")
+    (docs / "b.md").write_text("Plain: 2. is no step.\n")
+    (docs / "c.md").write_text("1. One.\n2. Two.\n")
     rag = DualRAG(tmp_path / "kb", ToyEmbedder())
     with monkeypatch.context() as before:
         before.setattr("mdsa_local.knowledge.loaders.REVISIONS", {})
         rag.add_paths(docs)
     report = rag.add_paths(docs)
-    assert (report.changed, report.unchanged) == (("a.md",), ("b.md",))
+    assert (report.changed, report.unchanged) == (("a.md", "c.md"), ("b.md",))
+    # What the second revision read so already is not read again.
+    assert [fingerprint(docs / name)[64:] for name in ("a.md", "b.md", "c.md")] == ["-2", "", "-3"]
+
+
+def test_where_a_block_ends_steps_are_seen_and_the_digest_is_that_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.md"
+    path.write_bytes(b"Do:\r\n1. This.\r\n   2) That.\r\n")
+    for size in range(8, 40):
+        monkeypatch.setattr("mdsa_local.knowledge.loaders._BLOCK_BYTES", size)
+        assert fingerprint(path) == f"{hashlib.sha256(path.read_bytes()).hexdigest()}-3"
 
 
 @pytest.mark.parametrize(
