@@ -223,13 +223,18 @@ class Feedback:
         return [mark for mark in made if right in (None, mark.right) and mark.belongs(domain)]
 
     def questions(self, ids: str | Sequence[str] = (), *, everything: bool = False) -> list[str]:
-        """The questions that :meth:`remove` would remove, without those that a mark has that stays. Raises :class:`UnknownNameError`."""
+        """Of the questions that :meth:`remove` would remove those that a router may have learned: that a mark says where they belong, and none that
+        stays does. Raises :class:`UnknownNameError`."""
         chosen, given = self._chosen(ids, everything)
         with self._reading() as db:
             if db is None:
                 return []
-            staying = {folded(row[0]) for row in db.execute(f"select question from marks where not ({chosen})", given)}
-            return [question for question in _questions(db, chosen, given) if folded(question) not in staying]
+            staying, going = (
+                [str(row[0]) for row in db.execute(f"select question, mark from marks where {which}", given) if _routing(row[1])]
+                for which in (f"not ({chosen})", chosen)
+            )
+        kept = {folded(question) for question in staying}
+        return [question for question in dict.fromkeys(going) if folded(question) not in kept]
 
     def remove(self, ids: str | Sequence[str] = (), *, everything: bool = False) -> list[str]:
         """Remove answers by id, one or several, with their marks, or everything; the questions that were removed. No copy of them stays in the file.
@@ -329,6 +334,14 @@ class Feedback:
             raise StorageError(f"{self.path}: {error}", "The file is damaged: move it away, or restore it from a copy.") from None
         except OSError as error:
             raise StorageError(f"{self.path}: {error.strerror or error}", HINT) from None
+
+
+def _routing(mark: Any) -> bool:
+    """Whether a mark, as it is kept, says where its question belongs; one that is damaged may have."""
+    try:
+        return json.loads(mark)["routed"] is not False
+    except (ValueError, TypeError, KeyError):
+        return True
 
 
 def _questions(db: sqlite3.Connection, chosen: str, given: tuple[str, ...]) -> list[str]:

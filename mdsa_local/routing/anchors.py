@@ -5,6 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import struct
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,6 +36,24 @@ EXACTLY = 3 * SOFTNESS
 # ENOUGH of them. To few short texts anything may happen to be near: with one domain of five beside the shipped ones 25 to 31 % of 400 questions of
 # no domain are accepted so, 38 to 43 % without it, 27 % without that domain.
 ALLOWANCE = SOFTNESS
+# What numpy, and the modules that it reads with, raise for a file of arrays that is damaged, by where the damage is: a version or a compression that
+# there is none of, the mark of encryption, a header that is no Python, a size beyond all memory.
+DAMAGED = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    ArithmeticError,
+    MemoryError,
+    RuntimeError,
+    SyntaxError,
+    tokenize.TokenError,
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+)
 # Rows of similarities held in memory at once.
 CHUNK = 500
 # Up to this many questions are multiplied without the BLAS library.
@@ -208,9 +230,9 @@ def embed(encoder: TextEncoder, texts: list[str], cache: Path | None) -> Floats:
     path = cache / f"{key}.npy"
     if path.is_file():
         # A damaged file is made again.
-        with contextlib.suppress(OSError, ValueError, EOFError):
+        with contextlib.suppress(*DAMAGED):
             loaded: Floats = np.load(path)
-            if loaded.shape[0] == len(texts):
+            if loaded.ndim == 2 and len(loaded) == len(texts) and loaded.dtype == np.float32:
                 return loaded
     vectors = encoder.encode(texts)
     try:

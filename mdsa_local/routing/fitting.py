@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mdsa_local.errors import ConfigError
+from mdsa_local.errors import ConfigError, StorageError
 from mdsa_local.routing import words as by_words
-from mdsa_local.routing.anchors import Anchors, Floats, Index
+from mdsa_local.routing.anchors import DAMAGED, Anchors, Floats, Index
 from mdsa_local.routing.calibration import Calibration, fit_scope, fit_temperature, log_loss
 from mdsa_local.routing.head import Head, softmax, train
 from mdsa_local.routing.words import Words
@@ -358,10 +358,16 @@ def save(path: Path, saved: Saved, encoder: str, domains: str) -> None:
 
 
 def load(path: Path, encoder: str, domains: str) -> Saved:
-    """What :func:`save` wrote. Raises :class:`ConfigError` when it is broken or was made with another encoder or other domains."""
+    """What :func:`save` wrote. Raises :class:`ConfigError` when it is broken or was made with another encoder or other domains, and
+    :class:`StorageError` when it cannot be read, which tells nothing of what is in it."""
     again = "Fit the router again with `mdsa router fit`, or remove the file."
     try:
-        with path.open("rb") as file, np.load(file) as stored:
+        # Whole: what the system has against reading it is then told apart from a file whose parts lie where there is nothing.
+        kept = path.read_bytes()
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read: {error.strerror or error}", "Fix its permissions, or remove the file.") from None
+    try:
+        with np.load(io.BytesIO(kept)) as stored:
             about = json.loads(stored["about"].tobytes())
             if about["format"] != FORMAT or about["encoder"] != encoder:
                 raise ConfigError(f"{path}: the router was fitted with another encoder or version", again)
@@ -383,7 +389,7 @@ def load(path: Path, encoder: str, domains: str) -> Saved:
                 Thresholds(**about["thresholds"]),
                 dict(about["report"]),
             )
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         raise ConfigError(f"{path}: not a fitted router: {error}", again) from None
     return Saved(fit, anchors, outside)
 

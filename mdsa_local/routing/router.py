@@ -253,7 +253,8 @@ class IntentRouter:
         fitting.save(path, fitting.Saved(now.fit, now.index.anchors, now.outside), self._encoder.fingerprint, stamp(domains))
 
     def restore(self, path: Path, domains: Iterable[DomainConfig] = ()) -> None:
-        """Take over what :meth:`save` wrote. Raises :class:`ConfigError` when it is broken, or from another encoder or other ``domains``."""
+        """Take over what :meth:`save` wrote. Raises :class:`ConfigError` when it is broken, or from another encoder or other ``domains``, and
+        :class:`StorageError` when it cannot be read."""
         saved = fitting.load(path, self._encoder.fingerprint, stamp(domains))
         with self._lock:
             self._asked += 1

@@ -148,6 +148,19 @@ def test_what_another_mark_has_need_not_be_forgotten(feedback: Feedback) -> None
     assert feedback.questions(["aaaa1111", "bbbb2222"]) == feedback.questions(everything=True) == [QUESTION, QUESTION.upper()]
 
 
+def test_only_what_a_mark_says_of_the_route_need_be_forgotten(feedback: Feedback) -> None:
+    for id in ("aaaa1111", "bbbb2222", "cccc3333"):
+        feedback.record(answer(id), f"{QUESTION} {id}")
+    feedback.mark("aaaa1111", False, domain="medical")
+    feedback.mark("bbbb2222", False, note="says nothing of the route")
+    assert feedback.questions(everything=True) == [f"{QUESTION} aaaa1111"]
+    assert feedback.questions("cccc3333") == []
+    # What says nothing of the route has taught nothing either.
+    feedback.record(answer("dddd4444"), f"{QUESTION} aaaa1111")
+    feedback.mark("dddd4444", False)
+    assert feedback.questions("aaaa1111") == [f"{QUESTION} aaaa1111"]
+
+
 def test_two_processes_lose_nothing(feedback: Feedback) -> None:
     feedback.settings = feedback.settings.changed(answer_log=1000)
     script = (
