@@ -10,6 +10,7 @@ import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,6 +77,10 @@ def test_marks_of_the_wrong_kind_are_told(feedback: Feedback) -> None:
     for about, right, domain_ in wrong:
         with pytest.raises(InputError, match="cannot be"):
             feedback.mark(about, right, domain=domain_)  # type: ignore[arg-type]
+    texts: list[dict[str, Any]] = [{"facts": ["18 %"], "sources": "a.md"}, {"facts": "18 %", "sources": ["a.md"]}, {"note": None}]
+    for said in [*texts, {"facts": None}, {"facts": [18], "sources": ["a.md"]}]:
+        with pytest.raises(InputError, match="cannot be"):
+            feedback.mark("last", True, **said)
     assert feedback.remove("0aaa1111") == [QUESTION]
     assert [found.id for found in feedback.recent()] == ["caaa1111", "1aaa1111"]
 
