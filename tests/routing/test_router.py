@@ -375,3 +375,9 @@ def test_arguments_of_the_wrong_kind_are_told(product: TinyBERTOrchestrator) -> 
         for name in (product.router.unregister, product.registry.unregister, product.registry.get):
             with pytest.raises(InputError, match="the domain cannot be"):
                 name(wrong)
+
+
+def test_without_a_domain_nothing_is_right(encoder: Encoder) -> None:
+    result = evaluate(IntentRouter(encoder), [("what's the weather on mars", None), ("sing a song", None)])
+    assert result["ece"] == 0.0
+    assert [row["right"] for row in result["reliability"]] == [0.0]
