@@ -137,12 +137,17 @@ class TinyBERTOrchestrator:
             return replace(verdict, status="degraded", reason=lesser, lesser=True)
         return replace(verdict, reason="; ".join(filter(None, (verdict.reason, lesser))), lesser=True)
 
-    @cached_property
+    @property
     def router(self) -> IntentRouter:
-        """The router, with every registered domain."""
-        from mdsa_local.routing.making import made_router
+        """The router, with every registered domain; made when first needed."""
+        # By one thread alone, and not while domains come or go: one that came while it was made would never be told to it.
+        with self._lock:
+            if (made := self.__dict__.get("router")) is None:
+                from mdsa_local.routing.making import made_router
 
-        return made_router(self.settings, self.encoder, list(self.registry), self._configured)
+                made = self.__dict__["router"] = made_router(self.settings, self.encoder, list(self.registry), self._configured)
+            router: IntentRouter = made
+            return router
 
     @cached_property
     def knowledge(self) -> DualRAG:
@@ -454,12 +459,7 @@ class TinyBERTOrchestrator:
         return replace(read, route=route, text=part.text if part else read.text), evidence
 
     def _route(self, query: Query) -> Read:
-        return understood(query, self.encoder, self._made_router)
-
-    def _made_router(self) -> IntentRouter:
-        # Made by one thread alone, and not while domains come or go.
-        with self._lock:
-            return self.router
+        return understood(query, self.encoder, lambda: self.router)
 
     def _generate(
         self, domain: DomainConfig, question: str, evidence: Evidence, embed: Embed, trace: list[Stage], leash: Leash

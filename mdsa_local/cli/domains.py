@@ -6,7 +6,7 @@ from collections import Counter
 
 import typer
 
-from mdsa_local.cli.output import Json, document, line, table
+from mdsa_local.cli.output import Json, document, escaped, line, table
 
 # More collisions than these are no help to people.
 SHOWN = 20
@@ -35,7 +35,7 @@ def list_(as_json: Json = False) -> None:
     if not found:
         line(none_at_all(settings))
         return
-    table([(d.name, d.title, d.model or default, str(len(d.examples))) for d in found], ("name", "title", "model", "examples"))
+    table([(d.name, escaped(d.title), escaped(d.model or default), str(len(d.examples))) for d in found], ("name", "title", "model", "examples"))
 
 
 @app.command("check")
@@ -61,6 +61,9 @@ def check(as_json: Json = False) -> None:
     line(f"{len(found)} of {total} examples lie nearer to another domain:")
     table([(a, b, f"{n} of {sizes[a]}") for (a, b), n in pairs.most_common()], ("domain", "taken for", "examples"))
     line()
-    table([(c.domain, c.other, f"{c.own:.2f}", f"{c.others:.2f}", c.text) for c in found[:SHOWN]], ("domain", "taken for", "own", "other", "example"))
+    table(
+        [(c.domain, c.other, f"{c.own:.2f}", f"{c.others:.2f}", escaped(c.text)) for c in found[:SHOWN]],
+        ("domain", "taken for", "own", "other", "example"),
+    )
     if len(found) > SHOWN:
         line(f"and {len(found) - SHOWN} more, less far off; --json has all")

@@ -31,7 +31,7 @@ def route(
     if as_json:
         document(described(found) | (explained(told) if told else {}))
         return
-    line(f"{found.domain or 'no domain'}  {found.confidence:.2f}  ({found.reason}; {found.ms:.1f} ms)")
+    line(f"{found.domain or 'no domain'}  {found.confidence:.2f}  ({escaped(found.reason)}; {found.ms:.1f} ms)")
     if found.degraded:
         line(escaped(f"  degraded: by words alone, {found.degraded}"))
     if after is not None:
@@ -39,10 +39,10 @@ def route(
     for name, score in sorted(found.scores.items(), key=lambda item: -item[1]):
         line(f"  {name:<16} {score:.2f}")
     for part in found.parts:
-        line(f"  part: {part.text}  -> {part.domain} {part.confidence:.2f}")
+        line(f"  part: {escaped(part.text)}  -> {part.domain} {part.confidence:.2f}")
     if told:
         line()
-        table([(n.domain, f"{n.similarity:.2f}", n.kind, n.text) for n in told.near], ("domain", "cosine", "kind", "nearest"))
+        table([(n.domain, f"{n.similarity:.2f}", n.kind, escaped(n.text)) for n in told.near], ("domain", "cosine", "kind", "nearest"))
         line()
         line("evidence     " + ", ".join(f"{name} {value:.2f}" for name, value in told.evidence.items()))
         line(f"thresholds   accept {told.accept:.2f}, ask {told.ask:.2f}" + "".join(f", {n} {v:.2f}" for n, v in told.per_domain.items()))

@@ -118,7 +118,7 @@ def fit(
     tell_contradictions([*known, *given], "and each learns it")
     # What was learned before is not given up for what words alone could be fitted to.
     encoder = at_work(orchestrator)
-    router = IntentRouter(encoder, encoder.calibration, cache=orchestrator.settings.home / "cache" / "anchors")
+    router = IntentRouter.for_settings(orchestrator.settings, encoder, encoder.calibration, orchestrator.settings.home / "cache" / "anchors")
     for domain in orchestrator.registry:
         added = [text for text, name in given if name == domain.name]
         router.register(domain.model_copy(update={"examples": tuple(dict.fromkeys([*domain.examples, *added]))}))
@@ -187,18 +187,20 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Print accuracy, out-of-scope detection, calibration and confusion on a labelled file."""
+    from mdsa_local.orchestrator import TinyBERTOrchestrator
     from mdsa_local.routing.evaluation import evaluate as measure
+    from mdsa_local.routing.learning import at_work
     from mdsa_local.routing.router import IntentRouter
 
     pairs = read_pairs(file)
     try_to_draw(plot)
+    orchestrator = TinyBERTOrchestrator()
     if fit is None:
-        from mdsa_local.orchestrator import TinyBERTOrchestrator
-
-        router = TinyBERTOrchestrator().router
+        router = orchestrator.router
     else:
-        router = IntentRouter()
         learned = read_pairs(fit)
+        encoder = at_work(orchestrator)
+        router = IntentRouter.for_settings(orchestrator.settings, encoder, encoder.calibration)
         with waiting(f"fitting to {len(learned)} examples"):
             router.fit(learned)
     unknown = Counter(name for _, name in pairs if name is not None and name not in router.domains)

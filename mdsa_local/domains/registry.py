@@ -42,9 +42,10 @@ class DomainRegistry:
 
     @classmethod
     def from_folders(cls, folders: Iterable[Path]) -> DomainRegistry:
-        """Read the :func:`owners`. A sub-folder that holds other files than a ``domain.yaml`` alone is told as a warning."""
+        """Read the :func:`owners`. A sub-folder that holds other files than a ``domain.yaml`` alone is told as a warning. Raises
+        :class:`ConfigError` for one of the ``folders`` that cannot be read."""
         listed = list(folders)
-        for place in (path for folder in listed if folder.is_dir() for path in sorted(folder.iterdir())):
+        for place in (path for folder in listed for path in _inside(folder)):
             try:
                 if not place.is_dir() or (place / "domain.yaml").is_file():
                     continue
@@ -90,6 +91,13 @@ class DomainRegistry:
 
     def __contains__(self, name: object) -> bool:
         return name in self._domains
+
+
+def _inside(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir()) if folder.is_dir() else []
+    except OSError as error:
+        raise ConfigError(f"{folder}: the folder of domains cannot be read: {error.strerror or error}", "Fix its permissions.") from None
 
 
 def owners(folders: Iterable[Path]) -> dict[str, Path]:

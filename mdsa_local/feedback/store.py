@@ -10,7 +10,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,6 +195,8 @@ class Feedback:
         expected(right, bool, "right", "Pass True or False.")
         expected(answer, str | Answer, "the answer", f"Pass an Answer, its id, or {LAST!r}.")
         expected(domain, str | None, "the domain", "Pass the name of one, or None.")
+        expected(note, str, "the note", "Pass a text; an empty one for none.")
+        facts, sources = _texts(facts, "facts"), _texts(sources, "sources")
         if isinstance(answer, Answer):
             if not question.strip():
                 raise InputError("the question of the answer is missing", "Pass question=..., an answer does not hold it.")
@@ -205,7 +207,7 @@ class Feedback:
         _agree(right, domain, out_of_scope, facts, sources, unanswerable, about)
         routed = right or domain is not None or out_of_scope
         belongs = None if out_of_scope else (domain or (about.domain if right else None))
-        made = Mark(about, time.time(), right, belongs, routed, note, tuple(facts), tuple(sources), unanswerable)
+        made = Mark(about, time.time(), right, belongs, routed, note, facts, sources, unanswerable)
         said = {key: value for key, value in made.to_dict().items() if key in ("right", "domain", "note", "facts", "sources", "unanswerable")}
         with self._changing() as db:
             db.execute(
@@ -223,13 +225,18 @@ class Feedback:
         return [mark for mark in made if right in (None, mark.right) and mark.belongs(domain)]
 
     def questions(self, ids: str | Sequence[str] = (), *, everything: bool = False) -> list[str]:
-        """The questions that :meth:`remove` would remove, without those that a mark has that stays. Raises :class:`UnknownNameError`."""
+        """Of the questions that :meth:`remove` would remove those that a router may have learned: that a mark says where they belong, and none that
+        stays does. Raises :class:`UnknownNameError`."""
         chosen, given = self._chosen(ids, everything)
         with self._reading() as db:
             if db is None:
                 return []
-            staying = {folded(row[0]) for row in db.execute(f"select question from marks where not ({chosen})", given)}
-            return [question for question in _questions(db, chosen, given) if folded(question) not in staying]
+            staying, going = (
+                [str(row[0]) for row in db.execute(f"select question, mark from marks where {which}", given) if _routing(row[1])]
+                for which in (f"not ({chosen})", chosen)
+            )
+        kept = {folded(question) for question in staying}
+        return [question for question in dict.fromkeys(going) if folded(question) not in kept]
 
     def remove(self, ids: str | Sequence[str] = (), *, everything: bool = False) -> list[str]:
         """Remove answers by id, one or several, with their marks, or everything; the questions that were removed. No copy of them stays in the file.
@@ -331,9 +338,28 @@ class Feedback:
             raise StorageError(f"{self.path}: {error.strerror or error}", HINT) from None
 
 
+def _routing(mark: Any) -> bool:
+    """Whether a mark, as it is kept, says where its question belongs; one that is damaged may have."""
+    try:
+        return json.loads(mark)["routed"] is not False
+    except (ValueError, TypeError, KeyError):
+        return True
+
+
 def _questions(db: sqlite3.Connection, chosen: str, given: tuple[str, ...]) -> list[str]:
     gone = [row[0] for name in TABLES for row in db.execute(f"select question from {name} where {chosen}", given)]
     return list(dict.fromkeys(gone))
+
+
+def _texts(given: Sequence[str], what: str) -> tuple[str, ...]:
+    """The texts of a list of them. Raises :class:`InputError` for what is none: of a text by itself each letter would be one."""
+    hint = "Pass a list of texts, an empty one for none."
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise InputError(f"{what} cannot be {type(given).__name__} {given!r:.60}", hint)
+    made = tuple(given)
+    for text in made:
+        expected(text, str, f"one of the {what}", hint)
+    return made
 
 
 def _agree(

@@ -5,6 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import struct
+import threading
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,6 +37,24 @@ EXACTLY = 3 * SOFTNESS
 # ENOUGH of them. To few short texts anything may happen to be near: with one domain of five beside the shipped ones 25 to 31 % of 400 questions of
 # no domain are accepted so, 38 to 43 % without it, 27 % without that domain.
 ALLOWANCE = SOFTNESS
+# What numpy, and the modules that it reads with, raise for a file of arrays that is damaged, by where the damage is: a version or a compression that
+# there is none of, the mark of encryption, a header that is no Python, a size beyond all memory.
+DAMAGED = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    ArithmeticError,
+    MemoryError,
+    RuntimeError,
+    SyntaxError,
+    tokenize.TokenError,
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+)
 # Rows of similarities held in memory at once.
 CHUNK = 500
 # Up to this many questions are multiplied without the BLAS library.
@@ -97,12 +120,19 @@ def cosines(vectors: Floats, matrix: Floats) -> Floats:
 
 def anchor_texts(domain: DomainConfig) -> list[tuple[str, str]]:
     """``(text, kind)``: a domain's examples; while it has few, also its keywords, description and name."""
-    examples = [(text, "example") for text in domain.examples]
-    if len(examples) >= ENOUGH:
-        return examples
+    return known_by(domain.examples, described(domain))
+
+
+def described(domain: DomainConfig) -> list[tuple[str, str]]:
+    """``(text, kind)``: what a domain is known by beside examples: its name, description and keywords."""
     named = [(domain.title or domain.name.replace("_", " "), "name")]
-    described = [(domain.description, "description")] if domain.description else []
-    return examples + named + described + [(text.replace("_", " "), "keyword") for text in domain.keywords]
+    told = [(domain.description, "description")] if domain.description else []
+    return named + told + [(text.replace("_", " "), "keyword") for text in domain.keywords]
+
+
+def known_by(examples: Sequence[str], beside: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """``(text, kind)``: of the ``examples``, and of what a domain is described by ``beside`` them while there are few."""
+    return [*((text, "example") for text in examples), *(beside if len(examples) < ENOUGH else ())]
 
 
 class Index:
@@ -144,9 +174,16 @@ class Index:
         found: NDArray[np.float32] = nearest + np.float32(WHOLE * USUAL_FEW) / (USUAL_FEW + counts) * (middle - nearest)
         return found
 
-    def level(self, evidence: NDArray[np.floating]) -> NDArray[np.floating]:
-        """How much speaks for a question's belonging to any domain, ``(n,)`` of the evidence ``(n, domains)`` for each."""
-        best: NDArray[np.floating] = (evidence - self._allowance).max(axis=1)
+    def unchanged(self, before: Index) -> set[str]:
+        """The domains that are known by the same texts as ``before``."""
+        known = ((name, anchors, before.anchors.get(name)) for name, anchors in self.anchors.items())
+        return {name for name, now, then in known if then is not None and (now.texts, now.kinds) == (then.texts, then.kinds)}
+
+    def level(self, evidence: NDArray[np.floating], among: NDArray[np.bool_] | None = None) -> NDArray[np.floating]:
+        """How much speaks for a question's belonging to any domain, ``(n,)`` of the evidence ``(n, domains)`` for each; to one of those ``among``
+        ``(domains,)``, where they are given."""
+        found = evidence - self._allowance
+        best: NDArray[np.floating] = (found if among is None else found[:, among]).max(axis=1)
         return best
 
     def _without(self, rows: NDArray[np.int64], owners: NDArray[np.int64], middle: Floats) -> tuple[Floats, Floats]:
@@ -208,14 +245,15 @@ def embed(encoder: TextEncoder, texts: list[str], cache: Path | None) -> Floats:
     path = cache / f"{key}.npy"
     if path.is_file():
         # A damaged file is made again.
-        with contextlib.suppress(OSError, ValueError, EOFError):
+        with contextlib.suppress(*DAMAGED):
             loaded: Floats = np.load(path)
-            if loaded.shape[0] == len(texts):
+            if loaded.ndim == 2 and len(loaded) == len(texts) and loaded.dtype == np.float32:
                 return loaded
     vectors = encoder.encode(texts)
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.npy")
+        # Several threads may embed the same at once, too.
+        temporary = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}.npy")
         np.save(temporary, vectors)
         temporary.replace(path)
     except OSError:

@@ -39,7 +39,7 @@ def evaluate(router: IntentRouter, pairs: Sequence[tuple[str, str | None]]) -> d
     confidence = np.array([route.confidence for route in routes])
     wanted = [domain for _, domain in pairs]
     inside = np.array([domain is not None for domain in wanted])
-    right = np.array([a == b for a, b in zip(best, wanted, strict=True)])
+    right = inside & np.array([a == b for a, b in zip(best, wanted, strict=True)])
     given = np.array([route.domain is not None for route in routes])
     times = []
     for text, _ in pairs[:TIMED]:

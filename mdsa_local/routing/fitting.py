@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
 import os
-import zipfile
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mdsa_local.errors import ConfigError
+from mdsa_local.errors import ConfigError, StorageError
 from mdsa_local.routing import words as by_words
-from mdsa_local.routing.anchors import Anchors, Floats, Index
+from mdsa_local.routing.anchors import DAMAGED, Anchors, Floats, Index
 from mdsa_local.routing.calibration import Calibration, fit_scope, fit_temperature, log_loss
 from mdsa_local.routing.head import Head, softmax, train
 from mdsa_local.routing.words import Words
@@ -70,24 +71,31 @@ class Thresholds:
         """The confidence below which ``domain`` is not chosen."""
         return (self.per_domain or {}).get(domain, self.ask)
 
+    def among(self, names: Collection[str]) -> Thresholds:
+        """Without those of other domains than ``names``."""
+        return replace(self, per_domain={name: ask for name, ask in (self.per_domain or {}).items() if name in names} or None)
+
 
 @dataclass(frozen=True, slots=True)
 class Opinion:
     """What two classifiers say of questions: ``probabilities`` ``(n, domains)``, and ``agreed`` ``(n,)``: how likely both are to name the same domain
-    if each draws one by its own probabilities. Both err on what belongs nowhere, but seldom alike."""
+    if each draws one by its own probabilities. Both err on what belongs nowhere, but seldom alike. ``known``: which of all domains, ``(all,)``, they
+    speak of; None where of each."""
 
     probabilities: NDArray[np.floating]
     agreed: NDArray[np.floating]
+    known: NDArray[np.bool_] | None = None
 
     @classmethod
-    def of(cls, by_vector: NDArray[np.floating], by_words: NDArray[np.floating], share: float) -> Opinion:
+    def of(cls, by_vector: NDArray[np.floating], by_words: NDArray[np.floating], share: float, known: NDArray[np.bool_] | None = None) -> Opinion:
         """Of tables ``(n, domains)``; the words have ``share`` of the say in the choice, 0 for none."""
-        return cls(pooled(by_vector, by_words, share) if share else by_vector, (by_vector * by_words).sum(axis=1))
+        return cls(pooled(by_vector, by_words, share) if share else by_vector, (by_vector * by_words).sum(axis=1), known)
 
 
 @dataclass(frozen=True, slots=True)
 class Mixed:
-    """``shares`` ``(n, domains)`` of the domains in each question, and how ``sure`` ``(n,)`` the choice among them is."""
+    """``shares`` ``(n, domains)`` of the domains in each question, and how ``sure`` ``(n,)`` the choice is among them, or among those that
+    classifiers know."""
 
     shares: NDArray[np.floating]
     sure: NDArray[np.floating]
@@ -95,22 +103,30 @@ class Mixed:
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """Trained classifiers of one question: heads by its vector, and one by its words with ``share`` of the say. All of the same domains."""
+    """Trained classifiers of one question: heads by its vector, and one by its words with ``share`` of the say. All of the same domains; of those
+    ``gone`` they say nothing, since these are no longer what was learned."""
 
     heads: tuple[Head, ...]
     words: Words
     share: float = 0.0
+    gone: frozenset[str] = frozenset()
 
     @property
     def domains(self) -> tuple[str, ...]:
         """The domains, in the order of the probabilities."""
         return self.heads[0].domains
 
+    def knows(self, names: Sequence[str]) -> NDArray[np.bool_]:
+        """Of which of ``names`` they speak."""
+        return np.array([name in self.domains and name not in self.gone for name in names], bool)
+
     def opinion(self, texts: Sequence[str], vectors: Floats, names: Sequence[str]) -> Opinion:
-        """Of texts and their unit vectors ``(n, d)``, the domains in the order of ``names``."""
+        """Of texts and their unit vectors ``(n, d)``, the domains in the order of ``names``, as far as they are known. What is likely to belong to
+        another one, which is not there any more, is so agreed on by nobody."""
+        known = self.knows(names)
+        columns = [self.domains.index(name) for name, learned in zip(names, known, strict=True) if learned]
         by_vector = np.mean([head.probabilities(vectors) for head in self.heads], axis=0)
-        found = Opinion.of(by_vector, self.words.probabilities(texts), self.share)
-        return replace(found, probabilities=found.probabilities[:, [self.domains.index(name) for name in names]])
+        return Opinion.of(by_vector[:, columns], self.words.probabilities(texts)[:, columns], self.share, None if known.all() else known)
 
 
 def pooled(by_vector: NDArray[np.floating], by_words: NDArray[np.floating], share: float) -> NDArray[np.floating]:
@@ -135,8 +151,30 @@ def mixed(evidence: NDArray[np.floating], opinion: Opinion | None, weight: float
     if opinion is None or weight <= 0:
         shares = softmax(logits * calibration.sharpness)
         return Mixed(shares, shares.max(axis=1))
-    logits = (1 - weight) * logits + weight * np.log(np.maximum(opinion.probabilities, 1e-9))
-    return Mixed(softmax(logits * calibration.sharpness), opinion.agreed)
+    known = np.ones(evidence.shape[1], bool) if opinion.known is None else opinion.known
+    told = softmax(((1 - weight) * logits[:, known] + weight * np.log(np.maximum(opinion.probabilities, 1e-9))) * calibration.sharpness)
+    if known.all():
+        return Mixed(told, opinion.agreed)
+    # Of how much belongs to the other domains the evidence decides alone; what it leaves is the classifiers' to divide.
+    shares = softmax(logits)
+    left = shares[:, known].sum(axis=1)
+    shares[:, known] = told * left[:, None]
+    return Mixed(shares, opinion.agreed)
+
+
+def going_on(fitted: Fit, known: Collection[str], names: Collection[str], own: Calibration) -> Fit:
+    """What holds of ``fitted`` when the domains have changed to ``names``, of which those ``known`` are still what was learned.
+
+    The classifiers go on for these. Where they know none, all that was fitted together with them goes as well, back to the encoder's ``own``
+    calibration. Thresholds of domains that are gone go.
+    """
+    thresholds = fitted.thresholds.among(names)
+    if fitted.judge is None:
+        return replace(fitted, calibration=replace(fitted.calibration, sharpness=1.0), thresholds=thresholds, report={})
+    judge = replace(fitted.judge, gone=fitted.judge.gone | (set(fitted.judge.domains) - set(known)))
+    if judge.gone.issuperset(judge.domains):
+        return Fit(None, 0.0, own, Thresholds(), {})
+    return replace(fitted, judge=judge, thresholds=thresholds, report={})
 
 
 def fit(index: Index, calibration: Calibration, outside: Anchors | None = None, *, seed: int = 0, per_domain: bool = False) -> Fit:
@@ -336,6 +374,7 @@ def save(path: Path, saved: Saved, encoder: str, domains: str) -> None:
         "heads": len(found.judge.heads) if found.judge else 0,
         "domains_learned": found.judge.domains if found.judge else (),
         "share": found.judge.share if found.judge else 0.0,
+        "gone": sorted(found.judge.gone) if found.judge else (),
         "vocabulary": list(found.judge.words.vocabulary) if found.judge else (),
     }
     arrays: dict[str, NDArray[Any]] = {f"anchors_{i}": a.vectors.astype(np.float16) for i, a in enumerate(saved.anchors.values())}
@@ -346,7 +385,8 @@ def save(path: Path, saved: Saved, encoder: str, domains: str) -> None:
     if saved.outside is not None:
         arrays["outside"] = saved.outside.vectors.astype(np.float16)
     arrays["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.npz")
+    # Several threads may save at once, too.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.npz")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(temporary, allow_pickle=False, **arrays)
@@ -358,10 +398,16 @@ def save(path: Path, saved: Saved, encoder: str, domains: str) -> None:
 
 
 def load(path: Path, encoder: str, domains: str) -> Saved:
-    """What :func:`save` wrote. Raises :class:`ConfigError` when it is broken or was made with another encoder or other domains."""
+    """What :func:`save` wrote. Raises :class:`ConfigError` when it is broken or was made with another encoder or other domains, and
+    :class:`StorageError` when it cannot be read, which tells nothing of what is in it."""
     again = "Fit the router again with `mdsa router fit`, or remove the file."
     try:
-        with path.open("rb") as file, np.load(file) as stored:
+        # Whole: what the system has against reading it is then told apart from a file whose parts lie where there is nothing.
+        kept = path.read_bytes()
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read: {error.strerror or error}", "Fix its permissions, or remove the file.") from None
+    try:
+        with np.load(io.BytesIO(kept)) as stored:
             about = json.loads(stored["about"].tobytes())
             if about["format"] != FORMAT or about["encoder"] != encoder:
                 raise ConfigError(f"{path}: the router was fitted with another encoder or version", again)
@@ -383,7 +429,7 @@ def load(path: Path, encoder: str, domains: str) -> Saved:
                 Thresholds(**about["thresholds"]),
                 dict(about["report"]),
             )
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         raise ConfigError(f"{path}: not a fitted router: {error}", again) from None
     return Saved(fit, anchors, outside)
 
@@ -396,4 +442,6 @@ def _stored_judge(about: Mapping[str, Any], stored: Mapping[str, NDArray[Any]]) 
     heads = tuple(Head(domains, stored[f"owner_{n}"], own) for n, own in enumerate(weights))
     vocabulary = {term: column for column, term in enumerate(about["vocabulary"])}
     # Trained on the same labels, both have their domains sorted.
-    return Judge(heads, Words(domains, vocabulary, stored["idf"], stored["words"].astype(np.float32)), float(about["share"]))
+    return Judge(
+        heads, Words(domains, vocabulary, stored["idf"], stored["words"].astype(np.float32)), float(about["share"]), frozenset(about.get("gone", ()))
+    )

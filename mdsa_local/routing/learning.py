@@ -18,6 +18,7 @@ from mdsa_local.routing.encoder import Encoder
 from mdsa_local.routing.router import IntentRouter, stamp
 
 if TYPE_CHECKING:
+    from mdsa_local.domains.config import DomainConfig
     from mdsa_local.orchestrator import TinyBERTOrchestrator
 
 logger = logging.getLogger(__name__)
@@ -75,6 +76,21 @@ class _Known:
         gone = {folded(text) for text in texts}
         examples = {name: tuple(text for text in own if folded(text) not in gone) for name, own in self.examples.items()}
         return _Known(examples, tuple(text for text in self.outside if folded(text) not in gone), self.fitted, self.per_domain)
+
+    def restored(self, texts: Iterable[str], domains: Iterable[DomainConfig]) -> _Known:
+        """With those of the ``domains``' own examples that are among ``texts``, and are not known, back among theirs."""
+        back = {folded(text) for text in texts}
+        examples = dict(self.examples)
+        for domain in domains:
+            mine = {folded(text) for text in examples.get(domain.name, ())}
+            own = tuple(text for text in domain.examples if folded(text) in back - mine)
+            examples[domain.name] = (*examples.get(domain.name, ()), *own)
+        return _Known(examples, self.outside, self.fitted, self.per_domain)
+
+    @property
+    def says(self) -> tuple[dict[str, frozenset[str]], frozenset[str]]:
+        """What is known of which domain, and of none, in whatever order."""
+        return {name: frozenset(own) for name, own in self.examples.items() if own}, frozenset(self.outside)
 
     def taught(self, pairs: Sequence[Pair]) -> _Known:
         """With ``pairs`` for examples, to be fitted. What one of them says elsewhere, another domain's example said wrongly."""
@@ -141,37 +157,46 @@ def right(router: IntentRouter, pairs: Sequence[Pair]) -> int:
 
 
 def forget(orchestrator: TinyBERTOrchestrator, texts: Iterable[str]) -> Literal["", "fitted", "removed"]:
-    """Fit the installed router again without ``texts``, unless they are examples of the domains' own; what was done, empty where it held none.
+    """Fit the installed router again without ``texts``; what was done, empty where it held none. A text that is an example of a domain's own is that
+    again, wherever a mark had moved it.
 
-    A file that cannot be used any more, made for other domains say, is removed: it would keep them. Raises :class:`ConfigError` where the encoder
-    is not at work, and leaves the file then.
+    A file that cannot be used any more, made for other domains say, is removed: it would keep them. So is one that nothing is left in to fit. Raises
+    :class:`ConfigError` where the encoder is not at work and :class:`StorageError` where the file cannot be read, and leaves the file then.
     """
     path = orchestrator.settings.router_file
-    shipped = {folded(text) for domain in orchestrator.registry for text in domain.examples}
-    gone = [text for text in texts if folded(text) not in shipped]
+    gone = list(texts)
     if not gone or not path.is_file():
         return ""
-    encoder = _Remembering(at_work(orchestrator))
+    encoder = _Remembering(_of_vectors(orchestrator))
     try:
         known = _saved(orchestrator)
     except ConfigError as error:
         logger.warning("%s; it is removed", error)
         path.unlink()
         return "removed"
-    bare = known.without(gone)
-    if bare == known:
+    bare = known.without(gone).restored(gone, orchestrator.registry)
+    if bare.says == known.says:
         return ""
+    if not any(bare.examples.values()):
+        path.unlink()
+        return "removed"
     _router(orchestrator, encoder, bare, 0).save(path, orchestrator.registry)
     return "fitted"
 
 
 def at_work(orchestrator: TinyBERTOrchestrator) -> Encoder:
     """The encoder that learning takes. Raises :class:`ConfigError` where words stand in for it, or a trained classifier routes."""
+    encoder = _of_vectors(orchestrator)
+    if encoder.classifier is not None:
+        raise ConfigError("nothing to learn: a trained classifier routes", "Train it again, or set `encoder` to an encoder.")
+    return encoder
+
+
+def _of_vectors(orchestrator: TinyBERTOrchestrator) -> Encoder:
+    """The encoder that a router's file is made with, whatever routes. Raises :class:`ConfigError` where words stand in for it."""
     encoder = orchestrator.encoder
     if not isinstance(encoder, Encoder):
         raise ConfigError(f"the router cannot learn without its encoder: {encoder.reason}", "Put that right first; see `mdsa doctor`.")
-    if encoder.classifier is not None:
-        raise ConfigError("nothing to learn: a trained classifier routes", "Train it again, or set `encoder` to an encoder.")
     return encoder
 
 
@@ -186,7 +211,7 @@ def _present(orchestrator: TinyBERTOrchestrator) -> _Known:
 
 
 def _saved(orchestrator: TinyBERTOrchestrator) -> _Known:
-    saved = fitting.load(orchestrator.settings.router_file, at_work(orchestrator).fingerprint, stamp(orchestrator.registry))
+    saved = fitting.load(orchestrator.settings.router_file, _of_vectors(orchestrator).fingerprint, stamp(orchestrator.registry))
     examples = {
         name: tuple(text for text, kind in zip(anchors.texts, anchors.kinds, strict=True) if kind == "example")
         for name, anchors in saved.anchors.items()
@@ -195,7 +220,7 @@ def _saved(orchestrator: TinyBERTOrchestrator) -> _Known:
 
 
 def _router(orchestrator: TinyBERTOrchestrator, encoder: _Remembering, known: _Known, seed: int) -> IntentRouter:
-    router = IntentRouter.for_settings(orchestrator.settings, encoder, at_work(orchestrator).calibration)
+    router = IntentRouter.for_settings(orchestrator.settings, encoder, _of_vectors(orchestrator).calibration)
     router.register_all(
         [domain.model_copy(update={"examples": known.examples.get(domain.name, ())}) for domain in orchestrator.registry], refit=False
     )

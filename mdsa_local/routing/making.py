@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mdsa_local.domains.config import DomainConfig
-from mdsa_local.errors import ConfigError
+from mdsa_local.errors import ConfigError, StorageError
 from mdsa_local.routing.router import IntentRouter, stamp
 from mdsa_local.settings import Settings
 
@@ -30,7 +30,7 @@ def made_router(
         try:
             _restore(router, settings, domains, configured)
             return router
-        except ConfigError as error:
+        except (ConfigError, StorageError) as error:
             logger.warning("%s; routing by examples alone. %s", error, error.hint)
     # Fitting takes longer than a question may: what was configured is fitted by `mdsa router fit`, what comes and goes later by itself.
     router.register_all(domains, refit=False)
@@ -39,7 +39,7 @@ def made_router(
 
 def _restore(router: IntentRouter, settings: Settings, domains: Sequence[DomainConfig], configured: Sequence[DomainConfig]) -> None:
     """Have ``router`` be the one on disk, of ``domains`` or else of those ``configured``, with what came and went since. Raises
-    :class:`ConfigError`."""
+    :class:`ConfigError` and :class:`StorageError`."""
     path = settings.router_file
     try:
         router.restore(path, domains)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from mdsa_local.domains.config import NO_CONFIG, DomainConfig
 from mdsa_local.errors import ConfigError, InputError, UnknownNameError, did_you_mean, expected
 from mdsa_local.routing import fitting, small_talk, splitting
-from mdsa_local.routing.anchors import Anchors, Floats, Index, TextEncoder, anchor_texts
+from mdsa_local.routing.anchors import Anchors, Floats, Index, TextEncoder, anchor_texts, described, known_by
 from mdsa_local.routing.calibration import Calibration
 from mdsa_local.routing.classifier import Classifier
 from mdsa_local.routing.encoder import clean_text, remembering
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from mdsa_local.settings import Settings
 
 logger = logging.getLogger(__name__)
-# Below this many examples a domain there is nothing to learn that the nearest examples do not tell.
-WORTH_FITTING = 8
 ATTEMPTS = 5
 
 
@@ -86,12 +84,15 @@ class IntentRouter:
         self._cache = cache
         self._background, self._closed = background, closed
         self._lock = threading.Lock()
-        self._now = Snapshot(Index({}), Fit(None, 0.0, self._calibration, Thresholds(), {}))
+        self._now = Snapshot(Index({}), Fit(None, 0.0, self._calibration, Thresholds(), {}), self._calibration)
+        # What was fitted last, and what :meth:`fit` or :meth:`restore` gave last: what a refit in the background finds must not replace that, and it
+        # is what holds whenever the domains are as they were then.
+        self._fitted = self._now
+        self._asked: Snapshot | None = None
         self._options: dict[str, Any] = {"seed": 0, "per_domain": False}
+        # What the domains are known by beside examples.
+        self._described: dict[str, list[tuple[str, str]]] = {}
         self._refitting: threading.Thread | None = None
-        # Counts explicit fits: what a refit in the background finds must not replace what was asked for meanwhile. And what the last of them knows.
-        self._asked = 0
-        self._covered: Index | None = None
 
     @classmethod
     def for_settings(
@@ -153,6 +154,7 @@ class IntentRouter:
         present = self._now.index.anchors
         added = {domain.name: Anchors.made(anchor_texts(domain), self._encoder, self._cache, present.get(domain.name)) for domain in domains}
         with self._lock:
+            self._described |= {domain.name: described(domain) for domain in domains}
             self._change({**self._now.index.anchors, **added}, refit)
 
     def unregister(self, name: str) -> None:
@@ -161,34 +163,42 @@ class IntentRouter:
         with self._lock:
             if name not in self._now.index.anchors:
                 raise UnknownNameError.among("domain", name, self._now.index.anchors)
+            self._described.pop(name, None)
             self._change({key: value for key, value in self._now.index.anchors.items() if key != name}, True)
 
     def _change(self, anchors: dict[str, Anchors], refit: bool) -> None:
-        """Take other anchors. A head that does not know them goes; calibration and thresholds stay. Called with the lock held."""
-        kept = self._now.fit
-        bare = replace(kept, judge=None, weight=0.0, calibration=replace(kept.calibration, sharpness=1.0), report={})
-        self._now = replace(self._now, index=Index(anchors), fit=bare)
+        """Take other anchors, with what :func:`fitting.going_on` leaves of the last fit; where they are again those of the last that was asked for,
+        with that. Called with the lock held."""
+        index = Index(anchors)
+        if self._asked is not None and len(index.unchanged(self._asked.index)) == len(index.names) == len(self._asked.index.names):
+            self._now = self._fitted = self._asked
+            return
+        fit = fitting.going_on(self._fitted.fit, index.unchanged(self._fitted.index), index.names, self._calibration)
+        self._now = replace(self._now, index=index, fit=fit)
         if refit and self._background and self._classifier is None and self._refitting is None:
             self._refitting = threading.Thread(target=self._refit, name="mdsa-router-refit", daemon=True)
             self._refitting.start()
 
     def _refit(self) -> None:
-        """Fit until what was fitted is what is registered. Domains with few examples, or none, are known by the nearest anchors alone."""
+        """Fit until what was fitted knows all that is registered; the thresholds that were asked for stay. While a domain has too few examples to
+        learn from, the head goes on as it is: domains that it does not know are known by the nearest anchors alone."""
         while True:
             with self._lock:
                 now, asked, options = self._now, self._asked, dict(self._options)
             counts = [len(a.examples) for a in now.index.anchors.values()]
-            found = None
-            if len(counts) > 1 and min(counts) >= WORTH_FITTING:
+            judge, found = now.fit.judge, None
+            unknown = judge is None or not judge.knows(now.index.names).all()
+            if unknown and len(counts) > 1 and min(counts) >= fitting.LEARNABLE:
                 try:
                     found = fitting.fit(now.index, self._calibration, now.outside, **options)
                 except Exception:
                     logger.exception("the router's head could not be refitted; routing goes on by the nearest examples")
             with self._lock:
-                covered = self._now.index is self._covered
-                if covered or (self._now.index is now.index and self._asked == asked):
+                covered = self._asked is not None and self._now.index is self._asked.index
+                if covered or (self._now.index is now.index and self._asked is asked):
                     if found is not None and not covered:
-                        self._now = replace(now, fit=found)
+                        thresholds = found.thresholds if asked is None else asked.fit.thresholds.among(now.index.names)
+                        self._now = self._fitted = replace(now, fit=replace(found, thresholds=thresholds))
                     self._refitting = None
                     return
 
@@ -202,10 +212,10 @@ class IntentRouter:
     def fit(self, examples: Iterable[Row] | None = None, seed: int = 0, *, per_domain: bool = False) -> dict[str, Any]:
         """Learn from ``(text, domain)`` pairs or ``{"text", "domain"}``, domain None for out of scope; from the registered examples when None.
 
-        Given pairs replace the anchors of the domains they name; unknown names are registered, but the router of an orchestrator refuses them.
+        Given pairs replace the examples of the domains they name; unknown names are registered, but the router of an orchestrator refuses them.
         Seeded, no torch. ``per_domain`` chooses a threshold for each domain. Returns the report, also kept as :attr:`report`. Raises
-        :class:`ConfigError` when there is nothing to learn, and :class:`InputError`, before anything has changed, that names a row that is none or
-        the names refused.
+        :class:`ConfigError` when there is nothing to learn, and :class:`InputError` that names a row that is none or the names refused; whatever it
+        raises, nothing has changed then.
         """
         if self._classifier is not None:
             where = self._classifier.folder
@@ -215,24 +225,25 @@ class IntentRouter:
         for text, name in pairs(() if examples is None else examples):
             (outside if name is None else texts.setdefault(name, [])).append(text)
         self._refuse_unknown(texts)
-        learned = {name: Anchors.made([(text, "example") for text in own], self._encoder, self._cache) for name, own in texts.items()}
-        beyond = Anchors.made([(text, "outside") for text in outside], self._encoder, self._cache) if outside else None
         options = {"seed": seed, "per_domain": per_domain}
-        with self._lock:
-            self._asked += 1
-            self._options = options
-            if learned:
-                self._change({**self._now.index.anchors, **learned}, False)
-            if beyond is not None:
-                self._now = replace(self._now, outside=beyond)
+        learned: dict[str, Anchors] = {}
+        beyond = Anchors.made([(text, "outside") for text in outside], self._encoder, self._cache) if outside else None
         for _ in range(ATTEMPTS):
-            now = self._now
-            if not now.index.names:
-                raise ConfigError("no examples to fit on: no domain is registered", "Register domains, or pass (text, domain) pairs.")
-            found = fitting.fit(now.index, self._calibration, now.outside, seed=seed, per_domain=per_domain)
             with self._lock:
-                if self._now.index is now.index:
-                    self._now, self._covered = replace(now, fit=found), now.index
+                # One may have been removed meanwhile.
+                self._refuse_unknown(texts)
+                before, beside = self._now, dict(self._described)
+            for name, own in texts.items():
+                learned[name] = Anchors.made(known_by(own, beside.get(name, ())), self._encoder, self._cache, learned.get(name))
+            index = Index({**before.index.anchors, **learned}) if learned else before.index
+            if not index.names:
+                raise ConfigError("no examples to fit on: no domain is registered", "Register domains, or pass (text, domain) pairs.")
+            known = replace(before, index=index, outside=beyond or before.outside)
+            found = fitting.fit(known.index, self._calibration, known.outside, seed=seed, per_domain=per_domain)
+            with self._lock:
+                if self._now.index is before.index and self._now.outside is before.outside:
+                    self._now = self._fitted = self._asked = replace(known, fit=found)
+                    self._options = options
                     return dict(found.report)
         raise ConfigError("the domains kept changing while the router was fitted", "Fit again when none is being registered or removed.")
 
@@ -253,12 +264,13 @@ class IntentRouter:
         fitting.save(path, fitting.Saved(now.fit, now.index.anchors, now.outside), self._encoder.fingerprint, stamp(domains))
 
     def restore(self, path: Path, domains: Iterable[DomainConfig] = ()) -> None:
-        """Take over what :meth:`save` wrote. Raises :class:`ConfigError` when it is broken, or from another encoder or other ``domains``."""
+        """Take over what :meth:`save` wrote. Raises :class:`ConfigError` when it is broken, or from another encoder or other ``domains``, and
+        :class:`StorageError` when it cannot be read."""
+        domains = list(domains)
         saved = fitting.load(path, self._encoder.fingerprint, stamp(domains))
         with self._lock:
-            self._asked += 1
-            self._now = Snapshot(Index(saved.anchors), saved.fit, saved.outside)
-            self._covered = self._now.index
+            self._described = {domain.name: described(domain) for domain in domains}
+            self._now = self._fitted = self._asked = Snapshot(Index(saved.anchors), saved.fit, self._calibration, saved.outside)
 
     def route(self, text: str, history: Sequence[str] = (), *, split: bool = True) -> Route:
         """The route of one question.

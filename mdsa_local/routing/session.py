@@ -109,7 +109,7 @@ def session_errors() -> tuple[type[Exception], ...]:
 
 def digests(folder: Path, card: Mapping[str, Any], hint: str) -> dict[str, str]:
     """The SHA-256 of each file of the model in ``folder``. Raises :class:`ModelNotFoundError` for one that is missing and :class:`ModelFileError` for
-    one that is not what the ``card`` says, :class:`ConfigError` for a card of another form, with ``hint``."""
+    one that cannot be read or is not what the ``card`` says, :class:`ConfigError` for a card of another form, with ``hint``."""
     entries = card.get("files") or {}
     if not isinstance(entries, Mapping) or not all(isinstance(entry, Mapping | None) for entry in entries.values()):
         raise ConfigError(f"{folder / 'model.yaml'}: key 'files': expected name: {{sha256: ..., size_bytes: ...}} for each file", hint)
@@ -117,10 +117,13 @@ def digests(folder: Path, card: Mapping[str, Any], hint: str) -> dict[str, str]:
     found = {}
     for name in dict.fromkeys([*FILES, *beside, *entries]):
         path, entry = folder / name, entries.get(name) or {}
-        if not path.is_file():
-            raise ModelNotFoundError(f"model {folder}: no {name} in it", hint)
-        with path.open("rb") as file:
-            found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        try:
+            if not path.is_file():
+                raise ModelNotFoundError(f"model {folder}: no {name} in it", hint)
+            with path.open("rb") as file:
+                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise ModelFileError(f"{path} cannot be read: {error.strerror or error}", "Fix its permissions.") from None
         if entry.get("sha256") not in (None, found[name]):
             raise ModelFileError(f"{path} is damaged: its sha256 is not the one in model.yaml", hint)
     return found

@@ -63,6 +63,7 @@ def test_from_an_answer_to_a_question_set(
 def test_without_the_encoder_nothing_is_removed(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     router = home / "router.npz"
     router.write_bytes(b"made by another version")
+    inside(capsys, "feedback", "wrong", "last", "-d", "none")
     with monkeypatch.context() as patched:
         patched.setenv("MDSA_ENCODER", "tinybertx")
         code, out, _ = inside(capsys, "feedback", "remove", "last", "--json")
@@ -70,6 +71,15 @@ def test_without_the_encoder_nothing_is_removed(home: Path, capsys: pytest.Captu
     assert router.exists()
     assert inside(capsys, "feedback", "remove", "last")[1].startswith("1 removed; the router, which could not be used any more, was removed: ")
     assert not router.exists()
+
+
+def test_what_taught_nothing_is_removed_from_the_log_alone(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The router may know the question by a line of the user's own."""
+    router = home / "router.npz"
+    router.write_bytes(b"not even looked at")
+    monkeypatch.setenv("MDSA_ENCODER", "tinybertx")
+    assert inside(capsys, "feedback", "remove", "last")[1] == "1 removed\n"
+    assert router.exists()
 
 
 def test_mistakes_are_told(home: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

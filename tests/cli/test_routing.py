@@ -53,6 +53,30 @@ def test_explain_shows_what_decided(product: TinyBERTOrchestrator, capsys: pytes
     assert {"domain", "text", "kind", "similarity"} == set(told["near"][0])
 
 
+def test_control_characters_of_domains_are_shown_escaped(own: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MDSA_SHIPPED_DOMAINS", "false")
+    for name, other in (("red", "blue"), ("blue", "red")):
+        (own / "domains" / name).mkdir(parents=True)
+        known = {"domain.yaml": {"title": f"{name} \x1b[31m"}, "examples.yaml": [f"all about {other} \x1b[31m", f"{name} paint"]}
+        for file, holds in known.items():
+            (own / "domains" / name / file).write_text(json.dumps(holds), encoding="utf-8")
+    for command in (("route", "--explain", "all about red"), ("domains", "check"), ("domains", "list")):
+        code, out, err = inside(capsys, *command)
+        assert (code, "\x1b" in out, "\\x1b[31m" in out) == (0, False, True), (command, out, err)
+
+
+def test_thresholds_that_were_set_hold_in_a_trial_fit(
+    product: TinyBERTOrchestrator, questions: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def coverage() -> float:
+        return float(json.loads(inside(capsys, "router", "eval", str(questions), "--fit", str(questions), "--json")[1])["coverage"])
+
+    assert coverage() > 0
+    monkeypatch.setenv("MDSA_USE_REASONING_THRESHOLD", "1.0")
+    monkeypatch.setenv("MDSA_CONFIDENCE_THRESHOLD", "1.0")
+    assert coverage() == 0
+
+
 def test_after_reads_the_previous_message(product: TinyBERTOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = inside(capsys, "route", "--json", "--after", "how much paracetamol can i take in a day", "and for children?")
     found = json.loads(out)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 from datetime import date
 from functools import reduce
 from pathlib import Path
@@ -290,3 +291,13 @@ def test_examples_that_may_not_be_read_are_told(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(Path, "read_text", refused)
     with pytest.raises(ConfigError, match=r"examples\.yaml: cannot be read: Permission denied"):
         DomainConfig.read(made)
+
+
+def test_a_folder_of_domains_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    with pytest.raises(ConfigError) as caught:
+        DomainRegistry.from_folders([tmp_path])
+    assert str(caught.value) == f"{tmp_path}: the folder of domains cannot be read: Permission denied"

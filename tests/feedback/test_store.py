@@ -10,6 +10,7 @@ import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,6 +77,10 @@ def test_marks_of_the_wrong_kind_are_told(feedback: Feedback) -> None:
     for about, right, domain_ in wrong:
         with pytest.raises(InputError, match="cannot be"):
             feedback.mark(about, right, domain=domain_)  # type: ignore[arg-type]
+    texts: list[dict[str, Any]] = [{"facts": ["18 %"], "sources": "a.md"}, {"facts": "18 %", "sources": ["a.md"]}, {"note": None}]
+    for said in [*texts, {"facts": None}, {"facts": [18], "sources": ["a.md"]}]:
+        with pytest.raises(InputError, match="cannot be"):
+            feedback.mark("last", True, **said)
     assert feedback.remove("0aaa1111") == [QUESTION]
     assert [found.id for found in feedback.recent()] == ["caaa1111", "1aaa1111"]
 
@@ -146,6 +151,19 @@ def test_what_another_mark_has_need_not_be_forgotten(feedback: Feedback) -> None
         feedback.mark(name, True)
     assert feedback.questions(["aaaa1111"]) == []
     assert feedback.questions(["aaaa1111", "bbbb2222"]) == feedback.questions(everything=True) == [QUESTION, QUESTION.upper()]
+
+
+def test_only_what_a_mark_says_of_the_route_need_be_forgotten(feedback: Feedback) -> None:
+    for id in ("aaaa1111", "bbbb2222", "cccc3333"):
+        feedback.record(answer(id), f"{QUESTION} {id}")
+    feedback.mark("aaaa1111", False, domain="medical")
+    feedback.mark("bbbb2222", False, note="says nothing of the route")
+    assert feedback.questions(everything=True) == [f"{QUESTION} aaaa1111"]
+    assert feedback.questions("cccc3333") == []
+    # What says nothing of the route has taught nothing either.
+    feedback.record(answer("dddd4444"), f"{QUESTION} aaaa1111")
+    feedback.mark("dddd4444", False)
+    assert feedback.questions("aaaa1111") == [f"{QUESTION} aaaa1111"]
 
 
 def test_two_processes_lose_nothing(feedback: Feedback) -> None:

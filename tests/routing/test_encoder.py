@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -99,6 +100,19 @@ def test_a_damaged_or_missing_model_is_a_clear_error(tmp_path: Path) -> None:
         Encoder.load(tmp_path / "tinybert")
     with pytest.raises(ModelNotFoundError, match="nothing-here"):
         Encoder.load("nothing-here")
+
+
+def test_a_model_that_cannot_be_read_is_a_clear_error(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Path.open
+
+    def refused(path: Path, *given: Any, **options: Any) -> Any:
+        if path.name == "model.onnx":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, *given, **options)
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(ModelFileError, match=r"model\.onnx cannot be read: Permission denied"):
+        Encoder(encoder.folder)
 
 
 def test_loading_leaves_no_trace_in_the_users_home(tmp_path: Path) -> None:

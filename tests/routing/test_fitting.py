@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import yaml
 from numpy.typing import NDArray
 
 from mdsa_local.domains.config import DomainConfig
-from mdsa_local.errors import ConfigError, StorageError
+from mdsa_local.errors import ConfigError, InputError, StorageError
 from mdsa_local.orchestrator import TinyBERTOrchestrator
 from mdsa_local.routing import fitting, words
 from mdsa_local.routing.anchors import Anchors, Floats, Index
@@ -203,7 +204,7 @@ def test_a_domain_registered_after_a_fit_during_a_refit_is_learned(
     # A refit leaves alone what was fitted meanwhile.
     go_on.clear()
     begun.clear()
-    router.unregister(few[-1].name)
+    router.unregister(few[0].name)
     assert begun.wait(60)
     told = router.fit(seed=1)
     fitted = router._now
@@ -211,6 +212,181 @@ def test_a_domain_registered_after_a_fit_during_a_refit_is_learned(
     assert router.settle(120)
     assert router._now is fitted
     assert router.report == told
+
+
+def small(domains: list[DomainConfig], n: int = 12) -> list[DomainConfig]:
+    return [domain.model_copy(update={"examples": domain.examples[:n]}) for domain in domains]
+
+
+GARDEN = DomainConfig(name="garden", description="Growing flowers", keywords=["roses", "compost"])
+FIVE = GARDEN.model_copy(
+    update={"examples": ("when do i prune roses", "slugs eat my lettuce", "sow carrots", "dig a pond", "which plants like shade")}
+)
+
+
+def test_thresholds_stay_as_they_were_learned(encoder: Encoder, domains: list[DomainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(index: Index, calibration: Calibration, *_: Any, per_domain: bool, **__: Any) -> Fit:
+        own = dict.fromkeys(index.names, 0.3) if per_domain else None
+        return Fit(None, 0.0, calibration, Thresholds(0.6 if per_domain else 0.7, 0.4, own), {"examples": len(index.examples[0])})
+
+    monkeypatch.setattr("mdsa_local.routing.fitting.fit", told)
+    few = small(domains, 4)
+    fitted = IntentRouter(encoder, encoder.calibration)
+    fitted.register_all(few)
+    fitted.fit(per_domain=True)
+    fitted.save(tmp_path / "router.npz", few)
+    router = IntentRouter(encoder, encoder.calibration, background=True)
+    router.restore(tmp_path / "router.npz", few)
+    learned = router.thresholds
+    router.register(FIVE)
+    assert router.thresholds == learned
+    assert router.settle(60) and router.report["examples"] == 4 * len(few) + 5
+    assert router.thresholds == learned
+    router.unregister(few[0].name)
+    assert router.settle(60)
+    assert set(router.thresholds.per_domain or {}) == {domain.name for domain in few[1:]}
+    router.unregister("garden")
+    router.register(few[0])
+    assert router.settle(60)
+    assert (router.thresholds, router.report["examples"]) == (learned, 4 * len(few)), "as it was when it was fitted"
+
+
+def test_the_head_goes_on_for_the_domains_it_knows(
+    encoder: Encoder, domains: list[DomainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitting, "WEIGHTS", (0.5,))
+    few = small(domains)
+    router = IntentRouter(encoder, encoder.calibration, background=True)
+    router.register_all(few, refit=False)
+    router.fit([(text, None) for text in outside()[::2]])
+    questions = [*held_out("finance")[:20], *held_out("support")[:20], *outside()[1::2]]
+    before, calibration, report = router.scores(questions)[1], router.calibration, router.report
+    router.register(GARDEN)
+    assert router.settle(60)
+    names, beside = router.scores(questions)
+    assert router.explain(questions[0]).head_weight == 0.5
+    assert (beside <= 1).all() and (beside.sum(axis=1) <= 1 + 1e-6).all()
+    assert router.route("compost for roses").domain == "garden"
+    known = [names.index(domain.name) for domain in few]
+    assert (beside[:, known].argmax(axis=1) == before.argmax(axis=1)).mean() > 0.95
+    # Kept and taken up again, it knows as much.
+    router.save(tmp_path / "router.npz", [*few, GARDEN])
+    again = IntentRouter(encoder, encoder.calibration)
+    again.restore(tmp_path / "router.npz", [*few, GARDEN])
+    assert again.scores(questions)[1] == pytest.approx(beside, abs=2e-2)
+    router.unregister("garden")
+    assert router.settle(60)
+    assert (router.scores(questions)[1] == before).all()
+    assert (router.calibration, router.report) == (calibration, report)
+    # Of what was learned of a domain that is another now, or gone, nothing is used.
+    router.register(few[0].model_copy(update={"examples": (), "keywords": ("zymurgy",), "description": "", "title": "zymurgy"}))
+    assert router.explain(questions[0]).head_weight == 0.5
+    assert router.route("zymurgy").domain == few[0].name
+    for domain in few:
+        router.register(domain.model_copy(update={"examples": ("one other",)}))
+    assert router.settle(60)
+    assert router.explain(questions[0]).head_weight == 0.0
+    assert (router.calibration, router.thresholds) == (encoder.calibration, Thresholds())
+
+
+def test_a_domain_of_keywords_beside_a_fit_takes_little_of_what_belongs_nowhere(encoder: Encoder, domains: list[DomainConfig]) -> None:
+    router = IntentRouter(encoder, encoder.calibration)
+    router.register_all(domains)
+    router.fit([(text, None) for text in outside()[::2]])
+    asked = outside()[1::2]
+    before = sum(route.domain is None for route in router.decided(asked)[0])
+    router.register(GARDEN.model_copy(update={"description": "Growing flowers and vegetables", "keywords": ("roses", "compost", "lawn")}))
+    routes = router.decided(asked)[0]
+    assert sum(route.domain is None for route in routes) >= before - 5
+    assert sum(route.domain == "garden" for route in routes) <= 15
+
+
+def test_a_fit_keeps_what_a_domain_is_described_by(encoder: Encoder, tmp_path: Path) -> None:
+    router = IntentRouter(encoder, encoder.calibration)
+    router.register_all([GARDEN, DomainConfig(name="ships", description="Ferries and harbours")])
+    router.fit([("when do hydrangeas bloom", "garden"), ("bake a cake", "kitchen")])
+    assert {"garden", "Growing flowers", "roses", "compost", "when do hydrangeas bloom", "bake a cake"} <= router.texts
+    assert router.examples == {"garden": 1, "ships": 0, "kitchen": 1}
+    router.save(tmp_path / "router.npz", [GARDEN])
+    again = IntentRouter(encoder, encoder.calibration)
+    again.restore(tmp_path / "router.npz", [GARDEN])
+    again.fit([(f"question {n} of a gardener", "garden") for n in range(20)])
+    assert "roses" not in again.texts, "with so many examples nothing else counts"
+    again.fit([("when do hydrangeas bloom", "garden")])
+    assert "roses" in again.texts
+
+
+def test_a_fit_that_is_refused_changes_nothing(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    router = IntentRouter(encoder, encoder.calibration)
+    router.register_all([GARDEN, DomainConfig(name="ships", description="Ferries and harbours")])
+    before = router._now
+    with pytest.raises(ConfigError, match="no examples"):
+        router.fit([("tell me when roses bloom", None)])
+    assert router._now is before
+    monkeypatch.setattr("mdsa_local.routing.fitting.fit", lambda *_, **__: (_ for _ in ()).throw(ConfigError("not today")))
+    with pytest.raises(ConfigError, match="not today"):
+        router.fit([("when do hydrangeas bloom", "garden"), ("bake a cake", "kitchen")])
+    assert router._now is before
+
+
+def test_a_domain_removed_during_a_fit_stays_removed(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    router = IntentRouter(encoder, encoder.calibration, closed=True)
+    router.register_all([GARDEN, DomainConfig(name="ships", description="Ferries and harbours")])
+
+    def meanwhile(*given: Any, **options: Any) -> Fit:
+        if "garden" in router.domains:
+            router.unregister("garden")
+        return fit(*given, **options)
+
+    monkeypatch.setattr("mdsa_local.routing.fitting.fit", meanwhile)
+    with pytest.raises(InputError, match="no domain is called 'garden'"):
+        router.fit([("when do hydrangeas bloom", "garden")])
+    assert router.domains == ("ships",)
+
+
+def test_several_threads_may_save(encoder: Encoder, tmp_path: Path) -> None:
+    router = IntentRouter(encoder, encoder.calibration)
+    router.register(FIVE)
+    path = tmp_path / "router.npz"
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(router.save, path) for _ in range(60)]:
+            done.result()
+    IntentRouter(encoder).restore(path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("mark", "at", "value"),
+    [
+        (b"PK\x01\x02", 8, b"\x01"),  # encrypted
+        (b"PK\x01\x02", 10, b"\x63"),  # a compression that there is none of
+        (b"PK\x01\x02", 42, b"\xff\xff\xff\x7f"),  # beyond the end
+        (b"\x93NUMPY", 6, b"\x07"),  # a version of numpy's own
+        (b"\x93NUMPY", 10, b"{'descr': '<u"),
+        (b"\x93NUMPY", 10, b"((((((((("),
+        (b"\x93NUMPY", 10, b"{'a"),
+    ],
+)
+def test_damage_of_any_kind_is_told_and_cached_vectors_are_made_again(mark: bytes, at: int, value: bytes, tmp_path: Path, encoder: Encoder) -> None:
+    def damaged(path: Path) -> None:
+        kept = path.read_bytes()
+        where = kept.find(mark)
+        while where >= 0:
+            kept = kept[: where + at] + value + kept[where + at + len(value) :]
+            where = kept.find(mark, where + 1)
+        path.write_bytes(kept)
+
+    router = IntentRouter(encoder, encoder.calibration, cache=tmp_path / "cache")
+    router.register(FIVE)
+    router.save(tmp_path / "router.npz")
+    damaged(tmp_path / "router.npz")
+    with pytest.raises(ConfigError, match="not a fitted router"):
+        router.restore(tmp_path / "router.npz")
+    (cached,) = (tmp_path / "cache").iterdir()
+    damaged(cached)
+    again = IntentRouter(encoder, encoder.calibration, cache=tmp_path / "cache")
+    again.register(FIVE)
+    assert again.scores(["roses"])[1] == pytest.approx(router.scores(["roses"])[1], abs=1e-6)
 
 
 def test_registering_among_many_domains_is_quick(encoder: Encoder) -> None:

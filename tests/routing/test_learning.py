@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import errno
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from mdsa_local.domains.config import DomainConfig
-from mdsa_local.errors import ConfigError, InputError, UnknownNameError
+from mdsa_local.errors import ConfigError, InputError, StorageError, UnknownNameError
 from mdsa_local.orchestrator import TinyBERTOrchestrator
 from mdsa_local.routing import fitting
+from mdsa_local.routing.classifier import Classifier
 from mdsa_local.routing.encoder import Encoder
 from mdsa_local.routing.learning import Counts, forget, learn, wins
 from mdsa_local.routing.router import stamp
@@ -59,6 +63,71 @@ def test_it_learns_what_it_did_not_know_and_forgets_it_again(orchestrator: TinyB
         forget(degraded, gone)
     assert forget(orchestrator, gone) == "removed"
     assert not path.exists(), "what cannot be used would only keep what was to be forgotten"
+
+
+def held(orchestrator: TinyBERTOrchestrator) -> dict[str, set[str]]:
+    """What the router's file holds of each domain, and of none."""
+    found = fitting.load(orchestrator.settings.router_file, orchestrator.encoder.fingerprint, stamp(orchestrator.registry))
+    return {**{name: set(anchors.texts) for name, anchors in found.anchors.items()}, "none": set(found.outside.texts if found.outside else ())}
+
+
+def test_an_example_that_a_mark_had_moved_is_its_domains_again(orchestrator: TinyBERTOrchestrator) -> None:
+    examples = SMALL["finance"].split("|")
+    moved: list[tuple[str, str | None]] = [(examples[0].upper(), "medical"), (examples[1], None), (examples[2], "finance")]
+    learn(orchestrator, [*OWN, *moved], seed=1)
+    before = held(orchestrator)
+    assert examples[0].upper() in before["medical"] and examples[1] in before["none"]
+    assert not {examples[0], examples[1]} & before["finance"]
+    assert forget(orchestrator, [examples[0].upper(), examples[1]]) == "fitted"
+    after = held(orchestrator)
+    assert set(examples) <= after["finance"]
+    assert (examples[0].upper() in after["medical"], after["none"]) == (False, set())
+    assert not forget(orchestrator, examples), "what its domain holds anyway is no lesson"
+
+
+def test_where_nothing_is_left_to_learn_from_the_file_goes(tmp_path: Path, encoder: Encoder) -> None:
+    domains = [DomainConfig(name=name, description=name) for name in SMALL]
+    with TinyBERTOrchestrator(settings=Settings.load({}, home=tmp_path), domains=domains) as made:
+        made.__dict__["encoder"] = encoder
+        made.router.fit(OWN)
+        made.router.save(made.settings.router_file, made.registry)
+        half = [text for text, domain in OWN if domain == "finance"]
+        assert forget(made, half) == "fitted"
+        assert forget(made, [text for text, _ in OWN]) == "removed"
+        assert not made.settings.router_file.exists()
+
+
+def test_a_trained_classifier_does_not_keep_what_is_to_be_forgotten(orchestrator: TinyBERTOrchestrator, encoder: Encoder) -> None:
+    learn(orchestrator, OWN, seed=1)
+    beside = copy.copy(encoder)
+    beside.classifier = cast(Classifier, object())
+    orchestrator.__dict__["encoder"] = beside
+    assert forget(orchestrator, [text for text, domain in OWN if domain == "finance"]) == "fitted"
+    assert b"gribble" not in orchestrator.settings.router_file.read_bytes()
+    with pytest.raises(ConfigError, match="trained classifier"):
+        learn(orchestrator, OWN)
+
+
+def test_a_router_that_cannot_be_read_is_left_alone(
+    orchestrator: TinyBERTOrchestrator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    learn(orchestrator, OWN, seed=1)
+    path = orchestrator.settings.router_file
+    written, read_bytes = path.read_bytes(), Path.read_bytes
+
+    def refused(at: Path) -> bytes:
+        if at == path:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return read_bytes(at)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", refused)
+        for work in (lambda: forget(orchestrator, [OWN[0][0]]), lambda: learn(orchestrator, OWN)):
+            with pytest.raises(StorageError, match="Too many open files"):
+                work()
+        assert orchestrator.router.route("my card is lost").domain == "finance"
+        assert "routing by examples alone" in caplog.text
+    assert path.read_bytes() == written
 
 
 def test_a_correction_moves_an_example(orchestrator: TinyBERTOrchestrator) -> None:

@@ -23,7 +23,9 @@ from mdsa_local.routing.encoder import Encoder
 from mdsa_local.routing.evaluation import evaluate
 from mdsa_local.routing.fitting import Fit
 from mdsa_local.routing.learning import right
+from mdsa_local.routing.making import made_router
 from mdsa_local.routing.router import IntentRouter
+from mdsa_local.settings import Settings
 from mdsa_local.types import Route
 from tests.conftest import DATA
 
@@ -144,6 +146,33 @@ def test_a_domain_registered_while_fitting_is_not_lost(encoder: Encoder, monkeyp
     monkeypatch.setattr(fitting, "fit", slow)
     router.fit(held_out())
     assert "late" in router.route("soup").scores
+
+
+def test_a_domain_registered_while_the_router_is_made_is_told_to_it(encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(settings: Settings, encoder: Encoder, domains: list[DomainConfig], configured: tuple[DomainConfig, ...]) -> IntentRouter:
+        begun.set()
+        assert go_on.wait(60)
+        return made_router(settings, encoder, domains, configured)
+
+    monkeypatch.setattr("mdsa_local.routing.making.made_router", slow)
+    cars = DomainConfig(name="cars", keywords=["flat tyre"])
+    with TinyBERTOrchestrator(settings=Settings.load({}, home=tmp_path), domains=[cars]) as front:
+        front.__dict__["encoder"] = encoder
+        found: list[IntentRouter] = []
+        threads = [threading.Thread(target=lambda: found.append(front.router)) for _ in range(2)]
+        threads.append(threading.Thread(target=lambda: front.register_domain("garden", "Growing flowers")))
+        threads[0].start()
+        assert begun.wait(60)
+        for thread in threads[1:]:
+            thread.start()
+        threads[-1].join(0.5)
+        go_on.set()
+        for thread in threads:
+            thread.join(60)
+        assert front.router.domains == ("cars", "garden")
+        assert found == [front.router] * 2
 
 
 def test_registering_while_routing(encoder: Encoder) -> None:
@@ -346,3 +375,9 @@ def test_arguments_of_the_wrong_kind_are_told(product: TinyBERTOrchestrator) -> 
         for name in (product.router.unregister, product.registry.unregister, product.registry.get):
             with pytest.raises(InputError, match="the domain cannot be"):
                 name(wrong)
+
+
+def test_without_a_domain_nothing_is_right(encoder: Encoder) -> None:
+    result = evaluate(IntentRouter(encoder), [("what's the weather on mars", None), ("sing a song", None)])
+    assert result["ece"] == 0.0
+    assert [row["right"] for row in result["reliability"]] == [0.0]
