@@ -17,17 +17,20 @@ _LAST_WORD = re.compile(r"(?<!\w)\w+(?:\.\w+)*$")
 _NUMBER_ONLY = re.compile(r"\s*(?:\*\*)?(?:step[ \t]+)?\d{1,2}", re.IGNORECASE)
 _INITIALS = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]")
 _ABBREVIATIONS = frozenset("dr mr mrs ms prof e.g i.e approx vs cf".split())
-# A line that ends with one of these, or denies and has no end, goes on in the next: "Please do not use" says nothing, "Cortisone cream" the opposite.
+# A line that ends with one of these, or says what not to do, and has no end, goes on in the next: "Please do not use" says nothing, "Cortisone cream"
+# the opposite. In lower case only: "Zone A" and "May" are complete, and so is "Dogs are not allowed".
 _LACKS_MORE = re.compile(
-    r"(?<!\w)(?:an?|the|of|to|at|by|for|with|within|without|from|into|than|and|or|nor|but|if|unless|except|until|because|that|which|who|whose|as|is|are"
-    r"|was|were|be|been|has|have|had|can|may|could|must|should|shall|will|would|do|does|did|no|not|never|only|your|our|their|its|any|all|each|every|per"
-    r"|between)$",
+    r"(?<!\w)(?:an?|the|of|to|at|by|for|with|within|without|from|into|than|and|or|nor|but|if|unless|except|until|because|as|may|could|must|should|shall"
+    r"|will|would|no|not|never|only|your|our|their|its|every|per|between)$"
+)
+_FORBIDS = re.compile(
+    r"(?:(?<!\w)(?:(?:do|does|did|must|may|should|shall|can|could|will|would)\s+not|not\s+to|never|cannot)|(?<!\w)(?:do|does|did|must|should|ca|could|wo|would)n['’]t)"
+    r"(?!\s+be(?!\w))(?:\s+\w+){1,2}$",
     re.IGNORECASE,
 )
-_DENIES = re.compile(r"(?:(?<!\w)(?:not|never|cannot)|n['’]t)(?!\w)", re.IGNORECASE)
 _HAS_AN_END = re.compile(r"""[.!?…:;|。！？]["'”’»)\]*_`]*$""")
-# Lines of tables, headings and quotations begin so; "Pets: not allowed" is complete.
-_OTHER_KIND = re.compile(r"\s*[|#>]")
+# Lines of tables, headings and quotations begin so, or are but a line or bold; "Pets: not allowed" is complete.
+_OTHER_KIND = re.compile(r"\s*(?:[|#>]|[=~_-]{2,}\s*$|(\*\*|__).*\1\s*$)")
 _NAMED = re.compile(r"[^.!?:|\n]{1,40}:\s")
 _NAMED_WHOLE = re.compile(rf"{_NAMED.pattern}+\S+(?:\s+\S+)?")
 # "No. 5" is a number, "No. You cannot." an answer.
@@ -89,13 +92,12 @@ def _blocks(text: str, start: int, end: int) -> list[Span]:
 
 def _goes_on(line: str, following: str) -> bool:
     """Whether the sentence at the end of a line is not complete without the line ``following``."""
-    line = line.rstrip()
-    if _HAS_AN_END.search(line) or _OTHER_KIND.match(line) or _OTHER_KIND.match(following) or LIST_MARK.match(following) or not following.strip():
+    line, following = line.rstrip(), following.strip()
+    if not following or following.endswith((":", "：")) or LIST_MARK.match(following) or any(map(_OTHER_KIND.match, (line, following))):
         return False
-    if _LACKS_MORE.search(line):
-        return True
-    last = list(_END.finditer(line))
-    return bool(_DENIES.search(line, last[-1].end() if last else 0)) and not (_NAMED_WHOLE.fullmatch(line) or _NAMED.match(following))
+    if _HAS_AN_END.search(line) or _NAMED_WHOLE.fullmatch(line):
+        return False
+    return bool(_LACKS_MORE.search(line) or (_FORBIDS.search(line) and not _NAMED.match(following)))
 
 
 def _of_block(text: str, start: int, end: int) -> Iterator[Span]:

@@ -33,6 +33,11 @@ from mdsa_local.sentences import sentences, spans, without_list_mark
         ("Pets: not allowed\nParking: free", ["Pets: not allowed", "Parking: free"]),
         ("We do not serve\n- Peanuts\n# For\nYou", ["We do not serve", "- Peanuts", "# For", "You"]),
         ("Do not wait. Call us\nMonday to Friday", ["Do not wait.", "Call us", "Monday to Friday"]),
+        # These lack nothing, or are titles.
+        ("Pets are not allowed in rooms\nOpening hours:\n- Monday", ["Pets are not allowed in rooms", "Opening hours:", "- Monday"]),
+        ("Zone A\nZone B\nOpening month: May\nIt is cold", ["Zone A", "Zone B", "Opening month: May", "It is cold"]),
+        ("What we do not cover\n=====\n**Do not smoke here**\nTheft", ["What we do not cover", "=====", "**Do not smoke here**", "Theft"]),
+        ("What we do\nWe repair bikes.", ["What we do", "We repair bikes."]),
         ("Run this:\n```sh\nmdsa ask. Then\nrun it\n```\nDone.", ["Run this:", "mdsa ask. Then", "run it", "Done."]),
         ("", []),
     ],

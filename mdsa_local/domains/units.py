@@ -14,12 +14,13 @@ STEP = re.compile(r"(\d{1,2})[.)]\s")
 NUMBER = re.compile(r"^[ \t]*(\d{1,9})[.)]\s", re.MULTILINE)
 # A value with its name, and a record: a line of such.
 PAIR = re.compile(r"([^\W\d_][^:;|\n]{0,60}):\s")
-RECORD = re.compile(rf"^{PAIR.pattern}[^\n]*;\s{PAIR.pattern}[^\n]*$", re.MULTILINE)
+RECORD = re.compile(rf"^{PAIR.pattern}[^;\n]*(?:;[ ]{PAIR.pattern}[^;\n]*)+$", re.MULTILINE)
 COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 # So few words may be no sentence, and lack what is said of them: "Tyres." below "Not insured".
 FRAGMENT_WORDS = 5
 # A line between two steps belongs to the first, if the next has the next number and so few sentences stand between.
 WITHIN_STEPS = 4
+WHOLE = re.compile(r"""[.!?…]["'”’»)\]*_`]*$""")
 # A Markdown table: the names of the columns, the line below them, and rows.
 TABLE = re.compile(r"^[^\n|]*\|[^\n]*\n[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*(?:\n[^\n]*\|[^\n]*)+", re.MULTILINE)
 # A list of steps of more words than these is read in parts: the judge reads 128 tokens with the question, and what the last step says is asked too.
@@ -82,6 +83,7 @@ class _Place:
     steps: bool
     asks: bool
     number: int = 0
+    bare: bool = False
     above: str = ""
     leads: bool = False
 
@@ -112,7 +114,8 @@ def quotable(text: str) -> list[Unit]:
 
 def _places(text: str, tables: Sequence[tuple[int, int]]) -> list[_Place]:
     """The sentences outside tables that say something."""
-    blocks, comments, records = ([match.span() for match in kind.finditer(text)] for kind in (FENCE, COMMENT, RECORD))
+    blocks, comments = ([match.span() for match in kind.finditer(text)] for kind in (FENCE, COMMENT))
+    records = _records(text)
     found = list[_Place]()
     leading = False
     for start, end in spans(text):
@@ -127,9 +130,16 @@ def _places(text: str, tables: Sequence[tuple[int, int]]) -> list[_Place]:
         leading = leading and not code and not item and unmarked(text[found[-1].end : start], text[start:end])
         step = STEP.match(text, start)
         asks = not code and _asks(text[start:end])
-        found.append(_Place(start, end, code, item or leading, bool(step), asks, int(step[1]) if step else 0))
+        found.append(_Place(start, end, code, item or leading, bool(step), asks, int(step[1]) if step else 0, leading))
         leading = leading or (not code and text[:end].rstrip(EMPHASIS).endswith(":"))
     return found
+
+
+def _records(text: str) -> list[tuple[int, int]]:
+    """Where records stand: lines of values with names, at least three, or with the first name of another such line."""
+    found = list(RECORD.finditer(text))
+    names = [match[1] for match in found]
+    return [match.span() for match, name in zip(found, names, strict=True) if names.count(name) > 1 or match[0].count("; ") > 1]
 
 
 def _asks(sentence: str) -> bool:
@@ -163,17 +173,24 @@ def _joined(text: str, places: Sequence[_Place]) -> list[_Place]:
 
 
 def _of_step(text: str, last: _Place, places: Sequence[_Place], at: int) -> bool:
-    """Whether the place ``at`` belongs to the last of the steps before it: on its line or the next, deeper, or before the step that comes next."""
+    """Whether the place ``at`` belongs to the last of the steps before it: on its line, deeper, or before the step that comes next, where it is no
+    title of something else, and the step before no title of what stands below it."""
     place = places[at]
     between = text[last.end : place.start]
     if "\n" not in between:
         return True
     if place.code or between.strip():
         return False
-    if indentation(text, place.start) > indentation(text, last.start) or (not place.item and between.count("\n") == 1):
+    if indentation(text, place.start) > indentation(text, last.start):
         return True
-    following = next((other for other in places[at + 1 : at + WITHIN_STEPS] if other.steps or other.code), None)
-    return following is not None and following.steps and following.number == last.number + 1
+    ahead = places[at : at + WITHIN_STEPS]
+    until = next((n for n, other in enumerate(ahead) if other.steps or other.code), 0)
+    if not until or ahead[until].number != last.number + 1:
+        return False
+    if all(other.item and not other.bare for other in ahead[:until]):
+        return True
+    said = [text[other.start : other.end] for other in ahead[:until]]
+    return bool(WHOLE.search(text[: last.end])) and all(WHOLE.search(sentence) for sentence in said)
 
 
 def _led_in(text: str, places: list[_Place]) -> list[_Place]:
@@ -183,7 +200,7 @@ def _led_in(text: str, places: list[_Place]) -> list[_Place]:
     last: _Place | None = None
     listing = False
     for at, place in enumerate(places):
-        far = indentation(text, place.start)
+        far = indentation(text, place.start) + place.bare
         between = text[last.end : place.start] if last else ""
         if place.item:
             if not listing:

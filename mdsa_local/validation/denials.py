@@ -29,7 +29,7 @@ def begins(heading: str) -> bool:
 def asked(title: str) -> str:
     """The last heading in the ``title`` of a passage, where it is a question; else empty."""
     last = title.rpartition(BETWEEN_HEADINGS)[2].strip()
-    return last if last.endswith(("?", "？")) and not citations.marks(last) else ""
+    return last if last.endswith(("?", "？")) and any(map(str.isalnum, last)) and not citations.marks(last) else ""
 
 
 @dataclass(frozen=True, slots=True)

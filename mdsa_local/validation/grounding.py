@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise, zip_longest
 from typing import TYPE_CHECKING
 
-from mdsa_local.sentences import LIST_MARK, indentation, sentences, spans, unmarked, without_list_mark
+from mdsa_local.sentences import FENCE, LIST_MARK, indentation, sentences, spans, unmarked, without_list_mark
 from mdsa_local.types import Passage
 from mdsa_local.validation import agreement, citations, denials, facts
 from mdsa_local.validation.facts import Facts
@@ -184,7 +184,11 @@ def _read(passage: Passage) -> _Source:
         name = plain(above)
         quotes |= dict.fromkeys([*map(plain, sentences(above)), *(f"{name}: {sentence}" for sentence in bare)], "")
     # And a bare "No." under the question that it answers.
-    asked |= {plain(sentence) for sentence in sentences(denials.asked(title))}
+    for sentence in sentences(denials.asked(title)):
+        if ASKS.search(sentence):
+            asked.add(plain(sentence))
+        else:
+            quotes[plain(sentence)] = ""
     pairs = (_pair(one, two) for one, two in pairwise(parts) if _pairs_up(one, two))
     return _Source(facts.read(title), quotes, frozenset(asked - {""}), tuple(parts), tuple(pairs))
 
@@ -198,13 +202,16 @@ def _parts_of(text: str) -> list[_Part]:
     """The sentences of a passage: what stands in a list below a line that denies is denied, and a question with "Yes" or "No" behind it answered."""
     parts: list[_Part] = []
     lead = _Part("", facts.read(""))
-    until, far = 0, -1
+    until, far, bare = 0, -1, False
+    blocks = [match.span() for match in FENCE.finditer(text)]
     for start, end in spans(text):
         sentence, between = text[start:end], text[until:start]
-        inward = indentation(text, start)
+        inward, item = indentation(text, start), bool(LIST_MARK.match(sentence))
+        code = any(first <= start < last for first, last in blocks)
+        bare = bare and not item
         # A list goes on with its items, those without a mark too; one that stands no deeper than the item which denies is beside that, not below.
-        if "\n" in between and (inward <= far if LIST_MARK.match(sentence) else not unmarked(between, sentence)):
-            lead, far = _Part("", facts.read("")), -1
+        if code or ("\n" in between and (inward <= far if item else not (bare and unmarked(between, sentence)))):
+            lead, far, bare = _Part("", facts.read("")), -1, False
         until = end
         told = facts.read(without_list_mark(sentence))
         row = bool(ROW.fullmatch(without_list_mark(sentence)))
@@ -217,8 +224,9 @@ def _parts_of(text: str) -> list[_Part]:
             and told.negations
             and DENIALS.issuperset(n.kind for n in told.negations)
             and not CONDITION.search(sentence)
+            and not code
         ):
-            lead, far = parts[-1], inward if LIST_MARK.match(sentence) else -1
+            lead, far, bare = parts[-1], inward if item else -1, True
     return [replace(part, row=False) if following and _is_rule(following.text) else part for part, following in zip_longest(parts, parts[1:]) if part]
 
 

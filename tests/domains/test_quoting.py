@@ -40,6 +40,10 @@ def test_a_list_of_steps_is_quoted_as_a_whole() -> None:
         # Another list, and code, are not of them.
         ("1. Open it.\n\nTo close it:\n\n1. Turn it.\n2. Wait.", 2),
         ("1. Write:\n\n```\nstart\n```\n\n2. Wait.", 2),
+        ("To open it:\n1. Press it.\n2. Wait.\nTo close it:\n1. Turn it.\n2. Wait.", 2),
+        ("1. Press it.\n2. Wait.\n\n**Close it**\n\n1. Turn it.", 2),
+        # Nor are sections with a number.
+        ("1. Scope\n\nThe terms hold.\n\n2. Deposit\n\nIt is $40.\n\n3. End\n\nYou may cancel.", 3),
     ],
 )
 def test_what_stands_between_steps_is_quoted_with_them(text: str, steps: int) -> None:
@@ -53,6 +57,11 @@ def test_a_record_is_quoted_with_what_it_tells_of() -> None:
     rye, loaf = "Name: Rye; About: Dark. Contains gluten. Keeps.; Price: 4.20", "Name: Loaf; About: White. No gluten.; Price: 5"
     assert units_of(f"{rye}\n{loaf}\n\nNote: we bake daily. Come early.") == [rye, loaf, "Note: we bake daily.", "Come early."]
     assert Extract(0, rye).columns == {"Name", "About", "Price"}
+    assert units_of("Open: Monday 9 to 5; Saturday: 10 to 2. Closed on Sunday. We swim.") == [
+        "Open: Monday 9 to 5; Saturday: 10 to 2.",
+        "Closed on Sunday.",
+        "We swim.",
+    ]
 
 
 def test_a_comment_is_not_quoted() -> None:
@@ -96,6 +105,9 @@ NEVER = "Never do the following:\n\n- Wash the tent in a machine.\n- Use bleach 
         ("Not covered:\nDamage by pets\nTheft\nCovered:\nFire", [f"Not covered:\n{x}" for x in ("Damage by pets", "Theft")] + ["Covered:\nFire"]),
         ("It does not pay for:\n– Teeth\n– Glasses", ["It does not pay for:\n– Teeth", "It does not pay for:\n– Glasses"]),
         ("Hours:\nWe open at ten.", ["Hours:", "We open at ten."]),
+        ("Not free:\n- Towels\nThe kitchen closes at 10", ["Not free:\n- Towels", "The kitchen closes at 10"]),
+        ("- Not free:\nTowels\nParking", ["- Not free:\nTowels", "- Not free:\nParking"]),
+        ("Free:\n1. Breakfast\n2. Wi-Fi\nNot free:\n- Towels", ["Free:\n1. Breakfast\n2. Wi-Fi", "Not free:\n- Towels"]),
         # An item below another tells of that.
         ("- Cars\n  - small: 9\n- Bikes\n  - small: 3", ["- Cars", "- Cars\n- small: 9", "- Bikes", "- Bikes\n- small: 3"]),
         # The next paragraph, and code, are no list.

@@ -6,6 +6,8 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from mdsa_local.domains import units
+from mdsa_local.domains.quoting import Extract
 from mdsa_local.routing.encoder import Encoder
 from mdsa_local.sentences import LIST_MARK, sentences, spans
 from mdsa_local.settings import shipped
@@ -231,6 +233,26 @@ def test_a_yes_or_no_quoted_from_another_passage_stays_apart(encoder: Encoder) -
     assert [claim.text for claim in grounding.check("No. [1] We deliver on Mondays. [2]", [saturdays], encoder.encode)] == [
         "No. We deliver on Mondays."
     ]
+
+
+@pytest.mark.parametrize(
+    ("title", "text"),
+    [
+        ("Faq > I lost my key. May I have another?", "No."),
+        ("Faq > 3.2. May I bring a bicycle?", "Yes, at the desk."),
+        ("Prices", "Not included:\n- Towels\n- Parking\nThe kitchen closes at 10 pm"),
+        ("Prices", "- Not included:\nTowels\nParking"),
+        ("Not insured", "Tyres. Damage to glass.\n\nWe pay for windows."),
+        ("Code", "```python\nexcept KeyError:\n    retry()\n```"),
+        ("Claims", "1. Call.\n\n   Never wait.\n\n2. Write to us.\n\nDo not send\nPictures by post."),
+        ("Pets", "Pets are not allowed in rooms\nOpening hours:\n- Sunday 10 to 2"),
+    ],
+)
+def test_what_can_be_quoted_is_accepted_as_a_quotation(title: str, text: str, encoder: Encoder) -> None:
+    passage = [Passage("p", "p.md", "x", title, text, 0, len(text), 0.5)]
+    for unit in units.quotable(text):
+        answer = Extract(0, unit.text, above=unit.above, section=unit.section(title)).quoted
+        assert all(claim.quoted for claim in grounding.check(answer, passage, encoder.encode)), answer
 
 
 def test_an_item_is_not_denied_by_the_item_before_it(encoder: Encoder) -> None:

@@ -21,6 +21,11 @@ def whole(value: str | None) -> int | None:
     return int(match[1]) if match else None
 
 
+def mark(number: int) -> str:
+    """What stands before an item with a number; of more digits it would be taken for the end of a sentence."""
+    return f"{number}. " if 0 <= number < 100 else "- "
+
+
 def placed(text: str, depth: int, mark: str = "") -> str:
     """The lines of an item of a list that is in ``depth`` others, and without ``mark`` those of text in so many."""
     margin = "  " * min(depth, DEEPEST)
@@ -84,7 +89,7 @@ class Lists:
         around.number = around.number if value is None else value
         around.mark = "- "
         if around.number is not None:
-            around.mark = f"{around.number}. "
+            around.mark = mark(around.number)
             around.number += around.step
 
     def end_item(self) -> None:

@@ -184,3 +184,7 @@ def test_no_list_takes_long_or_much(tmp_path: Path, piece: str) -> None:
     said = text(tmp_path, piece * 8_000 + "</ul></del></dl></div>" * 8_000)
     assert len(said) < 50 * 8_000
     assert time.process_time() - began < 15
+
+
+def test_an_item_with_more_digits_has_a_dash(tmp_path: Path) -> None:
+    assert text(tmp_path, "<p>Not insured:</p><ol start=99><li>Tyres</li><li>Fire</li></ol>") == "Not insured:\n\n99. Tyres\n\n- Fire"
