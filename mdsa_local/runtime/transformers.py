@@ -27,7 +27,7 @@ from mdsa_local.errors import (
     ModelNotFoundError,
 )
 from mdsa_local.runtime.backend import Finished, Message, Reason, refuse_unsupported
-from mdsa_local.runtime.chat_template import render
+from mdsa_local.runtime.chat_template import empty_prompt, render
 from mdsa_local.runtime.cores import within_cores
 from mdsa_local.runtime.grammar import Follower
 from mdsa_local.runtime.schema_grammar import schema_rules
@@ -148,7 +148,9 @@ class TransformersBackend:
         bos, eos = str(self._tokenizer.bos_token or ""), str(self._tokenizer.eos_token or "")
         text = render(self._tokenizer.get_chat_template(), shown, bos=bos, eos=eos, source=str(self._folder), thinking=thinking)
         # Half a character, which the tokenizer does not take, becomes a question mark as it does in llama.cpp.
-        return list(self._tokenizer(text.encode("utf-8", "replace").decode(), add_special_tokens=False)["input_ids"])
+        if not (prompt := list(self._tokenizer(text.encode("utf-8", "replace").decode(), add_special_tokens=False)["input_ids"])):
+            raise empty_prompt(str(self._folder))
+        return prompt
 
     def _decode(
         self, prompt: list[int], generation: Generation, follower: Follower | None, deadline: float, leash: Leash

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import socket
 import sys
 import threading
@@ -267,3 +268,15 @@ def test_an_unknown_quantisation_lists_the_known_ones() -> None:
     with pytest.raises(InputError) as caught:
         split_target("a/b#int2")
     assert "int4, int8" in caught.value.hint
+
+
+@installed
+def test_a_template_that_makes_nothing_is_an_error_of_the_model(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "empty"
+    shutil.copytree(folder, copy)
+    for path in copy.glob("chat_template*"):
+        path.write_text("{{ messages[0]['value'] }}")
+    backend = TransformersBackend(copy, "empty", threads=1)
+    with pytest.raises(ModelFileError, match="its chat template made an empty prompt"):
+        ask(backend)
+    backend.close()
