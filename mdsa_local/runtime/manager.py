@@ -30,6 +30,7 @@ from mdsa_local.runtime.residency import parse_bytes
 from mdsa_local.runtime.room import Room, closed
 from mdsa_local.runtime.slots import Failing, Held, LoadedModel, Measured, ModelStatus, Queueing, Slot, Stopped, Target, never
 from mdsa_local.settings import Settings
+from mdsa_local.stoppable import StoppedError
 
 T = TypeVar("T")
 DEFAULT_GENERATION = Generation()
@@ -55,6 +56,8 @@ class ModelManager:
         # Where the first model was loaded into a process, None before.
         self._origin: Origin | None = None
         self._threads: list[threading.Thread] = []
+        # Models that a thread of these loads ahead of need.
+        self._ahead: set[str] = set()
         if self.settings.keep_alive_s > 0:
             threading.Thread(target=self._expire, name="keep-alive", daemon=True).start()
 
@@ -105,16 +108,18 @@ class ModelManager:
         for ref in [refs] if isinstance(refs, str) else refs:
             self.ensure_ready(ref)
 
-    def load_ahead(self, ref: str) -> None:
-        """Begin to load a model in this process that will be asked in a moment, unless it is loaded. Who asks for it waits for the rest, and meets
-        the error where loading fails: nothing is raised here."""
+    def load_ahead(self, ref: str, stopped: Stopped = never) -> None:
+        """Begin to load a model in this process that will be asked in a moment, unless it is loaded, or another call has begun to. Who asks for it
+        waits for the rest, and meets the error where loading fails: nothing is raised here. ``stopped`` is asked while room is waited for, and before
+        the load begins: for nobody nothing is unloaded."""
         target = self._target_if_any(ref)
         if target is None:
             return
         with self._room.changed:
-            if target.scheme != "gguf" or self._room.closed or self._room.slot(target).resident:
+            if target.scheme != "gguf" or self._room.closed or self._room.slot(target).resident or target.key in self._ahead:
                 return
-            self._begin(self._load_quietly, target, f"load-{target.name}")
+            self._ahead.add(target.key)
+            self._begin(lambda target: self._load_quietly(target, stopped), target, f"load-{target.name}")
 
     def refuse_when_full(self, ref: str) -> None:
         """Raise :class:`BusyError` where a model that is loaded has as many waiting as it takes. For whoever has work to do before asking it: costs
@@ -136,9 +141,13 @@ class ModelManager:
         except MDSAError:
             return None
 
-    def _load_quietly(self, target: Target) -> None:
-        with suppress(MDSAError), self.lease(target):
-            pass
+    def _load_quietly(self, target: Target, stopped: Stopped) -> None:
+        try:
+            with suppress(MDSAError, StoppedError), self.lease(target, stopped):
+                pass
+        finally:
+            with self._room.changed:
+                self._ahead.discard(target.key)
 
     def pin(self, ref: str, pinned: bool = True) -> None:
         """Keep a model in memory once it is loaded, whatever else needs room; or no longer. Raises as :meth:`resolve`."""

@@ -655,6 +655,27 @@ def test_who_asks_meets_the_error_of_a_load_ahead(manager: ModelManager, tmp_pat
     assert not any(status.name == "never:asked" for status in manager.status())
 
 
+def test_a_load_ahead_that_nobody_wants_any_more_unloads_nothing(settings: Settings, models: list[str], opened: list[str]) -> None:
+    def loading() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if thread.name.startswith("load-")]
+
+    unwanted = threading.Event()
+    with ModelManager(settings, max_models=1) as manager:
+        with manager.lease(manager._names.target("a")):
+            for _ in range(5):
+                manager.load_ahead("b", unwanted.is_set)
+            assert loading() == ["load-b"], "one is enough"
+            unwanted.set()
+            until = time.monotonic() + 10
+            while loading() and time.monotonic() < until:
+                time.sleep(0.02)
+            assert not loading()
+        assert (opened, names(manager)) == (["a"], ["a"])
+        manager.load_ahead("b")
+        manager.ensure_ready("b")
+        assert opened == ["a", "b"]
+
+
 def test_closing_leaves_no_load_behind(settings: Settings, models: list[str], one_bytes: int) -> None:
     manager = ModelManager(settings, memory_budget=int(1.5 * one_bytes))
     manager.ensure_ready(models[0])
