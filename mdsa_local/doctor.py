@@ -272,7 +272,7 @@ def _adapter(domain: DomainConfig, manager: Any, settings: Settings) -> Iterator
 
 def ollama(settings: Settings) -> Iterator[Finding]:
     """Whether a daemon runs, its version and its models. A problem only where a model of it is the default, or a domain's."""
-    from mdsa_local.runtime.ollama import REFUSES_SINCE, survey
+    from mdsa_local.runtime.ollama import REFUSES_SINCE, numbers, survey
 
     needs = _of_ollama(settings)
     try:
@@ -288,11 +288,10 @@ def ollama(settings: Settings) -> Iterator[Finding]:
         return
     facts = {"version": version, "models": sorted(found)}
     text = f"Ollama {version} with {', '.join(sorted(found)) or 'no models'}"
-    numbers = tuple(int(part) for part in version.split("-")[0].split(".") if part.isdigit())
     missing = {model: where for model, where in needs.items() if not {model, f"{model}:latest"} & set(found)}
     for model, where in missing.items():
         yield Finding("ollama", "problem", f"{text}: {where} ollama://{model} is not there", f"ollama pull {model}", facts)
-    if numbers and numbers < REFUSES_SINCE:
+    if () < numbers(version) < REFUSES_SINCE:
         yield Finding(
             "ollama", "note", f"{text}: it cuts long prompts in silence", f"Update it to {'.'.join(map(str, REFUSES_SINCE))} or newer.", facts
         )

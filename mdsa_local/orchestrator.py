@@ -268,7 +268,7 @@ class TinyBERTOrchestrator:
             self._go_on(leash)
             asked = read.text
             embed = self.encoder.remembering()
-            read, evidence = self._looked_up(read, domains, embed, trace)
+            read, evidence = self._looked_up(read, domains, embed, trace, leash)
             route = read.route
             self._go_on(leash)
             yield Routed(route)
@@ -429,7 +429,7 @@ class TinyBERTOrchestrator:
         known = {domain.name: domain for domain in self.registry}
         return lambda name: known[name] if name in known else self.registry.get(name)
 
-    def _looked_up(self, read: Read, domains: Callable[[str], DomainConfig], embed: Embed, trace: list[Stage]) -> tuple[Read, Evidence]:
+    def _looked_up(self, read: Read, domains: Callable[[str], DomainConfig], embed: Embed, trace: list[Stage], leash: Leash) -> tuple[Read, Evidence]:
         """How the question is understood after a look into the documents, and what they say."""
         route, judge = read.route, None if self._degraded else self.judge
         if route.domain is None and (judge is None or route.small_talk or route.outside or not route.scores):
@@ -441,7 +441,7 @@ class TinyBERTOrchestrator:
         if route.domain is not None and self.knowledge.holds(route.domain):
             # Before and while passages are looked up; where there are none to be had, the model will not be asked.
             self.executor.refuse_when_full(domains(route.domain))
-            self.executor.load_ahead(domains(route.domain))
+            self.executor.load_ahead(domains(route.domain), leash.stopped)
         searcher = Searcher(
             self.knowledge,
             read.text,

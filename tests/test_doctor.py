@@ -112,7 +112,14 @@ def test_what_is_wrong_is_found_with_its_fix_and_the_rest_is_still_examined(
     assert {"llama.cpp", "ollama", "knowledge"} <= {finding.check for finding in found}
 
 
-@pytest.mark.parametrize(("template", "said"), [("", "no chat template"), ("{{ raise_exception('nothing') }}", "its chat template failed")])
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("", "no chat template"),
+        ("{{ raise_exception('nothing') }}", "its chat template failed"),
+        ("{% if messages[0]['from'] %}x{% endif %}", "its chat template made an empty prompt"),
+    ],
+)
 def test_a_model_that_cannot_be_asked(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: str, said: str) -> None:
     monkeypatch.setattr(synthetic, "TEMPLATE", template)
     path = synthetic.write_random(tmp_path / "x.gguf", SHAPES["tiny"])

@@ -182,6 +182,19 @@ def test_only_the_model_of_the_questions_domain_is_loaded_and_while_passages_are
     assert not [thread for thread in threading.enumerate() if thread.name == "load-nano"]
 
 
+def test_who_leaves_a_question_leaves_no_load_of_its_model(product: TinyBERTOrchestrator, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[Callable[[], bool]]()
+    with TinyBERTOrchestrator(settings=product.settings, knowledge=product.knowledge, domains=[create_finance_domain()]) as orchestrator:
+        orchestrator.__dict__["encoder"] = product.encoder
+        monkeypatch.setattr(orchestrator.manager, "load_ahead", lambda ref, stopped: asked.append(stopped))
+        events = orchestrator.stream("My card was charged twice, how do I get my money back?")
+        assert isinstance(next(events), Routed)
+        assert isinstance(next(events), Retrieved)
+        assert [stopped() for stopped in asked] == [False]
+        events.close()
+        assert [stopped() for stopped in asked] == [True]
+
+
 def test_the_stream_is_the_answer_in_pieces(product: TinyBERTOrchestrator) -> None:
     events = list(product.stream("How long does a dispute take?", domain="finance"))
     assert [type(event) for event in events[:2]] == [Routed, Retrieved]

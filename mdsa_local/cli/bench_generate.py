@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mdsa_local.domains.config import Generation
-from mdsa_local.errors import BackendError, BackendUnavailableError
+from mdsa_local.errors import BackendError, BackendTimeoutError, BackendUnavailableError
 from mdsa_local.runtime.backend import Finished, Message
 from mdsa_local.runtime.engine import context_options
 from mdsa_local.runtime.library import release_workers
@@ -29,6 +30,9 @@ from mdsa_local.settings import Settings
 CONTEXT = 2048
 TOKENS = 48
 TOGETHER = 8
+WAIT_S = 600
+# Before it, vocabularies have their control tokens and single bytes.
+FIRST_WORD = 300
 ONE = Generation(max_tokens=1)
 # What a domain puts before each question; both sides read it once.
 SYSTEM = "Keep to the rules of the house. Answer kindly, in whole sentences, and only what you know. " * 2
@@ -94,6 +98,7 @@ def _opened(path: Path, settings: Settings, *, queue_limit: int = 64, eager: boo
 def _decoding(backend: LlamaCppBackend, path: Path, threads: int, runs: int, flash_attention: bool, result: Result) -> list[dict[str, Any]]:
     length = backend.count_tokens(_question(0))
     with ExitStack() as opened:
+        opened.enter_context(going_on(backend.weights))
         bare, other = (opened.enter_context(closing(Bare(backend.weights, threads, flash))) for flash in (flash_attention, not flash_attention))
         plain = opened.enter_context(closing(Plain(path, threads)))
         measured: dict[str, Callable[[], float]] = {
@@ -149,28 +154,62 @@ def swapping(path: Path, threads: int, runs: int, result: Result) -> list[dict[s
     ]
 
 
+@contextmanager
+def going_on(model: Model) -> Iterator[None]:
+    """Let answers go on behind a token that ends one, as the bare loops do, and each token have a text, by which they are seen to begin. The model is
+    asked about both all the same: that is part of what is measured."""
+    ends, piece = model.ends, model.piece
+    model.ends = lambda token: ends(token) and False  # type: ignore[method-assign]
+    model.piece = lambda token: piece(token) or b"."  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del model.ends, model.piece
+
+
 def _ours(backend: LlamaCppBackend, n: int) -> float:
-    """Tokens a second of ``n`` answers at once, from when all have begun until the first is done."""
-    begun, ended = threading.Barrier(n + 1), threading.Event()
+    """Tokens a second of ``n`` answers at once, from when all have begun until the first is done. Raises :class:`BackendError` where one of them
+    has fewer than were asked for."""
+    begun, ended, failed = threading.Barrier(n + 1), threading.Event(), list[Exception]()
 
     def answer(number: int) -> None:
-        # Different from the first word, so that no beginning is shared.
-        stream = backend.stream(_question(number), Generation(max_tokens=TOKENS), deadline_s=600)
-        next(stream)
-        begun.wait(600)
-        for _ in stream:
+        try:
+            # Different from the first word, so that no beginning is shared.
+            stream = backend.stream(_question(number), Generation(max_tokens=TOKENS), deadline_s=WAIT_S)
+            first = next(stream)
+            begun.wait(WAIT_S)
+            last = [first, *deque(stream, maxlen=1)][-1]
+            ended.set()
+            if (made := last.tokens_generated if isinstance(last, Finished) else 0) < TOKENS:
+                raise BackendError(
+                    f"an answer of {backend.name} has {made} tokens, {TOKENS} are measured", "Give a model with room for them behind a prompt."
+                )
+        except threading.BrokenBarrierError:
+            # Told by the one that broke it.
             pass
-        ended.set()
+        except Exception as error:
+            failed.append(error)
+            begun.abort()
+        finally:
+            ended.set()
 
     callers = [threading.Thread(target=answer, args=(number,)) for number in range(n)]
     for caller in callers:
         caller.start()
-    begun.wait(600)
-    tokens, began = backend.stats().tokens_generated, time.perf_counter()
-    ended.wait(600)
-    tokens, seconds = backend.stats().tokens_generated - tokens, time.perf_counter() - began
+    tokens, began = 0, 0.0
+    with suppress(threading.BrokenBarrierError):
+        begun.wait(WAIT_S)
+        tokens, began = backend.stats().tokens_generated, time.perf_counter()
+        ended.wait(WAIT_S)
+        tokens, seconds = backend.stats().tokens_generated - tokens, time.perf_counter() - began
     for caller in callers:
         caller.join()
+    if failed:
+        raise failed[0]
+    if not began:
+        raise BackendTimeoutError(f"{n} answers of {backend.name} had not begun after {WAIT_S} s", "Give a smaller model.")
+    if not tokens:
+        raise BackendError(f"{backend.name} wrote no text before its answer was done", "Give a model that writes text.")
     return tokens / seconds
 
 
@@ -182,11 +221,18 @@ def _words(number: int) -> str:
     return " ".join(f"word{number}{at}" for at in range(6))
 
 
+def _token(number: int, size: int) -> int:
+    """A token of a vocabulary of ``size``, behind its first ones, of which small ones have fewer."""
+    first = min(FIRST_WORD, size // 2)
+    return first + number % (size - first)
+
+
 class Bare:
     """The shortest loop on llama.cpp's interface: one batch for all sequences, one greedy sampler each, nothing else."""
 
     def __init__(self, model: Model, threads: int, flash_attention: bool = False) -> None:
         self._lib = lib = model.lib
+        self._size = model.vocabulary_size
         params = lib.llama_context_default_params()
         options = context_options(CONTEXT, TOGETHER, threads)
         params.n_ctx, params.n_seq_max, params.kv_unified = options.cells, TOGETHER, True
@@ -209,9 +255,9 @@ class Bare:
         for sequence in range(n):
             for start in range(0, prompt_tokens, 64):
                 places = range(start, min(start + 64, prompt_tokens))
-                self._fill([(300 + at + 40 * sequence, at, sequence, at == prompt_tokens - 1) for at in places])
+                self._fill([(_token(at + 40 * sequence, self._size), at, sequence, at == prompt_tokens - 1) for at in places])
                 lib.llama_decode(context, batch)
-        tokens = [400 + sequence for sequence in range(n)]
+        tokens = [_token(100 + sequence, self._size) for sequence in range(n)]
         began = time.perf_counter()
         for at in range(TOKENS):
             self._fill([(token, prompt_tokens + at, sequence, True) for sequence, token in enumerate(tokens)])
@@ -248,7 +294,8 @@ class Plain:
     def rate(self) -> float:
         """Tokens a second."""
         self._llama.reset()
-        pieces = self._llama.generate(list(range(300, 332)), temp=0.0, top_k=1)
+        size = self._llama.n_vocab()
+        pieces = self._llama.generate([_token(number, size) for number in range(32)], temp=0.0, top_k=1)
         next(pieces)
         began = time.perf_counter()
         for _ in range(TOKENS):

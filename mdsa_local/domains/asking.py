@@ -72,10 +72,8 @@ def asked(
     settings ask for a form that a model which only quotes cannot give.
     """
     generation = domain.sampling
-    if quotes and (form := next((key for key in ("json_schema", "grammar", "tools", "choices", "refusal", "think") if getattr(generation, key)), "")):
-        raise InputError(
-            f"the model of {domain.name} only quotes the passages: it cannot follow {form}", "Give the domain another model, or remove that setting."
-        )
+    if quotes:
+        refuse_form(domain)
     extracts: Sequence[quoting.Extract] = []
     if quotes:
         extracts = quoting.shortlist(question, passages, embed) if nearest is None else nearest
@@ -96,3 +94,12 @@ def asked(
         generation = generation.model_copy(update=update | {"max_tokens": most})
     told = Fitted(tokens, kept, len(set(numbers)) - kept, fitted if quotes else None)
     return Asked(tuple(messages(shown[:fitted])), generation, told, tuple(extracts[:fitted]))
+
+
+def refuse_form(domain: DomainConfig) -> None:
+    """Raise :class:`~mdsa_local.errors.InputError` where the settings of a domain ask for a form that a model which only quotes cannot give."""
+    generation = domain.sampling
+    if form := next((key for key in ("json_schema", "grammar", "tools", "choices", "refusal", "think") if getattr(generation, key)), ""):
+        raise InputError(
+            f"the model of {domain.name} only quotes the passages: it cannot follow {form}", "Give the domain another model, or remove that setting."
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,9 +58,9 @@ class DomainExecutor:
         """Whether the domain's model does nothing but quote."""
         return self.manager.decoding(self._model(domain)) == "quotes"
 
-    def load_ahead(self, domain: DomainConfig) -> None:
-        """Begin to load the model of a domain that will be asked in a moment."""
-        self.manager.load_ahead(self._model(domain))
+    def load_ahead(self, domain: DomainConfig, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Begin to load the model of a domain that will be asked in a moment, unless ``stopped`` says before it begins that it will not."""
+        self.manager.load_ahead(self._model(domain), stopped)
 
     def refuse_when_full(self, domain: DomainConfig) -> None:
         """Raise :class:`BusyError` where the domain's model takes nobody more at the moment."""

@@ -129,6 +129,18 @@ def known(folders: Sequence[Path]) -> dict[str, ModelFile]:
     return models
 
 
+def giver(name: str, folders: Sequence[Path]) -> Path | None:
+    """What gives a model of :func:`known` its name: the folder with its model.yaml, or the file that is called so. A wrong model.yaml gives none."""
+    for folder in folders:
+        for card in sorted(folder.glob("*/model.yaml")):
+            with suppress(ConfigError):
+                if any(model.name == name for model in on_card(card)):
+                    return card.parent
+        if (folder / f"{name}.gguf").exists():
+            return folder / f"{name}.gguf"
+    return None
+
+
 def verify(model: ModelFile, seen: Path | None = None) -> None:
     """Compare size and SHA-256 with what model.yaml says. Raises :class:`ModelNotFoundError` and :class:`ModelFileError`.
 

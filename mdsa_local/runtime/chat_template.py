@@ -21,8 +21,9 @@ def render(template: str, messages: Sequence[Message], *, bos: str, eos: str, so
     """The prompt for ``messages``, ending where the model's answer begins. Where the template fails on a system message, that is put before what the
     user says first. A model that can think is told whether to, where its template asks for ``enable_thinking``.
 
-    ``source`` names the file in errors. Raises :class:`ModelFileError` when the template is no Jinja, leaves the sandbox, or fails on ``messages``,
-    and :class:`InputError` for ``thinking`` with a template that neither asks nor ends in ``<think>``, or marks thoughts in another way.
+    ``source`` names the file in errors. Raises :class:`ModelFileError` when the template is no Jinja, leaves the sandbox, fails on ``messages`` or
+    makes nothing of them, and :class:`InputError` for ``thinking`` with a template that neither asks nor ends in ``<think>``, or marks thoughts in
+    another way.
     """
 
     def rendered(messages: Sequence[Message]) -> str:
@@ -38,6 +39,8 @@ def render(template: str, messages: Sequence[Message], *, bos: str, eos: str, so
         )
 
     def checked(prompt: str) -> str:
+        if not prompt:
+            raise empty_prompt(source)
         if thinking and (THINKS not in template or not (SWITCH in template or prompt.rstrip().endswith(THINKS))):
             raise InputError(
                 f"{source}: the model cannot be told to think: its chat template has no {SWITCH} with {THINKS}",
@@ -56,6 +59,13 @@ def render(template: str, messages: Sequence[Message], *, bos: str, eos: str, so
         else:
             return checked(prompt)
     raise ModelFileError(f"{source}: its chat template failed: {reason}", "Use another build of the model, or one whose template takes these roles.")
+
+
+def empty_prompt(source: str) -> ModelFileError:
+    """The error for a template that makes nothing of a question, as one does that reads other keys of a message than role and content."""
+    return ModelFileError(
+        f"{source}: its chat template made an empty prompt", "Use another build of the model, or one whose template reads role and content."
+    )
 
 
 def without_system(messages: Sequence[Message]) -> list[Message]:

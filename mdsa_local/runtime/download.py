@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -31,6 +32,8 @@ SILENCE_S = 30.0
 MAX_REDIRECTS = 5
 # A connection that breaks off is taken up again this often, as long as each one brought something.
 MAX_CONNECTIONS = 20
+# Of a file; with more digits than any has it is none.
+SIZE = re.compile(r"[0-9]{1,18}")
 REDIRECTS = (301, 302, 303, 307, 308)
 
 Progress = Callable[[int, int], None]
@@ -80,7 +83,7 @@ class Fetcher:
         with self._mapped(url), self._following("HEAD", url, {"Accept-Encoding": "identity"}) as (response, heads):
             found = {key.lower(): value for head in reversed(heads) for key, value in head.items()}
             size = found.get("x-linked-size") or response.headers.get("content-length") or ""
-            if not size.isdigit():
+            if not SIZE.fullmatch(size):
                 raise BackendError(f"{url}: the server does not say how large the file is", "Download it by other means and `mdsa models add` it.")
             etag = (found.get("x-linked-etag") or found.get("etag") or "").removeprefix("W/").strip('"')
             is_hash = len(etag) == 64 and all(c in "0123456789abcdef" for c in etag)
@@ -159,7 +162,7 @@ class Fetcher:
                 start = 0
                 file.truncate(0)
             said = response.headers.get("content-length", "")
-            if said.isdigit() and start + int(said) != remote.size_bytes:
+            if SIZE.fullmatch(said) and start + int(said) != remote.size_bytes:
                 raise ModelFileError(
                     f"{remote.url}: the server announced {remote.size_bytes} bytes and sends {start + int(said)}", "Do not trust this server."
                 )
@@ -195,12 +198,18 @@ class Fetcher:
                     self._check(response, url)
                     yield response, seen
                     return
-                place = self._allowed_target(url, urljoin(place, response.headers.get("location", "")))
+                place = self._allowed_target(url, place, response.headers.get("location", ""))
         raise BackendError(f"{url}: redirects in a circle", "Check the address.")
 
-    def _allowed_target(self, first: str, target: str) -> str:
-        begin, end = urlsplit(first), urlsplit(target)
-        host = end.hostname or ""
+    def _allowed_target(self, first: str, place: str, location: str) -> str:
+        """Where ``location`` leads from ``place``."""
+        try:
+            target = urljoin(place, location)
+            begin, end = urlsplit(first), urlsplit(target)
+            # Whether it has a port that is one is only told by whoever reads it.
+            host, _ = end.hostname or "", end.port
+        except ValueError:
+            raise BackendError(f"{first}: redirects to {location!r:.100}, which is no address", "Check the address.") from None
         near = host == begin.hostname or any(host == name or (name.startswith(".") and host.endswith(name)) for name in self._allowed)
         if not near or (begin.scheme == "https" and end.scheme != "https"):
             raise BackendError(

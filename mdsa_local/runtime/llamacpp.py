@@ -18,7 +18,7 @@ from mdsa_local.errors import BackendError, ContextOverflowError, InputError, Mo
 from mdsa_local.runtime import gpu
 from mdsa_local.runtime.answering import LEAD_TOKENS, Request, Stream
 from mdsa_local.runtime.backend import Message
-from mdsa_local.runtime.chat_template import compile_ahead, render
+from mdsa_local.runtime.chat_template import compile_ahead, empty_prompt, render
 from mdsa_local.runtime.cores import machine, within_cores
 from mdsa_local.runtime.engine import Engine, EngineStats, context_options
 from mdsa_local.runtime.gguf import OVERHEAD_BYTES, VOCABULARY_BYTES, GGUFInfo, cell_bytes, memory_estimate_bytes, read_gguf, state_bytes
@@ -212,7 +212,10 @@ class LlamaCppBackend:
             self._open()
             shown = [Message(message.role, model.plain(message.content)) for message in messages]
             text = render(model.chat_template, shown, bos=model.bos_text, eos=model.eos_text, source=str(self._path), thinking=thinking)
-            return model.tokenize(text)
+            if not (prompt := model.tokenize(text)):
+                # With nothing to read there is nothing to go on from: the engine would wait for it until the deadline.
+                raise empty_prompt(str(self._path))
+            return prompt
 
     def _part(self, text: str) -> list[int]:
         with self._vocabulary:

@@ -22,6 +22,7 @@ from mdsa_local.errors import (
 )
 from mdsa_local.runtime.backend import Backend, Reference, backend_module
 from mdsa_local.runtime.forked import Origin
+from mdsa_local.runtime.gguf import stamp
 from mdsa_local.runtime.hardware import memory_budget_bytes
 from mdsa_local.runtime.lending import Handle, ManagedStream, Prompt, Tokenizer, as_messages, checked_deadline
 from mdsa_local.runtime.naming import Names
@@ -29,6 +30,7 @@ from mdsa_local.runtime.residency import parse_bytes
 from mdsa_local.runtime.room import Room, closed
 from mdsa_local.runtime.slots import Failing, Held, LoadedModel, Measured, ModelStatus, Queueing, Slot, Stopped, Target, never
 from mdsa_local.settings import Settings
+from mdsa_local.stoppable import StoppedError
 
 T = TypeVar("T")
 DEFAULT_GENERATION = Generation()
@@ -49,11 +51,13 @@ class ModelManager:
         configured = self.settings.memory_budget_mb
         self._room = Room(memory_budget_bytes(configured) if memory_budget is None else parse_bytes(memory_budget), max_models)
         self._names = Names(self.settings)
-        # What models turned out to take, in place of their estimates.
-        self._measured: dict[str, int] = {}
+        # What models turned out to take, in place of their estimates, with the stamp of the file then: another in its place takes something else.
+        self._measured: dict[str, tuple[tuple[int, int] | None, int]] = {}
         # Where the first model was loaded into a process, None before.
         self._origin: Origin | None = None
         self._threads: list[threading.Thread] = []
+        # Models that a thread of these loads ahead of need.
+        self._ahead: set[str] = set()
         if self.settings.keep_alive_s > 0:
             threading.Thread(target=self._expire, name="keep-alive", daemon=True).start()
 
@@ -104,16 +108,18 @@ class ModelManager:
         for ref in [refs] if isinstance(refs, str) else refs:
             self.ensure_ready(ref)
 
-    def load_ahead(self, ref: str) -> None:
-        """Begin to load a model in this process that will be asked in a moment, unless it is loaded. Who asks for it waits for the rest, and meets
-        the error where loading fails: nothing is raised here."""
+    def load_ahead(self, ref: str, stopped: Stopped = never) -> None:
+        """Begin to load a model in this process that will be asked in a moment, unless it is loaded, or another call has begun to. Who asks for it
+        waits for the rest, and meets the error where loading fails: nothing is raised here. ``stopped`` is asked while room is waited for, and before
+        the load begins: for nobody nothing is unloaded."""
         target = self._target_if_any(ref)
         if target is None:
             return
         with self._room.changed:
-            if target.scheme != "gguf" or self._room.closed or self._room.slot(target).resident:
+            if target.scheme != "gguf" or self._room.closed or self._room.slot(target).resident or target.key in self._ahead:
                 return
-            self._begin(self._load_quietly, target, f"load-{target.name}")
+            self._ahead.add(target.key)
+            self._begin(lambda target: self._load_quietly(target, stopped), target, f"load-{target.name}")
 
     def refuse_when_full(self, ref: str) -> None:
         """Raise :class:`BusyError` where a model that is loaded has as many waiting as it takes. For whoever has work to do before asking it: costs
@@ -135,9 +141,13 @@ class ModelManager:
         except MDSAError:
             return None
 
-    def _load_quietly(self, target: Target) -> None:
-        with suppress(MDSAError), self.lease(target):
-            pass
+    def _load_quietly(self, target: Target, stopped: Stopped) -> None:
+        try:
+            with suppress(MDSAError, StoppedError), self.lease(target, stopped):
+                pass
+        finally:
+            with self._room.changed:
+                self._ahead.discard(target.key)
 
     def pin(self, ref: str, pinned: bool = True) -> None:
         """Keep a model in memory once it is loaded, whatever else needs room; or no longer. Raises as :meth:`resolve`."""
@@ -287,7 +297,9 @@ class ModelManager:
     def _size(self, target: Target) -> int:
         """What the model takes, as measured or else as its header says."""
         try:
-            size = self._measured.get(target.key) or backend_module(target.scheme).estimate_bytes(target.target, self.settings)
+            seen, measured = self._measured.get(target.key, (None, 0))
+            same = measured and seen == stamp(Path(target.target))
+            size = measured if same else backend_module(target.scheme).estimate_bytes(target.target, self.settings)
             self._room.check(target, size)
         except MDSAError as error:
             with self._room.changed:
@@ -311,14 +323,14 @@ class ModelManager:
 
     def _load(self, target: Target, slot: Slot, victims: list[Slot]) -> Backend | None:
         """Unload the victims, load the model, publish it; None when it turned out too large for what is left, to be tried again."""
-        backend, failed = None, ""
+        backend, failed, seen = None, "", None
         if target.scheme in IN_PROCESS and self._origin is None:
             self._origin = Origin(target.name)
         began = time.monotonic()
         try:
             self._unload(victims)
             self._names.verify(target)
-            began = time.monotonic()
+            began, seen = time.monotonic(), stamp(Path(target.target))
             backend = backend_module(target.scheme).open_backend(target.target, target.name, self.settings)
         except MDSAError as error:
             failed = str(error)
@@ -329,7 +341,7 @@ class ModelManager:
                     slot.uses, slot.error = 0, failed or "stopped while loading"
                     self._room.move(slot, "failed")
         if isinstance(backend, Measured) and backend.memory_bytes:
-            self._measured[target.key] = backend.memory_bytes
+            self._measured[target.key] = seen, backend.memory_bytes
         if not self._publish(target, slot, backend, time.monotonic() - began):
             return None
         if isinstance(backend, Failing):
@@ -353,7 +365,8 @@ class ModelManager:
         """Take a loaded model into service, unless the manager was closed meanwhile or what was measured leaves no room."""
         room = self._room
         with room.changed:
-            victims = room.take_in(slot, self._measured.get(target.key, slot.size_bytes), backend, seconds)
+            size = backend.memory_bytes if isinstance(backend, Measured) else 0
+            victims = room.take_in(slot, size or slot.size_bytes, backend, seconds)
             was_closed = room.closed
         if victims is not None:
             self._unload(victims)

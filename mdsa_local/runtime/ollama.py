@@ -28,7 +28,8 @@ from mdsa_local.runtime.backend import Finished, Message, Reason, ToolCall, refu
 from mdsa_local.runtime.catalog import perhaps_meant
 from mdsa_local.runtime.estimating import estimated_tokens
 from mdsa_local.runtime.stopping import Thoughts
-from mdsa_local.runtime.wire import Wire, Wires, as_json, bearer, is_loopback, limits, lines, reason_of, silent, timeout
+from mdsa_local.runtime.surrogates import Halves, mended
+from mdsa_local.runtime.wire import MALFORMED, Wire, Wires, as_json, bearer, count, is_loopback, limits, lines, reason_of, silent, timeout
 from mdsa_local.settings import Settings
 from mdsa_local.stoppable import Leash, Stoppable
 
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 DEFAULT_CONTEXT_TOKENS = 4096
 # Daemons before this one ignore `truncate` and `shift`, and cut a long prompt in silence.
 REFUSES_SINCE = (0, 12, 6)
+# How answers end that have come to their end, or to the limit of their tokens; older daemons do not say.
+ENDS: Mapping[str, Reason] = {"stop": "stop", "tool_calls": "stop", "length": "length"}
 # A duration of nothing, as a number or in Go's words.
 NOT_KEPT = re.compile(r"(?:0+(?:\.0*)?(?:h|m|s|ms|us|µs|ns)?)+")
 # How long a model is kept after loading that is not to be kept after an answer: to ask how large its context is.
@@ -102,9 +105,10 @@ class OllamaBackend:
             # Hosted daemons do not tell what runs; they use what the model was trained with.
             self.n_context_tokens = self._options.get("num_ctx") or self.probed.context_length or self.n_context_tokens
             return
+        names = (self.name, f"{self.name}:latest")
         for model in running if isinstance(running, list) else ():
-            if isinstance(model, dict) and {self.name, f"{self.name}:latest"} & {model.get("model"), model.get("name")}:
-                self.n_context_tokens = model.get("context_length") or self.n_context_tokens
+            if isinstance(model, dict) and (model.get("model") in names or model.get("name") in names):
+                self.n_context_tokens = count(model.get("context_length")) or self.n_context_tokens
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """An estimate, because Ollama has no tokenizer to ask; the daemon refuses a prompt for which it erred low."""
@@ -139,9 +143,9 @@ class OllamaBackend:
             self._client = None
 
     def _probe(self, version: str, shown: Any) -> Probed:
-        trained = [int(value) for key, value in (shown.modelinfo or {}).items() if key.endswith(".context_length") and isinstance(value, int)]
+        trained = [count(value) for key, value in (shown.modelinfo or {}).items() if key.endswith(".context_length")]
         found = None if shown.capabilities is None else frozenset(map(str, shown.capabilities))
-        return Probed(tuple(int(part) for part in re.findall(r"\d+", version)[:3]), found, max([0, *trained]))
+        return Probed(numbers(version), found, max([0, *trained]))
 
     def _refuse_what_would_be_cut(self, messages: Sequence[Message]) -> None:
         """For daemons that cut in silence. No tokenizer makes more tokens than bytes, but for the chat markers."""
@@ -164,19 +168,29 @@ class OllamaBackend:
             "shift": False,
         }
 
+    def _asked(self, client: Client, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """What the daemon answers to a request that it answers at once. For whoever maps errors."""
+        with self._wires.request(self._timeout_s) as wire:
+            # The client's own request fails on an error that is a list or a number, and what the daemon refused is lost.
+            options: dict[str, Any] = {"json": body, "timeout": timeout(self._timeout_s), "extensions": {"trace": wire.trace}}
+            response = client._client.request(method, path, **options)
+            if not response.is_success:
+                raise refusal(response.text, response.status_code)
+            found = response.json()
+            if not isinstance(found, dict):
+                raise TypeError(f"expected an object, found {type(found).__name__}")
+            return found
+
     def _call(self, kind: Any, path: str, body: Mapping[str, Any]) -> Any:
         client = self._connected()
-        with self._wires.request(self._timeout_s) as wire, self._mapped():
-            return client._request(kind, "POST", path, json=body, timeout=timeout(self._timeout_s), extensions={"trace": wire.trace})
+        with self._mapped():
+            return kind(**self._asked(client, "POST", path, body))
 
     def _get(self, path: str, *, raw_errors: bool = False) -> dict[str, Any]:
         client = self._connected()
         try:
-            with self._wires.request(self._timeout_s) as wire, self._mapped(raw_errors=raw_errors):
-                found = client._request_raw("GET", path, timeout=timeout(self._timeout_s), extensions={"trace": wire.trace}).json()  # type: ignore[no-untyped-call]
-                if not isinstance(found, dict):
-                    raise TypeError(f"expected an object, found {type(found).__name__}")
-                return found
+            with self._mapped(raw_errors=raw_errors):
+                return self._asked(client, "GET", path)
         except ModelNotFoundError:
             # None was asked for.
             raise BackendError(
@@ -214,7 +228,7 @@ class OllamaBackend:
             raise no_address(self._base_url, error) from None
         except (httpx.HTTPError, httpx.StreamError) as error:
             raise BackendError(f"the stream from {where} broke off: {error}", "Ask again; see the log of `ollama serve` when it repeats.") from None
-        except (ValueError, TypeError, AttributeError) as error:
+        except MALFORMED as error:
             raise BackendError(
                 f"{where} sent what is no answer: {reason_of(str(error))}", "Check that ollama_base_url leads to Ollama, and its version."
             ) from None
@@ -247,16 +261,36 @@ class OllamaBackend:
 
 def _parts(response: httpx.Response) -> Iterator[ChatResponse]:
     """What the daemon says, line by line. Raises the client's ``ResponseError`` for what it refuses."""
-    from ollama import ChatResponse, ResponseError
+    from ollama import ChatResponse
 
     if not response.is_success:
         response.read()
-        raise ResponseError(response.text, response.status_code)
+        raise refusal(response.text, response.status_code)
+    halves = {"content": Halves(), "thinking": Halves()}
     for line in lines(response.iter_bytes()):
         part = json.loads(line)
         if error := part.get("error"):
-            raise ResponseError(error)
-        yield ChatResponse(**part)
+            raise refusal(json.dumps({"error": error}))
+        if isinstance(message := part.get("message"), dict):
+            for key, half in halves.items():
+                # Whatever else it is, the client tells.
+                if isinstance(text := message.get(key) or "", str):
+                    message[key] = half.feed(text) + (half.flush() if part.get("done") else "")
+        yield ChatResponse(**mended(part))
+
+
+def refusal(text: str, status: int = -1) -> ResponseError:
+    """The client's error with the text as it came: it would read that as JSON itself, and fail where it is a list or a number."""
+    from ollama import ResponseError
+
+    error = ResponseError("", status)
+    error.error = text
+    return error
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """The first three numbers of a version; what is longer than any is cut."""
+    return tuple(int(part) for part in re.findall(r"[0-9]{1,9}", version)[:3])
 
 
 def answer(name: str, parts: Iterator[ChatResponse]) -> Iterator[str | Finished]:
@@ -277,10 +311,10 @@ def answer(name: str, parts: Iterator[ChatResponse]) -> Iterator[str | Finished]
         if part.done:
             if rest := thoughts.flush():
                 yield rest
-            reason: Reason = "length" if part.done_reason == "length" else "stop"
-            yield Finished(
-                reason, part.prompt_eval_count or 0, part.eval_count or 0, tool_calls=tuple(calls), thinking="".join((*thinking, thoughts.told))
-            )
+            if (ended := part.done_reason or "stop") not in ENDS:
+                raise BackendError(f"Ollama ended the answer of {name} with {ended!r:.60}", "Ask again; see the log of `ollama serve`.")
+            made, told = count(part.eval_count), "".join((*thinking, thoughts.told))
+            yield Finished(ENDS[ended], count(part.prompt_eval_count), made, tool_calls=tuple(calls), thinking=told)
             return
     raise BackendError(f"Ollama's answer from {name} broke off before its end", "Ask again; see the log of `ollama serve` when it repeats.")
 
@@ -406,6 +440,7 @@ def survey(settings: Settings, timeout_s: float) -> tuple[str, dict[str, int]]:
     try:
         version = str(daemon._get("/api/version").get("version", "unknown"))
         models = daemon._get("/api/tags").get("models") or []
-        return version, {str(model["model"]): int(model.get("size") or 0) for model in models if model.get("model")}
+        with daemon._mapped():
+            return version, {str(model["model"]): int(model.get("size") or 0) for model in models if model.get("model")}
     finally:
         daemon.close()

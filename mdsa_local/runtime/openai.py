@@ -24,7 +24,8 @@ from mdsa_local.runtime.backend import Finished, Message, Reason, ToolCall, refu
 from mdsa_local.runtime.chat_template import without_system
 from mdsa_local.runtime.estimating import estimated_tokens
 from mdsa_local.runtime.stopping import Thoughts
-from mdsa_local.runtime.wire import Wire, Wires, as_json, bearer, is_loopback, limits, lines, reason_of, silent, timeout
+from mdsa_local.runtime.surrogates import Halves, mended, whole
+from mdsa_local.runtime.wire import MALFORMED, Wire, Wires, as_json, bearer, count, is_loopback, limits, lines, reason_of, silent, timeout
 from mdsa_local.settings import Settings
 from mdsa_local.stoppable import Leash, Stoppable
 
@@ -36,6 +37,8 @@ DEFAULT_CONTEXT_TOKENS = 4096
 REFUSING_OWNERS = ("llamacpp", "vllm")
 # What templates say that take no system message: Gemma's, Mistral's.
 NO_SYSTEM = ("system role", "only user and assistant roles")
+# How answers end that have come to their end, or to the limit of their tokens.
+ENDS: Mapping[str, Reason] = {"stop": "stop", "tool_calls": "stop", "function_call": "stop", "length": "length"}
 AGAIN = "Ask again; see the server's log when it repeats."
 
 
@@ -126,9 +129,11 @@ class OpenAIBackend:
                 raise self._broken(event.get("error") or event)
             if text := said.take(event):
                 yield text
-        if not said.reason:
+        if not said.ended:
             raise BackendError(f"the answer of {self.name} broke off before its end", AGAIN)
-        if rest := said.thoughts.flush():
+        if said.ended not in ENDS:
+            raise BackendError(f"the server ended the answer of {self.name} with {said.ended!r:.60}", AGAIN)
+        if rest := said.rest():
             yield rest
         yield said.finished()
 
@@ -174,7 +179,7 @@ class OpenAIBackend:
             raise ConfigError(f"{self._base_url!r} is no address: {error}", "Write openai://host:port/model.") from None
         except (httpx.HTTPError, httpx.StreamError) as error:
             raise BackendError(f"the stream from {where} broke off: {error}", AGAIN) from None
-        except (ValueError, TypeError, AttributeError, LookupError) as error:
+        except MALFORMED as error:
             raise BackendError(
                 f"{where} sent what is no answer: {reason_of(str(error))}", "Check that it speaks OpenAI's chat API under /v1."
             ) from None
@@ -215,16 +220,18 @@ def _values(lines: Iterator[str]) -> Iterator[tuple[str, str]]:
 class _Said:
     """What the events of a stream have said so far."""
 
-    reason: Reason | None = None
+    ended: str = ""
     pieces: int = 0
     usage: Mapping[str, Any] = field(default_factory=dict)
     thinking: list[str] = field(default_factory=list)
     thoughts: Thoughts = field(default_factory=Thoughts)
+    halves: Halves = field(default_factory=Halves)
     calls: dict[int, dict[str, str]] = field(default_factory=dict)
 
     def take(self, event: Mapping[str, Any]) -> str:
         """The text of one event."""
-        self.usage = event.get("usage") or self.usage
+        if isinstance(usage := event.get("usage"), dict):
+            self.usage = usage
         text = ""
         for choice in event.get("choices") or ():
             delta = choice.get("delta") or {}
@@ -237,20 +244,32 @@ class _Said:
                 for key in ("name", "arguments"):
                     call[key] += (part.get("function") or {}).get(key) or ""
             if choice.get("finish_reason"):
-                self.reason = "length" if choice["finish_reason"] == "length" else "stop"
+                self.ended = str(choice["finish_reason"])
         self.pieces += bool(text)
-        return self.thoughts.feed(text)
+        return self.thoughts.feed(self.halves.feed(text))
+
+    def rest(self) -> str:
+        """The text that was held back, once no more comes."""
+        return self.thoughts.feed(self.halves.flush()) + self.thoughts.flush()
 
     def finished(self) -> Finished:
-        """The end. A server that counts no tokens sends one an event, which are counted in their place."""
-        calls = tuple(ToolCall(call["name"], arguments(call["arguments"]), call["id"]) for _, call in sorted(self.calls.items()))
-        prompt, made = self.usage.get("prompt_tokens", 0), self.usage.get("completion_tokens", self.pieces)
-        return Finished(self.reason or "stop", prompt, made, tool_calls=calls, thinking="".join((*self.thinking, self.thoughts.told)))
+        """The end. A server that counts no tokens sends one an event, which are counted in their place. A call that the limit of tokens cut short is
+        none."""
+        reason = ENDS[self.ended]
+        calls = list[ToolCall]()
+        for _, call in sorted(self.calls.items()):
+            try:
+                calls.append(ToolCall(whole(call["name"]), arguments(call["arguments"]), call["id"]))
+            except ValueError:
+                if reason != "length":
+                    raise
+        prompt, made = count(self.usage.get("prompt_tokens")), count(self.usage.get("completion_tokens")) or self.pieces
+        return Finished(reason, prompt, made, tool_calls=tuple(calls), thinking=whole("".join((*self.thinking, self.thoughts.told))))
 
 
 def arguments(text: str) -> dict[str, Any]:
     """Arguments of a tool call. Raises :class:`ValueError` for what is no JSON object."""
-    found = json.loads(text or "{}")
+    found = mended(json.loads(whole(text) or "{}"))
     if not isinstance(found, dict):
         raise ValueError(f"the arguments of a tool call are {text!r}, no object")
     return found
@@ -291,8 +310,8 @@ def context_of(entry: Mapping[str, Any]) -> int:
     """Tokens of context by what vLLM, llama-server or LM Studio say of a model, 0 when they say nothing."""
     places = [entry, entry.get("meta"), entry.get("default_generation_settings")]
     keys = ("max_model_len", "n_ctx", "loaded_context_length")
-    found = [place.get(key) for place in places if isinstance(place, dict) for key in keys]
-    return next((value for value in found if isinstance(value, int) and value > 0), 0)
+    found = [count(place.get(key)) for place in places if isinstance(place, dict) for key in keys]
+    return next(filter(None, found), 0)
 
 
 def split_target(target: str) -> tuple[str, str]:

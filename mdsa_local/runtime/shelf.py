@@ -27,7 +27,7 @@ from mdsa_local.errors import (
     StorageError,
     UnknownNameError,
 )
-from mdsa_local.runtime.catalog import FileEntry, ModelFile, find, on_card, read_card
+from mdsa_local.runtime.catalog import FileEntry, ModelFile, find, giver, on_card, read_card
 from mdsa_local.runtime.cores import within_cores
 from mdsa_local.runtime.download import Fetcher, Progress, Remote, forget, need_room
 from mdsa_local.runtime.gguf import HINT, MAGIC, WHOLE, GGUFInfo, read_gguf, text_metadata
@@ -128,10 +128,9 @@ def pull(
         )
     target = folder / file.file_name
     entry = {"file": file.file_name, "sha256": remote.sha256, "size_bytes": remote.size_bytes}
-    taken = _files(folder).get(variant)
-    same = taken is not None and (taken.file, taken.sha256, taken.size_bytes) == tuple(entry.values())
+    same = _is_named(folder, variant, entry)
     if not same:
-        _refuse_another(folder, variant, file.source)
+        _refuse_another(folder, variant, file.source, settings)
     if not (same and _is_whole(target, remote, progress)):
         settings.writable(folder)
         try:
@@ -140,7 +139,7 @@ def pull(
             # Empty where nothing of it is worth going on with.
             with suppress(OSError):
                 folder.rmdir()
-    return _enter(folder, variant, {**entry, "source": file.source}, facts)
+    return _enter(folder, variant, {**entry, "source": file.source}, facts, settings)
 
 
 def add(path: Path, name: str, settings: Settings, progress: Progress = silent) -> ModelFile:
@@ -150,16 +149,17 @@ def add(path: Path, name: str, settings: Settings, progress: Progress = silent) 
     info = _refuse_no_model(path)
     folder = home_folder(settings, name)
     variant = info.quantization.lower()
-    _refuse_another(folder, variant, str(path))
+    _refuse_another(folder, variant, str(path), settings)
     settings.writable(folder)
     entry = {"path": str(path), "sha256": sha256_of(path, progress), "size_bytes": info.size_bytes}
-    return _enter(folder, variant, entry, {})
+    return _enter(folder, variant, entry, {}, settings)
 
 
 def remove(name: str, settings: Settings) -> tuple[list[Path], int]:
     """Remove a model, or one variant as ``model-variant``, from the user's folder; the files removed and the bytes that frees.
 
-    An unfinished download, or what quantising left, goes by the name it was to have. A file that was added by reference stays where it lies. Raises
+    An unfinished download, or what quantising left, goes by the name it was to have. A file that was added by reference stays where it lies, as does
+    what a link leads to. Raises
     :class:`ModelNotFoundError` that lists what can be removed, :class:`InputError` while another process is making a file of it and for a folder that
     holds something else, :class:`ConfigError` for a wrong model.yaml, of which nobody knows what it names.
     """
@@ -187,6 +187,8 @@ def remove(name: str, settings: Settings) -> tuple[list[Path], int]:
             if name in variants:
                 return _removed_variant(top / variants[name][0], variants[name][1])
             if name in loose:
+                if not (loose[name].is_symlink() or loose[name].is_file()):
+                    raise InputError(f"{loose[name]} is no file", "It is no model: remove it by hand.")
                 return [loose[name]], _deleted([loose[name]], None)
             return [], _deleted([], top / name)
     except OSError as error:
@@ -210,7 +212,7 @@ def quantize(source: ModelFile, kind: str, name: str, settings: Settings, thread
         raise InputError(f"{source.path} is {info.quantization} already", f"Quantising twice loses more: give an {', '.join(PLAIN)} file.")
     folder = home_folder(settings, name)
     made_of = f"quantised from {source.path}"
-    _refuse_another(folder, kind.lower(), made_of)
+    _refuse_another(folder, kind.lower(), made_of, settings)
     settings.writable(folder)
     target = folder / f"{name}-{kind.lower()}.gguf"
     # The largest of them, Q8_0, takes 8.5 bits a weight; small tensors stay as they are.
@@ -234,7 +236,7 @@ def quantize(source: ModelFile, kind: str, name: str, settings: Settings, thread
         with suppress(OSError):
             folder.rmdir()
     entry = {"file": target.name, "sha256": digest, "size_bytes": target.stat().st_size, "source": made_of}
-    return _enter(folder, kind.lower(), entry, {})
+    return _enter(folder, kind.lower(), entry, {}, settings)
 
 
 def unfinished(settings: Settings) -> list[Path]:
@@ -351,12 +353,22 @@ def _writing_cards(models: Path) -> AbstractContextManager[None]:
     return only_one(models / ".lock", models, PATIENCE_S)
 
 
-def _refuse_another(folder: Path, variant: str, source: str) -> None:
-    """Raise :class:`InputError` where the model has a file of this variant from elsewhere, unless it was added and is no longer where it lay, and
-    where the folder holds what is no language model. Another revision of a file is the same file."""
+def _is_named(folder: Path, variant: str, entry: Mapping[str, Any]) -> bool:
+    """Whether the card in a folder names this very file beside it already."""
+    taken = _files(folder).get(variant)
+    return taken is not None and bool(taken.file) and all(getattr(taken, key) == entry.get(key) for key in ("file", "sha256", "size_bytes"))
+
+
+def _refuse_another(folder: Path, variant: str, source: str, settings: Settings) -> None:
+    """Raise :class:`InputError` where the model has a file of this variant from elsewhere, unless it was added and is no longer where it lay, where
+    the folder holds what is no language model, and where another model has one of the names. Another revision of a file is the same file."""
     taken, card = _files(folder), _card(folder)
     if card["files"] and not taken:
         raise InputError(f"{folder} holds something else than GGUF files", "Give another name with --name.")
+    for name in (folder.name, f"{folder.name}-{variant}"):
+        # The name of a file is that of its model and the variant, which another model may be called.
+        if (other := giver(name, settings.model_dirs)) not in (None, folder):
+            raise InputError(f"{name} is the name of another model already, in {other}", "Give another name with --name.")
     if not (entry := taken.get(variant)) or (entry.path and not entry.path.exists()):
         return
     if REVISION.sub(r"\1", there := str(entry.path or entry.source or card.get("source"))) != REVISION.sub(r"\1", source):
@@ -366,10 +378,18 @@ def _refuse_another(folder: Path, variant: str, source: str) -> None:
         )
 
 
-def _enter(folder: Path, variant: str, entry: Mapping[str, Any], facts: Mapping[str, Any]) -> ModelFile:
-    """Name a file in the model's card, which makes it a model."""
+def _enter(folder: Path, variant: str, entry: Mapping[str, Any], facts: Mapping[str, Any], settings: Settings) -> ModelFile:
+    """Name a file in the model's card, which makes it a model. Raises :class:`InputError` as :func:`_refuse_another`: another may have come first."""
     try:
         with _writing_cards(folder.parent):
+            if not _is_named(folder, variant, entry):
+                try:
+                    _refuse_another(folder, variant, str(entry.get("source") or entry.get("path")), settings)
+                except InputError:
+                    # Fetched or made for nothing: nobody would ever remove it.
+                    if (made := entry.get("file")) and made not in {named.file for named in _files(folder).values()}:
+                        (folder / made).unlink(missing_ok=True)
+                    raise
             card = _card(folder)
             files = {**card["files"], variant: dict(entry)}
             default = card.get("default") if card.get("default") in files else variant
@@ -415,10 +435,13 @@ def _refuse_unfinished(folder: Path) -> None:
 
 
 def _deleted(files: list[Path], folder: Path | None) -> int:
-    """Delete the files, and the folder with what is left of broken downloads in it, unless it holds something else; the bytes freed."""
+    """Delete the files, and the folder with what is left of broken downloads in it, unless it holds something else; the bytes freed. Of a link only
+    the link goes, which frees nothing."""
     freed = 0
     for path in [*files, *(folder.glob("*.partial*") if folder else ())]:
-        if path.is_file():
+        if path.is_symlink():
+            path.unlink()
+        elif path.is_file():
             freed += path.stat().st_size
             path.unlink()
     if folder and not any(folder.iterdir()):

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,12 +22,13 @@ from mdsa_local.errors import (
     ContextOverflowError,
     DependencyError,
     InputError,
+    MDSAError,
     ModelError,
     ModelMemoryError,
     ModelNotFoundError,
 )
 from mdsa_local.runtime.backend import Finished, Message, Reason, refuse_unsupported
-from mdsa_local.runtime.chat_template import render
+from mdsa_local.runtime.chat_template import empty_prompt, render
 from mdsa_local.runtime.cores import within_cores
 from mdsa_local.runtime.grammar import Follower
 from mdsa_local.runtime.schema_grammar import schema_rules
@@ -42,6 +43,8 @@ PREFILL_TOKENS = 128
 PENALTY_WINDOW_TOKENS = 64
 # Of the tokens that a schema allows, looked for where `top_k` sets no limit: inside a text nearly all of a vocabulary would do, which takes seconds.
 MOST_ALLOWED = 1000
+# Below, the likeliest token is the only one all the same, and the numbers leave what float32 holds.
+LEAST_TEMPERATURE = 1e-6
 Quantization = Literal["", "int8", "int4"]
 QUANTIZATIONS: dict[str, Quantization] = {"int8": "int8", "8bit": "int8", "int4": "int4", "4bit": "int4", "none": "", "": ""}
 INSTALL = 'Install it: pip install "mdsa-local[transformers]"'
@@ -64,18 +67,19 @@ class TransformersBackend:
         options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False, "dtype": "auto"}
         if quantization:
             options |= quantized(transformers, quantization, device)
-        with self._mapped():
+        with self._mapped("load"):
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             model = transformers.AutoModelForCausalLM.from_pretrained(folder, **options)
             self._model = (model if quantization else model.to(device)).eval()
         if not self._tokenizer.chat_template:
             raise ModelError(f"{folder}: the model has no chat template, so how to put a question to it is unknown", "Use its 'instruct' build.")
-        config = self._model.config
-        trained = getattr(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 0)
-        self.n_context_tokens = min(n_context_tokens or MAX_CONTEXT_TOKENS, trained or MAX_CONTEXT_TOKENS)
-        ends = self._model.generation_config.eos_token_id
-        self._ends = {self._tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
-        control = sorted(map(str, self._tokenizer.all_special_tokens), key=len, reverse=True)
+        with self._mapped("load"):
+            config = self._model.config
+            trained = getattr(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 0)
+            self.n_context_tokens = min(n_context_tokens or MAX_CONTEXT_TOKENS, trained or MAX_CONTEXT_TOKENS)
+            ends = self._model.generation_config.eos_token_id
+            self._ends = {self._tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+            control = sorted(map(str, self._tokenizer.all_special_tokens), key=len, reverse=True)
         self._control = re.compile("|".join(map(re.escape, control)) or r"(?!)")
         self._pieces: list[str] = []
         self._owner = threading.Lock()
@@ -146,9 +150,15 @@ class TransformersBackend:
         # Control tokens written out in a message would otherwise end its turn and begin a forged one.
         shown = [Message(message.role, self._control.sub(lambda found: f"{found[0][0]} {found[0][1:]}", message.content)) for message in messages]
         bos, eos = str(self._tokenizer.bos_token or ""), str(self._tokenizer.eos_token or "")
-        text = render(self._tokenizer.get_chat_template(), shown, bos=bos, eos=eos, source=str(self._folder), thinking=thinking)
-        # Half a character, which the tokenizer does not take, becomes a question mark as it does in llama.cpp.
-        return list(self._tokenizer(text.encode("utf-8", "replace").decode(), add_special_tokens=False)["input_ids"])
+        with self._mapped():
+            template = self._tokenizer.get_chat_template()
+        text = render(template, shown, bos=bos, eos=eos, source=str(self._folder), thinking=thinking)
+        with self._mapped():
+            # Half a character, which the tokenizer does not take, becomes a question mark as it does in llama.cpp.
+            prompt = list(self._tokenizer(text.encode("utf-8", "replace").decode(), add_special_tokens=False)["input_ids"])
+        if not prompt:
+            raise empty_prompt(str(self._folder))
+        return prompt
 
     def _decode(
         self, prompt: list[int], generation: Generation, follower: Follower | None, deadline: float, leash: Leash
@@ -167,7 +177,8 @@ class TransformersBackend:
             if logits is None:
                 reason = "cancelled"
                 break
-            token = self._choose(logits, made, generation, follower, random)
+            with self._mapped():
+                token = self._choose(logits, made, generation, follower, random)
             if token in self._ends:
                 reason = "stop"
                 break
@@ -203,6 +214,8 @@ class TransformersBackend:
     def _choose(self, logits: Any, made: Sequence[int], generation: Generation, follower: Follower | None, random: Any) -> int:
         """The next token, in the order of llama.cpp's chain: grammar, penalties, top-k, top-p, min-p, temperature, draw."""
         torch = self._torch
+        if bool(logits.isnan().any()):
+            raise ModelError(f"{self._folder}: its weights lead to no numbers", "The files are damaged: download the model again.")
         if follower:
             allowed = self._allowed(logits, follower, generation.top_k or MOST_ALLOWED)
             kept = torch.full_like(logits, -torch.inf)
@@ -221,7 +234,8 @@ class TransformersBackend:
             ordered, ids = ordered[: generation.top_k], ids[: generation.top_k]
         chance = ordered.softmax(0)
         keep = (chance.cumsum(0) - chance < generation.top_p) & (chance >= generation.min_p * chance[0])
-        ordered = ordered[keep] / generation.temperature
+        # From the likeliest down: a number over next to nothing is none.
+        ordered = (ordered[keep] - ordered[0]) / max(generation.temperature, LEAST_TEMPERATURE)
         drawn = torch.multinomial(ordered.softmax(0), 1, generator=random)
         return int(ids[keep][drawn])
 
@@ -241,25 +255,26 @@ class TransformersBackend:
         return self._torch.tensor(found, device=logits.device)
 
     @contextmanager
-    def _mapped(self) -> Iterator[None]:
+    def _mapped(self, doing: str = "run") -> Iterator[None]:
         """The one place where failures of torch and transformers become errors of ours."""
-        from safetensors import SafetensorError
-
         try:
             yield
+        except MDSAError:
+            raise
         except (self._torch.OutOfMemoryError, MemoryError) as error:
             raise ModelMemoryError(
                 f"{self.name} does not fit the memory: {error}", "Add #int8 or #int4 to its reference, or choose a smaller model."
             ) from None
         except ImportError as error:
             raise DependencyError(f"{self.name} needs a package that is missing: {error}", "Install what it names.") from None
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+        except Exception as error:
+            if isinstance(error, RuntimeError) and not isinstance(error, RecursionError):
+                raise BackendError(f"{self.name}: torch failed: {error}", "Run it again; choose a smaller model when it repeats.") from None
+            # The tokenizers' own errors are of no kind, and a file of another shape than expected leads to any.
             raise ModelError(
-                f"{self._folder}: transformers cannot load it: {' '.join(str(error).split())[:300]}",
+                f"{self._folder}: transformers cannot {doing} it: {' '.join(str(error).split())[:300]}",
                 "Give the folder of a causal language model: config.json, tokenizer files, *.safetensors.",
             ) from None
-        except RuntimeError as error:
-            raise BackendError(f"{self.name}: torch failed: {error}", "Run it again; choose a smaller model when it repeats.") from None
 
 
 class _Text:
@@ -339,8 +354,10 @@ def split_target(target: str) -> tuple[str, Quantization]:
 def find_folder(place: str) -> Path:
     """The folder itself, or where the hub's cache keeps a name's files. Raises :class:`ModelNotFoundError`; asks no hub."""
     folder = expanded(place, InputError)
-    if folder.is_dir():
-        return folder.absolute()
+    # What can be no path is no folder either.
+    with suppress(OSError, ValueError):
+        if folder.is_dir():
+            return folder.absolute()
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
@@ -348,7 +365,7 @@ def find_folder(place: str) -> Path:
         raise DependencyError(f"huggingface_hub cannot be loaded: {error}", INSTALL) from None
     try:
         return Path(snapshot_download(place, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError):
+    except (LocalEntryNotFoundError, HFValidationError, OSError, ValueError):
         raise ModelNotFoundError(
             f"{place!r} is no folder, and the hub's cache does not have it", f"Download it first, for example: hf download {place}"
         ) from None
@@ -358,19 +375,27 @@ def estimate_bytes(target: str, settings: Settings) -> int:
     """Memory for the weights as they lie on disk, which INT8 and INT4 stay below, and for keys and values; counted alike on GPU and CPU."""
     place, _ = split_target(target)
     folder = find_folder(place)
-    weights = sum(file.stat().st_size for file in folder.glob("*.safetensors")) or sum(file.stat().st_size for file in folder.glob("*.bin"))
+    hint = "Give the folder of a transformers model."
     try:
+        weights = sum(file.stat().st_size for file in folder.glob("*.safetensors")) or sum(file.stat().st_size for file in folder.glob("*.bin"))
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder}: its config.json cannot be read: {error}", "Give the folder of a transformers model.") from None
+        return int(weights + _state_bytes(config, settings))
+    except OSError as error:
+        raise ModelError(f"{folder}: its config.json cannot be read: {error}", hint) from None
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise ModelError(f"{folder}: its config.json is none of a model: {error}", hint) from None
+
+
+def _state_bytes(config: Any, settings: Settings) -> int | float:
+    """Memory for keys and values by what a config.json holds. Raises whatever one of another shape leads to."""
     # What also sees or hears describes the part that writes below this.
-    config |= config.get("text_config") or {}
+    config = config | (config.get("text_config") or {})
     width, heads = config.get("hidden_size", 0), config.get("num_attention_heads", 1)
     head = config.get("head_dim") or width // max(heads, 1)
     context = min(settings.context_tokens or MAX_CONTEXT_TOKENS, config.get("max_position_embeddings") or MAX_CONTEXT_TOKENS)
     item_bytes = 4 if (config.get("dtype") or config.get("torch_dtype")) == "float32" else 2
-    state = 2 * item_bytes * context * config.get("num_hidden_layers", 0) * (config.get("num_key_value_heads") or heads) * head
-    return int(weights + state)
+    found: int | float = 2 * item_bytes * context * config.get("num_hidden_layers", 0) * (config.get("num_key_value_heads") or heads) * head
+    return found
 
 
 def open_backend(target: str, name: str, settings: Settings) -> TransformersBackend:

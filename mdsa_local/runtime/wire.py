@@ -28,6 +28,8 @@ REASON_CHARS = 300
 PAGE = re.compile(r"[\s\ufeff]*(?:<!--.*?-->\s*)*<(?:!doctype html|html|head|body|title|center|h1|\?xml)\b", re.IGNORECASE | re.DOTALL)
 TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 T = TypeVar("T")
+# What reading an answer of another shape, or too deep a one, ends in.
+MALFORMED = (ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError)
 
 
 class Wire:
@@ -169,6 +171,11 @@ def reason_of(text: str, status: int = 0) -> str:
         text = (html.unescape(title[1]) if title else "").strip() or phrase or "a web page"
     text = " ".join(text.split())
     return text if len(text) <= REASON_CHARS else f"{text[:REASON_CHARS]} …"
+
+
+def count(value: Any) -> int:
+    """What a server says as a number of tokens; 0 for what is none."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
 def bearer(key: str, name: str) -> dict[str, str]:

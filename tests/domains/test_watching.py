@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mdsa_local.domains.config import Generation
+from mdsa_local.domains import watching
+from mdsa_local.domains.config import DomainConfig, Generation
 from mdsa_local.domains.registry import DomainRegistry
 from mdsa_local.domains.watching import POLL_S, DomainWatcher
 from mdsa_local.errors import ClosedError, MDSAError
@@ -116,6 +118,71 @@ def test_a_model_that_does_not_take_the_real_prompt_is_not_switched_to(
     assert until(lambda: bool(mdsa.changes))
     assert "no rules" in mdsa.changes[0].message
     assert mdsa.registry.get("garden").model == str(models[0])
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("grammar: 'root ::= ['", "grammar"),
+        ("think: true", "cannot be told to think"),
+        ("tools: [{name: look_up, description: finds, parameters: {type: object}}]", "tools"),
+    ],
+)
+@pytest.mark.parametrize("other", [0, 1])
+def test_settings_that_the_model_cannot_follow_are_not_taken_over(
+    mdsa: TinyBERTOrchestrator, garden: Path, models: list[Path], setting: str, said: str, other: int
+) -> None:
+    garden.write_text(f"description: plants\nmodel: {models[other]}\ngeneration: {{{setting}}}\n")
+    assert until(lambda: bool(mdsa.changes))
+    (change,) = mdsa.changes
+    assert not change.applied
+    assert said in change.message
+    assert mdsa.registry.get("garden").generation == Generation()
+    garden.write_text(f"description: plants\nmodel: {models[other]}\ngeneration: {{grammar: 'root ::= \"a longer answer than is tried\"'}}\n")
+    assert until(lambda: bool(mdsa.registry.get("garden").generation.grammar)), mdsa.changes
+    assert mdsa.changes[-1].applied
+
+
+def test_a_form_that_a_quoting_model_cannot_give_is_not_taken_over(mdsa: TinyBERTOrchestrator, garden: Path) -> None:
+    garden.write_text("description: plants\nmodel: nano\ngeneration: {json_schema: {type: object}}\n")
+    assert until(lambda: bool(mdsa.changes))
+    assert "it cannot follow json_schema" in mdsa.changes[0].message
+    assert not mdsa.changes[0].applied
+
+
+def test_what_failed_is_tried_again_and_told_once(
+    mdsa: TinyBERTOrchestrator, garden: Path, models: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "FIRST_PAUSE_S", 0.1)
+    tried = list[str]()
+    real = DomainWatcher._prove
+
+    def prove(watcher: DomainWatcher, domain: DomainConfig) -> None:
+        tried.append(str(domain.model))
+        real(watcher, domain)
+
+    monkeypatch.setattr(DomainWatcher, "_prove", prove)
+    later = models[1].with_name("later.gguf")
+    garden.write_text(f"description: plants\nmodel: {later}\n")
+    assert until(lambda: len(tried) >= 3)
+    assert [change.applied for change in mdsa.changes] == [False]
+    shutil.copy(models[1], later)
+    assert until(lambda: mdsa.registry.get("garden").model == str(later))
+    assert until(lambda: len(mdsa.changes) == 2)
+    assert mdsa.changes[1].applied
+    times = len(tried)
+    time.sleep(3 * POLL_S)
+    assert len(tried) == times, "what was taken over is not tried again"
+
+
+def test_what_only_an_edit_puts_right_is_not_tried_again(
+    mdsa: TinyBERTOrchestrator, garden: Path, models: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "FIRST_PAUSE_S", 0.1)
+    garden.write_text(f"description: plants\nmodel: {models[0]}\ngeneration: {{think: true}}\n")
+    assert until(lambda: bool(mdsa.changes))
+    assert mdsa._watcher is not None
+    assert not mdsa._watcher._failed
 
 
 @pytest.mark.parametrize("shared", [True, False])

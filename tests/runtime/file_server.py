@@ -7,6 +7,9 @@ from http.server import BaseHTTPRequestHandler
 
 from .serving import Quiet, QuietServer, Serving
 
+# What is no address.
+LOCATIONS = {"bracket": "http://[bad", "port": "http://127.0.0.1:99999/x"}
+
 
 class Handler(Quiet, BaseHTTPRequestHandler):
     """``/owner/repo/resolve/main/KIND.gguf``. KIND chooses how the file is handed out."""
@@ -25,6 +28,10 @@ class Handler(Quiet, BaseHTTPRequestHandler):
             self._head(200, {"Content-Length": str(size), "ETag": '"v1"'})
         elif kind == "sizeless":
             self._head(200, {"ETag": '"v1"'})
+        elif kind.startswith("size-"):
+            self._head(200, {"X-Linked-Size": {"size-odd": "\u00b2", "size-huge": "9" * 5000}[kind], "ETag": '"v1"'})
+        elif kind in LOCATIONS:
+            self._head(302, {"Location": LOCATIONS[kind]})
         elif kind == "elsewhere-at-once":
             self._head(302, {"Location": "http://192.0.2.1/file.gguf"})
         else:

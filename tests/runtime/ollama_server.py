@@ -60,6 +60,17 @@ class JsonHandler(Quiet, BaseHTTPRequestHandler):
         """What a subclass answers to POST."""
         raise NotImplementedError
 
+    def as_told(self) -> bool:
+        """Answer as the test told for this path, if it did."""
+        if self.path not in self.server.answers:
+            return False
+        status, raw = self.server.answers[self.path]
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+        return True
+
     def body(self) -> dict[str, Any]:
         """The request's JSON, remembered."""
         found = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -107,6 +118,8 @@ class OllamaHandler(JsonHandler):
     def get(self) -> None:
         """What the daemon is and has: one running model with a context of 2048."""
         self.server.calls.append((self.path, {}))
+        if self.as_told():
+            return
         names = [{"name": name, "model": name, "size": 10**9} for name in ("llama3.2:1b", "nano")]
         running = [{**names[0], "context_length": 2048}, {**names[1], "context_length": self.server.n_context}]
         answers = {
@@ -121,6 +134,8 @@ class OllamaHandler(JsonHandler):
     def post(self) -> None:
         """``/api/show`` and ``/api/chat``."""
         body = self.body()
+        if self.as_told():
+            return
         kind = body["model"].partition(":")[0]
         if kind == "page":
             self.page(502, PAGE)
@@ -207,6 +222,8 @@ class Server(QuietServer):
         self.loads: list[tuple[str, dict[str, Any]]] = []
         # Paths at which there is nothing to be had.
         self.lacking: set[str] = set()
+        # By path: status and body, in place of what it would answer.
+        self.answers: dict[str, tuple[int, bytes]] = {}
         # Models that were told to go.
         self.expired: set[str] = set()
 

@@ -30,6 +30,8 @@ class OpenAIHandler(JsonHandler):
     def get(self) -> None:
         """The models, as llama-server lists them; its context stands in ``/props``. ``lm-studio`` says nothing of its context."""
         self.server.calls.append((self.path, {}))
+        if self.as_told():
+            return
         if self.path in self.server.lacking:
             self.json(404, {"error": {"message": "File Not Found"}})
         elif self.path == "/props":
@@ -44,6 +46,8 @@ class OpenAIHandler(JsonHandler):
     def post(self) -> None:
         """``/v1/chat/completions``."""
         body = self.body()
+        if self.as_told():
+            return
         kind = body["model"]
         if kind == "locked" and self.headers.get("Authorization") != f"Bearer {KEY}":
             self.json(401, {"error": {"message": "Invalid API Key"}})

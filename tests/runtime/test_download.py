@@ -129,6 +129,10 @@ def test_a_damaged_partial_file_is_found_out_and_removed(fetcher: Fetcher, hub: 
         ("absent", ModelNotFoundError, "no such file"),
         ("gated", ModelNotFoundError, "access refused"),
         ("sizeless", BackendError, "how large"),
+        ("size-odd", BackendError, "how large"),
+        ("size-huge", BackendError, "how large"),
+        ("bracket", BackendError, r"redirects to 'http://\[bad', which is no address"),
+        ("port", BackendError, "which is no address"),
     ],
 )
 def test_what_is_wrong_is_one_clear_error_and_never_used(

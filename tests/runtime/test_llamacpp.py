@@ -348,6 +348,17 @@ def test_a_template_that_python_does_not_compile_is_an_error_of_the_file(load: L
         backend.count_tokens(QUESTION)
 
 
+def test_a_template_that_makes_nothing_is_an_error_of_the_file(load: Load, tmp_path: Path) -> None:
+    for template in ("{% for message in messages if message['from'] %}{{ message['value'] }}{% endfor %}", "{{ messages[0].role[9:] }}"):
+        parameters = {**metadata(Shape(), template), "tokenizer.ggml.add_bos_token": False}
+        backend = load(write_gguf(tmp_path / "empty.gguf", parameters, random_weights(Shape())))
+        began = time.monotonic()
+        with pytest.raises(ModelFileError, match="its chat template made an empty prompt") as caught:
+            list(backend.stream(QUESTION, GREEDY, deadline_s=20))
+        assert "role and content" in caught.value.hint
+        assert time.monotonic() - began < 10, "the engine is not given what it cannot begin with"
+
+
 def test_a_model_without_template_says_so(load: Load, tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "base.gguf", metadata(Shape(), None), random_weights(Shape()))
     with pytest.raises(ModelError, match="no chat template") as caught:

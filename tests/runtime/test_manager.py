@@ -619,6 +619,33 @@ def test_a_model_is_loaded_ahead_once_for_who_asks_in_a_moment(manager: ModelMan
     assert len(opened) == 1
 
 
+def test_another_file_at_the_path_is_counted_as_it_is(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_random(tmp_path / "x.gguf", SHAPES["tiny"])
+    small, shape = estimate_bytes(str(path), settings), replace(SHAPES["tiny"], layers=12, width=512, inner=1024)
+    large = write_random(tmp_path / "large.gguf", shape)
+    budget = (small + estimate_bytes(str(large), settings)) // 2
+    loaded = list[int]()
+    real = llamacpp.open_backend
+
+    def opened(target: str, name: str, settings: Settings) -> LlamaCppBackend:
+        backend = real(target, name, settings)
+        loaded.append(backend.memory_bytes)
+        return backend
+
+    monkeypatch.setattr(llamacpp, "open_backend", opened)
+    with ModelManager(settings, memory_budget=budget) as manager:
+        manager.ensure_ready(str(path))
+        manager.unload(str(path))
+        kept = path.read_bytes()
+        large.replace(path)
+        with pytest.raises(ModelMemoryError, match="x needs"):
+            manager.ensure_ready(str(path))
+        path.write_bytes(kept)
+        manager.ensure_ready(str(path))
+    assert len(loaded) == 2
+    assert max(loaded) < budget, "what has no room was not loaded"
+
+
 def test_who_asks_meets_the_error_of_a_load_ahead(manager: ModelManager, tmp_path: Path) -> None:
     (tmp_path / "broken.gguf").write_bytes(b"GGUF" + bytes(60))
     for ref in (str(tmp_path / "broken.gguf"), "no-such-model", "ollama://never:asked"):
@@ -626,6 +653,27 @@ def test_who_asks_meets_the_error_of_a_load_ahead(manager: ModelManager, tmp_pat
     with pytest.raises(ModelFileError, match="broken"):
         manager.ensure_ready(str(tmp_path / "broken.gguf"))
     assert not any(status.name == "never:asked" for status in manager.status())
+
+
+def test_a_load_ahead_that_nobody_wants_any_more_unloads_nothing(settings: Settings, models: list[str], opened: list[str]) -> None:
+    def loading() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if thread.name.startswith("load-")]
+
+    unwanted = threading.Event()
+    with ModelManager(settings, max_models=1) as manager:
+        with manager.lease(manager._names.target("a")):
+            for _ in range(5):
+                manager.load_ahead("b", unwanted.is_set)
+            assert loading() == ["load-b"], "one is enough"
+            unwanted.set()
+            until = time.monotonic() + 10
+            while loading() and time.monotonic() < until:
+                time.sleep(0.02)
+            assert not loading()
+        assert (opened, names(manager)) == (["a"], ["a"])
+        manager.load_ahead("b")
+        manager.ensure_ready("b")
+        assert opened == ["a", "b"]
 
 
 def test_closing_leaves_no_load_behind(settings: Settings, models: list[str], one_bytes: int) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -27,7 +29,7 @@ from mdsa_local.errors import (
     ModelNotFoundError,
 )
 from mdsa_local.runtime.backend import Finished, Message, ToolCall
-from mdsa_local.runtime.ollama import OllamaBackend, open_backend, reachable
+from mdsa_local.runtime.ollama import OllamaBackend, numbers, open_backend, reachable, survey
 from mdsa_local.runtime.ollama import connect as connect_client
 from mdsa_local.runtime.wire import is_loopback
 from mdsa_local.settings import Settings
@@ -338,3 +340,78 @@ def test_what_is_no_address_is_told_and_not_taken_for_a_daemon_that_is_not_there
     environ = {**os.environ, "OLLAMA_HOST": address, "MDSA_HOME": str(tmp_path)}
     asked = subprocess.run([sys.executable, "-m", "mdsa_local", "doctor"], env=environ, capture_output=True, text=True)
     assert "is no address" in asked.stdout and "knowledge" in asked.stdout and "internal error" not in asked.stderr
+
+
+END = {"message": {"role": "assistant", "content": ""}, "done": True, "done_reason": "stop", "prompt_eval_count": 1, "eval_count": 1}
+
+
+def said(daemon: Daemon, *parts: Any) -> None:
+    """Have the daemon answer these parts, values of JSON or what stands for one."""
+    raw = [part if isinstance(part, bytes) else json.dumps(part).encode() for part in parts]
+    daemon.server.answers["/api/chat"] = 200, b"".join(part + b"\n" for part in raw)
+
+
+def part(text: str, **more: Any) -> dict[str, Any]:
+    return {"message": {"role": "assistant", "content": text, **more}, "done": False}
+
+
+def test_half_characters_are_joined_and_one_alone_is_replaced(daemon: Daemon, connect: Connect) -> None:
+    call = {"function": {"name": "f", "arguments": {"a": "\ud83d"}}}
+    said(daemon, part("a\ud83d", thinking="\ud83d"), part("\ude00b", thinking="\ude00"), part("\ude00c\ud83d", tool_calls=[call]), END)
+    *pieces, finished = ask(connect("m"))
+    assert "".join(map(str, pieces)) == "a\N{GRINNING FACE}b\ufffdc\ufffd"
+    assert isinstance(finished, Finished)
+    assert (finished.thinking, finished.tool_calls[0].arguments) == ("\N{GRINNING FACE}", {"a": "\ufffd"})
+
+
+@pytest.mark.parametrize("body", ['["the reason"]', '"the reason"', '{"error": {"message": "the reason"}}', '{"error": ["the reason"]}'])
+def test_an_error_of_any_shape_keeps_its_status_and_reason(daemon: Daemon, connect: Connect, body: str) -> None:
+    for path in ("/api/chat", "/api/show", "/api/version"):
+        daemon.server.answers = {path: (500, body.encode())}
+        with pytest.raises(BackendError, match=r"status 500: .*the reason"):
+            ask(connect("m")) if path == "/api/chat" else connect("m").load()
+    said(daemon, part("a"), {"error": {"message": "the reason"}})
+    with pytest.raises(BackendError, match="broke off: the reason"):
+        ask(connect("m"))
+
+
+def test_an_answer_that_ended_otherwise_is_no_whole_one(daemon: Daemon, connect: Connect) -> None:
+    said(daemon, part("a"), {**END, "done_reason": "unload"})
+    with pytest.raises(BackendError, match="ended the answer of m with 'unload'"):
+        ask(connect("m"))
+    said(daemon, part("a"), {**END, "done_reason": None, "eval_count": -3})
+    assert ask(connect("m"))[-1] == Finished("stop", 1, 0)
+
+
+def test_what_is_nested_too_deep_is_no_answer(daemon: Daemon, connect: Connect) -> None:
+    deep = b"[" * 200_000
+    said(daemon, deep)
+    with pytest.raises(BackendError, match="no answer"):
+        ask(connect("m"))
+    for path in ("/api/version", "/api/show", "/api/ps"):
+        daemon.server.answers = {path: (200, deep)}
+        with pytest.raises(BackendError, match="no answer"):
+            connect("m").load()
+
+
+@pytest.mark.parametrize("context", ["2048", -1, 2048.0, True, [], None])
+def test_a_context_that_is_none_is_not_taken(daemon: Daemon, connect: Connect, context: Any) -> None:
+    running = [{"name": [], "model": {}}, {"name": "m", "model": "m", "context_length": context}]
+    daemon.server.answers["/api/ps"] = 200, json.dumps({"models": running}).encode()
+    backend = connect("m")
+    backend.load()
+    assert backend.n_context_tokens == 4096
+
+
+def test_versions_of_any_length() -> None:
+    assert (numbers("0.12.6-rc1"), numbers("unknown"), numbers("\u00b2")) == ((0, 12, 6), (), ())
+    assert len(numbers("9" * 5000)) == 3
+
+
+@pytest.mark.parametrize("models", [["llama3"], [{"model": "a", "size": "big"}], {"a": 1}, [1], 5, [{"model": "a", "size": float("inf")}]])
+def test_a_list_of_models_that_is_none_is_told(daemon: Daemon, settings: Settings, models: Any) -> None:
+    daemon.server.answers["/api/tags"] = 200, json.dumps({"models": models}).encode()
+    with pytest.raises(BackendError, match="no answer"):
+        survey(settings.changed(ollama_base_url=daemon.url), 5)
+    daemon.server.answers["/api/tags"] = 200, json.dumps({"models": [{"model": "a", "size": None}, {"name": "b"}]}).encode()
+    assert survey(settings.changed(ollama_base_url=daemon.url), 5)[1] == {"a": 0}

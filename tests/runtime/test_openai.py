@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -259,4 +261,59 @@ def test_reasons_and_contexts_of_any_shape() -> None:
     shapes = ('{"error":{"message":"a"}}', '{"error":"a"}', '{"detail":"a"}', '{"message":"a"}', '"a"', "a")
     assert {reason_of(text) for text in shapes} == {"a"}
     assert context_of({"meta": {"n_ctx": 5}}) == context_of({"loaded_context_length": 5}) == 5
-    assert context_of({"max_model_len": "5"}) == 0
+    assert context_of({"max_model_len": "5"}) == context_of({"max_model_len": True}) == 0
+
+
+def said(server: Daemon, *events: Any) -> None:
+    """Have the server answer these events, values of JSON or what stands for one."""
+    raw = [event if isinstance(event, bytes) else json.dumps(event).encode() for event in events]
+    server.server.answers["/v1/chat/completions"] = 200, b"".join(b"data: %b\n\n" % event for event in (*raw, b"[DONE]"))
+
+
+def delta(text: str = "", ended: str | None = None, **more: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": {"content": text, **more}, "finish_reason": ended}]}
+
+
+@pytest.mark.parametrize("usage", [{"completion_tokens": None, "prompt_tokens": None}, {"completion_tokens": "7"}, {"completion_tokens": -2}, [1]])
+def test_counts_that_are_none_are_not_taken(server: Daemon, connect: Connect, usage: Any) -> None:
+    said(server, delta("a"), delta("b"), {**delta("", "stop"), "usage": usage})
+    assert ask(connect("m"))[-1] == Finished("stop", 0, 2)
+
+
+def test_half_characters_are_joined_and_one_alone_is_replaced(server: Daemon, connect: Connect) -> None:
+    said(server, delta("a\ud83d"), delta("\ude00b"), delta("\ude00c\ud83d", "stop", reasoning_content="\ud83d"))
+    *pieces, finished = ask(connect("m"))
+    assert "".join(map(str, pieces)) == "a\N{GRINNING FACE}b\ufffdc\ufffd"
+    assert isinstance(finished, Finished)
+    assert finished.thinking == "\ufffd"
+    call = {"index": 0, "function": {"name": "f", "arguments": '{"a": "\\ud83d", "b": "\ud83d\ude00"}'}}
+    said(server, delta("", "tool_calls", tool_calls=[call]))
+    finished = ask(connect("m"))[-1]
+    assert isinstance(finished, Finished)
+    assert finished.tool_calls[0].arguments == {"a": "\ufffd", "b": "\N{GRINNING FACE}"}
+
+
+def test_an_answer_that_ended_otherwise_is_no_whole_one(server: Daemon, connect: Connect) -> None:
+    for ended in ("content_filter", "abort", "error"):
+        said(server, delta("a"), delta("", ended))
+        with pytest.raises(BackendError, match=f"ended the answer of m with '{ended}'"):
+            ask(connect("m"))
+    for ended in ("stop", "tool_calls"):
+        said(server, delta("a"), delta("", ended))
+        assert ask(connect("m"))[-1] == Finished("stop", 0, 1)
+
+
+def test_a_call_that_the_limit_cut_short_is_none(server: Daemon, connect: Connect) -> None:
+    call = {"index": 0, "function": {"name": "f", "arguments": '{"a'}}
+    said(server, delta("", tool_calls=[call]), delta("", "length"))
+    assert ask(connect("m"))[-1] == Finished("length", 0, 0)
+
+
+def test_what_is_nested_too_deep_is_no_answer(server: Daemon, connect: Connect) -> None:
+    deep = b"[" * 200_000
+    said(server, deep)
+    with pytest.raises(BackendError, match="no answer"):
+        ask(connect("m"))
+    server.server.answers["/v1/models"] = 200, deep
+    with pytest.raises(BackendError, match="no answer"):
+        connect("m").load()

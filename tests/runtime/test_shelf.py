@@ -307,6 +307,50 @@ def test_a_file_of_ollamas_folder_is_added_though_its_name_has_no_ending(setting
     assert answer(settings, "blob") == answer(settings, str(NANO))
 
 
+def test_a_name_that_another_model_has_is_refused(settings: Settings, tmp_path: Path) -> None:
+    one, other = (write_gguf(tmp_path / f"{seed}.gguf", metadata(Shape()), random_weights(Shape(), seed)) for seed in (0, 1))
+    shelf.add(one, "x", settings)
+    for name, there in (("x-f32", settings.home / "models" / "x"), ("nano-int4", shipped("models") / "nano")):
+        with pytest.raises(InputError, match=f"{name} is the name of another model already") as caught:
+            shelf.add(other, name, settings)
+        assert str(there) in str(caught.value)
+    assert find("x-f32", settings.model_dirs).path == one
+    shelf.add(other, "y-f32", settings)
+    with pytest.raises(InputError, match="y-f32 is the name of another model already"):
+        shelf.add(one, "y", settings)
+    shutil.copy(one, settings.home / "models" / "z.gguf")
+    with pytest.raises(InputError, match=r"z is the name of another model already, in .*z\.gguf"):
+        shelf.add(other, "z", settings)
+    shelf.add(one, "x", settings)
+    assert sorted(path.name for path in (settings.home / "models").glob("*/")) == ["x", "y-f32"]
+
+
+def test_of_two_that_are_added_at_once_under_one_name_the_second_is_refused(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [write_gguf(tmp_path / f"{seed}.gguf", metadata(Shape()), random_weights(Shape(), seed)) for seed in (0, 1)]
+    both, real, refused = threading.Barrier(2), shelf.sha256_of, list[str]()
+
+    def hashed(path: Path, progress: Callable[[int, int], None]) -> str:
+        # Both have looked, and nothing was there.
+        both.wait(20)
+        return real(path, progress)
+
+    def added(path: Path) -> None:
+        try:
+            shelf.add(path, "same", settings)
+        except InputError as error:
+            refused.append(str(error))
+
+    monkeypatch.setattr(shelf, "sha256_of", hashed)
+    threads = [threading.Thread(target=added, args=(path,)) for path in paths]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert [f"has a f32 file already, {find('same', settings.model_dirs).path}" in text for text in refused] == [True]
+
+
 def test_a_file_that_was_moved_is_added_from_its_new_place(settings: Settings, tmp_path: Path) -> None:
     old, new = tmp_path / "old.gguf", tmp_path / "new.gguf"
     shutil.copy(NANO, old)
@@ -405,6 +449,24 @@ def test_removing(home: Settings) -> None:
             shelf.remove(name, home)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links and pipes are another thing there")
+def test_of_links_the_link_is_removed_and_what_is_no_file_is_told(settings: Settings, tmp_path: Path) -> None:
+    folder = settings.home / "models"
+    folder.mkdir(parents=True)
+    shutil.copy(NANO, tmp_path / "there.gguf")
+    for name, target in (("gone", "/nowhere/x.gguf"), ("link", tmp_path / "there.gguf")):
+        (folder / f"{name}.gguf").symlink_to(target)
+        assert shelf.remove(name, settings) == ([folder / f"{name}.gguf"], 0)
+        assert not (folder / f"{name}.gguf").is_symlink()
+    assert (tmp_path / "there.gguf").is_file()
+    (folder / "folder.gguf").mkdir()
+    os.mkfifo(folder / "pipe.gguf")
+    for name in ("folder", "pipe"):
+        with pytest.raises(InputError, match=rf"{name}\.gguf is no file"):
+            shelf.remove(name, settings)
+        assert (folder / f"{name}.gguf").exists()
+
+
 @pytest.mark.parametrize("name", ["m", "m-q4_0", "m-q4_k_m"])
 def test_a_model_whose_file_is_in_use_on_windows_can_be_removed_later(home: Settings, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     pull(home, "good")
@@ -455,7 +517,7 @@ def test_cards_written_at_once_lose_nothing(home: Settings) -> None:
 
     def work(kind: str) -> None:
         try:
-            shelf._enter(folder, kind, {"file": f"{kind}.gguf"}, {})
+            shelf._enter(folder, kind, {"file": f"{kind}.gguf"}, {}, home)
             if kind == "q7":
                 shelf.remove("m-q7", home)
         except BaseException as error:

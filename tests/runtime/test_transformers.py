@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import socket
 import sys
 import threading
@@ -267,3 +268,59 @@ def test_an_unknown_quantisation_lists_the_known_ones() -> None:
     with pytest.raises(InputError) as caught:
         split_target("a/b#int2")
     assert "int4, int8" in caught.value.hint
+
+
+@installed
+def test_a_template_that_makes_nothing_is_an_error_of_the_model(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "empty"
+    shutil.copytree(folder, copy)
+    for path in copy.glob("chat_template*"):
+        path.write_text("{{ messages[0]['value'] }}")
+    backend = TransformersBackend(copy, "empty", threads=1)
+    with pytest.raises(ModelFileError, match="its chat template made an empty prompt"):
+        ask(backend)
+    backend.close()
+
+
+@installed
+@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json", "config.json"])
+@pytest.mark.parametrize("text", ["{", "[]", "", "null", "[" * 100_000, '{"num_hidden_layers": null, "text_config": 5}', '{"head_dim": "64"}'])
+def test_a_damaged_file_is_an_error_of_the_model(folder: Path, tmp_path: Path, settings: Settings, file: str, text: str) -> None:
+    copy = tmp_path / "damaged"
+    shutil.copytree(folder, copy)
+    (copy / file).write_text(text)
+    if file == "config.json":
+        with pytest.raises(ModelError, match=r"damaged: its config\.json"):
+            estimate_bytes(str(copy), settings)
+    try:
+        open_backend(str(copy), "damaged", settings).close()
+    except ModelError as error:
+        assert "transformers cannot load it" in str(error) or "no chat template" in str(error)
+
+
+@installed
+def test_weights_that_are_no_numbers_are_told(folder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    copy = tmp_path / "nan"
+    shutil.copytree(folder, copy)
+    weights = load_file(copy / "model.safetensors")
+    weights["model.norm.weight"][:] = float("nan")
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    backend = TransformersBackend(copy, "nan", threads=1)
+    for settings in ({"temperature": 1.0}, {"temperature": 0.0}, {"json_schema": {"type": "integer"}}):
+        with pytest.raises(ModelError, match="no numbers"):
+            ask(backend, **settings)
+    backend.close()
+
+
+@installed
+def test_hardly_any_temperature_is_none(backend: TransformersBackend) -> None:
+    assert ask(backend, temperature=1e-40)[0] == ask(backend)[0]
+
+
+@installed
+def test_a_name_that_can_be_no_path_is_unknown(settings: Settings) -> None:
+    for place in ("a" * 300, "b/" + "a" * 300, "a\0b"):
+        with pytest.raises(ModelNotFoundError, match="is no folder"):
+            estimate_bytes(place, settings)
