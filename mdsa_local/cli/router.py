@@ -87,6 +87,8 @@ def figure(value: Any) -> str:
     """A figure of a report for people; a dash where there is nothing to count."""
     if isinstance(value, dict):
         return ", ".join(f"{name} {figure(part)}" for name, part in value.items()) or "-"
+    if isinstance(value, list):
+        return ", ".join(map(figure, value)) or "-"
     return "-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
 
 

@@ -162,6 +162,11 @@ def mixed(evidence: NDArray[np.floating], opinion: Opinion | None, weight: float
     return Mixed(shares, opinion.agreed)
 
 
+def learnable_of(index: Index) -> list[str]:
+    """The domains that classifiers can learn."""
+    return [name for name, anchors in index.anchors.items() if len(anchors.examples) >= LEARNABLE]
+
+
 def going_on(fitted: Fit, known: Collection[str], names: Collection[str], own: Calibration) -> Fit:
     """What holds of ``fitted`` when the domains have changed to ``names``, of which those ``known`` are still what was learned.
 
@@ -178,11 +183,17 @@ def going_on(fitted: Fit, known: Collection[str], names: Collection[str], own: C
 
 
 def fit(index: Index, calibration: Calibration, outside: Anchors | None = None, *, seed: int = 0, per_domain: bool = False) -> Fit:
-    """Learn from the examples of ``index``; ``outside`` are out-of-scope questions.
+    """Learn from the examples of ``index``; ``outside`` are out-of-scope questions. Beside two domains to learn from, others with fewer than
+    :data:`LEARNABLE` examples go by the evidence: the fit, and what is reported of it, is that of the domains without them.
 
     Accuracy and refusals in scope are from predictions on examples that were held out: by folds, or, of many, a part; the share of the
     out-of-scope questions refused is from those the calibration has seen. Raises :class:`ConfigError`.
     """
+    learnable = learnable_of(index)
+    if 1 < len(learnable) < len(index.names):
+        without = fit(Index({name: index.anchors[name] for name in learnable}), calibration, outside, seed=seed, per_domain=per_domain)
+        if without.judge is not None:
+            return replace(without, report=without.report | {"not_learned": [name for name in index.names if name not in learnable]})
     vectors, owner, rows = index.examples
     if not len(vectors):
         raise ConfigError("no examples to fit on: the registered domains have none", "Add examples to the domains, or pass (text, domain) pairs.")

@@ -180,15 +180,13 @@ class IntentRouter:
             self._refitting.start()
 
     def _refit(self) -> None:
-        """Fit until what was fitted knows all that is registered; the thresholds that were asked for stay. While a domain has too few examples to
-        learn from, the head goes on as it is: domains that it does not know are known by the nearest anchors alone."""
+        """Fit until what was fitted knows all that can be learned; the thresholds that were asked for stay. Domains with too few examples for that
+        are known by the nearest anchors alone."""
         while True:
             with self._lock:
                 now, asked, options = self._now, self._asked, dict(self._options)
-            counts = [len(a.examples) for a in now.index.anchors.values()]
-            judge, found = now.fit.judge, None
-            unknown = judge is None or not judge.knows(now.index.names).all()
-            if unknown and len(counts) > 1 and min(counts) >= fitting.LEARNABLE:
+            learnable, judge, found = fitting.learnable_of(now.index), now.fit.judge, None
+            if len(learnable) > 1 and (judge is None or not judge.knows(learnable).all()):
                 try:
                     found = fitting.fit(now.index, self._calibration, now.outside, **options)
                 except Exception:

@@ -301,6 +301,18 @@ def test_a_domain_of_keywords_beside_a_fit_takes_little_of_what_belongs_nowhere(
     assert sum(route.domain == "garden" for route in routes) <= 15
 
 
+def test_a_domain_too_small_to_learn_keeps_none_of_the_others_from_it(encoder: Encoder, domains: list[DomainConfig]) -> None:
+    router = IntentRouter(encoder, encoder.calibration)
+    router.register_all([*domains, GARDEN.model_copy(update={"description": "Growing flowers", "keywords": ("roses", "compost", "lawn")})])
+    report = router.fit([(text, None) for text in outside()[::2]])
+    assert report["not_learned"] == ["garden"]
+    assert report["head_weight"] > 0
+    routes = router.decided(outside()[1::2])[0]
+    assert sum(route.domain is None for route in routes) >= 55
+    assert sum(route.domain == "garden" for route in routes) <= 15
+    assert router.route("when do i prune roses?").domain == "garden"
+
+
 def test_a_fit_keeps_what_a_domain_is_described_by(encoder: Encoder, tmp_path: Path) -> None:
     router = IntentRouter(encoder, encoder.calibration)
     router.register_all([GARDEN, DomainConfig(name="ships", description="Ferries and harbours")])
