@@ -61,9 +61,14 @@ def without_list_mark(sentence: str) -> str:
     return sentence[mark.end() :] if mark else sentence
 
 
+def line_start(text: str, at: int) -> int:
+    """Where the line of ``at`` begins."""
+    return text.rfind("\n", 0, at) + 1
+
+
 def indentation(text: str, at: int) -> int:
     """How many characters stand before ``at`` in its line."""
-    return at - text.rfind("\n", 0, at) - 1
+    return at - line_start(text, at)
 
 
 def unmarked(between: str, sentence: str) -> bool:

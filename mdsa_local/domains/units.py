@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mdsa_local.sentences import FENCE, LIST_MARK, indentation, spans, unmarked, without_list_mark
+from mdsa_local.sentences import FENCE, LIST_MARK, indentation, line_start, spans, unmarked, without_list_mark
 from mdsa_local.validation import denials
 from mdsa_local.validation.grounding import YES_OR_NO
 
@@ -126,7 +126,7 @@ def _places(text: str, tables: Sequence[tuple[int, int]]) -> list[_Place]:
             found[-1].end = end
             continue
         code = any(first <= start < last for first, last in blocks)
-        item = not code and not text[_line(text, start) : start].strip() and bool(LIST_MARK.match(text, start))
+        item = not code and not text[line_start(text, start) : start].strip() and bool(LIST_MARK.match(text, start))
         leading = leading and not code and not item and unmarked(text[found[-1].end : start], text[start:end])
         step = STEP.match(text, start)
         asks = not code and _asks(text[start:end])
@@ -145,10 +145,6 @@ def _records(text: str) -> list[tuple[int, int]]:
 def _asks(sentence: str) -> bool:
     bare = without_list_mark(sentence).strip(EMPHASIS)
     return (bare.rstrip(QUOTATION) if bare[:1] in "\"'“‘«(" else bare).endswith(("?", "？"))
-
-
-def _line(text: str, at: int) -> int:
-    return text.rfind("\n", 0, at) + 1
 
 
 def _joined(text: str, places: Sequence[_Place]) -> list[_Place]:
@@ -213,7 +209,7 @@ def _led_in(text: str, places: list[_Place]) -> list[_Place]:
             below = at + 1 < len(places) and places[at + 1].item and indentation(text, places[at + 1].start) > far
             if not place.steps and (below or _leads_in(text, place, False)):
                 over.append((far, place))
-        elif listing and not place.code and ("\n" not in between or text[_line(text, place.start)] in " \t"):
+        elif listing and not place.code and ("\n" not in between or text[line_start(text, place.start)] in " \t"):
             # It goes on with the item before it.
             pass
         else:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-HALF = re.compile(r"[\ud800-\udfff]")
+from mdsa_local.domains.config import HALF
+
 FIRST_HALF = re.compile(r"[\ud800-\udbff]\Z")
 
 

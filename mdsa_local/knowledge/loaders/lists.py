@@ -21,7 +21,7 @@ def whole(value: str | None) -> int | None:
     return int(match[1]) if match else None
 
 
-def mark(number: int) -> str:
+def numbered(number: int) -> str:
     """What stands before an item with a number; of more digits it would be taken for the end of a sentence."""
     return f"{number}. " if 0 <= number < 100 else "- "
 
@@ -89,7 +89,7 @@ class Lists:
         around.number = around.number if value is None else value
         around.mark = "- "
         if around.number is not None:
-            around.mark = mark(around.number)
+            around.mark = numbered(around.number)
             around.number += around.step
 
     def end_item(self) -> None:

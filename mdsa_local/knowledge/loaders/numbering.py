@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mdsa_local.knowledge.loaders.lists import DEEPEST, mark, placed, whole
+from mdsa_local.knowledge.loaders.lists import DEEPEST, numbered, placed, whole
 
 # Word's own styles: "List Bullet", "List Number 2", "List Continue 3", "List 2".
 _STYLE = re.compile(r"List(?: (Bullet|Number|Continue|Paragraph))?(?: (\d))?.*")
@@ -54,11 +54,11 @@ class Numbering:
         counts = self._counts.setdefault(number, {})
         for deeper in [other for other in counts if other > depth]:
             del counts[deeper]
-        before = "- "
+        mark = "- "
         if known.format == "decimal":
             counts[depth] = counts.get(depth, known.start - 1) + 1
-            before = mark(counts[depth])
-        return placed(text, depth, before) if text else ""
+            mark = numbered(counts[depth])
+        return placed(text, depth, mark) if text else ""
 
     def end(self) -> None:
         """Lists that are so by their style alone end."""
