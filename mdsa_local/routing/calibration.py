@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mdsa_local.errors import ConfigError
 
-OUTSIDE_SHARE = 0.1
+OUTSIDE_SHARE = 0.08
 # The number of anchors a domain for which the temperature of an encoder's own calibration is given.
 USUAL = 30
 
