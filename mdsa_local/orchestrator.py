@@ -1,4 +1,4 @@
-"""The one path from a question to an answer: route, retrieve, generate, validate. Streaming is the path; a whole answer folds it."""
+"""The front door: a question in, an answer out. Streaming is the one path there; a whole answer folds it."""
 
 from __future__ import annotations
 
@@ -7,47 +7,32 @@ import threading
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from mdsa_local.answering import Answering
 from mdsa_local.awaiting import Awaiting
-from mdsa_local.domains import quoting
 from mdsa_local.domains.config import DomainConfig
-from mdsa_local.domains.executor import DomainExecutor
-from mdsa_local.domains.prompts import NOT_FOUND
-from mdsa_local.domains.registry import DomainRegistry
-from mdsa_local.errors import BackendUnavailableError, ClosedError, ConfigError, InputError, MDSAError, StorageError, expected
-from mdsa_local.evidence import Evidence, Searcher, resolved
-from mdsa_local.knowledge.following import Following
+from mdsa_local.errors import ClosedError, ConfigError, InputError, MDSAError, expected
 from mdsa_local.knowledge.forked import refuse_forked
 from mdsa_local.onnx_models import OnnxModels
 from mdsa_local.outcomes import Outcomes
+from mdsa_local.parts import Parts, checked
 from mdsa_local.runtime.manager import ModelManager
 from mdsa_local.settings import Settings
 from mdsa_local.stoppable import Leash, Stoppable, StoppedError
-from mdsa_local.types import Answer, Completed, Draft, Event, Passage, Query, Retrieved, Revised, Route, Routed, Stage, Token, Verdict
-from mdsa_local.unclaimed import unclaimed
-from mdsa_local.understanding import Read, understood, within
-from mdsa_local.validation import ladder, rules
+from mdsa_local.types import Answer, Completed, Event, Query, Verdict
+from mdsa_local.validation import rules
 
 if TYPE_CHECKING:
     from mdsa_local.domains.watching import Change, DomainWatcher
     from mdsa_local.knowledge.dual_rag import DualRAG
     from mdsa_local.knowledge.ingest import Report
-    from mdsa_local.routing.encoder import Encoder
-    from mdsa_local.routing.lexical import LexicalEncoder
-    from mdsa_local.routing.router import IntentRouter
-    from mdsa_local.validation.grounding import Embed
-    from mdsa_local.validation.judge import AnswerJudge
 
 logger = logging.getLogger(__name__)
-# So many passages, of different headings, are named where none answers.
-NEAREST = 3
 
 
-class TinyBERTOrchestrator:
+class TinyBERTOrchestrator(Parts):
     """The front door. Also exported as ``MDSA``.
 
     With no arguments it knows the shipped domains and those in ``$MDSA_HOME/domains``; ``domains`` replaces that list. Nothing heavy is
@@ -75,22 +60,13 @@ class TinyBERTOrchestrator:
         watch: bool = False,
         onnx: OnnxModels | None = None,
     ) -> None:
-        _checked(settings, manager, onnx, knowledge)
+        checked(settings, manager, onnx, knowledge)
         changes = {"encoder": str(intent_model_path) if intent_model_path else None, "use_reasoning_threshold": use_reasoning_threshold}
         given = {key: value for key, value in changes.items() if value is not None}
-        self.settings = (settings or Settings.load()).changed(**given)
-        self._onnx = onnx or OnnxModels(self.settings)
+        super().__init__((settings or Settings.load()).changed(**given), manager, knowledge, domains, onnx)
         self._own_manager = manager is None
-        self.manager = manager or ModelManager(self.settings)
-        self.executor = DomainExecutor(self.manager)
-        self.registry = DomainRegistry.from_folders(self.settings.domain_dirs) if domains is None else DomainRegistry.given(domains)
-        # What a router on disk was fitted to, as no program but this one knows of domains registered later.
-        self._configured = tuple(self.registry)
-        self._knowledge = knowledge
-        self._lock = threading.RLock()
         # Held while a domain comes or goes, which takes longer than a question may wait: the registry and the router then tell the same.
         self._changing = threading.Lock()
-        self._following = Following(self.settings, lambda: self.knowledge, lambda: self.encoder.fingerprint)
         self._outcomes, self._awaiting = Outcomes(), Awaiting()
         self._closed = False
         # Of questions under way, each by itself.
@@ -107,62 +83,6 @@ class TinyBERTOrchestrator:
         """What became of domains edited since the start, with ``watch``; the last hundred."""
         return self._watcher.changes if self._watcher else []
 
-    @cached_property
-    def encoder(self) -> Encoder | LexicalEncoder:
-        """The sentence encoder, loaded when first needed; see :attr:`OnnxModels.encoder`."""
-        return self._onnx.encoder
-
-    @property
-    def judge(self) -> AnswerJudge | None:
-        """The judge of which sentences answer, loaded when first needed; see :attr:`OnnxModels.judge`."""
-        return self._onnx.judge
-
-    @property
-    def _degraded(self) -> str:
-        """Why the encoder is not at work; empty when it is."""
-        return getattr(self.encoder, "reason", "")
-
-    @property
-    def _lesser(self) -> str:
-        """Why an answer is less than it could be; empty when nothing is amiss."""
-        if self._degraded:
-            return f"found by words alone: {self._degraded}"
-        return f"chosen by nearness alone: {self._onnx.unjudged}" if self._onnx.unjudged else ""
-
-    def _marked(self, verdict: Verdict) -> Verdict:
-        """``verdict`` with the reason why it is less than it could be; a success is degraded by it, a refusal stays one."""
-        if not (lesser := self._lesser):
-            return verdict
-        if verdict.status == "success":
-            return replace(verdict, status="degraded", reason=lesser, lesser=True)
-        return replace(verdict, reason="; ".join(filter(None, (verdict.reason, lesser))), lesser=True)
-
-    @property
-    def router(self) -> IntentRouter:
-        """The router, with every registered domain; made when first needed."""
-        # By one thread alone, and not while domains come or go: one that came while it was made would never be told to it.
-        with self._lock:
-            if (made := self.__dict__.get("router")) is None:
-                from mdsa_local.routing.making import made_router
-
-                made = self.__dict__["router"] = made_router(self.settings, self.encoder, list(self.registry), self._configured)
-            router: IntentRouter = made
-            return router
-
-    @cached_property
-    def knowledge(self) -> DualRAG:
-        """The knowledge bases, as they are on disk; see :meth:`prepare`."""
-        from mdsa_local.knowledge.dual_rag import DualRAG
-
-        settings = self.settings
-        return self._knowledge or DualRAG(
-            settings.knowledge_place,
-            self.encoder,
-            storage_options=settings.storage_options,
-            reranker=settings.reranker_place,
-            threads=settings.threads,
-        )
-
     def prepare(self, progress: Callable[[str, int, int], None] | None = None) -> list[tuple[str, Report]]:
         """Bring the knowledge bases in step with the domains' folders; what was done. Questions do it by themselves, the first one and those after
         an edit. Nothing to do costs some milliseconds.
@@ -172,16 +92,11 @@ class TinyBERTOrchestrator:
         """
         refuse_forked()
         self._refuse_closed()
-        if not self._keeps_in_step:
+        if not self.keeps_in_step:
             return []
-        done = self._following.prepare(progress)
-        self._following.tell_unfollowed(self.registry)
+        done = self.following.prepare(progress)
+        self.following.tell_unfollowed(self.registry)
         return done
-
-    @property
-    def _keeps_in_step(self) -> bool:
-        """Whether the knowledge bases are ours to change. Without the encoder nothing can be embedded; what is there is searched by words."""
-        return self._knowledge is None and not self._degraded
 
     def register_domain(
         self,
@@ -255,45 +170,12 @@ class TinyBERTOrchestrator:
         return Stoppable(lambda leash: self._events(query, leash), unread=lambda: self._outcomes.count("cancelled"))
 
     def _events(self, query: Query, leash: Leash) -> Generator[Event, None, None]:
-        began, request_id = time.perf_counter(), uuid.uuid4().hex
-        trace: list[Stage] = []
+        began = time.perf_counter()
         self._leashes[id(leash)] = leash
         try:
             self._go_on(leash)
-            self._onnx.load_judge_ahead()
-            domains = self._domains(query)
-            read: Read = self._timed("route", trace, lambda: self._route(query))
-            read = read if query.domain else replace(read, route=within(read.route, domains))
-            trace[-1] = replace(trace[-1], detail=read.detail)
-            self._go_on(leash)
-            asked = read.text
-            embed = self.encoder.remembering()
-            read, evidence = self._looked_up(read, domains, embed, trace, leash)
-            route = read.route
-            self._go_on(leash)
-            yield Routed(route)
-            if route.domain is None:
-                of_all = [query.domain] if query.domain else list(self.registry)
-                verdict, draft = Verdict("abstained", unclaimed(route, of_all, self.settings), (), (), route.reason), None
-                # Small talk needs neither encoder nor judge to be answered.
-                verdict = verdict if route.small_talk else self._marked(verdict)
-                yield Token(verdict.text)
-            else:
-                passages = evidence.passages
-                yield Retrieved(passages)
-                chosen = domains(route.domain)
-                draft = yield from self._generate(chosen, read.text, evidence, embed, trace, leash)
-                form = chosen.generation
-                verdict = self._timed("validate", trace, lambda: ladder.judge(read.text, draft, passages, embed, evidence.answering, form))
-                kind: Literal["citations", "replaced"] = "citations" if verdict.status == "success" else "replaced"
-                verdict = self._marked(verdict)
-                if verdict.text != draft.text:
-                    yield Revised(verdict.text, verdict.reason, kind)
-            self._go_on(leash)
-            answer = self._answer(request_id, query, route, draft, verdict, trace, (time.perf_counter() - began) * 1000)
-            if answer.status == "not_found":
-                answer = replace(answer, nearest=_nearest(evidence.passages))
-            self._log(answer, asked)
+            answer = yield from Answering(self, query, leash, lambda: self._go_on(leash)).events()
+            self._outcomes.count(answer.status, answer.domain, began)
         except (GeneratorExit, StoppedError):
             self._outcomes.count("cancelled", began=began)
             return
@@ -420,141 +302,6 @@ class TinyBERTOrchestrator:
             # Not every question comes to a model; who gives a wrong one is told all the same.
             self.manager.resolve(domain.model)
         return Query(asked, chosen, dict(context or {}), turns)
-
-    def _domains(self, query: Query) -> Callable[[str], DomainConfig]:
-        """What gives the domain of a name: for one question each stays what it is now, though it be replaced or removed meanwhile. The one that the
-        caller chose may be registered otherwise, or not at all."""
-        if (chosen := query.domain) is not None:
-            return lambda name: chosen
-        known = {domain.name: domain for domain in self.registry}
-        return lambda name: known[name] if name in known else self.registry.get(name)
-
-    def _looked_up(self, read: Read, domains: Callable[[str], DomainConfig], embed: Embed, trace: list[Stage], leash: Leash) -> tuple[Read, Evidence]:
-        """How the question is understood after a look into the documents, and what they say."""
-        route, judge = read.route, None if self._degraded else self.judge
-        if route.domain is None and (judge is None or route.small_talk or route.outside or not route.scores):
-            return read, Evidence()
-        began = time.perf_counter()
-        if self._keeps_in_step:
-            self._following.follow()
-            self._following.tell_unfollowed([*self.registry, *([domains(route.domain)] if route.domain else [])])
-        if route.domain is not None and self.knowledge.holds(route.domain):
-            # Before and while passages are looked up; where there are none to be had, the model will not be asked.
-            self.executor.refuse_when_full(domains(route.domain))
-            self.executor.load_ahead(domains(route.domain), leash.stopped)
-        searcher = Searcher(
-            self.knowledge,
-            read.text,
-            None if self._degraded else read.vector,
-            embed,
-            judge.remembering() if judge else None,
-            self.settings.top_k,
-            lambda name: self.executor.quotes(domains(name)),
-            # What was asked before is no part of what is asked now.
-            () if read.turn else quoting.divided(read.text),
-            read.turn,
-        )
-        route, evidence, odds, part = resolved(route, searcher)
-        trace.append(Stage("retrieve", (time.perf_counter() - began) * 1000, {"odds": odds} if judge else {}))
-        return replace(read, route=route, text=part.text if part else read.text), evidence
-
-    def _route(self, query: Query) -> Read:
-        return understood(query, self.encoder, lambda: self.router)
-
-    def _generate(
-        self, domain: DomainConfig, question: str, evidence: Evidence, embed: Embed, trace: list[Stage], leash: Leash
-    ) -> Generator[Event, None, Draft]:
-        began, first, detail = time.perf_counter(), 0.0, dict[str, Any]()
-        passages, draft = evidence.passages, Draft("", "", "cancelled", 0, 0)
-        reason = self._doubt(domain, question, evidence, embed) if passages else "no passage was found"
-        if reason:
-            # No answer could stand: the model is not asked.
-            yield Token(NOT_FOUND)
-            return Draft(NOT_FOUND, "", "stop", 0, 0, reason)
-        for piece in self.executor.stream(domain, question, passages, embed, leash, evidence.extracts):
-            if isinstance(piece, str):
-                first = first or (time.perf_counter() - began) * 1000
-                yield Token(piece)
-            elif isinstance(piece, Draft):
-                draft = piece
-            else:
-                detail = piece.detail()
-        if draft.finish_reason == "cancelled":
-            # What was stopped in the middle is no answer.
-            self._go_on(leash)
-            raise BackendUnavailableError(f"the model of {domain.name} was stopped before its answer was complete", "Ask again.")
-        trace.append(Stage("generate", (time.perf_counter() - began) * 1000, {**detail, "first_token_ms": round(first, 2)}))
-        return draft
-
-    def _doubt(self, domain: DomainConfig, question: str, evidence: Evidence, embed: Embed) -> str:
-        """Why the model had better not be asked; empty when it may be. A model that only quotes is held to more than one that can decline."""
-        against = evidence.doubt
-        if not self._degraded and against is not None and self.executor.quotes(domain) and against.declines:
-            return against.reason
-        if evidence.answering:
-            return ""
-        closeness, _ = ladder.nearest(question, evidence.passages, embed)
-        # The validation would refuse whatever the model writes.
-        return "" if closeness >= ladder.FLOOR else f"no sentence in the documents is near enough to the question ({max(closeness, 0):.2f})"
-
-    @staticmethod
-    def _timed(stage: str, trace: list[Stage], work: Callable[[], Any]) -> Any:
-        began = time.perf_counter()
-        result = work()
-        trace.append(Stage(stage, (time.perf_counter() - began) * 1000))
-        return result
-
-    def _answer(
-        self, request_id: str, query: Query, route: Route, draft: Draft | None, verdict: Verdict, trace: list[Stage], latency_ms: float
-    ) -> Answer:
-        self._outcomes.count(verdict.status, route.domain, time.perf_counter() - latency_ms / 1000)
-        model, tokens = (draft.model, draft.tokens_generated) if draft else ("", 0)
-        return Answer(
-            request_id=request_id,
-            status=verdict.status,
-            response=verdict.text,
-            domain=route.domain,
-            confidence=route.confidence,
-            scores=route.scores,
-            model=model,
-            tokens_generated=tokens,
-            latency_ms=latency_ms,
-            citations=verdict.cited,
-            verdict=verdict,
-            trace=tuple(trace),
-            reason=verdict.reason or route.reason,
-            metadata=query.metadata,
-            elsewhere=route.elsewhere,
-        )
-
-    def _log(self, answer: Answer, question: str) -> None:
-        """Keep the answer where the setting ``answer_log`` says so. A disk that cannot take it does not take the answer from the user."""
-        if self.settings.answer_log:
-            from mdsa_local.feedback.store import Feedback
-
-            try:
-                Feedback(self.settings).record(answer, question)
-            except StorageError as error:
-                logger.warning("the answer %s is not in the log: %s. %s", answer.request_id, error, error.hint)
-
-
-def _checked(settings: object, manager: object, onnx: object, knowledge: object) -> None:
-    """Raise :class:`ConfigError` for parts that are none."""
-    expected(settings, Settings | None, "settings", "Pass Settings.load(top_k=3), for example, or None to have them read.", ConfigError)
-    expected(manager, ModelManager | None, "manager", "Pass a ModelManager, or None to have one made.", ConfigError)
-    expected(onnx, OnnxModels | None, "onnx", "Pass OnnxModels(settings), or None to have them loaded.", ConfigError)
-    if knowledge is not None:
-        from mdsa_local.knowledge.dual_rag import DualRAG
-
-        expected(knowledge, DualRAG, "knowledge", "Pass a DualRAG, such as DualRAG(folder), or None for the configured place.", ConfigError)
-
-
-def _nearest(passages: Iterable[Passage]) -> tuple[Passage, ...]:
-    """Of passages, best first, the best of each heading, at most :data:`NEAREST`."""
-    places: dict[tuple[str, str, str], Passage] = {}
-    for passage in passages:
-        places.setdefault((passage.knowledge_base, passage.source, passage.title), passage)
-    return tuple(places.values())[:NEAREST]
 
 
 def _answered(events: Iterable[Event]) -> Answer:

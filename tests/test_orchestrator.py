@@ -30,21 +30,23 @@ from mdsa_local import (
     StorageError,
     TinyBERTOrchestrator,
     UnknownNameError,
+    answering,
     create_finance_domain,
     create_medical_domain,
 )
-from mdsa_local import orchestrator as orchestrator_module
+from mdsa_local.answering import _nearest
 from mdsa_local.cli.ask import details, show
 from mdsa_local.domains import quoting
 from mdsa_local.domains.prompts import NOT_FOUND
+from mdsa_local.evidence import resolved
 from mdsa_local.knowledge import sync
-from mdsa_local.orchestrator import _nearest
 from mdsa_local.runtime import backend
 from mdsa_local.runtime.llamacpp import LlamaCppBackend
 from mdsa_local.sentences import sentences
 from mdsa_local.settings import Settings
 from mdsa_local.types import Completed, Passage, Retrieved, Revised, Routed, Token
 from mdsa_local.unclaimed import NO_DOMAIN, SEVERAL_DOMAINS, SMALL_TALK
+from mdsa_local.understanding import understood
 from tests import scripted
 from tests.conftest import DATA
 from tests.runtime.gguf_writer import Shape, metadata, random_weights, write_gguf
@@ -241,21 +243,18 @@ def test_the_three_line_quick_start(product: TinyBERTOrchestrator) -> None:
 
 
 def test_two_domains_of_one_name_are_answered_each_by_its_own_model(says: TinyBERTOrchestrator, monkeypatch: pytest.MonkeyPatch) -> None:
-    executor, question = DomainExecutor(says.manager), "What does an overdraft cost?"
+    executor, question, between = DomainExecutor(says.manager), "What does an overdraft cost?", list[str]()
     one, other = (create_finance_domain(model=f"scripted://{name}") for name in ("one", "other"))
     scripted.SAYS.update(one="An overdraft costs $25. [1]", other="An overdraft costs $25. [1]")
     assert executor.execute(question, one)["model"] == "scripted://one"
-    front, between = executor._front, list[str]()
-    assert front is not None
-    looked_up = front._looked_up
 
     def held(*given: Any) -> Any:
         if not between:
             between.append("")
             between[:] = [executor.execute(question, other)["model"]]
-        return looked_up(*given)
+        return resolved(*given)
 
-    monkeypatch.setattr(front, "_looked_up", held)
+    monkeypatch.setattr(answering, "resolved", held)
     assert executor.execute(question, one)["model"] == "scripted://one"
     assert between == ["scripted://other"]
 
@@ -460,7 +459,7 @@ def test_a_full_queue_is_told_before_the_search(product: TinyBERTOrchestrator, l
             thread.start()
             while work(one)[1] < number or not work(one)[0]:
                 time.sleep(0.01)
-        monkeypatch.setattr(orchestrator_module, "resolved", lambda *_: pytest.fail("the documents were searched"))
+        monkeypatch.setattr(answering, "resolved", lambda *_: pytest.fail("the documents were searched"))
         with pytest.raises(BusyError) as caught:
             one.ask(QUESTION, domain="finance")
         assert caught.value.retry_after_s >= 1
@@ -490,13 +489,12 @@ def test_cancelling_stops_the_model_while_it_reads_the_prompt(slow: TinyBERTOrch
 
 def test_questions_of_an_event_loop_leave_its_own_threads_alone(says: TinyBERTOrchestrator, monkeypatch: pytest.MonkeyPatch) -> None:
     go = threading.Event()
-    real = says._route
 
-    def held(query: Any) -> Any:
+    def held(*given: Any) -> Any:
         go.wait(10)
-        return real(query)
+        return understood(*given)
 
-    monkeypatch.setattr(says, "_route", held)
+    monkeypatch.setattr(answering, "understood", held)
     scripted.SAYS["finance"] = NOT_FOUND
 
     async def asked() -> float:
@@ -515,14 +513,14 @@ def test_questions_of_an_event_loop_leave_its_own_threads_alone(says: TinyBERTOr
 
 @pytest.mark.parametrize("ask", ["astream", "aask"])
 def test_a_cancelled_task_does_not_wait_for_what_cannot_be_stopped(says: TinyBERTOrchestrator, monkeypatch: pytest.MonkeyPatch, ask: str) -> None:
-    go, real, looked = threading.Event(), says._route, list[object]()
+    go, looked = threading.Event(), list[object]()
 
-    def held(query: Any) -> Any:
+    def held(*given: Any) -> Any:
         go.wait(10)
-        return real(query)
+        return understood(*given)
 
-    monkeypatch.setattr(says, "_route", held)
-    monkeypatch.setattr(says, "_looked_up", lambda *given: looked.append(given))
+    monkeypatch.setattr(answering, "understood", held)
+    monkeypatch.setattr(answering, "resolved", lambda *given: looked.append(given))
 
     async def one() -> None:
         if ask == "aask":
@@ -653,16 +651,15 @@ def test_a_closed_one_refuses_everything_alike(product: TinyBERTOrchestrator) ->
     assert (told["status"], told["error"]["code"], told["error"]["retryable"]) == ("error", "closed", False)
 
 
-def test_a_question_in_the_middle_of_its_search_leaves_no_knowledge_base_open(product: TinyBERTOrchestrator) -> None:
+def test_a_question_in_the_middle_of_its_search_leaves_no_knowledge_base_open(product: TinyBERTOrchestrator, monkeypatch: pytest.MonkeyPatch) -> None:
     closing = TinyBERTOrchestrator(settings=product.settings, domains=[create_finance_domain()])
     closing.__dict__["encoder"] = product.encoder
-    real = closing._looked_up
 
     def held(*given: Any) -> Any:
         closing.close()
-        return real(*given)
+        return resolved(*given)
 
-    closing.__dict__["_looked_up"] = held
+    monkeypatch.setattr(answering, "resolved", held)
     with pytest.raises(ClosedError):
         closing.ask("How do I freeze my card?")
     assert closing.knowledge._knowledge_bases == {}
@@ -850,15 +847,14 @@ def test_a_registration_that_fails_changes_nothing(fresh: TinyBERTOrchestrator, 
 @pytest.mark.parametrize("after", [None, Routed, Retrieved])
 def test_a_question_under_way_outlives_its_domain(says: TinyBERTOrchestrator, monkeypatch: pytest.MonkeyPatch, after: type | None) -> None:
     scripted.SAYS["finance"] = "Each dispute is settled within 45 days. [1]"
-    route = says._route
 
-    def then_gone(*asked: Any) -> Any:
-        read = route(*asked)
+    def then_gone(*given: Any) -> Any:
+        read = understood(*given)
         says.unregister_domain("finance")
         return read
 
     if after is None:
-        monkeypatch.setattr(says, "_route", then_gone)
+        monkeypatch.setattr(answering, "understood", then_gone)
     answer = None
     for event in says.stream("How long does a dispute take?"):
         if type(event) is after:

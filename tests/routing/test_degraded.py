@@ -31,7 +31,7 @@ def test_routes_and_answers_by_words_and_says_so(product: TinyBERTOrchestrator, 
         answer = front.ask("How much does a replacement debit card cost?")
         assert answer.domain == "finance"
         assert answer.status in ("degraded", "not_found")
-        assert front.router.route("where is my parcel").degraded == front.router.explain("qwertz asdfgh").route.degraded == front._degraded != ""
+        assert front.router.route("where is my parcel").degraded == front.router.explain("qwertz asdfgh").route.degraded == front.degraded != ""
         refused = front.ask("qwertz asdfgh")
         assert (refused.status, refused.degraded) == ("abstained", True)
         assert "by words alone" in refused.reason
