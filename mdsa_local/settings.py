@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidatorFunctionWrapHandler, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, ValidatorFunctionWrapHandler, field_validator
 from pydantic_core import PydanticCustomError
 
 from mdsa_local.errors import ConfigError, MDSAError, StorageError, did_you_mean, nearest
@@ -161,13 +161,23 @@ class Settings(BaseModel):
             raise PydanticCustomError("duration", "expected a duration such as 5m or 1h30m, a number of seconds, 0 for not at all, or -1 for ever")
         return value
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _number(cls, value: Any, info: ValidationInfo) -> Any:
+        # Pydantic would take yes and no for 1 and 0.
+        if isinstance(value, bool) and type(cls.model_fields[str(info.field_name)].default) in (int, float):
+            raise PydanticCustomError("number", "expected a number")
+        return value
+
     @field_validator("gpu_layers", mode="wrap")
     @classmethod
     def _layers(cls, value: object, known: ValidatorFunctionWrapHandler) -> object:
         try:
-            return known(value)
+            if not isinstance(value, bool):
+                return known(value)
         except ValidationError:
-            raise PydanticCustomError("layers", "expected auto, or how many layers: 0 for none, 1000 for all of any model") from None
+            pass
+        raise PydanticCustomError("layers", "expected auto, or how many layers: 0 for none, 1000 for all of any model")
 
     @field_validator("ollama_api_key", "openai_api_key", mode="before")
     @classmethod
@@ -259,7 +269,7 @@ class Settings(BaseModel):
         if not isinstance(home, str | Path):
             raise ConfigError(f"settings: home is {home!r}, no path", "Pass a folder as home=..., or leave it out for $MDSA_HOME.")
         home = user_path(home)
-        values = read_yaml(home / "config.yaml") if (home / "config.yaml").is_file() else {}
+        values = read_yaml(home / "config.yaml") if (home / "config.yaml").exists() else {}
         if "home" in values:
             raise ConfigError(f"{home / 'config.yaml'}: unknown key 'home'", "The folder of the file is the home; set MDSA_HOME to use another.")
         origin = dict.fromkeys(values, str(home / "config.yaml"))

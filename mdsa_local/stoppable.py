@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Generic, Protocol, Self, TypeVar, runtime_checkable
 
 T = TypeVar("T")
@@ -25,6 +27,30 @@ class Closeable(Protocol):
 
 class StoppedError(Exception):
     """Nobody wants the rest: what raises it has told nothing, and whoever catches it ends."""
+
+
+def never() -> bool:
+    """Nobody stops it."""
+    return False
+
+
+# What tells the requests of a load, which is called by its name and settings alone, that nobody wants it any more.
+_unwanted: ContextVar[Callable[[], bool]] = ContextVar("unwanted", default=never)
+
+
+@contextmanager
+def until(stopped: Callable[[], bool]) -> Iterator[None]:
+    """While this lasts, what this thread waits for and can break off is broken off when ``stopped`` says so."""
+    token = _unwanted.set(stopped)
+    try:
+        yield
+    finally:
+        _unwanted.reset(token)
+
+
+def unwanted() -> Callable[[], bool]:
+    """Whether what this thread waits for is wanted no more, for whichever thread watches over it."""
+    return _unwanted.get()
 
 
 class Leash:

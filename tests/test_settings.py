@@ -35,6 +35,9 @@ def test_home_is_the_platforms_user_data_folder_and_never_the_current_one() -> N
         ("top_k: many\n", "top_k"),
         ("colour: red\n", "unknown key 'colour'"),
         ("a: [1\n", "not valid YAML"),
+        ("top_k: yes\n", "key 'top_k': expected a number"),
+        ("keep_alive_s: true\n", "key 'keep_alive_s': expected a number"),
+        ("gpu_layers: true\n", "key 'gpu_layers': expected auto"),
         ("- a\n", "expected a mapping"),
         ("top_k: 4\nencoder: 2024-99-99\n", """'2024-99-99' cannot be read: month must be in 1..12, line 2"""),
         ("encoder: !!bool perhaps\n", "not valid YAML: 'perhaps' cannot be read"),
@@ -48,6 +51,12 @@ def test_a_wrong_file_is_named_with_its_key(tmp_path: Path, text: str, said: str
         Settings.load({"MDSA_HOME": str(tmp_path)})
     assert said in str(caught.value)
     assert "config.yaml" in f"{caught.value} {caught.value.hint}"
+
+
+def test_a_folder_in_place_of_the_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").mkdir()
+    with pytest.raises(ConfigError, match=r"config\.yaml"):
+        Settings.load({"MDSA_HOME": str(tmp_path)})
 
 
 def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -78,6 +79,13 @@ def few_arenas() -> None:
             ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
 
 
+def nowhere() -> None:
+    """Have output go nowhere that the caller closed, as for a daemon: what is done and the exit code are wanted all the same."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+
+
 def show_escapes() -> None:
     """Have a console of Windows take the escape sequences of bold, dim and a line that renews itself: by itself it writes them out."""
     if sys.platform == "win32":
@@ -94,16 +102,21 @@ def show_escapes() -> None:
 
 def report(error: MDSAError, *, as_json: bool) -> int:
     """Tell an error of ours; its exit code."""
-    if as_json:
-        document(error.envelope())
-    else:
-        tell(error)
+    try:
+        if as_json:
+            document(error.envelope())
+        else:
+            tell(error)
+    except OSError:
+        # Nobody reads it, or it cannot be written: the code tells, and what is left in the buffer would fail again at the end.
+        os._exit(error.exit_code)
     return error.exit_code
 
 
 def run(arguments: list[str] | None = None) -> None:
     """Entry point of the command; exits with 0, or with the code of the error."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    nowhere()
     few_arenas()
     show_escapes()
     logging.basicConfig(format="%(message)s", handlers=[Warnings()])
@@ -115,13 +128,14 @@ def run(arguments: list[str] | None = None) -> None:
     except SystemExit as ended:
         # The usage message went to stderr; whoever asked for JSON gets the envelope as well, unless the command itself chose the code and told all.
         if ended.code == InputError.exit_code and "--json" in arguments and not isinstance(ended.__context__, typer.Exit):
-            document(InputError("the arguments do not fit this command", "The message on stderr says why; see --help.").envelope())
+            report(InputError("the arguments do not fit this command", "The message on stderr says why; see --help."), as_json=True)
         raise
     except MDSAError as error:
         code = report(error, as_json="--json" in arguments)
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            note(f"error: {error.filename or 'the output'}: {error.strerror}\n  Free some space, or write elsewhere.")
+            with contextlib.suppress(OSError):
+                note(f"error: {error.filename or 'the output'}: {error.strerror}\n  Free some space, or write elsewhere.")
             # What is left in the buffer would fail again at the end, in words of Python's own.
             os._exit(StorageError.exit_code)
         if sys.platform == "win32" and isinstance(error, OSError) and error.errno == errno.EINVAL and not error.filename:

@@ -157,6 +157,10 @@ class Fetcher:
         """Append what the server sends from byte ``start`` on; the length of the file after each chunk."""
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
         with self._following("GET", remote.url, headers) as (response, _):
+            if response.status_code == 416:
+                # What is there is no part of what it has now: from the beginning again, by the next connection.
+                file.truncate(0)
+                raise BackendUnavailableError(f"{remote.url}: the server cannot go on where it broke off", "Run it again: it begins anew.")
             if start and (response.status_code != 206 or not response.headers.get("content-range", "").startswith(f"bytes {start}-")):
                 # It cannot go on in the middle: from the beginning again.
                 start = 0
@@ -225,9 +229,9 @@ class Fetcher:
             )
         if status == 404:
             raise ModelNotFoundError(f"{url}: no such file", "Check owner, repository and file name.")
-        if status in (429, 502, 503, 504):
-            raise BackendUnavailableError(f"{url}: the server is busy (status {status})", "Run it again later: it goes on from there.")
-        if status not in (200, 206, *REDIRECTS):
+        if status == 429 or status >= 500:
+            raise BackendUnavailableError(f"{url}: the server is busy or broken (status {status})", "Run it again later: it goes on from there.")
+        if status not in (200, 206, *REDIRECTS) and not (status == 416 and "range" in response.request.headers):
             raise BackendError(f"{url}: the server answers with status {status}", "Check the address.")
 
     @contextmanager

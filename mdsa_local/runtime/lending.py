@@ -11,9 +11,9 @@ from typing import Protocol, runtime_checkable
 from mdsa_local.domains.config import Generation
 from mdsa_local.errors import BackendError, BackendTimeoutError, InputError
 from mdsa_local.runtime.backend import Backend, Finished, Message
-from mdsa_local.runtime.slots import Held, Keeper, Stopped, Target, never
+from mdsa_local.runtime.slots import Held, Keeper, Stopped, Target
 from mdsa_local.settings import LONGEST_WAIT_S
-from mdsa_local.stoppable import StoppedError
+from mdsa_local.stoppable import StoppedError, never
 
 ROLES = "system", "user", "assistant", "tool"
 Prompt = str | Sequence[Message | Mapping[str, str]]

@@ -28,9 +28,9 @@ from mdsa_local.runtime.lending import Handle, ManagedStream, Prompt, Tokenizer,
 from mdsa_local.runtime.naming import Names
 from mdsa_local.runtime.residency import parse_bytes
 from mdsa_local.runtime.room import Room, closed
-from mdsa_local.runtime.slots import Failing, Held, LoadedModel, Measured, ModelStatus, Queueing, Slot, Stopped, Target, never
+from mdsa_local.runtime.slots import Failing, Held, LoadedModel, Measured, ModelStatus, Queueing, Slot, Stopped, Target
 from mdsa_local.settings import Settings
-from mdsa_local.stoppable import StoppedError
+from mdsa_local.stoppable import StoppedError, never, until
 
 T = TypeVar("T")
 DEFAULT_GENERATION = Generation()
@@ -286,7 +286,7 @@ class ModelManager:
                 if slot and slot.backend is not None and slot.state == "ready":
                     return Held(slot, slot.backend)
             if slot:
-                if (backend := self._load(target, slot, victims)) is not None:
+                if (backend := self._load(target, slot, victims, stopped)) is not None:
                     return Held(slot, backend)
                 # What was measured is more than what its header says.
                 size = None
@@ -321,8 +321,9 @@ class ModelManager:
                     slot.backend, slot.uses = None, 0
                     self._room.move(slot, "absent")
 
-    def _load(self, target: Target, slot: Slot, victims: list[Slot]) -> Backend | None:
-        """Unload the victims, load the model, publish it; None when it turned out too large for what is left, to be tried again."""
+    def _load(self, target: Target, slot: Slot, victims: list[Slot], stopped: Stopped) -> Backend | None:
+        """Unload the victims, load the model, publish it; None when it turned out too large for what is left, to be tried again. A server that loads
+        it is not waited for once that is ``stopped``, or the manager closed; who waits for the same then loads it anew."""
         backend, failed, seen = None, "", None
         if target.scheme in IN_PROCESS and self._origin is None:
             self._origin = Origin(target.name)
@@ -331,8 +332,13 @@ class ModelManager:
             self._unload(victims)
             self._names.verify(target)
             began, seen = time.monotonic(), stamp(Path(target.target))
-            backend = backend_module(target.scheme).open_backend(target.target, target.name, self.settings)
+            with until(lambda: stopped() or self._room.closed):
+                backend = backend_module(target.scheme).open_backend(target.target, target.name, self.settings)
         except MDSAError as error:
+            if self._room.closed:
+                raise closed() from None
+            if stopped():
+                raise StoppedError from None
             failed = str(error)
             raise
         finally:

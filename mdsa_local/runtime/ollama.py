@@ -29,7 +29,22 @@ from mdsa_local.runtime.catalog import perhaps_meant
 from mdsa_local.runtime.estimating import estimated_tokens
 from mdsa_local.runtime.stopping import Thoughts
 from mdsa_local.runtime.surrogates import Halves, mended
-from mdsa_local.runtime.wire import MALFORMED, Wire, Wires, as_json, bearer, count, is_loopback, limits, lines, reason_of, silent, timeout
+from mdsa_local.runtime.wire import (
+    GATEWAY,
+    MALFORMED,
+    Wire,
+    Wires,
+    as_json,
+    bearer,
+    count,
+    is_loopback,
+    limits,
+    lines,
+    reason_of,
+    silent,
+    timeout,
+    without_password,
+)
 from mdsa_local.settings import Settings
 from mdsa_local.stoppable import Leash, Stoppable
 
@@ -76,11 +91,12 @@ class OllamaBackend:
         self.n_context_tokens = n_context_tokens or DEFAULT_CONTEXT_TOKENS
         self.probed: Probed | None = None
         self._base_url, self._timeout_s, self._api_key = base_url, timeout_s, api_key
+        self._where = without_password(base_url)
         self._keep_alive = seconds_if_number(keep_alive)
         self._options: Mapping[str, Any] = {"num_ctx": n_context_tokens} if n_context_tokens else {}
         self._client: Client | None = None
         self._connecting = threading.Lock()
-        self._wires = Wires(model, f"Ollama at {base_url}")
+        self._wires = Wires(model, f"Ollama at {self._where}")
 
     def load(self) -> None:
         """Ask what the model can do, have the daemon load it, and read back how large its context is.
@@ -168,9 +184,11 @@ class OllamaBackend:
             "shift": False,
         }
 
-    def _asked(self, client: Client, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """What the daemon answers to a request that it answers at once. For whoever maps errors."""
-        with self._wires.request(self._timeout_s) as wire:
+    def _asked(self, method: str, path: str, body: Mapping[str, Any] | None = None, *, raw_errors: bool = False) -> dict[str, Any]:
+        """What the daemon answers to a request that it answers at once."""
+        client = self._connected()
+        # What the cut at the deadline is raised as has to be an error of ours by then.
+        with self._wires.request(self._timeout_s) as wire, self._mapped(raw_errors=raw_errors):
             # The client's own request fails on an error that is a list or a number, and what the daemon refused is lost.
             options: dict[str, Any] = {"json": body, "timeout": timeout(self._timeout_s), "extensions": {"trace": wire.trace}}
             response = client._client.request(method, path, **options)
@@ -182,19 +200,17 @@ class OllamaBackend:
             return found
 
     def _call(self, kind: Any, path: str, body: Mapping[str, Any]) -> Any:
-        client = self._connected()
+        found = self._asked("POST", path, body)
         with self._mapped():
-            return kind(**self._asked(client, "POST", path, body))
+            return kind(**found)
 
     def _get(self, path: str, *, raw_errors: bool = False) -> dict[str, Any]:
-        client = self._connected()
         try:
-            with self._mapped(raw_errors=raw_errors):
-                return self._asked(client, "GET", path)
+            return self._asked("GET", path, raw_errors=raw_errors)
         except ModelNotFoundError:
             # None was asked for.
             raise BackendError(
-                f"{self._base_url} answers, but not with Ollama's API: it has no {path}",
+                f"{self._where} answers, but not with Ollama's API: it has no {path}",
                 "Set ollama_base_url to where Ollama listens, without a path such as /v1.",
             ) from None
 
@@ -211,7 +227,7 @@ class OllamaBackend:
         import httpx
         from ollama import ResponseError
 
-        where = f"Ollama at {self._base_url}"
+        where = f"Ollama at {self._where}"
         try:
             yield
         except ResponseError as error:
@@ -239,12 +255,16 @@ class OllamaBackend:
         reason = reason_of(str(error.error), status)
         if status == 404:
             return ModelNotFoundError(f"Ollama has no model {self.name}: {reason}", f"Fetch it: ollama pull {self.name}")
-        if status == 503:
+        if status in (429, 503):
             return BackendUnavailableError(f"Ollama is busy: {reason}", "Ask again in a moment.")
+        if status in GATEWAY:
+            return BackendUnavailableError(
+                f"Ollama at {self._where} failed with status {status}: {reason}", "Ask again; see what stands before Ollama when it repeats."
+            )
         if status in (401, 403):
-            return BackendError(f"Ollama at {self._base_url} refused the key: {reason}", "Set ollama_api_key or OLLAMA_API_KEY.")
+            return BackendError(f"Ollama at {self._where} refused the key: {reason}", "Set ollama_api_key or OLLAMA_API_KEY.")
         if 300 <= status < 400:
-            return BackendError(f"Ollama at {self._base_url} redirects elsewhere, which is not followed", "Set ollama_base_url to where it leads.")
+            return BackendError(f"Ollama at {self._where} redirects elsewhere, which is not followed", "Set ollama_base_url to where it leads.")
         if status == 400 and "context" in lower:
             return ContextOverflowError(
                 f"the prompt does not fit the context of {self.name}: {reason}",

@@ -25,7 +25,22 @@ from mdsa_local.runtime.chat_template import without_system
 from mdsa_local.runtime.estimating import estimated_tokens
 from mdsa_local.runtime.stopping import Thoughts
 from mdsa_local.runtime.surrogates import Halves, mended, whole
-from mdsa_local.runtime.wire import MALFORMED, Wire, Wires, as_json, bearer, count, is_loopback, limits, lines, reason_of, silent, timeout
+from mdsa_local.runtime.wire import (
+    GATEWAY,
+    MALFORMED,
+    Wire,
+    Wires,
+    as_json,
+    bearer,
+    count,
+    is_loopback,
+    limits,
+    lines,
+    reason_of,
+    silent,
+    timeout,
+    without_password,
+)
 from mdsa_local.settings import Settings
 from mdsa_local.stoppable import Leash, Stoppable
 
@@ -50,11 +65,12 @@ class OpenAIBackend:
         self.name = model
         self.n_context_tokens = n_context_tokens or DEFAULT_CONTEXT_TOKENS
         self._base_url, self._timeout_s, self._api_key = base_url, timeout_s, api_key
+        self._where = without_password(base_url)
         self._wanted_tokens = n_context_tokens
         self._refuses = False
         self._client: httpx.Client | None = None
         self._connecting = threading.Lock()
-        self._wires = Wires(model, f"the server at {base_url}")
+        self._wires = Wires(model, f"the server at {self._where}")
 
     def load(self) -> None:
         """Look the model up, and how large its context is.
@@ -64,7 +80,7 @@ class OpenAIBackend:
         listed = self._get("/v1/models").get("data")
         models = {str(entry.get("id")): entry for entry in listed if isinstance(entry, dict)} if isinstance(listed, list) else {}
         if self.name not in models:
-            raise ModelNotFoundError(f"{self._base_url} has no model {self.name!r}", f"Known there: {', '.join(sorted(models)) or 'none'}.")
+            raise ModelNotFoundError(f"{self._where} has no model {self.name!r}", f"Known there: {', '.join(sorted(models)) or 'none'}.")
         entry = models[self.name]
         self._refuses = entry.get("owned_by") in REFUSING_OWNERS
         told = context_of(entry) or (self._context_in_props() if entry.get("owned_by") == "llamacpp" else 0)
@@ -120,15 +136,22 @@ class OpenAIBackend:
             self._client = None
 
     def _answer(self, values: Iterator[tuple[str, str]]) -> Iterator[str | Finished]:
+        import httpx
+
         said = _Said()
-        for field_name, value in values:
-            if value == "[DONE]":
-                break
-            event = json.loads(value)
-            if field_name == "error" or event.get("error"):
-                raise self._broken(event.get("error") or event)
-            if text := said.take(event):
-                yield text
+        try:
+            for field_name, value in values:
+                if value == "[DONE]":
+                    break
+                event = json.loads(value)
+                if field_name == "error" or event.get("error"):
+                    raise self._broken(event.get("error") or event)
+                if text := said.take(event):
+                    yield text
+        except httpx.HTTPError:
+            # All is said then, but for the mark of the end and how many tokens there were.
+            if not said.ended:
+                raise
         if not said.ended:
             raise BackendError(f"the answer of {self.name} broke off before its end", AGAIN)
         if said.ended not in ENDS:
@@ -168,7 +191,7 @@ class OpenAIBackend:
         """The one place where failures of the network and the server become errors of ours."""
         import httpx
 
-        where, start = f"the server at {self._base_url}", "Start it, and check host and port of the model reference."
+        where, start = f"the server at {self._where}", "Start it, and check host and port of the model reference."
         try:
             yield
         except (httpx.ConnectTimeout, httpx.ConnectError, ConnectionError):
@@ -189,20 +212,22 @@ class OpenAIBackend:
         reason, status = reason_of(response.text, response.status_code), response.status_code
         if 300 <= status < 400:
             target = response.headers.get("location", "nowhere")
-            return BackendError(f"{self._base_url} redirects to {target}, which is not followed", "Name the host it leads to, if you trust it.")
+            return BackendError(f"{self._where} redirects to {target}, which is not followed", "Name the host it leads to, if you trust it.")
         if status in (401, 403):
-            return BackendError(f"{self._base_url} refused the key: {reason}", "Set openai_api_key in config.yaml or MDSA_OPENAI_API_KEY.")
+            return BackendError(f"{self._where} refused the key: {reason}", "Set openai_api_key in config.yaml or MDSA_OPENAI_API_KEY.")
         if status == 404:
-            return ModelNotFoundError(f"{self._base_url} has no model {self.name!r}: {reason}", "Check the reference; the server has to serve /v1.")
+            return ModelNotFoundError(f"{self._where} has no model {self.name!r}: {reason}", "Check the reference; the server has to serve /v1.")
         if status in (429, 503):
-            return BackendUnavailableError(f"{self._base_url} is busy: {reason}", "Ask again in a moment.")
+            return BackendUnavailableError(f"{self._where} is busy: {reason}", "Ask again in a moment.")
+        if status in GATEWAY:
+            return BackendUnavailableError(f"{self._where} failed with status {status}: {reason}", AGAIN)
         if status in (400, 413) and "context" in reason.lower():
             return ContextOverflowError(
                 f"the prompt does not fit the context of {self.name}: {reason}", "Ask a shorter question, or give fewer passages."
             )
         if status in (400, 422):
-            return InputError(f"{self._base_url} refused the request: {reason}", "Remove what it does not know from the generation settings.")
-        return BackendError(f"{self._base_url} failed with status {status}: {reason}", AGAIN)
+            return InputError(f"{self._where} refused the request: {reason}", "Remove what it does not know from the generation settings.")
+        return BackendError(f"{self._where} failed with status {status}: {reason}", AGAIN)
 
     def _broken(self, error: Any) -> MDSAError:
         return BackendError(f"the answer of {self.name} broke off: {reason_of(json.dumps({'error': error}))}", AGAIN)
@@ -211,6 +236,8 @@ class OpenAIBackend:
 def _values(lines: Iterator[str]) -> Iterator[tuple[str, str]]:
     """Fields of server-sent events that say something; a comment only keeps the connection alive."""
     for line in lines:
+        # Some write a byte order mark before the first.
+        line = line.removeprefix("\ufeff")
         field_name, _, value = line.partition(":")
         if field_name in ("data", "error") and value.strip():
             yield field_name, value.strip()
@@ -239,7 +266,7 @@ class _Said:
             # llama-server and vLLM, and newer vLLM.
             self.thinking.append(delta.get("reasoning_content") or delta.get("reasoning") or "")
             for part in delta.get("tool_calls") or ():
-                call = self.calls.setdefault(int(part.get("index", 0)), {"id": "", "name": "", "arguments": ""})
+                call = self.calls.setdefault(self._which(part), {"id": "", "name": "", "arguments": ""})
                 call["id"] = part.get("id") or call["id"]
                 for key in ("name", "arguments"):
                     call[key] += (part.get("function") or {}).get(key) or ""
@@ -247,6 +274,13 @@ class _Said:
                 self.ended = str(choice["finish_reason"])
         self.pieces += bool(text)
         return self.thoughts.feed(self.halves.feed(text))
+
+    def _which(self, part: Mapping[str, Any]) -> int:
+        """The number of the call that a part belongs to: some servers do not say it, and each part with a new id then begins one."""
+        if part.get("index") is not None:
+            return int(part["index"])
+        last = max(self.calls, default=-1)
+        return last if last >= 0 and part.get("id") in (None, "", self.calls[last]["id"]) else last + 1
 
     def rest(self) -> str:
         """The text that was held back, once no more comes."""

@@ -63,7 +63,7 @@ class HubFile:
     @classmethod
     def parse(cls, ref: str) -> HubFile:
         """Raises :class:`InputError` for anything but a GGUF file."""
-        match = re.fullmatch(r"hf://([\w.-]+/[\w.-]+?)(?:@([\w./-]+?))?/([\w./ +-]+\.gguf)", ref.strip())
+        match = re.fullmatch(r"hf://([\w.-]+/[\w.-]+?)(?:@([\w./-]+?))?/([\w./ +-]+(?i:\.gguf))", ref.strip())
         if not match or ".." in match[3].split("/"):
             raise InputError(f"{ref!r} is no file on a hub", "Write hf://owner/repository/file.gguf, or a name from `mdsa models list --catalog`.")
         return cls(match[1], match[2] or "main", match[3])

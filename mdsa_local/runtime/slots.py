@@ -11,6 +11,7 @@ from mdsa_local.errors import BackendError
 from mdsa_local.runtime.backend import Backend, Reference
 from mdsa_local.runtime.catalog import ModelFile
 from mdsa_local.runtime.residency import State
+from mdsa_local.stoppable import never
 
 
 @runtime_checkable
@@ -109,11 +110,6 @@ class Target:
 
 
 Stopped = Callable[[], bool]
-
-
-def never() -> bool:
-    """For a wait that nobody can stop."""
-    return False
 
 
 class Keeper(Protocol):

@@ -18,16 +18,22 @@ from urllib.parse import urlsplit
 from mdsa_local.errors import BackendError, BackendTimeoutError, ConfigError, MDSAError
 from mdsa_local.runtime.backend import Finished, Message
 from mdsa_local.settings import sendable
-from mdsa_local.stoppable import Leash
+from mdsa_local.stoppable import Leash, never, unwanted
 
 if TYPE_CHECKING:
     import httpx
 
 CONNECT_TIMEOUT_S = 5.0
+# So often it is asked whether a load is still wanted.
+LOOKS_S = 0.1
+# Of what stands before a server that does not answer.
+GATEWAY = (502, 504)
 REASON_CHARS = 300
 PAGE = re.compile(r"[\s\ufeff]*(?:<!--.*?-->\s*)*<(?:!doctype html|html|head|body|title|center|h1|\?xml)\b", re.IGNORECASE | re.DOTALL)
 TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 T = TypeVar("T")
+# As inet_aton reads it, and so the system.
+SHORT_LOOPBACK = re.compile(r"127(?:\.\d{1,3}){0,2}")
 # What reading an answer of another shape, or too deep a one, ends in.
 MALFORMED = (ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError)
 
@@ -95,14 +101,12 @@ class Wires:
     def request(self, deadline_s: float) -> Iterator[Wire]:
         """A wire for one request, cut after ``deadline_s``: what is raised then becomes :class:`BackendTimeoutError`. Raises :class:`BackendError`
         when closed."""
-        wire, due = Wire(), time.monotonic() + deadline_s
+        wire, due, over = Wire(), time.monotonic() + deadline_s, threading.Event()
         with self._lock:
             if self.closed:
                 raise BackendError(f"{self._name} was closed")
             self._open.add(wire)
-        timer = threading.Timer(min(max(deadline_s, 0.0), threading.TIMEOUT_MAX), wire.cut, ("deadline",))
-        timer.daemon = True
-        timer.start()
+        threading.Thread(target=_watch, args=(wire, due, over, unwanted()), name="mdsa-wire", daemon=True).start()
         try:
             yield wire
         except MDSAError as error:
@@ -115,7 +119,7 @@ class Wires:
                 ) from None
             raise silent(self._where, deadline_s) from None
         finally:
-            timer.cancel()
+            over.set()
             with self._lock:
                 self._open.discard(wire)
 
@@ -137,6 +141,18 @@ class Wires:
             self.closed = True
             for wire in self._open:
                 wire.cut("close")
+
+
+def _watch(wire: Wire, due: float, over: threading.Event, stopped: Callable[[], bool]) -> None:
+    """Cut ``wire`` when it is ``due`` or ``stopped``, unless it is ``over`` before."""
+    while not stopped():
+        left = due - time.monotonic()
+        if left <= 0:
+            wire.cut("deadline")
+            return
+        if over.wait(min(left, threading.TIMEOUT_MAX if stopped is never else LOOKS_S)):
+            return
+    wire.cut("close")
 
 
 def lines(parts: Iterable[bytes]) -> Iterator[str]:
@@ -211,7 +227,19 @@ def is_loopback(base_url: str) -> bool:
     """Whether an address, with or without scheme and port, is this machine."""
     try:
         host = urlsplit(base_url if "://" in base_url else f"http://{base_url}").hostname or "127.0.0.1"
+    except ValueError:
+        return False
+    try:
         address = ipaddress.ip_address(host)
     except ValueError:
-        return base_url.rpartition("://")[2].partition("/")[0].partition(":")[0] == "localhost"
+        # Whatever is below it too (RFC 6761), and with the dot of the root.
+        return f".{host.removesuffix('.')}".endswith(".localhost") or bool(SHORT_LOOPBACK.fullmatch(host))
+    address = getattr(address, "ipv4_mapped", None) or address
     return address.is_loopback or address.is_unspecified
+
+
+def without_password(base_url: str) -> str:
+    """An address to be told, without the name and password that may stand in it."""
+    scheme, mark, rest = base_url.rpartition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{mark}{host.rpartition('@')[2]}{slash}{path}"

@@ -322,7 +322,7 @@ class Gone:
     encoding, isatty = "utf-8", lambda self: False
     def write(self, text): raise OSError(22, "Invalid argument")
     flush = lambda self: None
-main.sys = SimpleNamespace(platform="win32", stdout=Gone(), argv=sys.argv, exit=sys.exit)
+main.sys = SimpleNamespace(platform="win32", stdout=Gone(), stderr=sys.stderr, argv=sys.argv, exit=sys.exit)
 main.show_escapes = lambda: None
 sys.stdout = Gone()
 main.run(["domains", "list"])
@@ -440,6 +440,22 @@ def test_output_that_the_disk_does_not_take_is_told(tmp_path: Path) -> None:
         ended = subprocess.run([sys.executable, "-m", "mdsa_local", "--help"], stdout=full, stderr=subprocess.PIPE, text=True)
     assert ended.returncode == 7
     assert "No space left" in ended.stderr and "internal error" not in ended.stderr and "Traceback" not in ended.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
+@pytest.mark.parametrize("end", [">/dev/full", ">&-", "2>/dev/full", "2>&-", "| true"])
+@pytest.mark.parametrize("flag", ["", "--json"])
+def test_an_error_that_cannot_be_told_still_has_its_code(end: str, flag: str) -> None:
+    command = f'"{sys.executable}" -m mdsa_local route "" {flag} {end}; exit ${{PIPESTATUS[0]}}'
+    ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert "Traceback" not in ended.stderr and "internal error" not in ended.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell's redirection")
+def test_what_is_done_for_nobody_is_done(tmp_path: Path) -> None:
+    ended = subprocess.run(["bash", "-c", f'"{sys.executable}" -m mdsa_local --version >&-'], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_bench_stress_says_that_a_third_is_cancelled_on_purpose(capsys: pytest.CaptureFixture[str]) -> None:

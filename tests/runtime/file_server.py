@@ -72,6 +72,9 @@ class Handler(Quiet, BaseHTTPRequestHandler):
     def _send(self, kind: str) -> None:
         content = self.server.content
         start = 0
+        if self.headers.get("Range") and kind == "cannot-go-on":
+            self._head(416, {})
+            return
         if (wanted := self.headers.get("Range", "")) and kind != "no-ranges":
             start = int(wanted.removeprefix("bytes=").rstrip("-"))
         if kind == "wrong-content":
@@ -87,7 +90,7 @@ class Handler(Quiet, BaseHTTPRequestHandler):
         self.end_headers()
         if kind == "more-than-said":
             self.wfile.write(f"{len(body):x}\r\n".encode() + body + b"\r\n0\r\n\r\n")
-        elif kind in ("breaks-off", "dies") or (kind == "no-ranges" and len(self.server.sends) == 0):
+        elif kind in ("breaks-off", "dies") or (kind in ("no-ranges", "cannot-go-on") and len(self.server.sends) == 0):
             self.server.sends.append(start)
             self.wfile.write(body[: len(content) // 3] if kind != "dies" or start == 0 else b"")
             self.close_connection = True

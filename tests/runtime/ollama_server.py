@@ -139,6 +139,12 @@ class OllamaHandler(JsonHandler):
         kind = body["model"].partition(":")[0]
         if kind == "page":
             self.page(502, PAGE)
+        elif kind == "many":
+            self.json(429, {"error": "too many concurrent requests"})
+        elif kind == "cold" and self.path == "/api/chat":
+            # A load that takes its time.
+            self.server.released.wait(10)
+            self.drop()
         elif kind in REFUSALS:
             status, message = REFUSALS[kind]
             self.json(status, {"error": message})

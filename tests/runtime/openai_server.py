@@ -55,6 +55,8 @@ class OpenAIHandler(JsonHandler):
             self.json(*REFUSALS[kind])
         elif kind == "page":
             self.page(502, PAGE)
+        elif kind == "odd-page":
+            self.page(500, PAGE)
         elif kind == "elsewhere":
             self.json(307, {}, {"Location": "http://192.0.2.1/v1/chat/completions"})
         elif kind == "hanging":
@@ -87,6 +89,8 @@ class OpenAIHandler(JsonHandler):
 
     def _script(self, kind: str) -> None:
         self.begin("text/event-stream")
+        if kind == "marked":
+            self.chunk(b"\xef\xbb\xbf" + b'data: {"choices": [{"index": 0, "delta": {"content": "Well, "}}]}\n\n')
         self.chunk(b": a comment keeps the connection alive\n\n")
         if kind == "silent":
             self.server.released.wait(10)
@@ -99,6 +103,11 @@ class OpenAIHandler(JsonHandler):
             self._delta({"tool_calls": [{"index": 0, "id": "a1", "function": {"name": "get_order_status", "arguments": ""}}]})
             for part in ('{"order', '_id": 7}'):
                 self._delta({"tool_calls": [{"index": 0, "function": {"arguments": part}}]})
+        if kind.startswith("unnumbered"):
+            number: dict[str, Any] = {"index": None} if kind == "unnumbered-null" else {}
+            for name in ("first", "second"):
+                self._delta({"tool_calls": [{**number, "id": name, "function": {"name": name, "arguments": '{"a"'}}]})
+                self._delta({"tool_calls": [{**number, "function": {"arguments": ": 1}"}}]})
         if kind == "bad-call":
             self._delta({"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": "[1"}}]})
         for piece in SEPARATED if kind == "separated" else PIECES:
@@ -114,6 +123,9 @@ class OpenAIHandler(JsonHandler):
             self.chunk(b"data: <html>\n\n")
         elif kind != "unfinished":
             self._event({"choices": [{"index": 0, "delta": {}, "finish_reason": "length" if kind == "limited" else "stop"}]})
+            if kind == "cut-at-the-end":
+                self.drop()
+                return
             if kind != "uncounted":
                 self._event({"choices": [], "usage": {"prompt_tokens": 11, "completion_tokens": 3}})
             self.chunk(b"data: [DONE]\n\n")

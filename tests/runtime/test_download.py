@@ -81,6 +81,12 @@ def test_a_server_without_ranges_begins_again(fetcher: Fetcher, hub: FileHub, tm
     assert (tmp_path / "x.gguf").read_bytes() == CONTENT
 
 
+def test_a_server_that_cannot_go_on_begins_again(fetcher: Fetcher, hub: FileHub, tmp_path: Path) -> None:
+    fetch(fetcher, hub, "cannot-go-on", tmp_path / "x.gguf")
+    assert (tmp_path / "x.gguf").read_bytes() == CONTENT
+    assert ranges(hub) == ["", f"bytes={len(CONTENT) // 3}-", ""]
+
+
 def test_what_came_is_kept_and_gone_on_with(fetcher: Fetcher, hub: FileHub, tmp_path: Path) -> None:
     target = tmp_path / "x.gguf"
     with pytest.raises(BackendUnavailableError) as caught:

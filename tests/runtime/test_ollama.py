@@ -7,6 +7,8 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from mdsa_local.errors import (
     BackendError,
     BackendTimeoutError,
     BackendUnavailableError,
+    ClosedError,
     ConfigError,
     ContextOverflowError,
     InputError,
@@ -29,6 +32,7 @@ from mdsa_local.errors import (
     ModelNotFoundError,
 )
 from mdsa_local.runtime.backend import Finished, Message, ToolCall
+from mdsa_local.runtime.manager import ModelManager
 from mdsa_local.runtime.ollama import OllamaBackend, numbers, open_backend, reachable, survey
 from mdsa_local.runtime.ollama import connect as connect_client
 from mdsa_local.runtime.wire import is_loopback
@@ -125,6 +129,7 @@ def test_a_daemon_that_does_not_tell_what_runs_is_used_all_the_same(daemon: Daem
     [
         ("missing", ModelNotFoundError, "missing", "ollama pull missing"),
         ("busy", BackendUnavailableError, "busy", "again"),
+        ("many", BackendUnavailableError, "too many concurrent requests", "again"),
         ("long", ContextOverflowError, "exceeds the context length", "shorter"),
         ("huge", ModelMemoryError, "40.0 GiB", "smaller"),
         ("odd", BackendError, "418", "log"),
@@ -142,7 +147,7 @@ def test_failures(connect: Connect, model: str, kind: type[MDSAError], message: 
         ask(backend)
     assert type(caught.value) is kind
     assert hint in caught.value.hint
-    assert caught.value.retryable == (model == "busy")
+    assert caught.value.retryable == (model in ("busy", "many"))
     backend.close()
 
 
@@ -166,7 +171,7 @@ def test_a_model_of_this_program_written_with_a_colon_is_hinted_at(settings: Set
 
 
 def test_a_page_is_no_reason(connect: Connect) -> None:
-    with pytest.raises(BackendError, match=r"status 502: 502 Bad Gateway$"):
+    with pytest.raises(BackendUnavailableError, match=r"status 502: 502 Bad Gateway$"):
         ask(connect("page"))
 
 
@@ -176,6 +181,40 @@ def test_a_daemon_that_says_nothing_is_told_from_one_that_is_slow(connect: Conne
         ask(connect(model), deadline_s=2)
     assert hint in caught.value.hint
     assert "request_timeout_s" in caught.value.hint
+
+
+def test_a_load_that_takes_too_long_is_no_broken_connection(daemon: Daemon) -> None:
+    backend = OllamaBackend("cold", daemon.url, 1)
+    with pytest.raises(BackendTimeoutError, match=r"Ollama at .* did not answer in 1 s") as caught:
+        backend.load()
+    assert caught.value.retryable and "request_timeout_s" in caught.value.hint
+    backend.close()
+
+
+def test_nobody_waits_for_a_load_that_nobody_wants(daemon: Daemon, settings: Settings) -> None:
+    settings = settings.changed(ollama_base_url=daemon.url, request_timeout_s=30)
+    ended: list[object] = []
+
+    def read(stream: Iterator[object]) -> None:
+        try:
+            ended.append(list(stream))
+        except MDSAError as error:
+            ended.append(type(error))
+
+    for close_all in (False, True):
+        manager = ModelManager(settings)
+        stream = manager.stream("ollama://cold", QUESTION)
+        reader = threading.Thread(target=read, args=(stream,))
+        reader.start()
+        while ("/api/chat", "cold") not in [(path, body.get("model")) for path, body in daemon.server.calls]:
+            time.sleep(0.01)
+        began = time.monotonic()
+        manager.close() if close_all else stream.close()
+        reader.join(5)
+        assert not reader.is_alive() and time.monotonic() - began < 3
+        manager.close()
+        daemon.server.calls.clear()
+    assert ended == [[], ClosedError]
 
 
 def test_no_client_installed(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,6 +251,15 @@ def test_proxies_are_not_used_for_loopback(connect: Connect, monkeypatch: pytest
         ("http://localhost", True),
         ("http://[::1]:11434", True),
         ("0.0.0.0", True),
+        ("http://Localhost:11434", True),
+        ("http://localhost.", True),
+        ("http://user:secret@LOCALHOST:11434", True),
+        ("http://ollama.localhost", True),
+        ("http://[::ffff:127.0.0.1]:11434", True),
+        ("http://127.1:11434", True),
+        ("http://localhost@example.com", False),
+        ("http://mylocalhost", False),
+        ("http://[bad", False),
         (":11434", True),
         ("http://192.168.1.4:11434", False),
         ("https://localhost.example.com", False),

@@ -91,6 +91,21 @@ def test_tools_and_thinking(server: Daemon, connect: Connect) -> None:
     assert server.server.calls[-1][1]["chat_template_kwargs"] == {"enable_thinking": True}
 
 
+@pytest.mark.parametrize("model", ["unnumbered", "unnumbered-null"])
+def test_calls_without_a_number_are_told_apart_by_their_ids(connect: Connect, model: str) -> None:
+    finished = ask(connect(model), Generation(tools=({"name": "first"},)))[-1]
+    assert isinstance(finished, Finished)
+    assert finished.tool_calls == (ToolCall("first", {"a": 1}, "first"), ToolCall("second", {"a": 1}, "second"))
+
+
+def test_an_answer_that_is_whole_but_for_its_last_event_is_one(connect: Connect) -> None:
+    assert ask(connect("cut-at-the-end")) == ["Grüße", ", ", "world", Finished("stop", 0, 3)]
+
+
+def test_a_byte_order_mark_hides_no_text(connect: Connect) -> None:
+    assert "".join(map(str, ask(connect("marked"))[:-1])) == "Well, Grüße, world"
+
+
 def test_thoughts_in_the_text_are_kept_apart(connect: Connect) -> None:
     *pieces, finished = ask(connect("inline-thinker"))
     assert "".join(map(str, pieces)) == "".join(map(str, ask(connect("plain"))[:-1]))
@@ -164,7 +179,7 @@ def test_failures(connect: Connect, model: str, kind: type[MDSAError], message: 
 
 
 def test_a_page_is_no_reason(connect: Connect) -> None:
-    with pytest.raises(BackendError, match=r"status 502: 502 Bad Gateway$"):
+    with pytest.raises(BackendUnavailableError, match=r"status 502: 502 Bad Gateway$"):
         ask(connect("page"))
     assert reason_of(PAGE.replace("title", "b"), 502) == "Bad Gateway"
     assert reason_of("<html><title>Down &amp;\n out</title>", 503) == "Down & out"
