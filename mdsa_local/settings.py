@@ -13,6 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -332,7 +333,12 @@ def sendable(key: str) -> bool:
 def storage_error(error: OSError, path: Path) -> StorageError:
     """What an operating-system error on ``path`` means for the user."""
     held = getattr(error, "winerror", None) in IN_USE
-    hint = f"{'Close the programs that use it' if held else 'Free some space'}, fix its permissions, or set MDSA_HOME to a writable folder."
+    elsewhere = "write elsewhere"
+    # What lies in another place was named by the user.
+    with suppress(ConfigError):
+        if path.absolute().is_relative_to(default_home(os.environ)):
+            elsewhere = "set MDSA_HOME to a writable folder"
+    hint = f"{'Close the programs that use it' if held else 'Free some space'}, fix its permissions, or {elsewhere}."
     if isinstance(error, FileNotFoundError | NotADirectoryError) and not path.parent.is_dir():
         hint = f"There is no folder {path.parent}: make it first, or write elsewhere."
     return StorageError(f"cannot write {path}: {error.strerror or error}", hint)

@@ -65,6 +65,14 @@ def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
     assert "Free some space" in settings.storage_error(OSError(28, "No space left on device"), tmp_path / "x").hint
 
 
+def test_only_where_the_home_is_in_the_way_its_variable_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MDSA_HOME", str(tmp_path / "home"))
+    refused = OSError(30, "Read-only file system")
+    for path, named in ((tmp_path / "home", True), (tmp_path / "home" / "models" / "x", True), (tmp_path / "x.mdsa", False)):
+        hint = settings.storage_error(refused, path).hint
+        assert ("MDSA_HOME" in hint, "write elsewhere" in hint) == (named, not named)
+
+
 @pytest.mark.parametrize("name", ["MDSA_OPENAI_API_KEY", "MDSA_OLLAMA_API_KEY", "OLLAMA_API_KEY"])
 def test_a_key_has_no_line_end_and_is_never_shown(tmp_path: Path, name: str) -> None:
     loaded = Settings.load({"MDSA_HOME": str(tmp_path), name: " sesame\r\n"})

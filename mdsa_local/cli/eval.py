@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mdsa_local.cli.output import Json, document, line, progress, table, try_to_draw, try_to_write
+from mdsa_local.errors import InputError
 
 if TYPE_CHECKING:
     from mdsa_local.evaluation.answers import Run
@@ -67,6 +68,9 @@ def answers(
     from mdsa_local.runtime.catalog import refuse_unknown
     from mdsa_local.settings import Settings
 
+    asking = {"--model": model, "--domain-given": domain_given, "--plot": plot, "--save": save}
+    if overlap and (given := [option for option, value in asking.items() if value]):
+        raise InputError(f"--overlap answers no question: it has no use for {', '.join(given)}", "Leave out the one or the other.")
     cases = questions.read(file)
     try_to_draw(plot)
     if save is not None:

@@ -17,6 +17,7 @@ from mdsa_local.errors import InputError, MDSAError, UnknownNameError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from mdsa_local.knowledge.check import Problem
     from mdsa_local.knowledge.ingest import Report
     from mdsa_local.knowledge.transfer import Transferred
     from mdsa_local.orchestrator import TinyBERTOrchestrator
@@ -66,9 +67,8 @@ def add(
     refused = [(path, reason) for path, reason in report.failed if path not in report.passed_over]
     if refused and not (report.added or report.changed or report.unchanged or report.removed):
         (path, reason), more = refused[0], len(refused) - 1
-        raise InputError(
-            f"nothing was added: {path}: {reason}" + (f"; {more} more failed" if more else ""), "Give files of these types that hold text."
-        )
+        hint = "Fix its permissions." if reason.startswith("cannot be read:") else "Give files of these types that hold text."
+        raise InputError(f"nothing was added: {path}: {reason}" + (f"; {more} more failed" if more else ""), hint)
     if as_json and not report.kept:
         document({"knowledge_base": domain or SHARED, **_counts(report)})
     elif not as_json:
@@ -89,13 +89,17 @@ def _kept(folders: Mapping[str, Sequence[str]], domain: str | None) -> tuple[str
     """What is told of folders none of whose documents has its file any more, and what to do."""
     base = f" -d {domain}" if domain else ""
     names = [name for documents in folders.values() for name in documents]
-    some = " ".join(quoted(escaped(name)) for name in names[:3]) + (" ..." if len(names) > 3 else "")
     where = "; ".join(f"{folder}: {len(documents)}" for folder, documents in folders.items())
     every = f"mdsa kb check --repair --even-all -d {domain or SHARED}"
     return (
         escaped(f"not one file is left of the documents that came from there, and none of them was removed: {where}"),
-        f"Is the disk there? To remove them: mdsa kb remove {some}{base}; or all whose files are gone: {every}",
+        f"Is the disk there? To remove them: mdsa kb remove {_some(names)}{base}; or all whose files are gone: {every}",
     )
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first documents of several, as arguments of a command."""
+    return " ".join(quoted(escaped(name)) for name in names[:3]) + (" ..." if len(names) > 3 else "")
 
 
 @app.command("list")
@@ -195,11 +199,15 @@ def optimize(domain: Domain = None, as_json: Json = False) -> None:
 def check(
     domain: Domain = None,
     repair: Annotated[bool, typer.Option("--repair", help="Put right what was found.")] = False,
-    even_all: Annotated[bool, typer.Option("--even-all", help="Also remove what came from a folder of which no file is left.")] = False,
+    even_all: Annotated[
+        bool, typer.Option("--even-all", help="With --repair: also remove what came from a folder of which no file is left.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Look for documents stored in part, files that are gone or have changed, vectors of another encoder and damaged tables; exit code 1 when any are
     left. Where not one file is left of what came from a folder, as when a disk is not mounted, its documents stay."""
+    if even_all and not repair:
+        raise InputError("--even-all without --repair removes nothing", "Add --repair.")
     parts = opened(own(domain))
     bases = listed(parts, domain)
     found = [(base or SHARED, problem) for base in bases for problem in parts.knowledge.check(base, repair=repair, even_all=even_all)]
@@ -211,8 +219,12 @@ def check(
             line(escaped(f"{base}: {problem.document or 'table'}: {problem.what}{repaired}"))
         if not found:
             line("nothing is wrong")
-        elif not repair and not all(problem.kept for _, problem in found):
+        elif not repair and not all(problem.kept or _stays(problem) for _, problem in found):
             note(f"To put it right: mdsa kb check --repair{f' -d {domain}' if domain else ''}; what is gone is removed then.")
+        stuck = [(base, problem.document) for base, problem in found if _stays(problem)]
+        for base in dict.fromkeys(base for base, _ in stuck):
+            some = _some([document for other, document in stuck if other == base])
+            note(f"What cannot be read: make it readable, or remove it: mdsa kb remove {some}{f' -d {base}' if own(base) else ''}")
     for base in dict.fromkeys(base for base, problem in found if problem.kept):
         folders: dict[str, list[str]] = {}
         for _, problem in (entry for entry in found if entry[0] == base and entry[1].kept):
@@ -222,6 +234,11 @@ def check(
     _tell_orphans(parts, (base for base in bases if base and base not in parts.registry and parts.knowledge.list_documents(base)))
     if any(not problem.repaired for _, problem in found):
         raise typer.Exit(1)
+
+
+def _stays(problem: Problem) -> bool:
+    """Whether the file of a document is there and holds nothing that could be read in its place, so that no repair is possible."""
+    return problem.kind == "changed" and problem.what.partition(":")[0].endswith("the version from before stays")
 
 
 @app.command()

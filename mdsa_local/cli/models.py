@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -298,12 +299,15 @@ def quantize(
 ) -> None:
     """Make a smaller file of a model, by llama.cpp."""
     from mdsa_local.runtime import shelf
+    from mdsa_local.runtime.gguf import read_gguf
     from mdsa_local.settings import Settings
 
     settings = Settings.load()
     model = shelf.find_source(source, settings)
     name = name or shelf.plain_name(model.path.name)
-    with waiting(f"quantising {model.path.name}"):
+    # What is refused is not begun.
+    refused = kind.upper() not in shelf.QUANTIZATIONS or read_gguf(model.path).quantization not in shelf.PLAIN
+    with nullcontext() if refused else waiting(f"quantising {model.path.name}"):
         made = shelf.quantize(model, kind, name, settings)
     _say(made, name, settings, as_json)
 

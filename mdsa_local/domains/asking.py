@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from mdsa_local.domains import prompts, quoting
 from mdsa_local.domains.config import DomainConfig, Generation
-from mdsa_local.errors import InputError
+from mdsa_local.errors import ConfigError
 from mdsa_local.runtime.backend import Message
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def asked(
     """What ``domain`` asks of a model about ``passages``; ``quotes`` for one that only quotes, ``nearest`` what it may quote: their shortlist,
     made here when None.
 
-    Raises :class:`~mdsa_local.errors.ContextOverflowError` when the question does not fit, :class:`~mdsa_local.errors.InputError` when the domain's
+    Raises :class:`~mdsa_local.errors.ContextOverflowError` when the question does not fit, :class:`~mdsa_local.errors.ConfigError` when the domain's
     settings ask for a form that a model which only quotes cannot give.
     """
     generation = domain.sampling
@@ -97,9 +97,9 @@ def asked(
 
 
 def refuse_form(domain: DomainConfig) -> None:
-    """Raise :class:`~mdsa_local.errors.InputError` where the settings of a domain ask for a form that a model which only quotes cannot give."""
+    """Raise :class:`~mdsa_local.errors.ConfigError` where the settings of a domain ask for a form that a model which only quotes cannot give."""
     generation = domain.sampling
     if form := next((key for key in ("json_schema", "grammar", "tools", "choices", "refusal", "think") if getattr(generation, key)), ""):
-        raise InputError(
+        raise ConfigError(
             f"the model of {domain.name} only quotes the passages: it cannot follow {form}", "Give the domain another model, or remove that setting."
         )

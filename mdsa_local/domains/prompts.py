@@ -45,5 +45,5 @@ def fit(count: Callable[[Sequence[tuple[str, str]]], int], passages: Sequence[tu
     raise ContextOverflowError(
         f"the question and system prompt need {tokens} tokens and the answer {max_tokens}, "
         f"but the model's context is {n_context}" + (", and not one passage fits beside them" if tokens <= room else ""),
-        "Shorten the question, lower max_tokens of the domain, or use a model with a longer context.",
+        "Shorten the question, lower max_tokens of the domain, use a model with a longer context, or raise context_tokens.",
     )

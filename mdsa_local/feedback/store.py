@@ -239,7 +239,7 @@ class Feedback:
         return [question for question in dict.fromkeys(going) if folded(question) not in kept]
 
     def remove(self, ids: str | Sequence[str] = (), *, everything: bool = False) -> list[str]:
-        """Remove answers by id, one or several, with their marks, or everything; the questions that were removed. No copy of them stays in the file.
+        """Remove answers by id, one or several, with their marks, or everything; of each its question. No copy of them stays in the file.
 
         Raises :class:`UnknownNameError` before anything is removed. What a router has learned from them is
         :func:`mdsa_local.routing.learning.forget`'s to undo.
@@ -347,8 +347,8 @@ def _routing(mark: Any) -> bool:
 
 
 def _questions(db: sqlite3.Connection, chosen: str, given: tuple[str, ...]) -> list[str]:
-    gone = [row[0] for name in TABLES for row in db.execute(f"select question from {name} where {chosen}", given)]
-    return list(dict.fromkeys(gone))
+    """Of each answer its question."""
+    return list({id: question for name in TABLES for id, question in db.execute(f"select id, question from {name} where {chosen}", given)}.values())
 
 
 def _texts(given: Sequence[str], what: str) -> tuple[str, ...]:
@@ -370,6 +370,8 @@ def _agree(
         raise InputError("a question belongs to a domain or to none, not both", "Give one of the two.")
     if right and (out_of_scope or unanswerable or (domain is not None and domain != about.domain)):
         raise InputError("a right answer needs no correction", "Mark it wrong, with what would have been right.")
+    if right and about.status == "not_found" and (facts or sources):
+        raise InputError("the answer said that nothing answers, so it holds no facts", "Mark it wrong, with the facts.")
     if unanswerable and (facts or sources):
         raise InputError("what the documents do not answer has neither facts nor sources", "Give facts and sources, or unanswerable, not both.")
     if any(not said.strip() for said in (*facts, *sources)):

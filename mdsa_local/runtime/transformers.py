@@ -366,9 +366,10 @@ def find_folder(place: str) -> Path:
     try:
         return Path(snapshot_download(place, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError, OSError, ValueError):
-        raise ModelNotFoundError(
-            f"{place!r} is no folder, and the hub's cache does not have it", f"Download it first, for example: hf download {place}"
-        ) from None
+        # No name on a hub begins as a path does.
+        path = place.startswith(("~", ".")) or folder.is_absolute()
+        hint = "Check the path." if path else f"Download it first, for example: hf download {place}"
+        raise ModelNotFoundError(f"{place!r} is no folder, and the hub's cache does not have it", hint) from None
 
 
 def estimate_bytes(target: str, settings: Settings) -> int:

@@ -111,6 +111,14 @@ def test_overlap_lists_the_nearest(
     assert "what is the daily limit of an atm" in out
 
 
+def test_overlap_takes_nothing_that_is_for_answers(questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--plot", str(tmp_path / "p.png"), "--save", str(tmp_path / "s.jsonl"), "-m", "nano", "--domain-given"]
+    code, out, err = inside(capsys, "eval", "answers", str(questions), "--overlap", *options)
+    assert (code, out) == (2, "")
+    assert "no use for --model, --domain-given, --plot, --save" in err
+    assert not (tmp_path / "s.jsonl").exists()
+
+
 def test_a_wrong_file_is_one_message(questions: Path, capsys: pytest.CaptureFixture[str]) -> None:
     questions.write_text(questions.read_text(encoding="utf-8").replace('"domain": "finance", ', ""), encoding="utf-8")
     code, out, err = inside(capsys, "eval", "answers", str(questions))

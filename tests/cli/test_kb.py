@@ -17,7 +17,7 @@ import pytest
 from mdsa_local.cli import bench, bench_retrieve, output
 from mdsa_local.cli.router import read_pairs
 from mdsa_local.errors import InputError, StorageError
-from mdsa_local.knowledge import ingest
+from mdsa_local.knowledge import check, ingest
 from mdsa_local.knowledge.store import Entry, KnowledgeBase
 from mdsa_local.routing.encoder import Encoder
 from mdsa_local.settings import Settings
@@ -48,6 +48,18 @@ def test_when_nothing_could_be_added_json_is_the_error(home: Path, capsys: pytes
     assert "1 more failed" in error["message"]
     code, out, err = inside(capsys, "kb", "add", str(bad[0]))
     assert (code, out, "a.png" in err) == (2, "", True)
+
+
+def test_a_file_that_may_not_be_read_is_one_of_permissions(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    (home / "notes.md").write_text("The shed key hangs behind the door.\n")
+    # Root may read everything.
+    monkeypatch.setattr(ingest, "fingerprint", refuse)
+    code, out, _ = inside(capsys, "kb", "add", str(home / "notes.md"), "--json")
+    error = json.loads(out)["error"]
+    assert (code, error["hint"]) == (2, "Fix its permissions.") and "Permission denied" in error["message"]
 
 
 def test_a_refused_file_is_told_by_the_exit_code_after_the_others_were_added(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -404,6 +416,34 @@ def test_check_tells_and_repairs(home: Path, capsys: pytest.CaptureFixture[str])
     code, out, _ = inside(capsys, "kb", "check", "--repair")
     assert (code, "notes.md" in out and "repaired: removed" in out) == (0, True)
     assert json.loads(inside(capsys, "kb", "check", "--json")[1]) == []
+
+
+def test_check_is_not_told_to_repair_what_cannot_be_read(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    for name in ("a b.md", "c.md"):
+        (home / name).write_text(f"The shed of {name}.\n")
+    inside(capsys, "kb", "add", str(home / "a b.md"), "-d", "garden")
+    inside(capsys, "kb", "add", str(home / "c.md"))
+    (home / "c.md").write_text("The shed of another.\n")
+    err = inside(capsys, "kb", "check")[2]
+    assert "kb check --repair" in err and "cannot be read" not in err
+    with monkeypatch.context() as patched:
+        # Root may read everything.
+        patched.setattr(check, "fingerprint", refuse)
+        for repair in ([], ["--repair"]):
+            code, out, err = inside(capsys, "kb", "check", "-d", "garden", *repair)
+            assert (code, "Permission denied" in out, "--repair" in err) == (1, True, False)
+            assert 'make it readable, or remove it: mdsa kb remove "a b.md" ' in err and err.rstrip().endswith("-d garden")
+    (home / "a b.md").write_text("")
+    err = inside(capsys, "kb", "check")[2]
+    assert "kb check --repair" in err and 'mdsa kb remove "a b.md" -d garden' in err
+
+
+def test_even_all_alone_is_refused(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = inside(capsys, "kb", "check", "--even-all", "--json")
+    assert (code, json.loads(out)["error"]["hint"]) == (2, "Add --repair.")
 
 
 def test_bench_retrieve_gives_its_names(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -127,6 +127,7 @@ def test_what_is_wrong_is_one_clear_error(capsys: Capture, hub: FileHub, argumen
     assert (found, out) == (code, "")
     assert said in err
     assert "Traceback" not in err
+    assert "quantising" not in err, "nothing was begun"
 
 
 @pytest.mark.parametrize("token", ["hf_se\ncret", "hf_secrét"])

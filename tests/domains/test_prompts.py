@@ -21,8 +21,9 @@ def test_passages_go_from_the_last(context: int, kept: int) -> None:
 
 @pytest.mark.parametrize("context", [32, 30, 5])
 def test_what_cannot_fit_is_an_error_with_the_numbers(context: int) -> None:
-    with pytest.raises(ContextOverflowError, match=str(context)):
+    with pytest.raises(ContextOverflowError, match=str(context)) as caught:
         fit(words, PASSAGES, context, 20)
+    assert "context_tokens" in caught.value.hint
 
 
 def test_the_question_stands_before_and_after_the_passages() -> None:

@@ -12,7 +12,7 @@ from mdsa_local.domains.prompts import NOT_FOUND
 from mdsa_local.domains.quoting import Extract
 from mdsa_local.domains.units import quotable
 from mdsa_local.domains.units import units as units_of
-from mdsa_local.errors import InputError
+from mdsa_local.errors import ConfigError
 from mdsa_local.orchestrator import TinyBERTOrchestrator
 from mdsa_local.routing.encoder import Encoder
 from mdsa_local.runtime.backend import Message
@@ -491,5 +491,5 @@ def test_who_asks_for_a_name_is_told_what_has_it(encoder: Encoder) -> None:
 
 def test_a_form_that_quotations_cannot_have_is_told(product: TinyBERTOrchestrator) -> None:
     domain = DomainConfig(name="garden", generation={"json_schema": {"type": "object"}})
-    with product.manager.lease(product.manager._names.target("nano")) as nano, pytest.raises(InputError, match=r"garden only quotes .* json_schema"):
+    with product.manager.lease(product.manager._names.target("nano")) as nano, pytest.raises(ConfigError, match=r"garden only quotes .* json_schema"):
         asking.asked(nano, True, domain, "what does a new card cost?", [("Fees", FEES)], product.encoder.encode)

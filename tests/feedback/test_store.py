@@ -124,7 +124,13 @@ def test_what_contradicts_itself_is_refused(feedback: Feedback) -> None:
             feedback.mark("aaaa1111", False, facts=facts, sources=sources)
     with pytest.raises(InputError, match="question"):
         feedback.mark(answer(), True)
+    refused = answer(status="not_found")
+    for facts, sources in ((["$30"], []), ([], ["nope.md"])):
+        with pytest.raises(InputError, match="said that nothing answers") as caught:
+            feedback.mark(refused, True, question=QUESTION, facts=facts, sources=sources)
+        assert caught.value.hint == "Mark it wrong, with the facts."
     assert feedback.marks() == []
+    assert feedback.mark(refused, False, question=QUESTION, facts=["$30"], sources=["fees.md"]).facts == ("$30",)
 
 
 def test_removed_is_removed(feedback: Feedback) -> None:
@@ -142,6 +148,13 @@ def test_removed_is_removed(feedback: Feedback) -> None:
     assert feedback.remove(everything=True)
     assert b"Plumbwark" not in feedback.path.read_bytes()
     assert (feedback.recent(), feedback.marks()) == ([], [])
+
+
+def test_what_is_removed_is_counted_by_answers(feedback: Feedback) -> None:
+    for id in ("aaaa1111", "bbbb2222", "cccc3333"):
+        feedback.record(answer(id), QUESTION)
+    feedback.mark("aaaa1111", True)
+    assert feedback.remove(everything=True) == [QUESTION] * 3
 
 
 def test_what_another_mark_has_need_not_be_forgotten(feedback: Feedback) -> None:

@@ -244,8 +244,13 @@ def test_a_name_the_cache_does_not_have_asks_no_hub(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     for place in ("someone/nothing-like-this", "no/such/folder/at/all"):
-        with pytest.raises(ModelNotFoundError, match="no folder"):
+        with pytest.raises(ModelNotFoundError, match="no folder") as caught:
             find_folder(place)
+        assert caught.value.hint == f"Download it first, for example: hf download {place}"
+    for place in (str(tmp_path / "nope"), "./nope", "~/no-such-folder"):
+        with pytest.raises(ModelNotFoundError, match="no folder") as caught:
+            find_folder(place)
+        assert caught.value.hint == "Check the path."
 
 
 def test_without_the_extra_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
