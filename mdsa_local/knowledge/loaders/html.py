@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from mdsa_local.knowledge.loaders import MOST_TITLE_CHARS, Section, below, headed, named, titled
-from mdsa_local.knowledge.loaders.chrome import Chrome
+from mdsa_local.knowledge.loaders.chrome import Chrome, styled
 from mdsa_local.knowledge.loaders.encodings import decoded, marked, of_web
 from mdsa_local.knowledge.loaders.lists import LISTS, Lists, Terms, whole
 from mdsa_local.knowledge.loaders.scripts import lowered, raised
@@ -44,7 +44,8 @@ PIECE_CHARS = 1 << 16
 _UNUSED = b"\x81\x8d\x8f\x90\x9d"
 _CHARSET = re.compile(rb"""<(?:meta\b[^>]*?\bcharset|\?xml\b[^>]*?\bencoding)\s*=\s*["']?([\w.:-]+)""", re.IGNORECASE)
 _COMMENT = re.compile(rb"<!--.*?-->", re.DOTALL)
-_STYLE_COMMENT = re.compile(r"/\*.*?(?:\*/|\Z)", re.DOTALL)
+# Where a word may be parted, which is not shown: a soft hyphen and a blank without width.
+_UNSEEN = str.maketrans("", "", "\u00ad\u200b")
 
 
 def read(path: Path) -> Iterator[Section]:
@@ -93,13 +94,7 @@ def _hides(given: Mapping[str, str | None]) -> bool:
     """Whether an element with these attributes is not shown."""
     if "hidden" in given or given.get("aria-hidden") == "true":
         return True
-    values: dict[str, str] = {}
-    important: dict[str, str] = {}
-    for declaration in _STYLE_COMMENT.sub(" ", given.get("style") or "").lower().split(";"):
-        name, _, value = declaration.partition(":")
-        value, exclaimed, _ = value.partition("!")
-        (important if exclaimed else values)[name.strip()] = value.strip()
-    values |= important
+    values = styled(given.get("style") or "")
     return values.get("display") == "none" or values.get("visibility") == "hidden"
 
 
@@ -204,7 +199,7 @@ class _Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         number, self._number = self._number, self._number + 1
         # Also in what is hidden, since it may end elsewhere.
-        if number in self._struck:
+        if number in self._struck or (self._striking[tag] and tag not in VOID):
             self._striking[tag] += 1
         if tag == "title" and self._title is None and not self._hidden:
             self._title, self._titling = "", True
@@ -337,6 +332,7 @@ class _Page(HTMLParser):
         return not self._hidden
 
     def handle_data(self, data: str) -> None:
+        data = data.translate(_UNSEEN)
         if self._titling:
             self._title = f"{self._title}{data}"
         elif not self._hidden and not any(self._striking.values()):

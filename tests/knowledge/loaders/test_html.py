@@ -102,3 +102,12 @@ def test_no_table_takes_long_or_much(tmp_path: Path, rows: str) -> None:
     began = time.process_time()
     assert len(said(tmp_path, f"<table>{rows}")) < 50_000_000
     assert time.process_time() - began < 15
+
+
+def test_where_a_word_may_be_parted_it_is_one_word(tmp_path: Path) -> None:
+    page = "<title>Kranken&shy;kasse</title><p>Ver&shy;sicherungs\u00adpflicht, a&#8203;b\u200bc, d<wbr>e<pre>f&shy;g</pre><h2>Bei\u00adtrag</h2>Text"
+    (tmp_path / "a.html").write_text(page)
+    assert [(section.title, section.text.strip()) for section in read(tmp_path / "a.html")] == [
+        ("Krankenkasse", "Versicherungspflicht, abc, de\n\nfg"),
+        ("Beitrag", "Text"),
+    ]
