@@ -16,7 +16,7 @@ from mdsa_local.knowledge.loaders.encodings import decoded, marked, of_web
 from mdsa_local.knowledge.loaders.lists import LISTS, Lists, Terms, whole
 from mdsa_local.knowledge.loaders.scripts import lowered, raised
 
-SKIPPED = {"script", "style", "template", "noscript", "svg", "math", "iframe", "object", "select", "button", "title"}
+SKIPPED = {"script", "style", "template", "noscript", "svg", "math", "iframe", "object", "select", "title"}
 BLOCKS = set(
     "address article aside blockquote body caption dd details dialog div dl dt fieldset figcaption figure footer form header hr html legend li main "
     "menu nav ol p pre section summary table tbody tfoot thead tr ul".split()
@@ -38,6 +38,10 @@ CONTAINERS = AROUND - {"body", "table"}
 MOST_COLUMNS, MOST_ROWS, MOST_HEADINGS, MOST_ABOVE, MOST_ABOVE_CHARS = 1000, 65534, 4, 50, 1000
 # Of a cell with paragraphs: a longer one is not the cell of a row but a part of the page.
 MOST_CELL_CHARS = 400
+# Left out of a line of text, which goes on behind them.
+INLINE = {"svg"}
+# What a button may have in it, and whose lines a button may end, with nothing after it.
+IN_BUTTON, ENDS_WITH_BUTTON = {"div", "p"}, {"p", "li", "dd"}
 SCRIPTS = {"sup": raised, "sub": lowered}
 PIECE_CHARS = 1 << 16
 # Bytes for which Windows-1252 has no character.
@@ -185,6 +189,11 @@ class _Page(HTMLParser):
         self._titling = False
         self._verbatim = 0
         self._sections: list[Section] = []
+        # Of the words those that are the labels of buttons; of the button that is open where it begins, and how many blocks are open in it.
+        self._labels: list[tuple[int, int]] = []
+        self._button: tuple[int, int] | None = None
+        # The block that began last.
+        self._began = ""
         # Of the words where raised or lowered text begins, the tag of that and how many of it are open.
         self._script: tuple[int, str, int] | None = None
         # The tables that are open, innermost last.
@@ -214,9 +223,16 @@ class _Page(HTMLParser):
                 self._hidden.append(tag)
             return
         given = dict(attrs)
+        if self._button and (tag == "button" or tag in BLOCKS or tag in HEADINGS or tag in ("td", "th")):
+            if tag in IN_BUTTON:
+                self._words.append(" ")
+            else:
+                self._end_button()
         if tag in SKIPPED or number in self._dropped or _hides(given):
             if tag not in VOID:
-                if tag in SKIPPED or tag in BLOCKS or tag in HEADINGS:
+                if tag in INLINE or (self._button and tag in IN_BUTTON):
+                    self._words.append(" ")
+                elif tag in SKIPPED or tag in BLOCKS or tag in HEADINGS:
                     self._block()
                 if tag in ("dt", "dd") and not self._tables:
                     self._place(self._terms.hidden(tag))
@@ -229,6 +245,12 @@ class _Page(HTMLParser):
         elif tag == "br":
             if not any(self._striking.values()):
                 self._words.append("\n")
+        elif tag == "button":
+            if self._labels and self._labels[-1][1] == len(self._words):
+                self._words.append(" ")
+            self._button = (len(self._words), 0)
+        elif self._button and tag in IN_BUTTON:
+            self._button = (self._button[0], self._button[1] + 1)
         elif tag in SCRIPTS:
             if self._script is None:
                 self._script = (len(self._words), tag, 1)
@@ -256,6 +278,7 @@ class _Page(HTMLParser):
             if tag == "table":
                 self._tables.append(_Table())
             self._verbatim += tag == "pre"
+            self._began = tag
 
     def handle_endtag(self, tag: str) -> None:
         if self._striking[tag]:
@@ -265,8 +288,13 @@ class _Page(HTMLParser):
         if self._hidden and not self._left(tag):
             if tag == self._hidden[0]:
                 self._hidden.pop()
+        elif self._button and tag in IN_BUTTON and self._button[1]:
+            self._button = (self._button[0], self._button[1] - 1)
+            self._words.append(" ")
+        elif tag == "button":
+            self._end_button()
         elif tag in HEADINGS:
-            name = " ".join(self._said().split())
+            name = " ".join(self._said(heading=True).split())
             if len(name) > MOST_TITLE_CHARS:
                 # Each passage below would carry it.
                 self._blocks.append(name)
@@ -285,6 +313,7 @@ class _Page(HTMLParser):
             elif not self._tables:
                 self._end(tag)
             self._verbatim -= tag == "pre" and self._verbatim > 0
+            self._began = ""
 
     def _begin(self, tag: str, given: Mapping[str, str | None]) -> None:
         """What of lists and terms begins with a block outside of tables."""
@@ -349,12 +378,31 @@ class _Page(HTMLParser):
             start, tag, depth = self._script
             self._script = (start, tag, depth - 1) if depth > 1 else None
             if depth == 1:
+                while self._labels and self._labels[-1][1] > start:
+                    self._labels.pop()
                 self._words[start:] = [SCRIPTS[tag]("".join(self._words[start:]))]
 
-    def _said(self) -> str:
-        """The words that were read, once."""
+    def _end_button(self) -> None:
+        if self._button:
+            self._labels.append((self._button[0], len(self._words)))
+            self._button = None
+
+    def _said(self, heading: bool = False) -> str:
+        """The words that were read, once, with the labels of buttons that are in a line of text or all of a heading."""
+        self._end_button()
         words, self._words, self._script = self._words, [], None
-        return "".join(words)
+        labels, self._labels = self._labels, []
+        if not labels:
+            return "".join(words)
+        labelled = {at for label in labels for at in range(*label)}
+        others = [at for at, word in enumerate(words) if at not in labelled and word.strip()]
+        text = any(char.isalnum() for at in others for char in words[at])
+        if heading:
+            labelled = labelled if text else set()
+        elif text and not self._verbatim:
+            # In a form a button comes after what it sends.
+            labelled = set() if self._began in ENDS_WITH_BUTTON else {at for at in labelled if at > others[-1]}
+        return "".join(word for at, word in enumerate(words) if at not in labelled)
 
     def _cell(self, tag: str, given: Mapping[str, str | None]) -> None:
         """A cell begins."""
@@ -370,6 +418,7 @@ class _Page(HTMLParser):
         if not table.cells and not blank:
             table.cells.append(_Cell(""))
         self._block()
+        self._began = tag
         table.cells.append(_Cell(tag, _span(given.get("colspan"), MOST_COLUMNS), _span(given.get("rowspan"), MOST_ROWS)))
         table.open = True
 

@@ -93,6 +93,8 @@ ROWS = [
     "<tr>" + "<th>word" * 1000 + "<tr><td>y<td colspan=999>z" * 20_000,
     "<tr><td>a<table>" * 20_000,
     "<tr><td><p>a" * 20_000,
+    "<p>a " + "<button>b</button> <sup>2</sup>" * 20_000,
+    "<button><div>b" * 20_000,
     "<sup>1" * 20_000 + "</sup>" * 20_000,
 ]
 
@@ -102,6 +104,34 @@ def test_no_table_takes_long_or_much(tmp_path: Path, rows: str) -> None:
     began = time.process_time()
     assert len(said(tmp_path, f"<table>{rows}")) < 50_000_000
     assert time.process_time() - began < 15
+
+
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        ("<p>Press <button>Save</button> to store, then <button><div>Log</div> out</button>.", "Press Save to store, then Log out."),
+        ("<p><button><svg><title>x</title></svg>Save</button> stores it.", "Save stores it."),
+        ("<ol><li>Press <button>Save</button><li>Wait</ol>", "1. Press Save\n\n2. Wait"),
+        ("<p>Choose: <button>Yes</button><button>No</button></p>", "Choose: Yes No"),
+        ("<p>The<svg><text>x</text></svg>icon", "The icon"),
+        # Those alone, after what they send, and in code are left out.
+        ("<p>One</p><button>Send</button><p><button>Yes</button> <button>No</button></p>Two", "One\n\nTwo"),
+        ("<div>Your name <input> <button>Send</button></div>Two", "Your name\n\nTwo"),
+        ("<table><tr><td>Gold<td>5 <button>Buy</button><tr><td>Tin<td><button>Buy</button></table>", "Gold | 5\n\nTin |"),
+        ("<pre><button>Copy</button>a = 1</pre>", "a = 1"),
+        # Without an end it is no more than a line.
+        ("<p>One <button>Save<p>Two</p><ul><li>Three", "One Save Two\n\n- Three"),
+        ("<p>One <button hidden>Save</button> two <sup><button>1</button></sup> three", "One two ¹ three"),
+    ],
+)
+def test_a_button_in_a_line_of_text_has_its_label(tmp_path: Path, page: str, text: str) -> None:
+    assert said(tmp_path, page) == text
+
+
+def test_a_heading_that_is_a_button_is_a_title(tmp_path: Path) -> None:
+    page = "<h2><button>Fees</button></h2>a<h2>Time <button>Copy</button></h2>b<button><h2>Place</h2></button>c"
+    (tmp_path / "a.html").write_text(page)
+    assert [(section.title, section.text.strip()) for section in read(tmp_path / "a.html")] == [("Fees", "a"), ("Time", "b"), ("Place", "c")]
 
 
 def test_where_a_word_may_be_parted_it_is_one_word(tmp_path: Path) -> None:
