@@ -20,6 +20,9 @@ NOTICES = {"div", "aside", "section", "dialog", "form", "p", "span", "ul"}
 # Elements within elements that are looked at.
 DEEPEST = 200
 _NOTICE = re.compile("cookie|consent", re.IGNORECASE)
+_STYLE_COMMENT = re.compile(r"/\*.*?(?:\*/|\Z)", re.DOTALL)
+# Links that say something themselves: whom to call or to write to.
+_CONTACT = re.compile(r"\s*(?:tel|mailto|sms):", re.IGNORECASE)
 
 Kind = Literal["menu", "header", "list", "link", "content", "section", "main"]
 
@@ -42,9 +45,28 @@ class _Element:
     text: bool = False
 
 
+def styled(style: str) -> dict[str, str]:
+    """What the attribute ``style`` of an element declares."""
+    values: dict[str, str] = {}
+    important: dict[str, str] = {}
+    for declaration in _STYLE_COMMENT.sub(" ", style).lower().split(";"):
+        name, _, value = declaration.partition(":")
+        value, exclaimed, _ = value.partition("!")
+        (important if exclaimed else values)[name.strip()] = value.strip()
+    return values | important
+
+
+def _strikes(style: str) -> bool:
+    """Whether an element with this style is struck out."""
+    if "line-through" not in style.lower():
+        return False
+    values = styled(style)
+    return "line-through" in values.get("text-decoration-line", values.get("text-decoration", "")).split()
+
+
 class Chrome(HTMLParser):
     """Numbers the start tags of a page. ``menus`` and ``lists`` are the numbers of those with which something begins that is no content, ``lists`` of
-    lists of two or more items that are links and nothing else; ``struck`` of what does not hold any more. What has no end tag is content: nobody
+    lists of two or more items that are links to pages and no more; ``struck`` of what does not hold any more. What has no end tag is content: nobody
     knows where it ends."""
 
     def __init__(self) -> None:
@@ -53,7 +75,8 @@ class Chrome(HTMLParser):
         self.lists: set[int] = set()
         self.struck: set[int] = set()
         self._open: list[_Element] = []
-        self._striking: dict[str, list[int]] = {tag: [] for tag in STRUCK}
+        # By tag the elements that are struck out, and what of the same tag is in them, None where it is not.
+        self._striking: dict[str, list[int | None]] = {}
         self._number = 0
         self._code = False
 
@@ -61,25 +84,30 @@ class Chrome(HTMLParser):
         """Look at what begins."""
         number, self._number = self._number, self._number + 1
         self._code = tag in ("script", "style")
-        if tag in STRUCK:
-            self._striking[tag].append(number)
+        given = {name: value or "" for name, value in attrs}
+        if tag in STRUCK or _strikes(given.get("style", "")):
+            self._striking.setdefault(tag, []).append(number)
+        elif self._striking.get(tag):
+            self._striking[tag].append(None)
+        contact = tag == "a" and _CONTACT.match(given.get("href", "")) is not None
         for element in self._open:
             element.depth += element.tag == tag
             element.headings += tag in HEADINGS
             element.first = element.first or tag == "h1"
+            element.text = element.text or contact
             if tag == "a" and element.kind == "list" and element.last < element.items:
                 element.linked, element.last = element.linked + 1, element.items
         if tag == "li" and (around := next((element for element in reversed(self._open) if element.kind == "list"), None)):
             around.items += 1
-        kind = self._kind(tag, {name: value or "" for name, value in attrs})
+        kind = self._kind(tag, given)
         if kind is not None and len(self._open) < DEEPEST:
             self._open.append(_Element(tag, kind, number, within=self._within("section", "main")))
 
     def handle_endtag(self, tag: str) -> None:
         """Decide about what ends."""
         self._code = False
-        if self._striking.get(tag):
-            self.struck.add(self._striking[tag].pop())
+        if self._striking.get(tag) and (number := self._striking[tag].pop()) is not None:
+            self.struck.add(number)
         same = [at for at, element in enumerate(self._open) if element.tag == tag]
         if same and self._open[same[-1]].depth == 0:
             self._decide(self._open[same[-1]])

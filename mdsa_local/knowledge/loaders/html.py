@@ -11,11 +11,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from mdsa_local.knowledge.loaders import MOST_TITLE_CHARS, Section, below, headed, named, titled
-from mdsa_local.knowledge.loaders.chrome import Chrome
+from mdsa_local.knowledge.loaders.chrome import Chrome, styled
 from mdsa_local.knowledge.loaders.encodings import decoded, marked, of_web
-from mdsa_local.knowledge.loaders.lists import LISTS, Lists, Terms
+from mdsa_local.knowledge.loaders.lists import LISTS, Lists, Terms, whole
+from mdsa_local.knowledge.loaders.scripts import lowered, raised
 
-SKIPPED = {"script", "style", "template", "noscript", "svg", "math", "iframe", "object", "select", "button", "title"}
+SKIPPED = {"script", "style", "template", "noscript", "svg", "math", "iframe", "object", "select", "title"}
 BLOCKS = set(
     "address article aside blockquote body caption dd details dialog div dl dt fieldset figcaption figure footer form header hr html legend li main "
     "menu nav ol p pre section summary table tbody tfoot thead tr ul".split()
@@ -33,12 +34,22 @@ ROW_PARTS = {"td": {"tr", *_PARTS}, "th": {"tr", *_PARTS}, "tr": _PARTS}
 AROUND = BLOCKS - {"p", "li", "dt", "dd", "tr", "thead", "tbody", "tfoot", "caption", "hr"} | {"body"}
 # What may have lists in it; within a table those are told as they stand.
 CONTAINERS = AROUND - {"body", "table"}
+# Columns and rows that a cell may span, as browsers have it; rows of headings; and how many cells, of how many characters, a row has from above.
+MOST_COLUMNS, MOST_ROWS, MOST_HEADINGS, MOST_ABOVE, MOST_ABOVE_CHARS = 1000, 65534, 4, 50, 1000
+# Of a cell with paragraphs: a longer one is not the cell of a row but a part of the page.
+MOST_CELL_CHARS = 400
+# Left out of a line of text, which goes on behind them.
+INLINE = {"svg"}
+# What a button may have in it, and whose lines a button may end, with nothing after it.
+IN_BUTTON, ENDS_WITH_BUTTON = {"div", "p"}, {"p", "li", "dd"}
+SCRIPTS = {"sup": raised, "sub": lowered}
 PIECE_CHARS = 1 << 16
 # Bytes for which Windows-1252 has no character.
 _UNUSED = b"\x81\x8d\x8f\x90\x9d"
 _CHARSET = re.compile(rb"""<(?:meta\b[^>]*?\bcharset|\?xml\b[^>]*?\bencoding)\s*=\s*["']?([\w.:-]+)""", re.IGNORECASE)
 _COMMENT = re.compile(rb"<!--.*?-->", re.DOTALL)
-_STYLE_COMMENT = re.compile(r"/\*.*?(?:\*/|\Z)", re.DOTALL)
+# Where a word may be parted, which is not shown: a soft hyphen and a blank without width.
+_UNSEEN = str.maketrans("", "", "\u00ad\u200b")
 
 
 def read(path: Path) -> Iterator[Section]:
@@ -64,7 +75,7 @@ def _sections(source: str, stem: str, dropped: Collection[int], struck: Collecti
         page.feed(piece)
         yield from page.taken()
     page.close()
-    page.section()
+    page.end()
     yield from page.taken()
 
 
@@ -87,21 +98,76 @@ def _hides(given: Mapping[str, str | None]) -> bool:
     """Whether an element with these attributes is not shown."""
     if "hidden" in given or given.get("aria-hidden") == "true":
         return True
-    values: dict[str, str] = {}
-    important: dict[str, str] = {}
-    for declaration in _STYLE_COMMENT.sub(" ", given.get("style") or "").lower().split(";"):
-        name, _, value = declaration.partition(":")
-        value, exclaimed, _ = value.partition("!")
-        (important if exclaimed else values)[name.strip()] = value.strip()
-    values |= important
+    values = styled(given.get("style") or "")
     return values.get("display") == "none" or values.get("visibility") == "hidden"
 
 
 @dataclass(slots=True)
-class _Columns:
-    """What names the columns of a table: empty before its first row, None where nothing does."""
+class _Cell:
+    # Empty for text before the first cell of a row.
+    kind: str
+    columns: int = 1
+    rows: int = 1
+    # The blocks of text in it with their marks; whether the next is the first of an item, and whether one is set as it stands.
+    blocks: list[tuple[str, str]] = field(default_factory=list)
+    item: bool = False
+    kept: bool = False
 
+    def line(self) -> str:
+        """All in one line: what goes on with a sentence behind a blank, else behind a semicolon."""
+        parts: list[str] = []
+        for part in (" ".join(line.split()) for _, text in self.blocks for line in text.split("\n")):
+            if part and parts:
+                parts.append(" " if self.kind == "th" or parts[-1][-1] in ".,;:!?" or part[0].islower() or part[0] == "(" else "; ")
+            if part:
+                parts.append(part)
+        return "".join(parts)
+
+    def long(self) -> bool:
+        """Whether it is a part of the page rather than of a row."""
+        return self.kept or (len(self.blocks) > 1 and sum(len(text) for _, text in self.blocks) > MOST_CELL_CHARS)
+
+
+@dataclass(slots=True)
+class _Table:
+    # What names the columns: empty before the first row, None where nothing does; the rows that do, and whether the next may be one more of them.
     names: list[str] | None = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+    spanned: bool = False
+    # By column what the rows above say in those below: text, columns, and rows that are left.
+    above: dict[int, tuple[str, int, int]] = field(default_factory=dict)
+    # Of the row that is open its cells, and whether something in it (a heading, a table) has parted it.
+    cells: list[_Cell] = field(default_factory=list)
+    open: bool = False
+    parted: bool = False
+
+    def placed(self, cells: Sequence[_Cell]) -> tuple[list[tuple[int, int, str]], int]:
+        """A row with what reaches into it from above, each with its column and how many it spans; and how many columns the row has."""
+        row: list[tuple[int, int, str]] = []
+        above, self.above = self.above, {}
+        column = 0
+        for cell in (*cells, None):
+            while column in above:
+                text, columns, rows = above.pop(column)
+                row.append((column, columns, text))
+                if rows > 1:
+                    self.above[column] = (text, columns, rows - 1)
+                column += columns
+            if cell is not None:
+                text = cell.line()
+                row.append((column, cell.columns, text))
+                if cell.rows > 1 and len(self.above) < MOST_ABOVE:
+                    room = MOST_ABOVE_CHARS - sum(len(other) for other, _, _ in self.above.values())
+                    self.above[column] = (text if len(text) <= room else "", cell.columns, cell.rows - 1)
+                column += cell.columns
+        self.above |= {at: (text, columns, rows - 1) for at, (text, columns, rows) in above.items() if rows > 1 and at >= column}
+        return row, column
+
+
+def _span(value: str | None, most: int) -> int:
+    """How many columns or rows a cell spans; 0 is all that are left."""
+    number = whole(value)
+    return 1 if number is None or number < 0 else min(number or most, most)
 
 
 class _Page(HTMLParser):
@@ -123,9 +189,15 @@ class _Page(HTMLParser):
         self._titling = False
         self._verbatim = 0
         self._sections: list[Section] = []
-        # Of the row that is read the kinds of its cells; of the tables that are open, innermost last, what names their columns.
-        self._cells: list[str] = []
-        self._tables: list[_Columns] = []
+        # Of the words those that are the labels of buttons; of the button that is open where it begins, and how many blocks are open in it.
+        self._labels: list[tuple[int, int]] = []
+        self._button: tuple[int, int] | None = None
+        # The block that began last.
+        self._began = ""
+        # Of the words where raised or lowered text begins, the tag of that and how many of it are open.
+        self._script: tuple[int, str, int] | None = None
+        # The tables that are open, innermost last.
+        self._tables: list[_Table] = []
         self._lists, self._terms = Lists(), Terms()
 
     def taken(self) -> list[Section]:
@@ -136,7 +208,7 @@ class _Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         number, self._number = self._number, self._number + 1
         # Also in what is hidden, since it may end elsewhere.
-        if number in self._struck:
+        if number in self._struck or (self._striking[tag] and tag not in VOID):
             self._striking[tag] += 1
         if tag == "title" and self._title is None and not self._hidden:
             self._title, self._titling = "", True
@@ -151,9 +223,16 @@ class _Page(HTMLParser):
                 self._hidden.append(tag)
             return
         given = dict(attrs)
+        if self._button and (tag == "button" or tag in BLOCKS or tag in HEADINGS or tag in ("td", "th")):
+            if tag in IN_BUTTON:
+                self._words.append(" ")
+            else:
+                self._end_button()
         if tag in SKIPPED or number in self._dropped or _hides(given):
             if tag not in VOID:
-                if tag in SKIPPED or tag in BLOCKS or tag in HEADINGS:
+                if tag in INLINE or (self._button and tag in IN_BUTTON):
+                    self._words.append(" ")
+                elif tag in SKIPPED or tag in BLOCKS or tag in HEADINGS:
                     self._block()
                 if tag in ("dt", "dd") and not self._tables:
                     self._place(self._terms.hidden(tag))
@@ -162,31 +241,44 @@ class _Page(HTMLParser):
         elif tag in HEADINGS:
             self.section()
         elif tag in ("td", "th"):
-            # White space before the first cell is not text.
-            if self._cells or "".join(self._words).strip():
-                self._words.append(" | ")
-            else:
-                self._words.clear()
-            self._cells.append(tag)
-            if self._tables and any(given.get(span) not in (None, "1") for span in ("colspan", "rowspan")):
-                self._tables[-1].names = None
+            self._cell(tag, given)
         elif tag == "br":
             if not any(self._striking.values()):
                 self._words.append("\n")
+        elif tag == "button":
+            if self._labels and self._labels[-1][1] == len(self._words):
+                self._words.append(" ")
+            self._button = (len(self._words), 0)
+        elif self._button and tag in IN_BUTTON:
+            self._button = (self._button[0], self._button[1] + 1)
+        elif tag in SCRIPTS:
+            if self._script is None:
+                self._script = (len(self._words), tag, 1)
+            else:
+                if len(self._words) > self._script[0]:
+                    self._words.append("^" if tag == "sup" else "_")
+                self._script = (*self._script[:2], self._script[2] + (self._script[1] == tag))
         elif tag in BLOCKS:
-            if self._cells and self._tables and tag not in ROWS:
-                # What is more than a line in a cell is told as it stands.
-                self._tables[-1].names = None
+            if tag == "table":
+                self._part()
+            elif tag in ROWS:
+                self._row()
             self._block()
             if not self._tables:
                 self._begin(tag, given)
+            elif tag == "li" and self._tables[-1].cells:
+                self._tables[-1].cells[-1].item = True
             elif tag == "li":
                 self._words.append("- ")
+            elif tag == "tr":
+                self._tables[-1].open = True
+            elif tag in _PARTS:
+                # No cell reaches from one part of a table into the next.
+                self._tables[-1].above.clear()
             if tag == "table":
-                self._tables.append(_Columns())
-            if tag in ROWS:
-                self._cells = []
+                self._tables.append(_Table())
             self._verbatim += tag == "pre"
+            self._began = tag
 
     def handle_endtag(self, tag: str) -> None:
         if self._striking[tag]:
@@ -196,23 +288,32 @@ class _Page(HTMLParser):
         if self._hidden and not self._left(tag):
             if tag == self._hidden[0]:
                 self._hidden.pop()
+        elif self._button and tag in IN_BUTTON and self._button[1]:
+            self._button = (self._button[0], self._button[1] - 1)
+            self._words.append(" ")
+        elif tag == "button":
+            self._end_button()
         elif tag in HEADINGS:
-            name, self._words = " ".join("".join(self._words).split()), []
+            name = " ".join(self._said(heading=True).split())
             if len(name) > MOST_TITLE_CHARS:
                 # Each passage below would carry it.
                 self._blocks.append(name)
                 name = ""
             self._path = below(self._path, HEADINGS[tag], name)
+        elif self._script and tag == self._script[1]:
+            self._end_script()
         elif tag in BLOCKS:
-            if tag == "tr":
+            if tag in ROWS:
                 self._row()
             self._block()
+            if self._tables and self._tables[-1].cells:
+                self._tables[-1].cells[-1].item &= tag != "li"
             if tag == "table":
-                self._cells = []
                 del self._tables[-1:]
             elif not self._tables:
                 self._end(tag)
             self._verbatim -= tag == "pre" and self._verbatim > 0
+            self._began = ""
 
     def _begin(self, tag: str, given: Mapping[str, str | None]) -> None:
         """What of lists and terms begins with a block outside of tables."""
@@ -260,6 +361,7 @@ class _Page(HTMLParser):
         return not self._hidden
 
     def handle_data(self, data: str) -> None:
+        data = data.translate(_UNSEEN)
         if self._titling:
             self._title = f"{self._title}{data}"
         elif not self._hidden and not any(self._striking.values()):
@@ -270,29 +372,143 @@ class _Page(HTMLParser):
         self._hidden.pop()
         self._stem = titled(self._title, self._stem)
 
+    def _end_script(self) -> None:
+        """Raised or lowered text ends; what is so within it only has a sign before it."""
+        if self._script is not None:
+            start, tag, depth = self._script
+            self._script = (start, tag, depth - 1) if depth > 1 else None
+            if depth == 1:
+                while self._labels and self._labels[-1][1] > start:
+                    self._labels.pop()
+                self._words[start:] = [SCRIPTS[tag]("".join(self._words[start:]))]
+
+    def _end_button(self) -> None:
+        if self._button:
+            self._labels.append((self._button[0], len(self._words)))
+            self._button = None
+
+    def _said(self, heading: bool = False) -> str:
+        """The words that were read, once, with the labels of buttons that are in a line of text or all of a heading."""
+        self._end_button()
+        words, self._words, self._script = self._words, [], None
+        labels, self._labels = self._labels, []
+        if not labels:
+            return "".join(words)
+        labelled = {at for label in labels for at in range(*label)}
+        others = [at for at, word in enumerate(words) if at not in labelled and word.strip()]
+        text = any(char.isalnum() for at in others for char in words[at])
+        if heading:
+            labelled = labelled if text else set()
+        elif text and not self._verbatim:
+            # In a form a button comes after what it sends.
+            labelled = set() if self._began in ENDS_WITH_BUTTON else {at for at in labelled if at > others[-1]}
+        return "".join(word for at, word in enumerate(words) if at not in labelled)
+
+    def _cell(self, tag: str, given: Mapping[str, str | None]) -> None:
+        """A cell begins."""
+        # White space before the first cell is not text.
+        blank = not any(word.strip() for word in self._words)
+        if not self._tables:
+            if blank:
+                self._said()
+            else:
+                self._words.append(" | ")
+            return
+        table = self._tables[-1]
+        if not table.cells and not blank:
+            table.cells.append(_Cell(""))
+        self._block()
+        self._began = tag
+        table.cells.append(_Cell(tag, _span(given.get("colspan"), MOST_COLUMNS), _span(given.get("rowspan"), MOST_ROWS)))
+        table.open = True
+
+    def _part(self) -> None:
+        """Something in a row begins that is no part of it: what there is of the row stands for itself."""
+        if self._tables and self._tables[-1].cells:
+            table = self._tables[-1]
+            self._block()
+            self._stands(table.cells)
+            table.cells, table.parted = [], True
+
     def _row(self) -> None:
-        """A row below a first row of headings says what its cells are."""
-        cells, kinds, self._cells = [" ".join(cell.split()) for cell in "".join(self._words).split(" | ")], self._cells, []
-        table = self._tables[-1] if self._tables else _Columns(None)
-        if table.names == []:
-            table.names = cells if set(kinds) == {"th"} and len(cells) == len(kinds) > 1 else None
-        elif table.names and len(cells) == len(table.names) == len(kinds):
-            self._words = [named(table.names, cells)]
+        """A row ends. One below a first row of headings says what its cells are."""
+        if not self._tables or not self._tables[-1].open:
+            return
+        table = self._tables[-1]
+        self._block()
+        cells, parted = table.cells, table.parted or any(not cell.kind for cell in table.cells)
+        table.cells, table.open, table.parted = [], False, False
+        if parted:
+            self._stands(cells)
+            return
+        row, columns = table.placed(cells)
+        if not cells:
+            return
+        headings, line = all(cell.kind == "th" for cell in cells), " | ".join(text for _, _, text in row).strip()
+        goes_on, table.spanned = table.spanned and headings and len(table.said) < MOST_HEADINGS, False
+        if len(row) == 1:
+            # One above all columns is no name of one.
+            if table.names == [] and columns == 1:
+                table.names = None
+            self._stands(cells)
+        elif headings and columns <= MOST_COLUMNS and (table.names == [] or (goes_on and table.names and columns == len(table.names))):
+            names = [text for _, spanned, text in row for _ in range(spanned)]
+            if table.names:
+                names = [over if over.endswith(name) else f"{over} {name}".strip() for over, name in zip(table.names, names, strict=True)]
+            table.names, table.spanned = names, any(cell.columns > 1 or cell.rows > 1 for cell in cells)
+            table.said.append(line)
+            self._tell(line)
+        elif table.names and columns == len(table.names):
             # The headings need not be said again.
-            if self._blocks and self._blocks[-1] == " | ".join(table.names):
-                self._blocks.pop()
+            if table.said and self._blocks[-len(table.said) :] == table.said:
+                del self._blocks[-len(table.said) :]
+            over = [table.names[at] if spanned == 1 else ", ".join(filter(None, table.names[at : at + spanned])) for at, spanned, _ in row]
+            short = [name if spanned == 1 or len(name) <= MOST_TITLE_CHARS else "" for name, (_, spanned, _) in zip(over, row, strict=True)]
+            self._tell(named(short, [text for _, _, text in row]))
+        else:
+            table.names = table.names or None
+            if not table.names and any(cell.long() for cell in cells):
+                self._stands(cells)
+            else:
+                self._tell(line)
+
+    def _stands(self, cells: Sequence[_Cell]) -> None:
+        """Cells as they stand, those of more than a block one below the other."""
+        if len(cells) > 1 and not any(len(cell.blocks) > 1 or cell.kept for cell in cells):
+            self._tell(" | ".join(cell.line() for cell in cells).strip())
+        else:
+            for cell in cells:
+                for mark, text in cell.blocks:
+                    self._tell(mark + text)
+
+    def _tell(self, text: str) -> None:
+        """A block of a table."""
+        if text.strip("- |\n"):
+            self._blocks.append(text)
 
     def _block(self) -> None:
-        text, self._words = "".join(self._words), []
+        text = self._said()
         text = text.strip("\r\n").rstrip() if self._verbatim else "\n".join(" ".join(line.split()) for line in text.split("\n")).strip()
-        if text.strip("- |\n"):
+        if self._tables and self._tables[-1].cells:
+            cell = self._tables[-1].cells[-1]
+            if text:
+                cell.blocks.append(("- " if cell.item else "", text))
+                cell.item = False
+                cell.kept = cell.kept or (self._verbatim > 0 and "\n" in text)
+        elif text.strip("- |\n"):
             self._place([text] if self._tables else self._terms.take(text))
 
     def _place(self, blocks: Sequence[str]) -> None:
         self._blocks += blocks if self._tables else (self._lists.placed(block) for block in blocks)
 
+    def end(self) -> None:
+        """End the page."""
+        self._row()
+        self.section()
+
     def section(self) -> None:
         """End the section that is being read."""
+        self._part()
         self._block()
         self._place(self._terms.finish())
         self._lists.restart()

@@ -39,6 +39,8 @@ def said(folder: Path, page: str) -> list[str]:
         ("<ul><li><a href=a>Home</a>: begin<li><a href=b>Prices</a></ul>", ["- Home: begin", "- Prices"]),
         ("<ul><li><a href=a>Home</a><li>Prices</ul>", ["- Home", "- Prices"]),
         ("<ul><li><a href=a>The form</a></ul>", ["- The form"]),
+        ("<ul><li><a href=' TEL:+4930123'>030 123</a><li><a href=mailto:a@b.example>a@b.example</a></ul>", ["- 030 123", "- a@b.example"]),
+        ("<ul><li><a href=a>The form</a><li><a href=mailto:a@b.example>a@b.example</a></ul>", ["- The form", "- a@b.example"]),
         # Nobody knows where it ends.
         ("<nav>Home<p>Prices", ["Home", "Prices"]),
         ("<div><nav>Home</div><p>Prices", ["Home", "Prices"]),

@@ -92,6 +92,12 @@ def test_terms_stand_before_what_is_said_of_them(tmp_path: Path, page: str, said
         ("<p>One</p><del><p>Two</p><ul><li>three</ul></del><p>Four</p>", "One\n\nFour"),
         ("<ul><li>a <del>old<br>er</del><li><s>b <s>c</s> d</s></ul>", "- a"),
         ("<table><tr><td>Gold<td><del>7</del> 5<tr><td>Tin<td><s>3</s></table>", "Gold | 5\n\nTin |"),
+        ("<p>It costs <span style='color: red; text-decoration: Line-Through red'>20 <span>or</span> 19</span> 15 euros.", "It costs 15 euros."),
+        ("<p>It <b style=text-decoration-line:line-through>cost <br>20</b> costs <u style=text-decoration:underline>15</u>.", "It costs 15."),
+        (
+            "<p>It costs <b style='text-decoration:line-through;text-decoration:none'>15</b> <span style=text-decoration:line-through>or 20",
+            "It costs 15 or 20",
+        ),
         # Where it ends, other than where it began, and where nobody knows.
         ("<ul><li>a <del>b</ul></del><p>After", "- a\n\nAfter"),
         ("<div hidden>x <del>y</div>a</del> b <del><div hidden></del></div>c", "b\n\nc"),

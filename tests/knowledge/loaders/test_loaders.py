@@ -607,7 +607,7 @@ def table(*rows: str) -> str:
         ("<table>Before <td>1</td><td>2</td></table>", "Before | 1 | 2"),
         # Where columns are not one below the other nothing is named.
         (table("<th>Plan</th><th colspan=2>Price</th>", "<td>Basic</td><td>5</td>"), "Plan | Price\n\nBasic | 5"),
-        (table("<th><p>Plan</p></th><th>Price</th><th>Time</th>", "<td>Basic</td><td>5</td>"), "Plan\n\n| Price | Time\n\nBasic | 5"),
+        (table("<th><p>Plan</p></th><th>Price</th><th>Time</th>", "<td>Basic</td><td>5</td>"), "Plan | Price | Time\n\nBasic | 5"),
         (table("<th>A</th><th>B</th>", "<th>3</th><th>4</th>", "<td>1</td><td>2</td>"), "A: 3; B: 4\n\nA: 1; B: 2"),
         (table("<td>a</td><td>b</td>", "<th>c</th><th>d</th>", "<td>1</td><td>2</td>"), "a | b\n\nc | d\n\n1 | 2"),
         (
