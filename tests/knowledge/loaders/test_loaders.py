@@ -348,6 +348,15 @@ def test_json_records(tmp_path: Path) -> None:
     assert texts(read(tmp_path, "c.jsonl", lines)) == [("c > Cards", SHOWN), ("c > line 3", "half ? pair")]
 
 
+def test_json_values_are_told_as_they_are_written(tmp_path: Path) -> None:
+    record = (
+        '{"id": 1.50, "version": 1.10, "serial": 12345678901234567890.5, "most": 1E400, "n": -7, "on": true, "list": [5.00, false, 1e2], "x": NaN}'
+    )
+    said = "id: 1.50\nversion: 1.10\nserial: 12345678901234567890.5\nmost: 1E400\nn: -7\non: true\nlist: 5.00, false, 1e2\nx: NaN"
+    assert texts(read(tmp_path, "a.json", record)) == [("a > record 1", said)]
+    assert texts(read(tmp_path, "a.jsonl", record)) == [("a > line 1", said)]
+
+
 def test_what_is_too_long_for_a_heading_is_text(tmp_path: Path) -> None:
     long = "word " * 100
     assert texts(read(tmp_path, "a.html", f"<h1>Head</h1><h2>{long}</h2><p>Text.")) == [("Head", f"{long.strip()}\n\nText.")]
