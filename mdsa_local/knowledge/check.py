@@ -56,7 +56,7 @@ def check(knowledge_base: KnowledgeBase, *, repair: bool = False, even_all: bool
             problem = replace(problem, repaired="embedded again")
         problems.append(problem)
     paths = {document.document: file_of(document.source) for document in documents}
-    lost = {name for name, path in paths.items() if path is not None and not path.exists()}
+    lost = {name for name, path in paths.items() if path is not None and (not path.exists() or path.is_dir())}
     kept = {} if even_all or not knowledge_base.database.local else _all_gone(documents, lost)
     for document in documents:
         path, gone, whole = paths[document.document], document.document in lost, kept.get(document.document, "")

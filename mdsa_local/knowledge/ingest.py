@@ -325,7 +325,12 @@ def _gone(stored: Iterable[Document], roots: Iterable[Path], seen: Collection[st
     unread = tuple(f"{source_of(Path(path))}/" for path, _ in failed)
     lost = {source_of(Path(path)) for path, reason in failed if reason in GONE}
     below = (known for known in stored if known.source.startswith(folders) and known.source not in seen and not known.source.startswith(unread))
-    return [known.document for known in below if is_of_file(known) and (known.source in lost or not os.path.lexists(path_of(known.source)))]
+    return [known.document for known in below if is_of_file(known) and (known.source in lost or _is_no_file(path_of(known.source)))]
+
+
+def _is_no_file(path: Path) -> bool:
+    """Whether nothing is there, or a folder of that name; what a link leads to may be back."""
+    return not os.path.lexists(path) or path.is_dir()
 
 
 def is_of_file(document: Document) -> bool:

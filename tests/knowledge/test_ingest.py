@@ -378,6 +378,18 @@ def test_what_has_its_file_is_not_followed_as_deleted(tmp_path: Path, docs: Path
     assert {found.document for found in knowledge_base.documents()} == {"cards.md", "loans/early.markdown", ".hidden.md", "y.md", "scan"}
 
 
+def test_a_folder_in_the_place_of_a_file_is_none(tmp_path: Path, docs: Path) -> None:
+    knowledge_base, other = base(tmp_path / "kb"), base(tmp_path / "kb2")
+    for each in (knowledge_base, other):
+        ingest(each, [docs])
+    (docs / "cards.md").unlink()
+    write(docs / "cards.md/c.md", "gamma")
+    report = ingest(knowledge_base, [docs], follow_deletes=True)
+    assert (report.added, report.removed) == (("cards.md/c.md",), ("cards.md",))
+    assert [(problem.kind, problem.document, problem.repaired) for problem in check(other, repair=True)] == [("missing", "cards.md", "removed")]
+    assert check(other) == []
+
+
 def test_two_that_add_one_large_file_under_one_name_keep_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mdsa_local.knowledge.ingest.COMMIT_CHUNKS", 50)
     text = "\n\n".join(f"# Part {n}\nWords {n}" for n in range(120))

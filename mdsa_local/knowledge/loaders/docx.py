@@ -9,16 +9,14 @@ from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 from mdsa_local.knowledge.loaders import MOST_TITLE_CHARS, Section, UnreadableError, below, headed, named, titled
+from mdsa_local.knowledge.loaders.docx_parts import settle
+from mdsa_local.knowledge.loaders.docx_styles import Styles
 from mdsa_local.knowledge.loaders.numbering import Numbering
 
 # Text and markup of a book of 2,000 pages are about 20 MB; more is a bomb or not a document.
 UNPACKED_LIMIT = 100 << 20
-# What stands around text that is part of the document: tracked insertions, content controls, fields. python-docx does not look inside.
-_AROUND = ("ins", "moveTo", "sdt", "sdtContent", "smartTag", "fldSimple", "customXml")
-# How a property of a run says that it is not so.
-_OFF = ("0", "false", "off")
+_DIGIT = re.compile(r"\d")
 _CONTENTS = re.compile(r"toc \d", re.IGNORECASE)
-_HEADING = re.compile(r"heading (\d)", re.IGNORECASE)
 
 
 def read(path: Path) -> Iterator[Section]:
@@ -32,7 +30,8 @@ def read(path: Path) -> Iterator[Section]:
         document = Document(str(path))
     except (OpcError, KeyError, ValueError, BadZipFile) as error:
         raise UnreadableError(f"is damaged or no Word document: {error}") from None
-    _unwrap(document.element.body)
+    styles = Styles(document)
+    settle(document, styles)
     stem = titled(_title(document), path.stem)
     numbering = Numbering(document)
     outline: dict[int, str] = {}
@@ -43,11 +42,11 @@ def read(path: Path) -> Iterator[Section]:
             continue
         style = block.style
         name = (style.name if style is not None else "") or ""
-        match = _HEADING.match(name)
-        if (match or name == "Title") and len(block.text) <= MOST_TITLE_CHARS:
+        level = styles.level(block._p)
+        if level is not None and len(block.text) <= MOST_TITLE_CHARS:
             yield from _section(blocks, headed(stem, outline))
             numbering.end()
-            blocks, outline = [], below(outline, int(match[1]) if match else 0, " ".join(block.text.split()))
+            blocks, outline = [], below(outline, level, " ".join(block.text.split()))
         elif not _CONTENTS.fullmatch(name) and (text := numbering.placed(block, style)):
             blocks.append(text)
     yield from _section(blocks, headed(stem, outline))
@@ -61,26 +60,6 @@ def _title(document: Any) -> object:
         return None
 
 
-def _unwrap(body: Any) -> None:
-    """Put what is inside of :data:`_AROUND` in its place; a table of contents, what a control shows as long as it is empty and what is struck out
-    are left out."""
-    word = f"{{{body.nsmap['w']}}}"
-    for control in list(body.iter(f"{word}sdt")):
-        about = control.find(f"{word}sdtPr")
-        gallery = about.find(f".//{word}docPartGallery") if about is not None else None
-        contents = gallery is not None and gallery.get(f"{word}val") == "Table of Contents"
-        if contents or (about is not None and about.find(f"{word}showingPlcHdr") is not None):
-            control.getparent().remove(control)
-    for element in list(body.iter(*(f"{word}{name}" for name in _AROUND))):
-        parent = element.getparent()
-        at = parent.index(element)
-        parent[at : at + 1] = list(element)
-    for run in list(body.iter(f"{word}r")):
-        lines = (run.find(f"{word}rPr/{word}{name}") for name in ("strike", "dstrike"))
-        if any(line is not None and line.get(f"{word}val") not in _OFF for line in lines):
-            run.getparent().remove(run)
-
-
 def _text(cell: Any) -> str:
     """The text of a cell on one line; a table in it as its rows."""
     blocks = ("; ".join(_rows(block)) if hasattr(block, "rows") else block.text for block in cell.iter_inner_content())
@@ -88,16 +67,33 @@ def _text(cell: Any) -> str:
 
 
 def _rows(table: Any) -> Iterator[str]:
-    """The lines of a table. Where Word repeats its first row on each page, that names the columns, and the others say what their cells are; what is
-    merged is said once."""
-    cells = [row.cells for row in table.rows]
+    """The lines of a table. Where the first row names the columns, the others say what their cells are; what is merged is said once."""
+    grid = [row.cells for row in table.rows]
+    cells = [list({cell._tc: cell for cell in row}.values()) for row in grid]
     texts = {cell._tc: _text(cell) for cell in {cell._tc: cell for row in cells for cell in row}.values()}
     rows = [[texts[cell._tc] for cell in row] for row in cells]
-    parts = [len({id(cell._tc) for cell in row}) for row in cells]
-    properties = table.rows[0]._tr.trPr if rows else None
-    names = properties is not None and properties.find(f"{{{properties.nsmap['w']}}}tblHeader") is not None and parts[0] == len(rows[0]) > 1
-    for row, distinct in list(zip(rows, parts, strict=True))[names:]:
-        yield named(rows[0], row) if names and distinct == len(rows[0]) == len(row) else " | ".join(dict.fromkeys(row))
+    width = len(grid[0]) if grid else 0
+    whole = [len(places) == len(row) == width for places, row in zip(grid, rows, strict=True)]
+    names = width > 1 and whole[0] and (_is_repeated(table) or _is_head([row for row, each in zip(rows, whole, strict=True) if each]))
+    for row, each in list(zip(rows, whole, strict=True))[names:]:
+        if any(row):
+            yield named(rows[0], row) if names and each else " | ".join(row)
+
+
+def _is_repeated(table: Any) -> bool:
+    """Whether Word repeats the first row on each page."""
+    properties = table.rows[0]._tr.trPr
+    return properties is not None and properties.find(f"{{{properties.nsmap['w']}}}tblHeader") is not None
+
+
+def _is_head(rows: list[list[str]]) -> bool:
+    """Whether the first of the rows, of three columns or more, names them though nothing says so: its cells are different words that stand in no row
+    below, and a column has numbers alone below it."""
+    first, body = rows[0], rows[1:]
+    if len(first) < 3 or not all(first) or len({*first}) < len(first) or any(map(_DIGIT.search, first)) or any({*first} & {*row} for row in body):
+        return False
+    below = ([row[at] for row in body if row[at]] for at in range(len(first)))
+    return any(len(said) > 1 and all(map(_DIGIT.search, said)) for said in below)
 
 
 def _section(blocks: list[str], title: str) -> Iterator[Section]:

@@ -14,6 +14,12 @@ TITLES = ("title", "name", "heading", "question", "id")
 BODIES = ("content", "text", "body", "answer")
 
 
+class _Number(str):
+    """A number as it is written: ``1.10`` may be a version, and ``1E400`` is no float."""
+
+    __slots__ = ()
+
+
 def read(path: Path) -> Iterator[Section]:
     """The records in order; see :func:`record`. Of an object the fields that are lists of objects are read as such lists, as an export has them:
     ``{"version": 2, "recipes": [{...}, ...]}``."""
@@ -36,7 +42,7 @@ def _records(value: Any) -> bool:
 def parsed(data: str, where: str) -> Any:
     """A JSON value. Raises :class:`UnreadableError`."""
     try:
-        return json.loads(data)
+        return json.loads(data, parse_float=_Number, parse_constant=_Number)
     except RecursionError:
         raise UnreadableError(f"{where}is nested too deeply") from None
     except ValueError as error:
@@ -53,9 +59,9 @@ def record(value: Any, stem: str, name: str, most: int = 0) -> Section:
     if not isinstance(value, dict):
         return Section(_clean(_written("", value, most)) + "\n\n", f"{stem} > {name}")
     fields = dict(value)
-    titled = next((key for key in TITLES if isinstance(fields.get(key), str) and 0 < len(fields[key].strip()) <= MOST_TITLE_CHARS), "")
+    titled = next((key for key in TITLES if _is_text(fields.get(key)) and 0 < len(fields[key].strip()) <= MOST_TITLE_CHARS), "")
     title = fields.pop(titled) if titled else name
-    body = next((fields.pop(key) for key in BODIES if isinstance(fields.get(key), str)), "")
+    body = next((fields.pop(key) for key in BODIES if _is_text(fields.get(key))), "")
     named = {titled: title} if titled and (fields or not body.strip()) else {}
     parts = [body.strip(), _written("", named | fields, most)]
     return Section(_clean("\n\n".join(part for part in parts if part)) + "\n\n", f"{stem} > {_clean(' '.join(title.split()))}")
@@ -81,8 +87,16 @@ def _fields(key: str, value: Any) -> Iterator[str]:
         for number, item in enumerate(value, 1):
             yield from _fields(f"{key}[{number}]", item)
     elif value is not None and value != "" and value != []:
-        text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        text = ", ".join(map(_said, value)) if isinstance(value, list) else _said(value)
         yield f"{key}: {text}" if key else text
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and not isinstance(value, _Number)
+
+
+def _said(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, bool) else str(value)
 
 
 def _clean(text: str) -> str:

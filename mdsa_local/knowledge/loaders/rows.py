@@ -16,15 +16,19 @@ ROWS = 200
 SECTION_CHARS = 1 << 20
 LINE_CHARS = 16 << 20
 NAME_CHARS = 200
+# Lines above a table, at most.
+MOST_TITLES = 4
 # By the first lines the delimiter is found; in doubt it is the first of these.
 SAMPLE_LINES, SAMPLE_CHARS = 20, 10_000
 DELIMITERS = ",;\t|"
+_YEAR = re.compile(r"(?:19|20)\d\d")
+_DIGIT = re.compile(r"\d")
 _SEPARATOR = re.compile(r"""["']?sep=(.)["']?\s*""", re.IGNORECASE)
 
 
 def read(path: Path) -> Iterator[Section]:
-    """Sections of up to 200 rows that are not empty, numbered as in the file. The first row names the columns, after one that tells the delimiter, as
-    Excel writes it (``sep=;``)."""
+    """Sections of up to 200 rows that are not empty, numbered as in the file. The first row names the columns, unless it is one like those below;
+    rows above it are the title. A line before all may tell the delimiter, as Excel writes it (``sep=;``)."""
     source = _lines(path)
     sample = list(islice(source, SAMPLE_LINES))
     told = _SEPARATOR.fullmatch(sample[0]) if sample else None
@@ -32,14 +36,55 @@ def read(path: Path) -> Iterator[Section]:
     limit = csv.field_size_limit(LINE_CHARS)
     reader = csv.reader(chain(sample[1:] if told else sample, source), _dialect(path, told[1] if told else "", sample))
     try:
-        header = [_short(name) for name in next(reader, [])]
-        numbered = ((number, line) for number, row in enumerate(reader, 1) if (line := named(header, row)))
-        for rows in _grouped(numbered):
-            yield Section("".join(f"{line}\n\n" for _, line in rows), rows=tuple(number for number, _ in rows))
+        head = list(islice(reader, SAMPLE_LINES))
+        first = _first(head)
+        title = _short("; ".join(cell for row in head[:first] for cell in row if cell.strip()))
+        names = head[first] if first < len(head) else []
+        whole = _is_data(names, head[first + 1 :])
+        header = [""] * len(names) if whole else [_short(name) for name in names]
+        rows = chain(head[first if whole else first + 1 :], reader)
+        numbered = ((number, line) for number, row in enumerate(rows, first + 1) if (line := named(header, row)))
+        for group in _grouped(numbered):
+            yield Section("".join(f"{line}\n\n" for _, line in group), title, rows=tuple(number for number, _ in group))
     except csv.Error as error:
         raise UnreadableError(f"cannot be read as a table: line {reader.line_num}: {error}") from None
     finally:
         csv.field_size_limit(limit)
+
+
+def _first(rows: list[list[str]]) -> int:
+    """The place of the first row of the table: above it stand empty ones, and titles, which fill the first cell alone."""
+    filled = [[bool(cell.strip()) for cell in row] for row in rows]
+    first = next((at for at, cells in enumerate(filled) if sum(cells) > 1 or (any(cells) and not cells[0])), 0)
+    above = [cells for cells in filled[:first] if any(cells)]
+    sure = all(len(cells) > 2 for cells in above) or _is_head(rows[first], [row for row in rows[first + 1 :] if any(row)])
+    # Of a table of one column any row may be the first that a delimiter cuts.
+    return first if sure and sum(sum(cells) > 1 for cells in filled) > 1 else next((at for at, cells in enumerate(filled) if any(cells)), 0)
+
+
+def _is_head(names: list[str], rows: list[list[str]]) -> bool:
+    """Whether names without digits stand above a column that has them in every row."""
+    columns = [[row[at] if at < len(row) else "" for row in rows] for at in range(len(names))]
+    return bool(rows) and not any(map(_DIGIT.search, names)) and any(all(map(_DIGIT.search, column)) for column in columns)
+
+
+def _is_data(first: list[str], rows: list[list[str]]) -> bool:
+    """Whether the first row is one like those below: it has digits where they have, in the same form. Years and numbers in a row may name columns."""
+    cells = [cell.strip() for cell in first]
+    numbers = [int(cell) for cell in cells if cell.isdecimal() and len(cell) <= NAME_CHARS]
+    counted = len(numbers) > 1 and numbers == list(range(numbers[0], numbers[0] + len(numbers))) and (numbers[0] < 2 or len(numbers) > 2)
+    for at, cell in enumerate(cells):
+        below = [row[at].strip() for row in rows if at < len(row) and row[at].strip()]
+        alike = bool(below) and all(_form(other) == _form(cell) for other in below)
+        year = _YEAR.fullmatch(cell) and not all(map(_YEAR.fullmatch, below))
+        if alike and _DIGIT.search(cell) and not year and not (counted and cell.isdecimal()):
+            return True
+    return False
+
+
+def _form(cell: str) -> str:
+    """A cell with ``0`` for any number and ``a`` for any word in it."""
+    return re.sub(r"\d+", "0", re.sub(r"[^\W\d_]+", "a", cell))
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -77,11 +122,22 @@ def _dialect(path: Path, told: str, sample: list[str]) -> type[csv.Dialect]:
         return csv.excel_tab
     texts = [line for at, line in enumerate(sample) if line.strip() and (at == 0 or len(line) <= SAMPLE_CHARS)]
 
-    def fits(delimiter: str) -> tuple[int, int]:
+    def cut(delimiter: str) -> list[list[str]]:
         with suppress(csv.Error):
-            counts = [len(row) for row in csv.reader(texts, delimiter=delimiter) if row]
-            return (sum(count == counts[0] for count in counts), counts[0]) if counts and counts[0] > 1 else (0, 0)
-        return 0, 0
+            return [row for row in csv.reader(texts, delimiter=delimiter) if row]
+        return []
+
+    def fits(delimiter: str) -> tuple[int, int]:
+        counts = [len(row) for row in cut(delimiter)]
+        return (sum(count == counts[0] for count in counts), counts[0]) if counts and counts[0] > 1 else (0, 0)
+
+    def titled(delimiter: str) -> bool:
+        """Whether a table stands below lines that are not cut."""
+        rows = cut(delimiter)
+        table = rows[sum(len(row) == 1 for row in rows[:MOST_TITLES]) :]
+        return len(table) > 1 and len({*map(len, table)}) == 1 < len(table[0]) and _is_head(table[0], table[1:])
 
     found = told or max(DELIMITERS, key=fits)
+    if not told and fits(found) == (0, 0):
+        found = next(filter(titled, DELIMITERS), found)
     return type("Found", (csv.excel,), {"delimiter": found})

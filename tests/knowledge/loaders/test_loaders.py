@@ -288,6 +288,30 @@ def test_delimiters_are_found_in_the_first_lines(tmp_path: Path, content: str, s
     assert texts(read(tmp_path, "a.csv", content)) == [("", said)]
 
 
+@pytest.mark.parametrize(
+    ("content", "title", "said"),
+    [
+        ("Anna,555-0101,Sales\nCarl,555-0102,Law\n", "", "Anna; 555-0101; Sales\n\nCarl; 555-0102; Law"),
+        ("Anna,34\nCarl,7\n,\n", "", "Anna; 34\n\nCarl; 7"),
+        # Years and numbers that go on one by one are names, and so are digits in words.
+        ("Area,2023,2025\nNorth,1500,1200\n", "", "Area: North; 2023: 1500; 2025: 1200"),
+        ("Name,1,2\nAnna,5,4\n", "", "Name: Anna; 1: 5; 2: 4"),
+        ("Name,Room 1\nAnna,5\n", "", "Name: Anna; Room 1: 5"),
+        ("Umsatz 2024;;\n;;\nOrt;Soll;Ist\nUlm;5;6\n", "Umsatz 2024", "Ort: Ulm; Soll: 5; Ist: 6"),
+        ("Umsatz 2024;;\nUlm;5;6\nBonn;7;8\n", "Umsatz 2024", "Ulm; 5; 6\n\nBonn; 7; 8"),
+        ("Umsatz;\nOrt;Soll\nUlm;5\nBonn;7\n", "Umsatz", "Ort: Ulm; Soll: 5\n\nOrt: Bonn; Soll: 7"),
+        ("Umsatz\nin Euro\nOrt;Soll\nUlm;5,5\nBonn;7,1\n", "Umsatz; in Euro", "Ort: Ulm; Soll: 5,5\n\nOrt: Bonn; Soll: 7,1"),
+        ("\nname,price\nGold,5\n", "", "name: Gold; price: 5"),
+        (",price\nGold,5\nTin,6\n", "", "Gold; price: 5\n\nTin; price: 6"),
+        ("name,\nGold,red\nTin,grey\n", "", "name: Gold; red\n\nname: Tin; grey"),
+        ("note\na\nb, c\nd, e\n", "", "note: a\n\nnote: b; column 2: c\n\nnote: d; column 2: e"),
+        ("name,price\n", "", None),
+    ],
+)
+def test_a_first_row_that_names_no_columns(tmp_path: Path, content: str, title: str, said: str | None) -> None:
+    assert texts(read(tmp_path, "a.csv", content)) == ([] if said is None else [(title, said)])
+
+
 def test_wide_rows_make_sections_of_bounded_size(tmp_path: Path) -> None:
     names = ",".join(f"{n:0200d}" for n in range(500))
     sections = read(tmp_path, "a.csv", "\n".join([names, *[",".join("1" * 500)] * 100]))
@@ -346,6 +370,15 @@ def test_json_records(tmp_path: Path) -> None:
     ]
     lines = "\ufeff" + json.dumps(RECORD) + "\r\n\n" + '{"text": "half \\ud800 pair"}\n'
     assert texts(read(tmp_path, "c.jsonl", lines)) == [("c > Cards", SHOWN), ("c > line 3", "half ? pair")]
+
+
+def test_json_values_are_told_as_they_are_written(tmp_path: Path) -> None:
+    record = (
+        '{"id": 1.50, "version": 1.10, "serial": 12345678901234567890.5, "most": 1E400, "n": -7, "on": true, "list": [5.00, false, 1e2], "x": NaN}'
+    )
+    said = "id: 1.50\nversion: 1.10\nserial: 12345678901234567890.5\nmost: 1E400\nn: -7\non: true\nlist: 5.00, false, 1e2\nx: NaN"
+    assert texts(read(tmp_path, "a.json", record)) == [("a > record 1", said)]
+    assert texts(read(tmp_path, "a.jsonl", record)) == [("a > line 1", said)]
 
 
 def test_what_is_too_long_for_a_heading_is_text(tmp_path: Path) -> None:
