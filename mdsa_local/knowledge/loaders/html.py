@@ -116,11 +116,14 @@ class _Cell:
     def line(self) -> str:
         """All in one line: what goes on with a sentence behind a blank, else behind a semicolon."""
         parts: list[str] = []
-        for part in (" ".join(line.split()) for _, text in self.blocks for line in text.split("\n")):
-            if part and parts:
-                parts.append(" " if self.kind == "th" or parts[-1][-1] in ".,;:!?" or part[0].islower() or part[0] == "(" else "; ")
-            if part:
+        for _, text in self.blocks:
+            broken = False
+            for part in filter(None, (" ".join(line.split()) for line in text.split("\n"))):
+                if parts:
+                    goes_on = self.kind == "th" or parts[-1][-1] in ".,;:!?" or part[0] == "(" or (broken and part[0].islower())
+                    parts.append(" " if goes_on else "; ")
                 parts.append(part)
+                broken = True
         return "".join(parts)
 
     def long(self) -> bool:

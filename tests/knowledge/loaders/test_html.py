@@ -42,6 +42,7 @@ LONG = "Once a paragraph of the page itself. " * 12
             "<tr><th>Plan<th><p>Price</p><p>(EUR)</p><tr><td>Gold<td><p>5</p><p>In advance</p><tr><td>Tin<td>3",
             "Plan: Gold; Price (EUR): 5; In advance\n\nPlan: Tin; Price (EUR): 3",
         ),
+        ("<tr><td>Gold<td><p>lounge</p><p>free bags<br>on all flights", "Gold | lounge; free bags on all flights"),
         ("<tr><td>Gold<td><ul><li>Lounge<li>- 5 C</ul>After<tr><td>Tin<td>-", "Gold | Lounge; - 5 C; After\n\nTin | -"),
         # A cell alone, or with what is rather a part of the page, is told as it stands.
         ("<tr><td><p>One</p><ul><li>Two</ul>", "One\n\n- Two"),
