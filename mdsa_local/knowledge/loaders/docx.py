@@ -74,7 +74,9 @@ def _rows(table: Any) -> Iterator[str]:
     rows = [[texts[cell._tc] for cell in row] for row in cells]
     width = len(grid[0]) if grid else 0
     whole = [len(places) == len(row) == width for places, row in zip(grid, rows, strict=True)]
-    names = width > 1 and whole[0] and (_is_repeated(table) or _is_head([row for row, each in zip(rows, whole, strict=True) if each]))
+    names = (
+        width > 1 and whole[0] and (_is_repeated(table) or _is_bold(cells) or _is_head([row for row, each in zip(rows, whole, strict=True) if each]))
+    )
     for row, each in list(zip(rows, whole, strict=True))[names:]:
         if any(row):
             yield named(rows[0], row) if names and each else " | ".join(row)
@@ -84,6 +86,13 @@ def _is_repeated(table: Any) -> bool:
     """Whether Word repeats the first row on each page."""
     properties = table.rows[0]._tr.trPr
     return properties is not None and properties.find(f"{{{properties.nsmap['w']}}}tblHeader") is not None
+
+
+def _is_bold(cells: list[list[Any]]) -> bool:
+    """Whether all of the first row, of three columns or more, is bold, and of the others none."""
+    bold = [[run.bold is True for cell in row for each in cell.paragraphs for run in each.runs if run.text.strip()] for row in cells]
+    filled = all(cell.text.strip() for cell in cells[0][1:])
+    return len(cells[0]) > 2 and len(bold) > 1 and filled and bool(bold[0]) and all(bold[0]) and not any(row and all(row) for row in bold[1:])
 
 
 def _is_head(rows: list[list[str]]) -> bool:

@@ -59,8 +59,9 @@ def _open_boxes(root: Any, word: str) -> None:
     for box in reversed(list(root.iter(f"{word}txbxContent"))):
         paragraph = next(box.iterancestors(f"{word}p"), None)
         gone = next(box.iterancestors(f"{word}del", f"{word}moveFrom"), None)
-        for block in reversed(list(box)) if paragraph is not None and gone is None else ():
-            paragraph.addnext(block)
+        if paragraph is not None and gone is None:
+            for block in reversed(list(box)):
+                paragraph.addnext(block)
 
 
 def _align(root: Any, styles: Styles) -> None:

@@ -10,7 +10,7 @@ from mdsa_local.knowledge.loaders.lists import whole
 
 # How a property says that it is not so.
 _OFF = ("0", "false", "off")
-_HIDING = ("strike", "dstrike", "vanish")
+_HIDING, _ALIGNMENT = ("strike", "dstrike", "vanish"), "vertAlign"
 _HEADING = re.compile(r"heading (\d)", re.IGNORECASE)
 # Styles that are based on one another, at most.
 _MOST_STYLES = 20
@@ -29,6 +29,8 @@ class Styles:
         self._styles = {style.get(f"{self.word}styleId"): style for style in root.iter(f"{self.word}style")}
         usual = (name for name, style in self._styles.items() if style.get(f"{self.word}default") and style.get(f"{self.word}type") == "paragraph")
         self._usual = next(usual, None)
+        # What no style says need not be looked for.
+        self._by_style = {name for name in (*_HIDING, _ALIGNMENT) if root.find(f"{self.word}style/{self.word}rPr/{self.word}{name}") is not None}
         self._said: dict[tuple[str | None, str], str | None] = {}
 
     def hides(self, run: Any) -> bool:
@@ -37,7 +39,7 @@ class Styles:
 
     def aligned(self, run: Any) -> str:
         """``superscript`` or ``subscript`` for a run that is set so."""
-        value = next(self._told(run, "vertAlign"), "")
+        value = next(self._told(run, _ALIGNMENT), "")
         return value if value in ("superscript", "subscript") else ""
 
     def level(self, paragraph: Any) -> int | None:
@@ -80,11 +82,13 @@ class Styles:
     def _told(self, run: Any, name: str) -> Iterator[str]:
         """What is said of a property: by the run itself, else by its style and by the one of its paragraph."""
         word = self.word
-        own = run.find(f"{word}rPr/{word}{name}")
+        properties = run.find(f"{word}rPr")
+        own = None if properties is None else properties.find(f"{word}{name}")
         if own is not None:
             yield own.get(f"{word}val", "")
+        if own is not None or name not in self._by_style:
             return
-        style, paragraph = run.find(f"{word}rPr/{word}rStyle"), next(run.iterancestors(f"{word}p"), None)
+        style, paragraph = None if properties is None else properties.find(f"{word}rStyle"), next(run.iterancestors(f"{word}p"), None)
         for used in (None if style is None else style.get(f"{word}val"), None if paragraph is None else self._style(paragraph)):
             if (used, name) not in self._said:
                 found = (each.find(f"{word}rPr/{word}{name}") for each in self._based(used))

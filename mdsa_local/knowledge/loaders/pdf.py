@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mdsa_local.knowledge.loaders import Section, UnreadableError, titled
-from mdsa_local.knowledge.loaders.pdf_pieces import Places
+from mdsa_local.knowledge.loaders.pdf_pieces import Places, with_raised
 from mdsa_local.knowledge.loaders.pdf_tables import Tables
+
+# At the end of a line it parts a word.
+_PARTED = re.compile(r"(?<=[^\W\d_])\u00ad(?:[ ]?\n)?(?=[^\W\d_])")
 
 
 def read(path: Path) -> Iterator[Section]:
@@ -27,7 +31,8 @@ def read(path: Path) -> Iterator[Section]:
             places, tables = Places(), Tables()
             title = titled(_title(reader), path.stem)
             for number, page in enumerate(reader.pages, 1):
-                text = tables.told(*places.taken(page)).encode(errors="replace").decode()
+                taken, pieces = places.taken(page)
+                text = _clean(tables.told(with_raised(taken, pieces), pieces))
                 if text.strip():
                     empty = False
                     yield Section(text + "\n\n", f"{title} > page {number}")
@@ -37,6 +42,12 @@ def read(path: Path) -> Iterator[Section]:
                 raise UnreadableError(f"has no text{pictures}")
     except PyPdfError as error:
         raise UnreadableError(f"is damaged or no PDF: {error}") from None
+
+
+def _clean(text: str) -> str:
+    """Text without what only tells where a word may be parted. Next to anything but letters such a mark is a hyphen: in an old encoding it is one."""
+    joined = _PARTED.sub("", text.replace("\u200b", "")).replace("\u00ad", "-")
+    return joined.encode(errors="replace").decode()
 
 
 def _title(reader: Any) -> object:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mdsa_local.knowledge.loaders.scripts import raised
+
 if TYPE_CHECKING:
     from pypdf import PageObject
 
@@ -23,6 +25,8 @@ LARGE_FIGURE = 100_000
 _NARROW, _WIDE = frozenset(b" !'(),-./:;I[]fijlrt|`"), frozenset(b"%&@CDGHMNOQRUWmw")
 _USUAL = [278 if code in _NARROW else 760 if code in _WIDE else 556 for code in range(256)]
 _TYPEWRITER = [600] * 256
+# How small what is raised is, and how high it stands, in sizes of the letters before it; further apart it is not glued to them.
+_SMALL, _HIGH, _GLUED = 0.8, (0.15, 0.8), 0.25
 _RIGHT_TO_LEFT = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]")
 _SHOWS = {b"Tj", b"TJ"}
 
@@ -32,7 +36,7 @@ class Piece:
     """What one operator shows, or several beside each other: characters ``start`` to ``end`` of the page's text, from ``left`` to ``right`` at the
     height ``base``.
 
-    ``size`` is that of the letters; 0 for what is not written from left to right.
+    ``size`` is that of the letters; 0 for what is not written from left to right. ``rise`` is how far above ``base`` they are set.
     """
 
     start: int
@@ -42,6 +46,7 @@ class Piece:
     base: float
     size: float
     font: str
+    rise: float = 0.0
 
 
 @dataclass(slots=True)
@@ -52,6 +57,7 @@ class _Pen:
     size: float = 12.0
     between: float = 0.0
     scale: float = 1.0
+    rise: float = 0.0
     advance: float = 0.0
 
 
@@ -106,6 +112,32 @@ class Places:
         return self._fonts[key]
 
 
+def with_raised(text: str, pieces: list[Piece]) -> str:
+    """The text of a page with what is raised behind a number in characters of its own; its pieces are moved."""
+    parts, at, moved = list[str](), 0, 0
+    line: Piece | None = None
+    right = 0.0
+    for piece in pieces:
+        start, end = piece.start, piece.end
+        piece.start += moved
+        behind = text[start - 1] if text[start - 1] != " " else text[start - 2]
+        if line and behind.isdecimal() and not text[start].isspace() and _is_raised(line, right, piece):
+            parts += [text[at:start], raised(text[start:end])]
+            moved += len(parts[-1]) - (end - start)
+            at = end
+        else:
+            line = piece
+        piece.end += moved
+        right = piece.right
+    return "".join([*parts, text[at:]])
+
+
+def _is_raised(line: Piece, right: float, piece: Piece) -> bool:
+    """Whether a piece is small, stands above the line, and follows what ends ``right`` of it."""
+    high = (piece.base + piece.rise - line.base - line.rise) / line.size if line.size else 0.0
+    return 0 < piece.size <= _SMALL * line.size and _HIGH[0] <= high <= _HIGH[1] and abs(piece.left - right) <= _GLUED * line.size
+
+
 class _Seen:
     """What pypdf tells while it extracts a page."""
 
@@ -129,12 +161,11 @@ class _Seen:
         across, up = tm[0] * cm[0] + tm[1] * cm[2], tm[2] * cm[1] + tm[3] * cm[3]
         aslant = tm[0] * cm[1] + tm[1] * cm[3]
         x, y = tm[4] * cm[0] + tm[5] * cm[2] + cm[4], tm[4] * cm[1] + tm[5] * cm[3] + cm[5]
-        advance, width, size, name = self._mark or (0.0, 0.5 * size * len(text.strip()), size, "")
+        advance, width, size, name, rise = self._mark or (0.0, 0.5 * size * len(text.strip()), size, "", 0.0)
         self._mark = []
         upright = across > 0 and up != 0 and abs(aslant) < 0.01 * across
-        self.pieces.append(
-            Piece(start, self._length, x + advance * across, x + (advance + width) * across, y, abs(size * up) if upright else 0.0, name)
-        )
+        left, right = x + advance * across, x + (advance + width) * across
+        self.pieces.append(Piece(start, self._length, left, right, y, abs(size * up) if upright else 0.0, name, rise * up))
 
 
 class _Font:
@@ -181,7 +212,7 @@ _UNKNOWN = _Font({})
 
 
 def _marked(operations: list[tuple[Any, bytes]], fonts: dict[str, _Font]) -> Iterator[tuple[Any, bytes]]:
-    pen, kept = _Pen(), list[tuple[str, float, float, float]]()
+    pen, kept = _Pen(), list[tuple[str, float, float, float, float]]()
     for operands, operator in operations:
         if operator in _SHOWS and operands:
             yield from _shown(operands[0], operator, pen, fonts.get(pen.font, _UNKNOWN))
@@ -195,10 +226,12 @@ def _marked(operations: list[tuple[Any, bytes]], fonts: dict[str, _Font]) -> Ite
             pen.between = float(operands[0])
         elif operator == b"Tz":
             pen.scale = float(operands[0]) / 100
+        elif operator == b"Ts":
+            pen.rise = float(operands[0])
         elif operator == b"q":
-            kept.append((pen.font, pen.size, pen.between, pen.scale))
+            kept.append((pen.font, pen.size, pen.between, pen.scale, pen.rise))
         elif operator == b"Q" and kept:
-            pen.font, pen.size, pen.between, pen.scale = kept.pop()
+            pen.font, pen.size, pen.between, pen.scale, pen.rise = kept.pop()
 
 
 def _shown(shown: Any, operator: bytes, pen: _Pen, font: _Font) -> Iterator[tuple[Any, bytes]]:
@@ -207,7 +240,7 @@ def _shown(shown: Any, operator: bytes, pen: _Pen, font: _Font) -> Iterator[tupl
 
     if isinstance(shown, bytes):
         width = font.width(shown.rstrip(b" "), pen)
-        yield [pen.advance, width, pen.size, font.name], b"ET"
+        yield [pen.advance, width, pen.size, font.name, pen.rise], b"ET"
         yield [shown], b"Tj"
         pen.advance += font.width(shown, pen)
         return
@@ -230,7 +263,7 @@ def _shown(shown: Any, operator: bytes, pen: _Pen, font: _Font) -> Iterator[tupl
             at += 1
         if part:
             after = _move(pen)(part[-1])
-            yield [pen.advance, width - after, pen.size, font.name], b"ET"
+            yield [pen.advance, width - after, pen.size, font.name, pen.rise], b"ET"
             yield [part], b"TJ"
             pen.advance += width
 

@@ -91,6 +91,17 @@ def test_the_first_row_of_a_table_names_its_columns_where_it_is_certain(tmp_path
     assert text(tmp_path, document) == said
 
 
+@pytest.mark.parametrize(
+    ("bold", "said"), [((0,), "Role: Guest; Read: yes; Write: no\nRole: Editor; Read: yes; Write: yes"), ((0, 2), None), ((), None)]
+)
+def test_a_bold_first_row_names_the_columns(tmp_path: Path, bold: tuple[int, ...], said: str | None) -> None:
+    document = Document()
+    added = table(document, "Role|Read|Write", "Guest|yes|no", "Editor|yes|yes")
+    for cell in [cell for at in bold for cell in added.rows[at].cells]:
+        cell.paragraphs[0].runs[0].bold = True
+    assert text(tmp_path, document) == (said or "Role | Read | Write\nGuest | yes | no\nEditor | yes | yes")
+
+
 def test_what_is_raised_or_lowered_is_no_part_of_a_number(tmp_path: Path) -> None:
     document = Document()
     style(document, "Power", kind=WD_STYLE_TYPE.CHARACTER).font.superscript = True

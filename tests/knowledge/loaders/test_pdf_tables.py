@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from pypdf import PdfReader
 
+from mdsa_local.knowledge.loaders.pdf import _clean
 from tests.knowledge.loaders.test_loaders import read, shown
 
 # x, y, text and, where it is not Helvetica, the font.
@@ -205,3 +206,30 @@ def test_arabic_and_hebrew_stay_in_their_order(tmp_path: Path) -> None:
     page = page.replace(b"/BaseFont /Helvetica >>", f"/BaseFont /Helvetica {letters} >>".encode())
     assert "\u05d0" in before(tmp_path, page)
     assert [section.text for section in read(tmp_path, "a.pdf", page)] == [before(tmp_path, page) + "\n\n"]
+
+
+@pytest.mark.parametrize(
+    ("page", "said"),
+    [
+        # A footnote's number, in a piece of its own; of the letters 12 points high, each digit is 6.67 wide.
+        ("BT /F1 12 Tf 72 700 Td (Fee: 10) Tj ET BT /F1 7 Tf 114 704 Td (2) Tj ET BT /F1 12 Tf 124 700 Td (a year) Tj ET", "Fee: 10 ² a year"),
+        ("BT /F1 12 Tf 72 700 Td (About 10) Tj /F1 7 Tf 5 Ts (16) Tj /F1 12 Tf 0 Ts ( cells) Tj ET", "About 10¹⁶ cells"),
+        ("BT /F1 12 Tf 72 700 Td (The 1) Tj /F1 7 Tf 5 Ts (st) Tj /F1 12 Tf 0 Ts ( day) Tj ET", "The 1st day"),
+        # Neither raised nor small, or not behind a number.
+        ("BT /F1 12 Tf 72 700 Td (About 10) Tj /F2 12 Tf (16) Tj /F1 7 Tf (16) Tj ET", "About 101616"),
+        ("BT /F1 12 Tf 72 700 Td (Members) Tj /F1 7 Tf 5 Ts (2) Tj ET", "Members2"),
+    ],
+)
+def test_what_is_raised_behind_a_number_is_no_part_of_it(tmp_path: Path, page: str, said: str) -> None:
+    assert told(tmp_path, page) == [said]
+
+
+def test_a_table_behind_what_is_raised_is_where_it_was(tmp_path: Path) -> None:
+    page = words((72, 730, "Fee: 10"), *rows(*FEEDS))
+    raised = "BT /F1 6 Tf 105.5 733 Td (2a) Tj ET"
+    first, rest = page.split("\n", 1)
+    assert told(tmp_path, f"{first}\n{raised}\n{rest}") == [f"Fee: 10^(2a)\n{NAMED}"]
+
+
+def test_marks_where_a_word_may_be_parted_are_left_out() -> None:
+    assert _clean("Ver\u00adsand\u00ad\nkosten a\u200bb 555\u00ad0101 \u00ad5") == "Versandkosten ab 555-0101 -5"
