@@ -148,7 +148,7 @@ def _goes_on_behind_marks(line: str, following: str) -> bool:
 def _taken_back(line: str, following: str, text: str, at: int) -> bool:
     """Whether ``following`` is no item of a list but, behind a dash, what is taken back of ``line``; the line below begins ``at``."""
     dash = _DASH.match(following)
-    bare = following[dash.end() :] if dash else ""
+    bare = following[dash.end() :].rstrip() if dash else ""
     if not bare[:1].islower() or not _RESTRICTS.match(bare) or LIST_MARK.match(line) or LIST_MARK.match(text, at):
         return False
     return _goes_on(line, bare)

@@ -56,7 +56,7 @@ from mdsa_local.sentences import sentences, spans, without_list_mark
         ("You may drive in the Union,\n(except Romania).", ["You may drive in the Union,\n(except Romania)."]),
         ("Pets are welcome\nNot in the breakfast room.\nOnly dogs bark.", ["Pets are welcome\nNot in the breakfast room.", "Only dogs bark."]),
         ("Students pay $3\n– not valid on weekends.", ["Students pay $3\n– not valid on weekends."]),
-        ("Refunds are given for all items\n- except shoes.", ["Refunds are given for all items\n- except shoes."]),
+        ("Refunds are given for all items\n- except shoes.  ", ["Refunds are given for all items\n- except shoes."]),
         ("Refunds are possible within days\n… but not for tickets.", ["Refunds are possible within days\n… but not for tickets."]),
         ("Refunds are given for a month\n\nunless it was opened.", ["Refunds are given for a month\n\nunless it was opened."]),
         # Items, titles and names do not.

@@ -236,6 +236,8 @@ def _columns(source: str, block: _Block) -> _Head | None:
         return None
     names, rule = (source[slice(*line)].strip() for line in lines[:2])
     fits = "|" in names and len(names) <= _MOST_COLUMNS_CHARS and _RULE.fullmatch(rule)
+    if not (names.startswith("|") and names.endswith("|")):
+        names = f"| {names.strip('| ')} |"
     return _Head(names, lines[2][0], block.end) if fits else None
 
 
