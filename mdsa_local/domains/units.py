@@ -15,7 +15,12 @@ NUMBER = re.compile(r"^[ \t]*(\d{1,9})[.)]\s", re.MULTILINE)
 # A value with its name, and a record: a line of such.
 PAIR = re.compile(r"([^\W\d_][^:;|\n]{0,60}):\s")
 RECORD = re.compile(rf"^{PAIR.pattern}[^;\n]*(?:;[ ]{PAIR.pattern}[^;\n]*)+$", re.MULTILINE)
-COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+COMMENT = re.compile(r"<!--.*?-->|^[ \t]*\[[^\]\n]+\]:[ \t]*(?:#|<>)[ \t][^\n]*", re.DOTALL | re.MULTILINE)
+# What holds no more: "~~two~~ one tablet".
+STRUCK = re.compile(r"(?<!~)~~(?=[^\s~])(?:(?!\n\s*\n).)+?(?<=[^\s~])~~(?!~)", re.DOTALL)
+TAG = re.compile(r"</?[a-z][a-z0-9]*(?:[ \t][^<>\n]*)?/?>", re.IGNORECASE)
+# A line in bold that stands over what is below it.
+BOLD = re.compile(r"(\*\*|__)(?=\S)(?:(?!\1)[^\n])+\1")
 # So few words may be no sentence, and lack what is said of them: "Tyres." below "Not insured".
 FRAGMENT_WORDS = 5
 # A line between two steps belongs to the first, if the next has the next number and so few sentences stand between.
@@ -108,24 +113,27 @@ def quotable(text: str) -> list[Unit]:
     ]
     for first, last in tables:
         heading, _, *rows = text[first:last].strip("\n").split("\n")
-        told += [(first, Unit(f"{heading.strip()}\n{row.strip()}", listed=True)) for row in rows]
+        told += [(first, Unit(f"{heading.strip()}\n{row.strip()}", listed=True)) for row in rows if not STRUCK.search(row)]
     return [unit for _, unit in sorted(told, key=lambda pair: pair[0])]
 
 
 def _places(text: str, tables: Sequence[tuple[int, int]]) -> list[_Place]:
-    """The sentences outside tables that say something."""
-    blocks, comments = ([match.span() for match in kind.finditer(text)] for kind in (FENCE, COMMENT))
+    """The sentences outside tables that say something, and are not struck through."""
+    blocks, comments, struck = ([match.span() for match in kind.finditer(text)] for kind in (FENCE, COMMENT, STRUCK))
     records = _records(text)
     found = list[_Place]()
     leading = False
     for start, end in spans(text):
-        if any(first <= start < last for first, last in (*tables, *comments)) or not any(map(str.isalnum, text[start:end])):
+        code = any(first <= start < last for first, last in blocks)
+        said = text[start:end] if code else TAG.sub("", text[start:end])
+        if any(first <= start < last for first, last in (*tables, *comments)) or not any(map(str.isalnum, said)):
+            continue
+        if not code and any(first < end and start < last for first, last in struck):
             continue
         if found and any(first <= found[-1].start < start < last for first, last in records):
             # A record tells of what its first value names.
             found[-1].end = end
             continue
-        code = any(first <= start < last for first, last in blocks)
         item = not code and not text[line_start(text, start) : start].strip() and bool(LIST_MARK.match(text, start))
         leading = leading and not code and not item and unmarked(text[found[-1].end : start], text[start:end])
         step = STEP.match(text, start)
@@ -143,7 +151,7 @@ def _records(text: str) -> list[tuple[int, int]]:
 
 
 def _asks(sentence: str) -> bool:
-    bare = without_list_mark(sentence).strip(EMPHASIS)
+    bare = without_list_mark(TAG.sub("", sentence)).strip(EMPHASIS)
     return (bare.rstrip(QUOTATION) if bare[:1] in "\"'“‘«(" else bare).endswith(("?", "？"))
 
 
@@ -224,4 +232,5 @@ def _led_in(text: str, places: list[_Place]) -> list[_Place]:
 def _leads_in(text: str, place: _Place, steps: bool) -> bool:
     """Whether a list stands below ``place``; a sentence that denies and ends before ``steps`` denies something else."""
     sentence = text[place.start : place.end].rstrip(EMPHASIS)
-    return place.asks or sentence.endswith(":") or (denials.denies(sentence) and not (steps and sentence.endswith((".", "!"))))
+    titled = bool(BOLD.fullmatch(text[place.start : place.end]))
+    return place.asks or titled or sentence.endswith(":") or (denials.denies(sentence) and not (steps and sentence.endswith((".", "!"))))

@@ -68,6 +68,13 @@ def test_a_comment_is_not_quoted() -> None:
     assert units_of("It costs 5 euros.\n\n<!-- It is free for staff. Hush. -->\n\nIt takes a day.") == ["It costs 5 euros.", "It takes a day."]
 
 
+def test_what_is_struck_through_is_not_quoted() -> None:
+    text = "Adults take ~~two\ntablets~~ one. It is ~5 a day.\n\n~~It is free. Call us.~~\n\n[//]: # (It was $5. Hush.)\n\nThe end."
+    assert units_of(text) == ["It is ~5 a day.", "The end."]
+    assert units_of("| a | b |\n|---|---|\n| 1 | ~~2~~ |\n| 3 | 4 |") == ["| a | b |\n| 3 | 4 |"]
+    assert units_of("~~~sh\necho a ~~b~~\n~~~") == ["echo a ~~b~~"]
+
+
 NEVER = "Never do the following:\n\n- Wash the tent in a machine.\n- Use bleach on the fabric. It is harsh.\n- Store the tent wet.\n\nDry it well."
 
 
@@ -110,6 +117,8 @@ NEVER = "Never do the following:\n\n- Wash the tent in a machine.\n- Use bleach 
         ("Free:\n1. Breakfast\n2. Wi-Fi\nNot free:\n- Towels", ["Free:\n1. Breakfast\n2. Wi-Fi", "Not free:\n- Towels"]),
         # An item below another tells of that.
         ("- Cars\n  - small: 9\n- Bikes\n  - small: 3", ["- Cars", "- Cars\n- small: 9", "- Bikes", "- Bikes\n- small: 3"]),
+        # A line in bold stands over it.
+        ("Not here:\n- Fires\n**Allowed**\n- Dogs", ["Not here:\n- Fires", "**Allowed**", "**Allowed**\n- Dogs"]),
         # The next paragraph, and code, are no list.
         ("Never:\n- Iron it.\n\nNow wash.\n- By hand.", ["Never:\n- Iron it.", "Now wash.", "- By hand."]),
         ("```yaml\nsteps:\n- run: x\n```", ["steps:", "- run: x"]),
@@ -138,6 +147,7 @@ def test_an_item_is_quoted_below_what_leads_it_in(text: str, units: list[str]) -
         ("- Is it dry?\n- Is it clean?", []),
         ("How do I start it?\n\n```sh\nMDSA=1 start\nstop\n```", ["How do I start it?\nMDSA=1 start", "stop"]),
         ("What is it?\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\nThen.", ["| a | b |\n| 1 | 2 |", "Then."]),
+        ("<details><summary>Who pays?</summary>\n\nThe firm.\n</details>", ["<details><summary>Who pays?</summary>\n\nThe firm."]),
         ('Press 1 to hear "Who is it?"', ['Press 1 to hear "Who is it?"']),
     ],
 )
