@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mdsa_local.sentences import FENCE, LIST_MARK, indentation, line_start, spans, unmarked, without_list_mark
 from mdsa_local.validation import denials
@@ -19,6 +19,8 @@ COMMENT = re.compile(r"<!--.*?-->|^[ \t]*\[[^\]\n]+\]:[ \t]*(?:#|<>)[ \t][^\n]*"
 # What holds no more: "~~two~~ one tablet".
 STRUCK = re.compile(r"(?<!~)~~(?=[^\s~])(?:(?!\n\s*\n).)+?(?<=[^\s~])~~(?!~)", re.DOTALL)
 TAG = re.compile(r"</?[a-z][a-z0-9]*(?:[ \t][^<>\n]*)?/?>", re.IGNORECASE)
+# Where a footnote is told of, and it.
+NOTED, NOTE = re.compile(r"\[\^([^\]\s]+)\](?!:)"), re.compile(r"\[\^([^\]\s]+)\]:\s")
 # A line in bold that stands over what is below it.
 BOLD = re.compile(r"(\*\*|__)(?=\S)(?:(?!\1)[^\n])+\1")
 # So few words may be no sentence, and lack what is said of them: "Tyres." below "Not insured".
@@ -114,7 +116,18 @@ def quotable(text: str) -> list[Unit]:
     for first, last in tables:
         heading, _, *rows = text[first:last].strip("\n").split("\n")
         told += [(first, Unit(f"{heading.strip()}\n{row.strip()}", listed=True)) for row in rows if not STRUCK.search(row)]
-    return [unit for _, unit in sorted(told, key=lambda pair: pair[0])]
+    return _with_notes([unit for _, unit in sorted(told, key=lambda pair: pair[0])])
+
+
+def _with_notes(told: Sequence[Unit]) -> list[Unit]:
+    """``told`` with the footnotes below what has them, which may restrict it, and not by themselves."""
+    notes = {note[1]: unit.own for unit in told if (note := NOTE.match(unit.own))}
+    if not notes:
+        return list(told)
+    named = {name for unit in told for name in NOTED.findall(unit.own)}
+    below = ((unit, [notes[name] for name in dict.fromkeys(NOTED.findall(unit.own)) if name in notes]) for unit in told)
+    noted = [(replace(unit, own="\n".join([unit.own, *own])) if own else unit) for unit, own in below]
+    return [unit for unit in noted if not ((note := NOTE.match(unit.own)) and note[1] in named)]
 
 
 def _places(text: str, tables: Sequence[tuple[int, int]]) -> list[_Place]:

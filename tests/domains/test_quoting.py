@@ -75,6 +75,16 @@ def test_what_is_struck_through_is_not_quoted() -> None:
     assert units_of("~~~sh\necho a ~~b~~\n~~~") == ["echo a ~~b~~"]
 
 
+def test_a_footnote_is_quoted_with_what_it_is_of() -> None:
+    text = "It is free[^1]. It is blue. Returns cost $10[^b].\n\n[^1]: Only above $50.\n[^b]: Free for members,\n  and staff.\n[^c]: None."
+    assert units_of(text) == [
+        "It is free[^1].\n[^1]: Only above $50.",
+        "It is blue.",
+        "Returns cost $10[^b].\n[^b]: Free for members,\n  and staff.",
+        "[^c]: None.",
+    ]
+
+
 NEVER = "Never do the following:\n\n- Wash the tent in a machine.\n- Use bleach on the fabric. It is harsh.\n- Store the tent wet.\n\nDry it well."
 
 
