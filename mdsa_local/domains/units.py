@@ -32,6 +32,9 @@ WHOLE = re.compile(r"""[.!?…]["'”’»)\]*_`]*$""")
 TABLE = re.compile(r"^[^\n|]*\|[^\n]*\n[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*(?:\n[^\n]*\|[^\n]*)+", re.MULTILINE)
 # A list of steps of more words than these is read in parts: the judge reads 128 tokens with the question, and what the last step says is asked too.
 READ_WORDS, PART_WORDS = 100, 75
+# A block of code of up to so many lines is quoted as a whole: of a command that goes on in the next line, or of a script, each line is but a part.
+CODE_LINES = 12
+FENCE_MARK = re.compile(r"^[ \t]*(?:```|~~~)[^\n]*\n?", re.MULTILINE)
 # The last of emphasis, and of quotation marks where the whole stands between such.
 EMPHASIS, QUOTATION = "*_` ", "\"'”’»)"
 
@@ -51,7 +54,10 @@ class Unit:
 
     @property
     def readings(self) -> list[str]:
-        """The texts by which it is found to answer: its own, or parts of a long list of steps."""
+        """The texts by which it is found to answer: its own, of code without its marks and each line too, or parts of a long list of steps."""
+        if self.own.startswith(("```", "~~~")):
+            lines = FENCE_MARK.sub("", self.own).rstrip("\n").split("\n")
+            return ["\n".join(filter(None, (self.above, *lines))), *filter(str.strip, lines)]
         if not STEP.match(self.own) or len(self.own.split()) <= READ_WORDS:
             return [self.text]
         parts = list[str]()
@@ -133,6 +139,7 @@ def _with_notes(told: Sequence[Unit]) -> list[Unit]:
 def _places(text: str, tables: Sequence[tuple[int, int]]) -> list[_Place]:
     """The sentences outside tables that say something, and are not struck through."""
     blocks, comments, struck = ([match.span() for match in kind.finditer(text)] for kind in (FENCE, COMMENT, STRUCK))
+    scripts = [_script(text, *block) for block in blocks]
     records = _records(text)
     found = list[_Place]()
     leading = False
@@ -143,6 +150,10 @@ def _places(text: str, tables: Sequence[tuple[int, int]]) -> list[_Place]:
             continue
         if not code and any(first < end and start < last for first, last in struck):
             continue
+        if code and (whole := next((block for block in scripts if block[0] <= start < block[1]), None)):
+            start, end = whole
+            if found and found[-1].end == end:
+                continue
         if found and any(first <= found[-1].start < start < last for first, last in records):
             # A record tells of what its first value names.
             found[-1].end = end
@@ -154,6 +165,15 @@ def _places(text: str, tables: Sequence[tuple[int, int]]) -> list[_Place]:
         found.append(_Place(start, end, code, item or leading, bool(step), asks, int(step[1]) if step else 0, leading))
         leading = leading or (not code and text[:end].rstrip(EMPHASIS).endswith(":"))
     return found
+
+
+def _script(text: str, start: int, end: int) -> tuple[int, int]:
+    """Where a block of code stands that is quoted as a whole, closed and of several lines, but not of many; empty for another."""
+    block = text[start:end].strip()
+    start = text.index(block, start)
+    lines = block.split("\n")
+    closed = FENCE_MARK.fullmatch(lines[-1].strip()) and lines[-1].strip() == lines[0][:3]
+    return (start, start + len(block)) if closed and 3 < len(lines) <= CODE_LINES + 2 else (start, start)
 
 
 def _records(text: str) -> list[tuple[int, int]]:
@@ -235,9 +255,14 @@ def _led_in(text: str, places: list[_Place]) -> list[_Place]:
             pass
         else:
             listing = False
-            # The answer to a question may be code.
-            if place.code and last and last.asks and not last.item:
-                place.above = " ".join(text[last.start : last.end].split())
+            # The answer to a question may be code, and so may be what is never to be run.
+            if place.code and last and not last.item and not last.code:
+                leads = not FENCE_MARK.sub("", between).strip() and _leads_in(text, last, False)
+                last.leads = last.leads or leads
+                if last.asks or leads:
+                    place.above = " ".join(text[last.start : last.end].split())
+            elif place.code and last and last.code and not FENCE_MARK.search(between) and denials.denies(last.above):
+                place.above = last.above
         last = place
     return places
 

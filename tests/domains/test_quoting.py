@@ -85,6 +85,19 @@ def test_a_footnote_is_quoted_with_what_it_is_of() -> None:
     ]
 
 
+def test_a_short_block_of_code_is_quoted_whole_below_what_leads_it_in() -> None:
+    code = "```sh\nrun \\\n  --dry [1]\n```"
+    assert units_of(f"To start it:\n\n{code}\n\nWait.") == [f"To start it:\n{code}", "Wait."]
+    assert units_of(f"It is so.\n\n{code}") == ["It is so.", code]
+    assert units_of("Never run this:\n\n```sql\nDROP x;\n```") == ["Never run this:\nDROP x;"]
+    lines = [f"DROP x{n};" for n in range(13)]
+    assert units_of("\n".join(["Never run this:", "```", *lines, "```"])) == [f"Never run this:\n{line}" for line in lines]
+    assert units_of("\n".join(["Run this:", "```", *lines])) == [f"Run this:\n{lines[0]}", *lines[1:]]
+    unit = quotable(f"To start it:\n\n{code}")[0]
+    assert unit.readings == ["To start it:\nrun \\\n  --dry [1]", "run \\", "  --dry [1]"]
+    assert Extract(1, unit.text, above=unit.above).quoted == f"To start it:\n{code}\n[2]"
+
+
 NEVER = "Never do the following:\n\n- Wash the tent in a machine.\n- Use bleach on the fabric. It is harsh.\n- Store the tent wet.\n\nDry it well."
 
 
@@ -131,7 +144,7 @@ NEVER = "Never do the following:\n\n- Wash the tent in a machine.\n- Use bleach 
         ("Not here:\n- Fires\n**Allowed**\n- Dogs", ["Not here:\n- Fires", "**Allowed**", "**Allowed**\n- Dogs"]),
         # The next paragraph, and code, are no list.
         ("Never:\n- Iron it.\n\nNow wash.\n- By hand.", ["Never:\n- Iron it.", "Now wash.", "- By hand."]),
-        ("```yaml\nsteps:\n- run: x\n```", ["steps:", "- run: x"]),
+        ("```yaml\nsteps:\n- run: x\n```", ["```yaml\nsteps:\n- run: x\n```"]),
         ("Note: it floats.\nThe price is as follows:", ["Note: it floats.", "The price is as follows:"]),
     ],
 )
@@ -155,7 +168,7 @@ def test_an_item_is_quoted_below_what_leads_it_in(text: str, units: list[str]) -
         ("What is forbidden?\n- Bleach.\n- Heat.", ["What is forbidden?\n- Bleach.", "What is forbidden?\n- Heat."]),
         ("Look at it:\n- Is it dry?\n- Is it clean?", ["Look at it:\n- Is it dry?", "Look at it:\n- Is it clean?"]),
         ("- Is it dry?\n- Is it clean?", []),
-        ("How do I start it?\n\n```sh\nMDSA=1 start\nstop\n```", ["How do I start it?\nMDSA=1 start", "stop"]),
+        ("How do I start it?\n\n```sh\nMDSA=1 start\nstop\n```", ["How do I start it?\n```sh\nMDSA=1 start\nstop\n```"]),
         ("What is it?\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\nThen.", ["| a | b |\n| 1 | 2 |", "Then."]),
         ("<details><summary>Who pays?</summary>\n\nThe firm.\n</details>", ["<details><summary>Who pays?</summary>\n\nThe firm."]),
         ('Press 1 to hear "Who is it?"', ['Press 1 to hear "Who is it?"']),
