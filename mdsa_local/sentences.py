@@ -13,6 +13,7 @@ LIST_MARK = re.compile(r"[ \t>#]*(?:\*\*)?(?:[-*+•–—·▪◦‣✓✔✗�
 _LINE = re.compile(r"[^\n]+")
 _END = re.compile(r"""[.!?…]+["'”’»)\]*_`]*(?=\s|$)|[。！？]+[」』”’)"]*""")
 _NEXT = re.compile(r"""\s*["'“‘«(\[*_`¿¡]*(\S)""")
+_COMMENT = re.compile(r"\s*<!--")
 _LAST_WORD = re.compile(r"(?<!\w)\w+(?:\.\w+)*$")
 _NUMBER_ONLY = re.compile(r"\s*(?:\*\*)?(?:step[ \t]+)?\d{1,2}", re.IGNORECASE)
 _INITIALS = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]")
@@ -141,8 +142,12 @@ def _goes_on_behind_marks(line: str, following: str) -> bool:
     """Whether a line goes on in lower case but for the marks it opens with, which are not those of ``line``, or restricts what that says."""
     if len(line.split()) < _STATED_WORDS:
         return False
-    bare = _OPENS.sub("", following, count=1)
-    return bool(_RESTRICTS.match(bare)) or (bare != following and bare[:1].islower() and line[0] != following[0])
+    opens = _OPENS.match(following)
+    bare = following[opens.end() :] if opens else following
+    if _RESTRICTS.match(bare):
+        # Lines that begin alike are beside each other.
+        return line.split()[0].lower() != following.split()[0].lower()
+    return opens is not None and bare[:1].islower() and line[0] != following[0]
 
 
 def _taken_back(line: str, following: str, text: str, at: int) -> bool:
@@ -167,6 +172,8 @@ def _of_block(text: str, start: int, end: int) -> Iterator[Span]:
 def _ends(text: str, begin: int, match: re.Match[str], following: str, *, at_line_start: bool) -> bool:
     """Whether the mark at ``match`` ends the sentence that begins at ``begin``; ``following`` is the first letter after it."""
     if match[0][0] in "。！？":
+        return True
+    if _COMMENT.match(text, match.end()):
         return True
     caseless = following.isalpha() and following.lower() == following.upper()
     if not (following.isupper() or following.isdigit() or caseless or following in "-•"):

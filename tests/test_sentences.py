@@ -59,6 +59,8 @@ from mdsa_local.sentences import sentences, spans, without_list_mark
         ("Refunds are given for all items\n- except shoes.  ", ["Refunds are given for all items\n- except shoes."]),
         ("Refunds are possible within days\n… but not for tickets.", ["Refunds are possible within days\n… but not for tickets."]),
         ("Refunds are given for a month\n\nunless it was opened.", ["Refunds are given for a month\n\nunless it was opened."]),
+        ("Not paid by the insurance\nNot paid by us at all", ["Not paid by the insurance", "Not paid by us at all"]),
+        ("It is $9. <!-- not $7 --> Call. It is <b>so</b>.", ["It is $9.", "<!-- not $7 --> Call.", "It is <b>so</b>."]),
         # Items, titles and names do not.
         ("We sell many things\n- not shoes\n- not hats", ["We sell many things", "- not shoes", "- not hats"]),
         ("`a` is the name\n`b` is the age\n(a) no pets\n[x] done", ["`a` is the name", "`b` is the age", "(a) no pets", "[x] done"]),

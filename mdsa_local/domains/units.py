@@ -241,7 +241,9 @@ def _led_in(text: str, places: list[_Place]) -> list[_Place]:
         between = text[last.end : place.start] if last else ""
         if place.item:
             if not listing:
-                over = [(-1, last)] if last and not last.code and not between.strip() and _leads_in(text, last, place.steps) else []
+                # What is quoted leads in no list but one that is quoted too.
+                apart = last is None or last.code or between.strip() or (text[last.start] == ">") != (text[place.start] == ">")
+                over = [(-1, last)] if last and not apart and _leads_in(text, last, place.steps) else []
             listing = True
             over = [(other, above) for other, above in over if other < far]
             for _, above in over:

@@ -140,6 +140,8 @@ NEVER = "Never do the following:\n\n- Wash the tent in a machine.\n- Use bleach 
         ("Free:\n1. Breakfast\n2. Wi-Fi\nNot free:\n- Towels", ["Free:\n1. Breakfast\n2. Wi-Fi", "Not free:\n- Towels"]),
         # An item below another tells of that.
         ("- Cars\n  - small: 9\n- Bikes\n  - small: 3", ["- Cars", "- Cars\n- small: 9", "- Bikes", "- Bikes\n- small: 3"]),
+        ("> We do not\n> pay.\n\n- Taxis", ["> We do not\n> pay.", "- Taxis"]),
+        ("> We do not pay:\n> - Taxis", ["> We do not pay:\n> - Taxis"]),
         # A line in bold stands over it.
         ("Not here:\n- Fires\n**Allowed**\n- Dogs", ["Not here:\n- Fires", "**Allowed**", "**Allowed**\n- Dogs"]),
         # The next paragraph, and code, are no list.
