@@ -15,6 +15,7 @@ _END = re.compile(r"""[.!?…]+["'”’»)\]*_`]*(?=\s|$)|[。！？]+[」』�
 _NEXT = re.compile(r"""\s*["'“‘«(\[*_`¿¡]*(\S)""")
 _COMMENT = re.compile(r"\s*<!--")
 _LAST_WORD = re.compile(r"(?<!\w)\w+(?:\.\w+)*$")
+_MOST_WORD_CHARS = 100
 _NUMBER_ONLY = re.compile(r"\s*(?:\*\*)?(?:step[ \t]+)?\d{1,2}", re.IGNORECASE)
 _INITIALS = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]")
 _ABBREVIATIONS = frozenset("dr mr mrs ms prof e.g i.e approx vs cf excl incl".split())
@@ -182,6 +183,8 @@ def _ends(text: str, begin: int, match: re.Match[str], following: str, *, at_lin
         return True
     if _NUMBER_ONLY.fullmatch(text, begin, match.start()):
         return not (at_line_start or following.isupper())
+    # A sentence of many abbreviations is not read again from its begin at each.
+    begin = max(begin, match.start() - _MOST_WORD_CHARS)
     last = _LAST_WORD.search(text[begin : match.start()])
     if last is None:
         return True
