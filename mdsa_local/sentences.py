@@ -13,10 +13,12 @@ LIST_MARK = re.compile(r"[ \t>#]*(?:\*\*)?(?:[-*+•–—·▪◦‣✓✔✗�
 _LINE = re.compile(r"[^\n]+")
 _END = re.compile(r"""[.!?…]+["'”’»)\]*_`]*(?=\s|$)|[。！？]+[」』”’)"]*""")
 _NEXT = re.compile(r"""\s*["'“‘«(\[*_`¿¡]*(\S)""")
+_COMMENT = re.compile(r"\s*<!--")
 _LAST_WORD = re.compile(r"(?<!\w)\w+(?:\.\w+)*$")
+_MOST_WORD_CHARS = 100
 _NUMBER_ONLY = re.compile(r"\s*(?:\*\*)?(?:step[ \t]+)?\d{1,2}", re.IGNORECASE)
 _INITIALS = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]")
-_ABBREVIATIONS = frozenset("dr mr mrs ms prof e.g i.e approx vs cf".split())
+_ABBREVIATIONS = frozenset("dr mr mrs ms prof e.g i.e approx vs cf excl incl".split())
 # A line that ends with one of these, or says what not to do, and has no end, goes on in the next: "Please do not use" says nothing, "Cortisone cream"
 # the opposite. In lower case only: "Zone A" and "May" are complete, and so is "Dogs are not allowed".
 _LACKS_MORE = re.compile(
@@ -29,12 +31,30 @@ _FORBIDS = re.compile(
     re.IGNORECASE,
 )
 _HAS_AN_END = re.compile(r"""[.!?…:;|。！？]["'”’»)\]*_`]*$""")
-# Lines of tables, headings and quotations begin so, or are but a line or bold; "Pets: not allowed" is complete.
+# Behind a comma prose goes on; "Anna,Sales," is a row.
+_LISTS = re.compile(r"(?!.*,(?!\d{3}(?!\d))\S).*,$")
+# Lines of tables, headings and prompts begin so, or are but a line or bold; "Pets: not allowed" is complete.
 _OTHER_KIND = re.compile(r"\s*(?:[|#>]|[=~_-]{2,}\s*$|(\*\*|__).*\1\s*$)")
 _NAMED = re.compile(r"[^.!?:|\n]{1,40}:\s")
 _NAMED_WHOLE = re.compile(rf"{_NAMED.pattern}+\S+(?:\s+\S+)?")
+# Three at once are a prompt of Python.
+_QUOTES = re.compile(r"[ \t]*(?:(?!>>>)>[ \t]*)*")
+# What may stand before the first word of a line: "**but** not here", "(except Romania)"; "(a)", "[x]" and "[^1]" are marks.
+_OPENS = re.compile(r"""(?:[*_`"“‘]|…\s*|[(\[](?!\^|\w{0,3}[)\]]))+""")
+_RESTRICTS = re.compile(r"(?:only|not|except|unless|excluding|but|if(?!.*,))\s+\S+(?:\s+\S|[.!]$)", re.IGNORECASE)
+_RESTRICTS_BELOW = re.compile(r"(?:only|except|unless|excluding|but|if)(?!\w)")
+_DASH = re.compile(r"[-–—][ \t]+")
+# A line of fewer words may be a name or a title, of which nothing is taken back.
+_STATED_WORDS = 3
 # "No. 5" is a number, "No. You cannot." an answer.
-_BEFORE_A_NUMBER = frozenset("no nos nr fig".split())
+_BEFORE_A_NUMBER = frozenset("no nos nr fig max min tel ext ca art sec pp p jan feb mar apr jun jul aug sep sept oct nov dec".split())
+# "After 6 p.m. Monday to Thursday" goes on, "6 p.m. Monday is a holiday" does not.
+_TIMES = frozenset(["a.m", "p.m"])
+_DAY = re.compile(
+    r"\s*(?:mon|tues|wednes|thurs|fri|satur|sun)days?(?!\w|\s+(?:is|are|was|were|has|have|will|we|you|it)(?!\w))"
+    r"|\s*(?:january|february|march|april|may(?=\s+\d)|june|july|august|september|october|november|december)(?!\w)",
+    re.IGNORECASE,
+)
 
 
 def spans(text: str) -> list[Span]:
@@ -83,26 +103,61 @@ def _of_prose(text: str, start: int, end: int) -> Iterator[Span]:
 
 
 def _blocks(text: str, start: int, end: int) -> list[Span]:
-    """Lines; one that goes on in lower case, or with what the line before lacks, is the rest of that."""
+    """Lines; one that goes on in lower case, or with what the line before lacks, is the rest of that. In quotations that is what stands behind the
+    marks."""
     blocks: list[Span] = []
-    before = ""
+    before, deep = "", 0
     for line in _LINE.finditer(text, start, end):
-        if blocks and line.start() == blocks[-1][1] + 1 and (line[0].lstrip()[:1].islower() or _goes_on(before, line[0])):
+        bare = _QUOTES.sub("", line[0], count=1)
+        depth = line[0].count(">", 0, len(line[0]) - len(bare))
+        between = text[blocks[-1][1] : line.start()] if blocks else ""
+        alike = bool(before.strip()) and depth == deep
+        if (
+            (between == "\n" and bare[:1].islower() and (alike or not depth))
+            or (between == "\n" and alike and (_goes_on(before, bare) or _taken_back(before, bare, text, line.end() + 1)))
+            or (between == "\n\n" and alike and _RESTRICTS_BELOW.match(bare) and _goes_on(before, bare))
+        ):
             blocks[-1] = (blocks[-1][0], line.end())
         elif line[0].strip():
             blocks.append(line.span())
-        before = line[0]
+        before, deep = bare, depth
     return blocks
 
 
 def _goes_on(line: str, following: str) -> bool:
-    """Whether the sentence at the end of a line is not complete without the line ``following``."""
+    """Whether the sentence at the end of a line is not complete without the line ``following``, or is not all that is said."""
     line, following = line.rstrip(), following.strip()
     if not following or following.endswith((":", "：")) or LIST_MARK.match(following) or any(map(_OTHER_KIND.match, (line, following))):
         return False
-    if _HAS_AN_END.search(line) or _NAMED_WHOLE.fullmatch(line):
+    if _HAS_AN_END.search(line):
         return False
-    return bool(_LACKS_MORE.search(line) or (_FORBIDS.search(line) and not _NAMED.match(following)))
+    named = _NAMED.match(following)
+    if _LISTS.match(line) and not named:
+        return True
+    if _NAMED_WHOLE.fullmatch(line):
+        return False
+    return bool(_LACKS_MORE.search(line) or (not named and (_FORBIDS.search(line) or _goes_on_behind_marks(line, following))))
+
+
+def _goes_on_behind_marks(line: str, following: str) -> bool:
+    """Whether a line goes on in lower case but for the marks it opens with, which are not those of ``line``, or restricts what that says."""
+    if len(line.split()) < _STATED_WORDS:
+        return False
+    opens = _OPENS.match(following)
+    bare = following[opens.end() :] if opens else following
+    if _RESTRICTS.match(bare):
+        # Lines that begin alike are beside each other.
+        return line.split()[0].lower() != following.split()[0].lower()
+    return opens is not None and bare[:1].islower() and line[0] != following[0]
+
+
+def _taken_back(line: str, following: str, text: str, at: int) -> bool:
+    """Whether ``following`` is no item of a list but, behind a dash, what is taken back of ``line``; the line below begins ``at``."""
+    dash = _DASH.match(following)
+    bare = following[dash.end() :].rstrip() if dash else ""
+    if not bare[:1].islower() or not _RESTRICTS.match(bare) or LIST_MARK.match(line) or LIST_MARK.match(text, at):
+        return False
+    return _goes_on(line, bare)
 
 
 def _of_block(text: str, start: int, end: int) -> Iterator[Span]:
@@ -119,6 +174,8 @@ def _ends(text: str, begin: int, match: re.Match[str], following: str, *, at_lin
     """Whether the mark at ``match`` ends the sentence that begins at ``begin``; ``following`` is the first letter after it."""
     if match[0][0] in "。！？":
         return True
+    if _COMMENT.match(text, match.end()):
+        return True
     caseless = following.isalpha() and following.lower() == following.upper()
     if not (following.isupper() or following.isdigit() or caseless or following in "-•"):
         return False
@@ -126,14 +183,18 @@ def _ends(text: str, begin: int, match: re.Match[str], following: str, *, at_lin
         return True
     if _NUMBER_ONLY.fullmatch(text, begin, match.start()):
         return not (at_line_start or following.isupper())
+    # A sentence of many abbreviations is not read again from its begin at each.
+    begin = max(begin, match.start() - _MOST_WORD_CHARS)
     last = _LAST_WORD.search(text[begin : match.start()])
     if last is None:
         return True
     word = last[0]
-    if word.lower() in _ABBREVIATIONS or (word.lower() in _BEFORE_A_NUMBER and following.isdigit()):
-        return False
-    # "38 C." and "mmol/L." end with a unit, "J. Smith" begins with an initial.
+    # "38 C.", "5 min." and "mmol/L." end with a unit, "J. Smith" begins with an initial.
     is_unit = re.search(r"(?:[\d°]\s*|/)$", text[begin : begin + last.start()])
+    if word.lower() in _ABBREVIATIONS or (word.lower() in _BEFORE_A_NUMBER and following.isdigit() and not is_unit):
+        return False
+    if word.lower() in _TIMES and _DAY.match(text, match.end()):
+        return False
     return not (_INITIALS.fullmatch(word) and word.isupper() and not is_unit)
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from mdsa_local.sentences import sentences, spans, without_list_mark
@@ -39,6 +41,43 @@ from mdsa_local.sentences import sentences, spans, without_list_mark
         ("What we do not cover\n=====\n**Do not smoke here**\nTheft", ["What we do not cover", "=====", "**Do not smoke here**", "Theft"]),
         ("What we do\nWe repair bikes.", ["What we do", "We repair bikes."]),
         ("Run this:\n```sh\nmdsa ask. Then\nrun it\n```\nDone.", ["Run this:", "mdsa ask. Then", "run it", "Done."]),
+        # What is behind the marks of a quotation goes on as all else does.
+        ("> Do not let\n> children go alone.\n>\n> it is hot.", ["> Do not let\n> children go alone.", ">", "> it is hot."]),
+        (
+            "Ann wrote:\n> Please never use\n> Bleach.\nI do not.\n> - one\n> - two",
+            ["Ann wrote:", "> Please never use\n> Bleach.", "I do not.", "> - one", "> - two"],
+        ),
+        (">>> len(a)\n>>> a.clear()", [">>> len(a)", ">>> a.clear()"]),
+        ("> > Do not let\n> Children go.", ["> > Do not let", "> Children go."]),
+        # Behind a comma too, but rows and names with values are lines.
+        ("We do not take cards of Visa,\nMastercard or Diners.", ["We do not take cards of Visa,\nMastercard or Diners."]),
+        ("Anna,Sales,\nBob,Support,\nCity: Rome,\nStreet: Via Po,", ["Anna,Sales,", "Bob,Support,", "City: Rome,", "Street: Via Po,"]),
+        # A line that goes on in lower case behind marks, or restricts the one before.
+        ("Guests may bring drones\n*only* with a permit.", ["Guests may bring drones\n*only* with a permit."]),
+        ("It is free in the first year\n**but costs $60** later.", ["It is free in the first year\n**but costs $60** later."]),
+        ("You may drive in the Union,\n(except Romania).", ["You may drive in the Union,\n(except Romania)."]),
+        ("Pets are welcome\nNot in the breakfast room.\nOnly dogs bark.", ["Pets are welcome\nNot in the breakfast room.", "Only dogs bark."]),
+        ("Students pay $3\n– not valid on weekends.", ["Students pay $3\n– not valid on weekends."]),
+        ("Refunds are given for all items\n- except shoes.  ", ["Refunds are given for all items\n- except shoes."]),
+        ("Refunds are possible within days\n… but not for tickets.", ["Refunds are possible within days\n… but not for tickets."]),
+        ("Refunds are given for a month\n\nunless it was opened.", ["Refunds are given for a month\n\nunless it was opened."]),
+        ("Not paid by the insurance\nNot paid by us at all", ["Not paid by the insurance", "Not paid by us at all"]),
+        ("It is $9. <!-- not $7 --> Call. It is <b>so</b>.", ["It is $9.", "<!-- not $7 --> Call.", "It is <b>so</b>."]),
+        # Items, titles and names do not.
+        ("We sell many things\n- not shoes\n- not hats", ["We sell many things", "- not shoes", "- not hats"]),
+        ("`a` is the name\n`b` is the age\n(a) no pets\n[x] done", ["`a` is the name", "`b` is the age", "(a) no pets", "[x] done"]),
+        ("Theft and fire\nNot insured\nThe pool\nNot heated at all.", ["Theft and fire", "Not insured", "The pool", "Not heated at all."]),
+        ("Refunds are given\n\nwe pay.\n\nIt is so.\n\nunless", ["Refunds are given", "we pay.", "It is so.", "unless"]),
+        # Abbreviations, some only before a number, and times before a day.
+        (
+            "It is free after 6 p.m. Monday to Friday. We close at 6 p.m. Parking is free.",
+            ["It is free after 6 p.m. Monday to Friday.", "We close at 6 p.m.", "Parking is free."],
+        ),
+        ("We close at 6 p.m. Monday is a holiday.", ["We close at 6 p.m.", "Monday is a holiday."]),
+        ("Take max. 3 a day. That is the max. Stop.", ["Take max. 3 a day.", "That is the max.", "Stop."]),
+        ("Wait 5 min. 3 people came. Stay min. 2 days.", ["Wait 5 min.", "3 people came.", "Stay min. 2 days."]),
+        ("Fees apply excl. Platinum members.", ["Fees apply excl. Platinum members."]),
+        ("Open until Jan. 31 each year. Call Tel. 555-0123 or ext. 4.", ["Open until Jan. 31 each year.", "Call Tel. 555-0123 or ext. 4."]),
         ("", []),
     ],
 )
@@ -53,3 +92,9 @@ def test_sentences(text: str, expected: list[str]) -> None:
 )
 def test_list_marks(sentence: str, bare: str) -> None:
     assert without_list_mark(sentence) == bare
+
+
+def test_many_abbreviations_take_no_longer_each() -> None:
+    began = time.process_time()
+    assert len(spans("6 p.m. Monday " * 5000)) == 1
+    assert time.process_time() - began < 2

@@ -153,7 +153,9 @@ class Extract:
     @property
     def row(self) -> str:
         """As :attr:`quoted`, without :attr:`heading`."""
-        return f"{self.own if self._names else citations.as_code(self.own)} [{self.passage + 1}]"
+        # Behind the mark that closes a block of code it would be read as code.
+        between = "\n" if self.own.startswith(("```", "~~~")) else " "
+        return f"{self.own if self._names else citations.as_code(self.own)}{between}[{self.passage + 1}]"
 
     @property
     def apart(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mdsa_local.sentences import FENCE, LIST_MARK, indentation, line_start, spans, unmarked, without_list_mark
 from mdsa_local.validation import denials
@@ -15,7 +15,14 @@ NUMBER = re.compile(r"^[ \t]*(\d{1,9})[.)]\s", re.MULTILINE)
 # A value with its name, and a record: a line of such.
 PAIR = re.compile(r"([^\W\d_][^:;|\n]{0,60}):\s")
 RECORD = re.compile(rf"^{PAIR.pattern}[^;\n]*(?:;[ ]{PAIR.pattern}[^;\n]*)+$", re.MULTILINE)
-COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+COMMENT = re.compile(r"<!--.*?-->|^[ \t]*\[[^\]\n]+\]:[ \t]*(?:#|<>)[ \t][^\n]*", re.DOTALL | re.MULTILINE)
+# What holds no more: "~~two~~ one tablet".
+STRUCK = re.compile(r"(?<!~)~~(?=[^\s~])(?:(?!\n\s*\n).)+?(?<=[^\s~])~~(?!~)", re.DOTALL)
+TAG = re.compile(r"</?[a-z][a-z0-9]*(?:[ \t][^<>\n]*)?/?>", re.IGNORECASE)
+# Where a footnote is told of, and it.
+NOTED, NOTE = re.compile(r"\[\^([^\]\s]+)\](?!:)"), re.compile(r"\[\^([^\]\s]+)\]:\s")
+# A line in bold that stands over what is below it.
+BOLD = re.compile(r"(\*\*|__)(?=\S)(?:(?!\1)[^\n])+\1")
 # So few words may be no sentence, and lack what is said of them: "Tyres." below "Not insured".
 FRAGMENT_WORDS = 5
 # A line between two steps belongs to the first, if the next has the next number and so few sentences stand between.
@@ -25,6 +32,9 @@ WHOLE = re.compile(r"""[.!?…]["'”’»)\]*_`]*$""")
 TABLE = re.compile(r"^[^\n|]*\|[^\n]*\n[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*(?:\n[^\n]*\|[^\n]*)+", re.MULTILINE)
 # A list of steps of more words than these is read in parts: the judge reads 128 tokens with the question, and what the last step says is asked too.
 READ_WORDS, PART_WORDS = 100, 75
+# A block of code of up to so many lines is quoted as a whole: of a command that goes on in the next line, or of a script, each line is but a part.
+CODE_LINES = 12
+FENCE_MARK = re.compile(r"^[ \t]*(?:```|~~~)[^\n]*\n?", re.MULTILINE)
 # The last of emphasis, and of quotation marks where the whole stands between such.
 EMPHASIS, QUOTATION = "*_` ", "\"'”’»)"
 
@@ -44,7 +54,10 @@ class Unit:
 
     @property
     def readings(self) -> list[str]:
-        """The texts by which it is found to answer: its own, or parts of a long list of steps."""
+        """The texts by which it is found to answer: its own, of code without its marks and each line too, or parts of a long list of steps."""
+        if self.own.startswith(("```", "~~~")):
+            lines = FENCE_MARK.sub("", self.own).rstrip("\n").split("\n")
+            return ["\n".join(filter(None, (self.above, *lines))), *filter(str.strip, lines)]
         if not STEP.match(self.own) or len(self.own.split()) <= READ_WORDS:
             return [self.text]
         parts = list[str]()
@@ -108,24 +121,43 @@ def quotable(text: str) -> list[Unit]:
     ]
     for first, last in tables:
         heading, _, *rows = text[first:last].strip("\n").split("\n")
-        told += [(first, Unit(f"{heading.strip()}\n{row.strip()}", listed=True)) for row in rows]
-    return [unit for _, unit in sorted(told, key=lambda pair: pair[0])]
+        told += [(first, Unit(f"{heading.strip()}\n{row.strip()}", listed=True)) for row in rows if not STRUCK.search(row)]
+    return _with_notes([unit for _, unit in sorted(told, key=lambda pair: pair[0])])
+
+
+def _with_notes(told: Sequence[Unit]) -> list[Unit]:
+    """``told`` with the footnotes below what has them, which may restrict it, and not by themselves."""
+    notes = {note[1]: unit.own for unit in told if (note := NOTE.match(unit.own))}
+    if not notes:
+        return list(told)
+    named = {name for unit in told for name in NOTED.findall(unit.own)}
+    below = ((unit, [notes[name] for name in dict.fromkeys(NOTED.findall(unit.own)) if name in notes]) for unit in told)
+    noted = [(replace(unit, own="\n".join([unit.own, *own])) if own else unit) for unit, own in below]
+    return [unit for unit in noted if not ((note := NOTE.match(unit.own)) and note[1] in named)]
 
 
 def _places(text: str, tables: Sequence[tuple[int, int]]) -> list[_Place]:
-    """The sentences outside tables that say something."""
-    blocks, comments = ([match.span() for match in kind.finditer(text)] for kind in (FENCE, COMMENT))
+    """The sentences outside tables that say something, and are not struck through."""
+    blocks, comments, struck = ([match.span() for match in kind.finditer(text)] for kind in (FENCE, COMMENT, STRUCK))
+    scripts = [_script(text, *block) for block in blocks]
     records = _records(text)
     found = list[_Place]()
     leading = False
     for start, end in spans(text):
-        if any(first <= start < last for first, last in (*tables, *comments)) or not any(map(str.isalnum, text[start:end])):
+        code = any(first <= start < last for first, last in blocks)
+        said = text[start:end] if code else TAG.sub("", text[start:end])
+        if any(first <= start < last for first, last in (*tables, *comments)) or not any(map(str.isalnum, said)):
             continue
+        if not code and any(first < end and start < last for first, last in struck):
+            continue
+        if code and (whole := next((block for block in scripts if block[0] <= start < block[1]), None)):
+            start, end = whole
+            if found and found[-1].end == end:
+                continue
         if found and any(first <= found[-1].start < start < last for first, last in records):
             # A record tells of what its first value names.
             found[-1].end = end
             continue
-        code = any(first <= start < last for first, last in blocks)
         item = not code and not text[line_start(text, start) : start].strip() and bool(LIST_MARK.match(text, start))
         leading = leading and not code and not item and unmarked(text[found[-1].end : start], text[start:end])
         step = STEP.match(text, start)
@@ -133,6 +165,15 @@ def _places(text: str, tables: Sequence[tuple[int, int]]) -> list[_Place]:
         found.append(_Place(start, end, code, item or leading, bool(step), asks, int(step[1]) if step else 0, leading))
         leading = leading or (not code and text[:end].rstrip(EMPHASIS).endswith(":"))
     return found
+
+
+def _script(text: str, start: int, end: int) -> tuple[int, int]:
+    """Where a block of code stands that is quoted as a whole, closed and of several lines, but not of many; empty for another."""
+    block = text[start:end].strip()
+    start = text.index(block, start)
+    lines = block.split("\n")
+    closed = FENCE_MARK.fullmatch(lines[-1].strip()) and lines[-1].strip() == lines[0][:3]
+    return (start, start + len(block)) if closed and 3 < len(lines) <= CODE_LINES + 2 else (start, start)
 
 
 def _records(text: str) -> list[tuple[int, int]]:
@@ -143,7 +184,7 @@ def _records(text: str) -> list[tuple[int, int]]:
 
 
 def _asks(sentence: str) -> bool:
-    bare = without_list_mark(sentence).strip(EMPHASIS)
+    bare = without_list_mark(TAG.sub("", sentence)).strip(EMPHASIS)
     return (bare.rstrip(QUOTATION) if bare[:1] in "\"'“‘«(" else bare).endswith(("?", "？"))
 
 
@@ -200,7 +241,9 @@ def _led_in(text: str, places: list[_Place]) -> list[_Place]:
         between = text[last.end : place.start] if last else ""
         if place.item:
             if not listing:
-                over = [(-1, last)] if last and not last.code and not between.strip() and _leads_in(text, last, place.steps) else []
+                # What is quoted leads in no list but one that is quoted too.
+                apart = last is None or last.code or between.strip() or (text[last.start] == ">") != (text[place.start] == ">")
+                over = [(-1, last)] if last and not apart and _leads_in(text, last, place.steps) else []
             listing = True
             over = [(other, above) for other, above in over if other < far]
             for _, above in over:
@@ -214,9 +257,14 @@ def _led_in(text: str, places: list[_Place]) -> list[_Place]:
             pass
         else:
             listing = False
-            # The answer to a question may be code.
-            if place.code and last and last.asks and not last.item:
-                place.above = " ".join(text[last.start : last.end].split())
+            # The answer to a question may be code, and so may be what is never to be run.
+            if place.code and last and not last.item and not last.code:
+                leads = not FENCE_MARK.sub("", between).strip() and _leads_in(text, last, False)
+                last.leads = last.leads or leads
+                if last.asks or leads:
+                    place.above = " ".join(text[last.start : last.end].split())
+            elif place.code and last and last.code and not FENCE_MARK.search(between) and denials.denies(last.above):
+                place.above = last.above
         last = place
     return places
 
@@ -224,4 +272,5 @@ def _led_in(text: str, places: list[_Place]) -> list[_Place]:
 def _leads_in(text: str, place: _Place, steps: bool) -> bool:
     """Whether a list stands below ``place``; a sentence that denies and ends before ``steps`` denies something else."""
     sentence = text[place.start : place.end].rstrip(EMPHASIS)
-    return place.asks or sentence.endswith(":") or (denials.denies(sentence) and not (steps and sentence.endswith((".", "!"))))
+    titled = bool(BOLD.fullmatch(text[place.start : place.end]))
+    return place.asks or titled or sentence.endswith(":") or (denials.denies(sentence) and not (steps and sentence.endswith((".", "!"))))

@@ -33,10 +33,16 @@ Kind = Literal["paragraph", "list", "lines"]
 Span = tuple[int, int]
 
 _HEADING = re.compile(r" {0,3}(#{1,6})(?=[ \t\r\n]|$)(.*)", re.DOTALL)
+# The line below a heading, and that: the end of a sentence is none, for what is below it may be meant for a rule.
+_UNDERLINE = re.compile(r" {0,3}(={3,}|-{3,})\s*")
+_UNDERLINED = re.compile(r" {0,3}[^ \t|>][^|]*[^.,;:!|\s]\s*")
+_ATTRIBUTES = re.compile(r"\s*\{\s*[#.][^{}]*\}$")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)", re.DOTALL)
 _ITEM = re.compile(r" {0,3}(?:[-*+]|\d{1,9}[.)])[ \t]+\S")
 _STEP = re.compile(r"( {0,3})(\d{1,9})[.)][ \t]+\S")
 _ROW = re.compile(r" {0,3}\|")
+# A line that is bold as a whole stands over what is below it.
+_BOLD = re.compile(r"\s*(\*\*|__)(?=\S)((?:(?!\1)[^\n])+)\1\s*")
 # Possessive: many blanks would be tried in all ways to share them.
 _RULE = re.compile(r"[ \t]*+\|?[ \t]*+:?-+:?[ \t]*+(?:\|[ \t]*+:?-+:?[ \t]*+)*\|?[ \t]*+")
 # A longer line is text: each passage below it would carry it.
@@ -229,13 +235,17 @@ def _columns(source: str, block: _Block) -> _Head | None:
     if len(lines) < 3:
         return None
     names, rule = (source[slice(*line)].strip() for line in lines[:2])
-    fits = _ROW.match(names) and names.endswith("|") and len(names) <= _MOST_COLUMNS_CHARS and _RULE.fullmatch(rule)
+    fits = "|" in names and len(names) <= _MOST_COLUMNS_CHARS and _RULE.fullmatch(rule)
+    if not (names.startswith("|") and names.endswith("|")):
+        names = f"| {names.strip('| ')} |"
     return _Head(names, lines[2][0], block.end) if fits else None
 
 
 def _lead_in(source: str, before: _Block, block: _Block) -> _Head | None:
-    """The sentence before a list that ends with a colon, without it, and the list."""
+    """The sentence before a list that ends with a colon, without it, or the line in bold, and the list."""
     text = source[before.start : before.end].rstrip()
+    if bold := _BOLD.fullmatch(text):
+        text = f"{bold[2].strip().rstrip(':：')}:"
     if not text.endswith((":", "：")):
         return None
     last = " ".join(text[max([0, *_sentences(text)]) : -1].split())
@@ -248,11 +258,14 @@ def _sections(source: str, title: str, markdown: bool, path: dict[int, str]) -> 
     blocks: list[_Block] = []
     fence = ""
     fresh = True
+    above = 0
     for match in LINE.finditer(source, 1 if source.startswith("\ufeff") else 0):
         line, (start, end) = match[0], match.span()
-        if markdown and not fence and (heading := _HEADING.fullmatch(line)) and len(heading[2]) <= _MOST_HEADING_CHARS:
+        by_itself = markdown and not fresh and bool(blocks) and blocks[-1] == _Block("paragraph", above, start)
+        if markdown and not fence and (heading := _heading(source[above:start] if by_itself else "", line)):
+            level, name = heading
+            start = start if _HEADING.fullmatch(line) else blocks.pop().start
             yield _joined(path) or title, blocks, begin
-            level, name = len(heading[1]), _heading_text(heading[2])
             kept = below(path, level, name)
             path.clear()
             path.update(kept)
@@ -268,8 +281,11 @@ def _sections(source: str, title: str, markdown: bool, path: dict[int, str]) -> 
         elif not line.strip():
             fresh = True
         else:
+            if markdown and not fresh and "|" in line and "|" in source[above:start] and _RULE.fullmatch(line.strip()):
+                _begin_table(blocks, above, start)
             _place(blocks, line, start, end, fresh, markdown)
             fresh = False
+        above = start
     yield _joined(path) or title, blocks, begin
 
 
@@ -278,9 +294,18 @@ def _joined(path: dict[int, str]) -> str:
     return " > ".join(name for level, name in path.items() if level or path.get(1, "").casefold() != name.casefold())
 
 
+def _heading(above: str, line: str) -> tuple[int, str] | None:
+    """The level and the text of the heading that ``line`` is, or that it makes of the one ``above`` it, where that stands by itself."""
+    if (found := _HEADING.fullmatch(line)) and len(found[2]) <= _MOST_HEADING_CHARS:
+        return len(found[1]), _heading_text(found[2])
+    if above and (rule := _UNDERLINE.fullmatch(line)) and len(above) <= _MOST_HEADING_CHARS and _UNDERLINED.fullmatch(above):
+        return (1 if rule[1].startswith("=") else 2), _heading_text(above)
+    return None
+
+
 def _heading_text(rest: str) -> str:
-    """Without the blanks around it and the ``#`` that may close it."""
-    name = rest.strip()
+    """Without the blanks around it, its attributes (``{#name}``) and the ``#`` that may close it."""
+    name = _ATTRIBUTES.sub("", rest.strip())
     closed = name.rstrip("#")
     return closed.rstrip() if not closed or closed[-1] in " \t" else name
 
@@ -290,12 +315,25 @@ def _place(blocks: list[_Block], line: str, start: int, end: int, fresh: bool, m
     last = blocks[-1].kind if blocks else "paragraph"
     if _ITEM.match(line):
         _extend(blocks, "list", start, end, fresh=last != "list")
-    elif last == "list" and (not fresh or line[0] in " \t"):
+    elif last == "list" and (line[0] in " \t" or not (fresh or _leads(line))):
         _extend(blocks, "list", start, end, fresh=False)
-    elif markdown and _ROW.match(line):
+    elif markdown and (_ROW.match(line) or (last == "lines" and not fresh and "|" in line)):
         _extend(blocks, "lines", start, end, fresh=fresh or last != "lines")
     else:
         _extend(blocks, "paragraph", start, end, fresh=fresh or last != "paragraph")
+
+
+def _begin_table(blocks: list[_Block], start: int, end: int) -> None:
+    """Make the last line of a paragraph the first of a table: the names of columns may have no bars around them."""
+    last = blocks[-1]
+    if last.kind == "paragraph":
+        blocks[-1:] = [_Block("paragraph", last.start, start)] if last.start < start else []
+        blocks.append(_Block("lines", start, end))
+
+
+def _leads(line: str) -> bool:
+    """Whether a line directly below items goes on with none of them, but leads in what comes next."""
+    return bool(_BOLD.fullmatch(line)) or (line.rstrip().endswith((":", "：")) and not line[0].islower())
 
 
 def _extend(blocks: list[_Block], kind: Kind, start: int, end: int, *, fresh: bool) -> None:

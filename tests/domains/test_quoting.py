@@ -68,6 +68,36 @@ def test_a_comment_is_not_quoted() -> None:
     assert units_of("It costs 5 euros.\n\n<!-- It is free for staff. Hush. -->\n\nIt takes a day.") == ["It costs 5 euros.", "It takes a day."]
 
 
+def test_what_is_struck_through_is_not_quoted() -> None:
+    text = "Adults take ~~two\ntablets~~ one. It is ~5 a day.\n\n~~It is free. Call us.~~\n\n[//]: # (It was $5. Hush.)\n\nThe end."
+    assert units_of(text) == ["It is ~5 a day.", "The end."]
+    assert units_of("| a | b |\n|---|---|\n| 1 | ~~2~~ |\n| 3 | 4 |") == ["| a | b |\n| 3 | 4 |"]
+    assert units_of("~~~sh\necho a ~~b~~\n~~~") == ["echo a ~~b~~"]
+
+
+def test_a_footnote_is_quoted_with_what_it_is_of() -> None:
+    text = "It is free[^1]. It is blue. Returns cost $10[^b].\n\n[^1]: Only above $50.\n[^b]: Free for members,\n  and staff.\n[^c]: None."
+    assert units_of(text) == [
+        "It is free[^1].\n[^1]: Only above $50.",
+        "It is blue.",
+        "Returns cost $10[^b].\n[^b]: Free for members,\n  and staff.",
+        "[^c]: None.",
+    ]
+
+
+def test_a_short_block_of_code_is_quoted_whole_below_what_leads_it_in() -> None:
+    code = "```sh\nrun \\\n  --dry [1]\n```"
+    assert units_of(f"To start it:\n\n{code}\n\nWait.") == [f"To start it:\n{code}", "Wait."]
+    assert units_of(f"It is so.\n\n{code}") == ["It is so.", code]
+    assert units_of("Never run this:\n\n```sql\nDROP x;\n```") == ["Never run this:\nDROP x;"]
+    lines = [f"DROP x{n};" for n in range(13)]
+    assert units_of("\n".join(["Never run this:", "```", *lines, "```"])) == [f"Never run this:\n{line}" for line in lines]
+    assert units_of("\n".join(["Run this:", "```", *lines])) == [f"Run this:\n{lines[0]}", *lines[1:]]
+    unit = quotable(f"To start it:\n\n{code}")[0]
+    assert unit.readings == ["To start it:\nrun \\\n  --dry [1]", "run \\", "  --dry [1]"]
+    assert Extract(1, unit.text, above=unit.above).quoted == f"To start it:\n{code}\n[2]"
+
+
 NEVER = "Never do the following:\n\n- Wash the tent in a machine.\n- Use bleach on the fabric. It is harsh.\n- Store the tent wet.\n\nDry it well."
 
 
@@ -110,9 +140,13 @@ NEVER = "Never do the following:\n\n- Wash the tent in a machine.\n- Use bleach 
         ("Free:\n1. Breakfast\n2. Wi-Fi\nNot free:\n- Towels", ["Free:\n1. Breakfast\n2. Wi-Fi", "Not free:\n- Towels"]),
         # An item below another tells of that.
         ("- Cars\n  - small: 9\n- Bikes\n  - small: 3", ["- Cars", "- Cars\n- small: 9", "- Bikes", "- Bikes\n- small: 3"]),
+        ("> We do not\n> pay.\n\n- Taxis", ["> We do not\n> pay.", "- Taxis"]),
+        ("> We do not pay:\n> - Taxis", ["> We do not pay:\n> - Taxis"]),
+        # A line in bold stands over it.
+        ("Not here:\n- Fires\n**Allowed**\n- Dogs", ["Not here:\n- Fires", "**Allowed**", "**Allowed**\n- Dogs"]),
         # The next paragraph, and code, are no list.
         ("Never:\n- Iron it.\n\nNow wash.\n- By hand.", ["Never:\n- Iron it.", "Now wash.", "- By hand."]),
-        ("```yaml\nsteps:\n- run: x\n```", ["steps:", "- run: x"]),
+        ("```yaml\nsteps:\n- run: x\n```", ["```yaml\nsteps:\n- run: x\n```"]),
         ("Note: it floats.\nThe price is as follows:", ["Note: it floats.", "The price is as follows:"]),
     ],
 )
@@ -136,8 +170,9 @@ def test_an_item_is_quoted_below_what_leads_it_in(text: str, units: list[str]) -
         ("What is forbidden?\n- Bleach.\n- Heat.", ["What is forbidden?\n- Bleach.", "What is forbidden?\n- Heat."]),
         ("Look at it:\n- Is it dry?\n- Is it clean?", ["Look at it:\n- Is it dry?", "Look at it:\n- Is it clean?"]),
         ("- Is it dry?\n- Is it clean?", []),
-        ("How do I start it?\n\n```sh\nMDSA=1 start\nstop\n```", ["How do I start it?\nMDSA=1 start", "stop"]),
+        ("How do I start it?\n\n```sh\nMDSA=1 start\nstop\n```", ["How do I start it?\n```sh\nMDSA=1 start\nstop\n```"]),
         ("What is it?\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\nThen.", ["| a | b |\n| 1 | 2 |", "Then."]),
+        ("<details><summary>Who pays?</summary>\n\nThe firm.\n</details>", ["<details><summary>Who pays?</summary>\n\nThe firm."]),
         ('Press 1 to hear "Who is it?"', ['Press 1 to hear "Who is it?"']),
     ],
 )

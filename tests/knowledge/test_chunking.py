@@ -48,6 +48,7 @@ PIECES = st.sampled_from(
         "to do so:\n",
         "12) ",
         "| a | b |\n",
+        "a | b\n-|-\n",
         "   ",
         "\t",
         ". ",
@@ -200,6 +201,26 @@ def test_a_table_is_split_between_rows() -> None:
     assert [line for piece in chunks for line in piece.text.splitlines()] == rows
 
 
+@pytest.mark.parametrize("below", ["", "\n"])
+@pytest.mark.parametrize(("lead", "title"), [("The following is not allowed:", "The following is not allowed"), ("**Prohibited**", "Prohibited")])
+def test_a_list_right_below_another_is_headed_by_what_leads_in_that(lead: str, title: str, below: str) -> None:
+    first, second = ("".join(f"- {what} number {n} of all those in the park.\n" for n in range(6)) for what in ("Games", "Fires"))
+    text = f"The following is allowed:\n{first}{lead}\n{below}{second}"
+    chunks = chunk(text, count, title="Park", max_tokens=40)
+    exact(text, chunks)
+    assert {piece.title for piece in chunks if piece.text.startswith("- Games")} == {"Park > The following is allowed"}
+    assert {piece.title for piece in chunks if piece.text.startswith("- Fires")} == {f"Park > {title}"}
+    assert not any("Games" in piece.text and "Fires" in piece.text for piece in chunks)
+
+
+def test_underlined_lines_are_headings() -> None:
+    text = "Plans\n=====\nTwo.\n\nPlan A {#a}\n---\nIt is $5.\n\nPlan B\n------\nIt is $9.\nAll of it\n---\n\nThe end.\n---\n\n- one\n---\n# C {.x}"
+    found = [(piece.title, piece.text) for piece in chunk(f"{text}\nEnd", count)]
+    rest = "It is $9.\nAll of it\n---\n\nThe end.\n---\n\n- one\n---"
+    assert found == [("Plans", "Two."), ("Plans > Plan A", "It is $5."), ("Plans > Plan B", rest), ("C", "End")]
+    assert [piece.title for piece in chunk(text, count, title="file", markdown=False)] == ["file"]
+
+
 @pytest.mark.parametrize("markdown", [True, False])
 def test_what_goes_on_with_a_list_is_headed_by_what_leads_it_in(markdown: bool) -> None:
     items = "".join(f"- Do not wash item number {n} in the machine.\n" for n in range(20))
@@ -223,6 +244,16 @@ def test_what_goes_on_with_a_table_is_headed_by_the_names_of_its_columns() -> No
     fence = "\n".join(["```", "| Key | Value |", "|---|---|", *rows, "```"])
     assert {piece.title for piece in chunk(f"# Keys\n{fence}", count, max_tokens=60)} == {"Keys"}
     assert chunk(f"{table}", count, max_tokens=60)[-1].title == "| Key | Value | Meaning |"
+
+
+def test_a_table_needs_no_bars_around_it() -> None:
+    rows = [f"Plan number {n} | ${n} | ${n}0" for n in range(9)]
+    text = "\n".join(["# Prices", "All of them.", "Plan | Month | Year", "--- | ---: | ---", *rows, "", "That | is all."])
+    chunks = chunk(text, count, max_tokens=40)
+    exact(text, chunks)
+    inside = [piece.title for piece in chunks if piece.text.startswith("Plan number")]
+    assert len(inside) > 1 and set(inside) == {"Prices > | Plan | Month | Year |"}
+    assert {piece.title for piece in chunks if not piece.text.startswith("Plan number")} == {"Prices"}
 
 
 def test_a_word_without_end_is_cut() -> None:
