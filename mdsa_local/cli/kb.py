@@ -17,7 +17,6 @@ from mdsa_local.errors import InputError, MDSAError, UnknownNameError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from mdsa_local.knowledge.check import Problem
     from mdsa_local.knowledge.ingest import Report
     from mdsa_local.knowledge.transfer import Transferred
     from mdsa_local.orchestrator import TinyBERTOrchestrator
@@ -219,9 +218,9 @@ def check(
             line(escaped(f"{base}: {problem.document or 'table'}: {problem.what}{repaired}"))
         if not found:
             line("nothing is wrong")
-        elif not repair and not all(problem.kept or _stays(problem) for _, problem in found):
+        elif not repair and not all(problem.kept or problem.kind == "unreadable" for _, problem in found):
             note(f"To put it right: mdsa kb check --repair{f' -d {domain}' if domain else ''}; what is gone is removed then.")
-        stuck = [(base, problem.document) for base, problem in found if _stays(problem)]
+        stuck = [(base, problem.document) for base, problem in found if problem.kind == "unreadable"]
         for base in dict.fromkeys(base for base, _ in stuck):
             some = _some([document for other, document in stuck if other == base])
             note(f"What cannot be read: make it readable, or remove it: mdsa kb remove {some}{f' -d {base}' if own(base) else ''}")
@@ -234,11 +233,6 @@ def check(
     _tell_orphans(parts, (base for base in bases if base and base not in parts.registry and parts.knowledge.list_documents(base)))
     if any(not problem.repaired for _, problem in found):
         raise typer.Exit(1)
-
-
-def _stays(problem: Problem) -> bool:
-    """Whether the file of a document is there and holds nothing that could be read in its place, so that no repair is possible."""
-    return problem.kind == "changed" and problem.what.partition(":")[0].endswith("the version from before stays")
 
 
 @app.command()

@@ -16,14 +16,15 @@ from mdsa_local.knowledge.place import forget
 from mdsa_local.knowledge.reading import Document
 from mdsa_local.knowledge.store import KnowledgeBase
 
-Kind = Literal["fingerprint", "interrupted", "missing", "changed", "damaged"]
+Kind = Literal["fingerprint", "interrupted", "missing", "changed", "unreadable", "damaged"]
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
     """What is wrong with a document, or with the whole table where ``document`` is empty; ``repaired`` says what was done, if anything.
 
-    ``kept`` is the folder that the document came from where not one file is left of all that came from there: it is not removed.
+    Of an ``unreadable`` file there is nothing to be had in place of what is stored, so no repair helps. ``kept`` is the folder that the document came
+    from where not one file is left of all that came from there: it is not removed.
     """
 
     kind: Kind
@@ -69,7 +70,7 @@ def check(knowledge_base: KnowledgeBase, *, repair: bool = False, even_all: bool
                 problem = replace(problem, repaired="removed")
             problems.append(problem)
         elif path is not None and knowledge_base.database.local and (changed := _changed(path, document)):
-            problem = Problem("changed", document.document, f"{changed}: {path}")
+            problem = Problem(changed[0], document.document, f"{changed[1]}: {path}")
             # By a link another document would be read.
             if repair and path == path.resolve() and document.document in ingest(knowledge_base, [path]).changed:
                 problem = replace(problem, repaired="read again")
@@ -131,18 +132,18 @@ def _interrupted(knowledge_base: KnowledgeBase, document: Document, path: Path |
     return replace(problem, repaired="removed")
 
 
-def _changed(path: Path, document: Document) -> str:
-    """What became of the file of a document that was stored whole, empty where it is what it was then. It has to be read for that."""
+def _changed(path: Path, document: Document) -> tuple[Kind, str] | None:
+    """What became of the file of a document that was stored whole, None where it is what it was then. It has to be read for that."""
     if not is_of_file(document):
-        return ""
+        return None
     try:
         # What a later version reads otherwise is no fault of the file.
         if fingerprint(path).partition("-")[0] == document.hash.partition("-")[0]:
-            return ""
+            return None
         with Reader() as reader:
             texts = sum(1 for section in reader.sections(path) if section.about is None and section.text.strip())
-        return "its file has changed since" if texts else "its file has no text any more; the version from before stays"
+        return ("changed", "its file has changed since") if texts else ("unreadable", "its file has no text any more; the version from before stays")
     except UnreadableError as error:
-        return f"its file cannot be used any more, the version from before stays: {error}"
+        return "unreadable", f"its file cannot be used any more, the version from before stays: {error}"
     except OSError as error:
-        return f"its file cannot be read any more, the version from before stays: {error.strerror or error}"
+        return "unreadable", f"its file cannot be read any more, the version from before stays: {error.strerror or error}"

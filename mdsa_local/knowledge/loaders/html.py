@@ -6,14 +6,14 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
 
 from mdsa_local.knowledge.loaders import MOST_TITLE_CHARS, Section, below, headed, named, titled
 from mdsa_local.knowledge.loaders.chrome import Chrome, styled
 from mdsa_local.knowledge.loaders.encodings import decoded, marked, of_web
-from mdsa_local.knowledge.loaders.lists import LISTS, Lists, Terms, whole
+from mdsa_local.knowledge.loaders.html_tables import MOST_COLUMNS, MOST_HEADINGS, MOST_ROWS, Cell, Table, span
+from mdsa_local.knowledge.loaders.lists import LISTS, Lists, Terms
 from mdsa_local.knowledge.loaders.scripts import lowered, raised
 
 SKIPPED = {"script", "style", "template", "noscript", "svg", "math", "iframe", "object", "select", "title"}
@@ -34,10 +34,6 @@ ROW_PARTS = {"td": {"tr", *_PARTS}, "th": {"tr", *_PARTS}, "tr": _PARTS}
 AROUND = BLOCKS - {"p", "li", "dt", "dd", "tr", "thead", "tbody", "tfoot", "caption", "hr"} | {"body"}
 # What may have lists in it; within a table those are told as they stand.
 CONTAINERS = AROUND - {"body", "table"}
-# Columns and rows that a cell may span, as browsers have it; rows of headings; and how many cells, of how many characters, a row has from above.
-MOST_COLUMNS, MOST_ROWS, MOST_HEADINGS, MOST_ABOVE, MOST_ABOVE_CHARS = 1000, 65534, 4, 50, 1000
-# Of a cell with paragraphs: a longer one is not the cell of a row but a part of the page.
-MOST_CELL_CHARS = 400
 # Left out of a line of text, which goes on behind them.
 INLINE = {"svg"}
 # What a button may have in it, and whose lines a button may end, with nothing after it.
@@ -102,77 +98,6 @@ def _hides(given: Mapping[str, str | None]) -> bool:
     return values.get("display") == "none" or values.get("visibility") == "hidden"
 
 
-@dataclass(slots=True)
-class _Cell:
-    # Empty for text before the first cell of a row.
-    kind: str
-    columns: int = 1
-    rows: int = 1
-    # The blocks of text in it with their marks; whether the next is the first of an item, and whether one is set as it stands.
-    blocks: list[tuple[str, str]] = field(default_factory=list)
-    item: bool = False
-    kept: bool = False
-
-    def line(self) -> str:
-        """All in one line: what goes on with a sentence behind a blank, else behind a semicolon."""
-        parts: list[str] = []
-        for _, text in self.blocks:
-            broken = False
-            for part in filter(None, (" ".join(line.split()) for line in text.split("\n"))):
-                if parts:
-                    goes_on = self.kind == "th" or parts[-1][-1] in ".,;:!?" or part[0] == "(" or (broken and part[0].islower())
-                    parts.append(" " if goes_on else "; ")
-                parts.append(part)
-                broken = True
-        return "".join(parts)
-
-    def long(self) -> bool:
-        """Whether it is a part of the page rather than of a row."""
-        return self.kept or (len(self.blocks) > 1 and sum(len(text) for _, text in self.blocks) > MOST_CELL_CHARS)
-
-
-@dataclass(slots=True)
-class _Table:
-    # What names the columns: empty before the first row, None where nothing does; the rows that do, and whether the next may be one more of them.
-    names: list[str] | None = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
-    spanned: bool = False
-    # By column what the rows above say in those below: text, columns, and rows that are left.
-    above: dict[int, tuple[str, int, int]] = field(default_factory=dict)
-    # Of the row that is open its cells, and whether something in it (a heading, a table) has parted it.
-    cells: list[_Cell] = field(default_factory=list)
-    open: bool = False
-    parted: bool = False
-
-    def placed(self, cells: Sequence[_Cell]) -> tuple[list[tuple[int, int, str]], int]:
-        """A row with what reaches into it from above, each with its column and how many it spans; and how many columns the row has."""
-        row: list[tuple[int, int, str]] = []
-        above, self.above = self.above, {}
-        column = 0
-        for cell in (*cells, None):
-            while column in above:
-                text, columns, rows = above.pop(column)
-                row.append((column, columns, text))
-                if rows > 1:
-                    self.above[column] = (text, columns, rows - 1)
-                column += columns
-            if cell is not None:
-                text = cell.line()
-                row.append((column, cell.columns, text))
-                if cell.rows > 1 and len(self.above) < MOST_ABOVE:
-                    room = MOST_ABOVE_CHARS - sum(len(other) for other, _, _ in self.above.values())
-                    self.above[column] = (text if len(text) <= room else "", cell.columns, cell.rows - 1)
-                column += cell.columns
-        self.above |= {at: (text, columns, rows - 1) for at, (text, columns, rows) in above.items() if rows > 1 and at >= column}
-        return row, column
-
-
-def _span(value: str | None, most: int) -> int:
-    """How many columns or rows a cell spans; 0 is all that are left."""
-    number = whole(value)
-    return 1 if number is None or number < 0 else min(number or most, most)
-
-
 class _Page(HTMLParser):
     def __init__(self, stem: str, dropped: Collection[int], struck: Collection[int]) -> None:
         super().__init__(convert_charrefs=True)
@@ -200,7 +125,7 @@ class _Page(HTMLParser):
         # Of the words where raised or lowered text begins, the tag of that and how many of it are open.
         self._script: tuple[int, str, int] | None = None
         # The tables that are open, innermost last.
-        self._tables: list[_Table] = []
+        self._tables: list[Table] = []
         self._lists, self._terms = Lists(), Terms()
 
     def taken(self) -> list[Section]:
@@ -279,7 +204,7 @@ class _Page(HTMLParser):
                 # No cell reaches from one part of a table into the next.
                 self._tables[-1].above.clear()
             if tag == "table":
-                self._tables.append(_Table())
+                self._tables.append(Table())
             self._verbatim += tag == "pre"
             self._began = tag
 
@@ -419,10 +344,10 @@ class _Page(HTMLParser):
             return
         table = self._tables[-1]
         if not table.cells and not blank:
-            table.cells.append(_Cell(""))
+            table.cells.append(Cell(""))
         self._block()
         self._began = tag
-        table.cells.append(_Cell(tag, _span(given.get("colspan"), MOST_COLUMNS), _span(given.get("rowspan"), MOST_ROWS)))
+        table.cells.append(Cell(tag, span(given.get("colspan"), MOST_COLUMNS), span(given.get("rowspan"), MOST_ROWS)))
         table.open = True
 
     def _part(self) -> None:
@@ -475,7 +400,7 @@ class _Page(HTMLParser):
             else:
                 self._tell(line)
 
-    def _stands(self, cells: Sequence[_Cell]) -> None:
+    def _stands(self, cells: Sequence[Cell]) -> None:
         """Cells as they stand, those of more than a block one below the other."""
         if len(cells) > 1 and not any(len(cell.blocks) > 1 or cell.kept for cell in cells):
             self._tell(" | ".join(cell.line() for cell in cells).strip())
