@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from mdsa_local import __version__
-from mdsa_local.cli.output import Warnings, document, line, note, tell
+from mdsa_local.cli.output import Warnings, document, interrupted_at_once, line, note, tell
 from mdsa_local.errors import InputError, MDSAError, StorageError
 
 # The module of each command and what it is there: a function, or an app with commands of its own.
@@ -28,6 +28,9 @@ COMMANDS = {
     "doctor": ("doctor", "doctor"),
     **{name: (name, "app") for name in ("kb", "domains", "router", "models", "eval", "feedback", "train")},
 }
+
+# What Ctrl-C ends at once: they import much and leave nothing half done.
+AT_ONCE = {("route",), ("kb", "search"), ("kb", "why"), ("kb", "show"), ("kb", "list")}
 
 # From glibc's malloc.h.
 M_ARENA_MAX = -8
@@ -124,7 +127,8 @@ def run(arguments: list[str] | None = None) -> None:
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
         only = arguments[0] if arguments and arguments[0] in COMMANDS else None
-        code = tree(only)(arguments, prog_name="mdsa", standalone_mode=True)
+        with interrupted_at_once() if AT_ONCE & {tuple(arguments[:1]), tuple(arguments[:2])} else contextlib.nullcontext():
+            code = tree(only)(arguments, prog_name="mdsa", standalone_mode=True)
     except SystemExit as ended:
         # The usage message went to stderr; whoever asked for JSON gets the envelope as well, unless the command itself chose the code and told all.
         if ended.code == InputError.exit_code and "--json" in arguments and not isinstance(ended.__context__, typer.Exit):

@@ -349,13 +349,14 @@ def test_on_windows_the_system_itself_ends_an_interrupted_program(monkeypatch: p
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are sent otherwise")
 @pytest.mark.parametrize("after_s", [0.2, 0.5, 0.8, 1.1])
-def test_an_interrupted_question_ends_at_once(product: TinyBERTOrchestrator, after_s: float) -> None:
-    started = subprocess.Popen(
-        [sys.executable, "-m", "mdsa_local", "ask", "how much can I withdraw per day"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+@pytest.mark.parametrize("command", [["ask"], ["kb", "search"]])
+def test_an_interrupted_question_ends_at_once(product: TinyBERTOrchestrator, command: list[str], after_s: float) -> None:
+    asked = [sys.executable, "-m", "mdsa_local", *command, "how much can I withdraw per day"]
+    started = subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     time.sleep(after_s)
     started.send_signal(signal.SIGINT)
-    started.communicate(timeout=30)
+    _, told = started.communicate(timeout=30)
+    assert b"internal error" not in told
     # On a quick machine it may have been through, on a busy one Python may not have begun with us.
     assert started.returncode in (0, 1, 130, -signal.SIGINT)
 
