@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -299,16 +298,12 @@ def quantize(
 ) -> None:
     """Make a smaller file of a model, by llama.cpp."""
     from mdsa_local.runtime import shelf
-    from mdsa_local.runtime.gguf import read_gguf
     from mdsa_local.settings import Settings
 
     settings = Settings.load()
     model = shelf.find_source(source, settings)
     name = name or shelf.plain_name(model.path.name)
-    # What is refused is not begun.
-    refused = kind.upper() not in shelf.QUANTIZATIONS or read_gguf(model.path).quantization not in shelf.PLAIN
-    with nullcontext() if refused else waiting(f"quantising {model.path.name}"):
-        made = shelf.quantize(model, kind, name, settings)
+    made = shelf.quantize(model, kind, name, settings, working=lambda: waiting(f"quantising {model.path.name}"))
     _say(made, name, settings, as_json)
 
 

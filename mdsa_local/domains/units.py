@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from mdsa_local.sentences import FENCE, LIST_MARK, indentation, line_start, spans, unmarked, without_list_mark
+from mdsa_local.sentences import BOLD, FENCE, LIST_MARK, indentation, line_start, spans, unmarked, without_list_mark
 from mdsa_local.validation import denials
 from mdsa_local.validation.grounding import YES_OR_NO
 
@@ -21,8 +21,6 @@ STRUCK = re.compile(r"(?<!~)~~(?=[^\s~])(?:(?!\n\s*\n).)+?(?<=[^\s~])~~(?!~)", r
 TAG = re.compile(r"</?[a-z][a-z0-9]*(?:[ \t][^<>\n]*)?/?>", re.IGNORECASE)
 # Where a footnote is told of, and it.
 NOTED, NOTE = re.compile(r"\[\^([^\]\s]+)\](?!:)"), re.compile(r"\[\^([^\]\s]+)\]:\s")
-# A line in bold that stands over what is below it.
-BOLD = re.compile(r"(\*\*|__)(?=\S)(?:(?!\1)[^\n])+\1")
 # So few words may be no sentence, and lack what is said of them: "Tyres." below "Not insured".
 FRAGMENT_WORDS = 5
 # A line between two steps belongs to the first, if the next has the next number and so few sentences stand between.

@@ -17,6 +17,7 @@ from typing import Literal
 from unicodedata import normalize
 
 from mdsa_local.knowledge.loaders import LINE, Section, below
+from mdsa_local.sentences import BOLD
 
 MAX_TOKENS = 110
 # Of numbered steps, which say little where some are missing: the encoder's window of 256 less its two marks and a short title. Under a longer title
@@ -41,8 +42,6 @@ _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)", re.DOTALL)
 _ITEM = re.compile(r" {0,3}(?:[-*+]|\d{1,9}[.)])[ \t]+\S")
 _STEP = re.compile(r"( {0,3})(\d{1,9})[.)][ \t]+\S")
 _ROW = re.compile(r" {0,3}\|")
-# A line that is bold as a whole stands over what is below it.
-_BOLD = re.compile(r"\s*(\*\*|__)(?=\S)((?:(?!\1)[^\n])+)\1\s*")
 # Possessive: many blanks would be tried in all ways to share them.
 _RULE = re.compile(r"[ \t]*+\|?[ \t]*+:?-+:?[ \t]*+(?:\|[ \t]*+:?-+:?[ \t]*+)*\|?[ \t]*+")
 # A longer line is text: each passage below it would carry it.
@@ -244,7 +243,7 @@ def _columns(source: str, block: _Block) -> _Head | None:
 def _lead_in(source: str, before: _Block, block: _Block) -> _Head | None:
     """The sentence before a list that ends with a colon, without it, or the line in bold, and the list."""
     text = source[before.start : before.end].rstrip()
-    if bold := _BOLD.fullmatch(text):
+    if bold := BOLD.fullmatch(text):
         text = f"{bold[2].strip().rstrip(':：')}:"
     if not text.endswith((":", "：")):
         return None
@@ -333,7 +332,7 @@ def _begin_table(blocks: list[_Block], start: int, end: int) -> None:
 
 def _leads(line: str) -> bool:
     """Whether a line directly below items goes on with none of them, but leads in what comes next."""
-    return bool(_BOLD.fullmatch(line)) or (line.rstrip().endswith((":", "：")) and not line[0].islower())
+    return bool(BOLD.fullmatch(line)) or (line.rstrip().endswith((":", "：")) and not line[0].islower())
 
 
 def _extend(blocks: list[_Block], kind: Kind, start: int, end: int, *, fresh: bool) -> None:

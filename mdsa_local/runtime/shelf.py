@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -195,9 +195,12 @@ def remove(name: str, settings: Settings) -> tuple[list[Path], int]:
         raise storage_error(error, top / name) from None
 
 
-def quantize(source: ModelFile, kind: str, name: str, settings: Settings, threads: int = 0) -> ModelFile:
+def quantize(
+    source: ModelFile, kind: str, name: str, settings: Settings, threads: int = 0, working: Callable[[], AbstractContextManager[object]] = nullcontext
+) -> ModelFile:
     """Make a smaller file of an F16, BF16 or F32 one by llama.cpp, as another variant of the model ``name``.
 
+    What is refused is refused at once; all that takes long happens within ``working``.
     Raises :class:`InputError` for an unknown kind, for a source that is quantised already and when the name is taken, :class:`StorageError`,
     :class:`ModelError`.
     """
@@ -219,7 +222,7 @@ def quantize(source: ModelFile, kind: str, name: str, settings: Settings, thread
     need_room(folder, info.n_parameters * 9 // 8)
     partial = target.with_name(f"{target.name}{QUANTISING}")
     try:
-        with only_one(partial.with_name(f"{partial.name}.lock"), target):
+        with only_one(partial.with_name(f"{partial.name}.lock"), target), working():
             try:
                 if reason := quantised(source.path, partial, QUANTIZATIONS[kind], within_cores(threads or settings.threads)):
                     raise ModelError(reason, OTHER_BUILD)
