@@ -158,14 +158,7 @@ class _Page(HTMLParser):
                 self._end_button()
         if tag in SKIPPED or number in self._dropped or _hides(given):
             if tag not in VOID:
-                if tag in INLINE or (self._button and tag in IN_BUTTON):
-                    self._words.append(" ")
-                elif tag in SKIPPED or tag in BLOCKS or tag in HEADINGS:
-                    self._block()
-                if tag in ("dt", "dd") and not self._tables:
-                    self._place(self._terms.hidden(tag))
-                self._hidden.append(tag)
-                self._around = 0
+                self._hide(tag)
         elif tag in HEADINGS:
             self.section()
         elif tag in ("td", "th"):
@@ -180,33 +173,49 @@ class _Page(HTMLParser):
         elif self._button and tag in IN_BUTTON:
             self._button = (self._button[0], self._button[1] + 1)
         elif tag in SCRIPTS:
-            if self._script is None:
-                self._script = (len(self._words), tag, 1)
-            else:
-                if len(self._words) > self._script[0]:
-                    self._words.append("^" if tag == "sup" else "_")
-                self._script = (*self._script[:2], self._script[2] + (self._script[1] == tag))
+            self._begin_script(tag)
         elif tag in BLOCKS:
-            if tag == "table":
-                self._part()
-            elif tag in ROWS:
-                self._row()
+            self._begin_block(tag, given)
+
+    def _hide(self, tag: str) -> None:
+        if tag in INLINE or (self._button and tag in IN_BUTTON):
+            self._words.append(" ")
+        elif tag in SKIPPED or tag in BLOCKS or tag in HEADINGS:
             self._block()
-            if not self._tables:
-                self._begin(tag, given)
-            elif tag == "li" and self._tables[-1].cells:
-                self._tables[-1].cells[-1].item = True
-            elif tag == "li":
-                self._words.append("- ")
-            elif tag == "tr":
-                self._tables[-1].open = True
-            elif tag in _PARTS:
-                # No cell reaches from one part of a table into the next.
-                self._tables[-1].above.clear()
-            if tag == "table":
-                self._tables.append(Table())
-            self._verbatim += tag == "pre"
-            self._began = tag
+        if tag in ("dt", "dd") and not self._tables:
+            self._place(self._terms.hidden(tag))
+        self._hidden.append(tag)
+        self._around = 0
+
+    def _begin_script(self, tag: str) -> None:
+        if self._script is None:
+            self._script = (len(self._words), tag, 1)
+        else:
+            if len(self._words) > self._script[0]:
+                self._words.append("^" if tag == "sup" else "_")
+            self._script = (*self._script[:2], self._script[2] + (self._script[1] == tag))
+
+    def _begin_block(self, tag: str, given: dict[str, str | None]) -> None:
+        if tag == "table":
+            self._part()
+        elif tag in ROWS:
+            self._row()
+        self._block()
+        if not self._tables:
+            self._begin(tag, given)
+        elif tag == "li" and self._tables[-1].cells:
+            self._tables[-1].cells[-1].item = True
+        elif tag == "li":
+            self._words.append("- ")
+        elif tag == "tr":
+            self._tables[-1].open = True
+        elif tag in _PARTS:
+            # No cell reaches from one part of a table into the next.
+            self._tables[-1].above.clear()
+        if tag == "table":
+            self._tables.append(Table())
+        self._verbatim += tag == "pre"
+        self._began = tag
 
     def handle_endtag(self, tag: str) -> None:
         if self._striking[tag]:
