@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mdsa_local.knowledge.loaders import Section, UnreadableError, titled
+from mdsa_local.knowledge.loaders.hyphens import Hyphens
 from mdsa_local.knowledge.loaders.pdf_pieces import Places, with_raised
 from mdsa_local.knowledge.loaders.pdf_tables import Tables
 
+# So many pages are read before the first is told: by their words, and those of all before, the hyphens at the ends of lines are judged.
+AHEAD = 32
 # At the end of a line it parts a word.
 _PARTED = re.compile(r"(?<=[^\W\d_])\u00ad(?:[ ]?\n)?(?=[^\W\d_])")
 
@@ -28,20 +33,29 @@ def read(path: Path) -> Iterator[Section]:
             if not reader.pages:
                 raise UnreadableError("has no pages")
             empty, pictured = True, False
-            places, tables = Places(), Tables()
+            places, tables, hyphens, waiting = Places(), Tables(), Hyphens(), deque[Section]()
             title = titled(_title(reader), path.stem)
             for number, page in enumerate(reader.pages, 1):
                 taken, pieces = places.taken(page)
                 text = _clean(tables.told(with_raised(taken, pieces), pieces))
                 if text.strip():
                     empty = False
-                    yield Section(text + "\n\n", f"{title} > page {number}")
+                    hyphens.learn(text)
+                    waiting.append(Section(text + "\n\n", f"{title} > page {number}"))
+                while len(waiting) > AHEAD:
+                    yield _joined(waiting.popleft(), hyphens)
                 pictured = pictured or (empty and _pictured(page))
             if empty:
                 pictures = ": its pages are pictures; recognise their text first (OCR)" if pictured else ", nor a picture that could have some"
                 raise UnreadableError(f"has no text{pictures}")
+            for section in waiting:
+                yield _joined(section, hyphens)
     except PyPdfError as error:
         raise UnreadableError(f"is damaged or no PDF: {error}") from None
+
+
+def _joined(section: Section, hyphens: Hyphens) -> Section:
+    return replace(section, text=hyphens.joined(section.text))
 
 
 def _clean(text: str) -> str:

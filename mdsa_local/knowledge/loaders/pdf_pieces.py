@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 JUMP = 700
 # A page that paints such a figure, in bytes, is read without places: they make pypdf go through figures that hold no text.
 LARGE_FIGURE = 100_000
+_BLANK = 32
 # Letters of Helvetica that are not about 556 wide; for fonts that every reader has and no file describes.
 _NARROW, _WIDE = frozenset(b" !'(),-./:;I[]fijlrt|`"), frozenset(b"%&@CDGHMNOQRUWmw")
 _USUAL = [278 if code in _NARROW else 760 if code in _WIDE else 556 for code in range(256)]
@@ -105,11 +106,23 @@ class Places:
 
     def _font(self, reference: Any) -> _Font:
         key = (getattr(reference, "idnum", None), getattr(reference, "generation", None))
-        if key == (None, None):
-            return _Font(reference.get_object())
-        if key not in self._fonts:
-            self._fonts[key] = _Font(reference.get_object())
-        return self._fonts[key]
+        if key in self._fonts:
+            return self._fonts[key]
+        found = _Font(reference.get_object())
+        _without_false_blank(reference.get_object())
+        if key != (None, None):
+            self._fonts[key] = found
+        return found
+
+
+def _without_false_blank(font: Any) -> None:
+    """Have pypdf take no other sign for the blank: TeX's fonts may have a wide one in its place, by which narrow gaps between words would be none."""
+    from pypdf.generic import NumberObject
+
+    widths, at = font["/Widths"].get_object() if "/Widths" in font else [], _BLANK - int(font.get("/FirstChar", 0))
+    signs = font["/FontDescriptor"].get_object().get("/CharSet") if "/FontDescriptor" in font else None
+    if 0 <= at < len(widths) and signs and "space" not in str(signs).split("/"):
+        widths[at] = NumberObject(0)
 
 
 def with_raised(text: str, pieces: list[Piece]) -> str:

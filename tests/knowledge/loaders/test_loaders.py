@@ -180,6 +180,28 @@ def test_pdf_pages(tmp_path: Path) -> None:
     ]
 
 
+def test_a_word_parted_at_the_end_of_a_line_is_whole(tmp_path: Path) -> None:
+    lines = ("(The infor-) Tj 0 -14 Td (mation desk) Tj", "(has a long-) Tj 0 -14 Td (term plan.) Tj")
+    pages = [f"BT /F1 12 Tf 72 700 Td {line} ET" for line in lines]
+    pages.append("BT /F1 12 Tf 72 700 Td (A long-term view.) Tj ET")
+    assert [text for _, text in texts(read(tmp_path, "a.pdf", shown(*pages)))] == [
+        "The information\ndesk",
+        "has a long-term\nplan.",
+        "A long-term view.",
+    ]
+
+
+def test_another_sign_in_the_place_of_the_blank_hides_no_gap_between_words(tmp_path: Path) -> None:
+    font = "/FirstChar 32 /LastChar 32 /Widths [700] /FontDescriptor << /Type /FontDescriptor /FontName /X /Flags 4 /CharSet (/a/b{}) >>"
+    found = []
+    for sign in ("", "/space"):
+        data = shown("BT /F1 12 Tf 72 700 Td [(Ask)-180(the)-20(y)] TJ ET").replace(
+            b"/BaseFont /Helvetica", b"/BaseFont /X " + font.format(sign).encode()
+        )
+        found.append(texts(read(tmp_path, "a.pdf", data))[0][1])
+    assert found == ["Ask they", "Askthey"]
+
+
 @pytest.mark.parametrize(
     ("title", "used"),
     [
