@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mdsa_local.domains.prompts import NOT_FOUND
 from mdsa_local.domains.units import PAIR, STEP, quotable
 from mdsa_local.routing.splitting import LINKS, MOST_PIECES, pieces
-from mdsa_local.sentences import without_list_mark
+from mdsa_local.sentences import LIST_MARK, without_list_mark
 from mdsa_local.types import Turn
 from mdsa_local.validation import citations, denials, facts, identifiers
 
@@ -66,6 +66,8 @@ PART_ODDS, WHOLE_ODDS = 0.0, 0.5
 # A judge cannot read names such as `queue_limit`. Where nothing but what one is is asked, a unit that has it answers with at least such odds, and one
 # that begins with it with one more; else what has all of those in the question gains so much.
 TOLD_BY_NAME, NAMED = 2.0, 2.0
+# Of rows, records and items that differ in a number or code of the question, those that have it gain so much.
+TOLD_APART = 2.0
 # From these odds on it leads in any case, and the documents answer a question of which they answer a part. Of 24 questions with two parts in two
 # documents 15 get both with this and the next, 13 with this alone.
 SURE_PART_ODDS = 4.0
@@ -247,7 +249,8 @@ def _judged(
     weighing = judge.weighing
     nearest = [(-cosines).argsort(kind="stable")[: READ_FOR_PART if at else READ].tolist() for at, cosines in enumerate(near)]
     names, naming = _naming(asked[0], found)
-    nearest[0] += sorted(naming - {*nearest[0]}, key=lambda place: -near[0, place])[:READ_FOR_PART]
+    telling = _telling(asked[0], found)
+    nearest[0] += sorted((naming | {*telling}) - {*nearest[0]}, key=lambda place: -near[0, place])[:READ_FOR_PART]
     read = list(dict.fromkeys(place for places in nearest for place in places))
     out, leading = list(found), set[int]()
     # All at once: two cores then have work of one size.
@@ -262,7 +265,7 @@ def _judged(
         odds, cosine = told[asked[0], place], float(near[0, place])
         if names and place in naming:
             odds = _told_by_name(names, found[place], odds)
-        score = odds + weighing.nearness * cosine
+        score = odds + weighing.nearness * cosine + telling.get(place, 0.0)
         out[place] = replace(out[place], nearness=cosine, judged=odds, score=score, beside=(weighing.same, weighing.other))
     highest = max(out[place].score for place in read)
     best = [max(((told[part, place], place) for place in places), key=lambda pair: pair[0]) for part, places in of_parts]
@@ -282,6 +285,15 @@ def _naming(message: str, found: Sequence[Extract]) -> tuple[Names | None, set[i
     return names, {place for place, unit in enumerate(found) if names.within(unit.text)} if names else set()
 
 
+def _telling(message: str, found: Sequence[Extract]) -> dict[int, float]:
+    """What rows, records and items of lists gain by what of the message stands in them, and not in all of them."""
+    codes = identifiers.telling(message)
+    rows = [place for place, unit in enumerate(found) if unit.columns or LIST_MARK.match(unit.own)] if codes else []
+    having = [{place for place in rows if identifiers.has(found[place].own, code)} for code in codes]
+    apart = [places for places in having if 0 < len(places) < len(rows)]
+    return {place: TOLD_APART * sum(place in places for places in apart) / len(apart) for place in set[int]().union(*apart)}
+
+
 def _told_by_name(names: Names, unit: Extract, odds: float) -> float:
     return max(odds, TOLD_BY_NAME) + names.opens(unit.own) if names.alone else odds + NAMED
 
@@ -294,13 +306,14 @@ def _followed(
     before, alone, together = ((weighing.nearness * cosines).tolist() for cosines in near)
     nearest = [(-near[2]).argsort(kind="stable")[:READ_TOGETHER].tolist(), (-near[1]).argsort(kind="stable")[:READ_ALONE].tolist()]
     names, naming = _naming(turn.message, found)
-    nearest.append(sorted(naming, key=lambda place: -near[1, place])[:READ_ALONE])
+    telling = _telling(turn.message, found)
+    nearest.append(sorted(naming | {*telling}, key=lambda place: -near[1, place])[:READ_ALONE])
     read = list(dict.fromkeys(place for places in nearest for place in places))
     told = _scores(judge, [(text, titled[place]) for text in (question, turn.message) for place in read])
     odds = {place: pair for place, *pair in zip(read, told, told[len(read) :], strict=False)}
     if names:
         odds = {place: [_told_by_name(names, found[place], each) for each in pair] if place in naming else pair for place, pair in odds.items()}
-    gained = {place: both + together[place] + ALONE * (own + alone[place]) for place, (both, own) in odds.items()}
+    gained = {place: both + together[place] + ALONE * (own + alone[place]) + telling.get(place, 0.0) for place, (both, own) in odds.items()}
     best = sorted(read, key=lambda place: -gained[place])[:COMPARED]
     out = list(found)
     for place, known in zip(best, _scores(judge, [(turn.previous, titled[place]) for place in best]), strict=True):

@@ -23,6 +23,23 @@ TAG = re.compile(r"</?[a-z][a-z0-9]*(?:[ \t][^<>\n]*)?/?>", re.IGNORECASE)
 NOTED, NOTE = re.compile(r"\[\^([^\]\s]+)\](?!:)"), re.compile(r"\[\^([^\]\s]+)\]:\s")
 # So few words may be no sentence, and lack what is said of them: "Tyres." below "Not insured".
 FRAGMENT_WORDS = 5
+# With one of these it is one: "Bicycles must be pushed."
+VERB = re.compile(
+    r"(?<!\w)(?:we|you|they|he|she|it|is|are|was|were|has|have|had|do|does|can|may|must|shall|should|will|would|could|costs?|needs?|\w+n['’]t)(?!\w)",
+    re.IGNORECASE,
+)
+# A sentence that begins so goes on from the one before it, and may take back what that says: "They can also export" tells of the accounts before,
+# "Exception: the shallow pool", "Games cannot." and "Local clubs are exempt." of what is else allowed or due. Not so "It is important to ..." and
+# "This policy ...".
+GOES_ON = re.compile(
+    r"(?:it(?!\s+(?:is|was)\s+(?:\w+\s+)?\w+\s+(?:to|that)\s)|he|she|his|her|its|they|their|these|those|both"
+    r"|(?:this|that)\s+(?:is|are|was|were|does|do|can|may|must|will|would|should|has|applies|apply|also|only|includes?)"
+    r"|however|instead|otherwise|except(?:ions?)?|(?:the|an|one|only)\s+(?:only\s+)?exceptions?|(?:\w+\s+){0,3}then"
+    r"|(?:\S+\s+){1,4}?(?:(?:is|are|do|does|can|may|must|will)(?:\s+not)?|cannot|\w+n['’]t|(?:is|are)\s+(?:exempt(?:ed)?|excepted|excluded))[.!]$)(?!\w)",
+    re.IGNORECASE,
+)
+# So many words at most are put together that way.
+MOST_WORDS = 60
 # A line between two steps belongs to the first, if the next has the next number and so few sentences stand between.
 WITHIN_STEPS = 4
 WHOLE = re.compile(r"""[.!?…]["'”’»)\]*_`]*$""")
@@ -67,17 +84,20 @@ class Unit:
         return [f"{self.above}\n{part}" if self.above else part for part in parts]
 
     def section(self, title: str) -> str:
-        """The heading in the ``title`` of its passage without which it would say the opposite, or a "No." nothing; empty for sentences, which say
-        what they mean. Steps are taken where something is not as it should be ("A charge you do not recognize"): of them only the heading right
-        above counts. Steps that are not all stand under which they are."""
+        """The heading in the ``title`` of its passage without which it would say the opposite, or a "No." nothing: one that denies, else that under
+        which a list stands that nothing leads in; empty for sentences, which say what they mean. Steps are taken where something is not as it should
+        be ("A charge you do not recognize"): of them only the heading right above counts. Steps that are not all stand under which they are."""
         title, part = denials.part(title)
         if YES_OR_NO.match(self.own) or (len(self.own.split()) == 1 and not self.listed):
             return denials.asked(title)
         last, steps = title.rpartition(denials.BETWEEN_HEADINGS)[2], bool(STEP.match(self.own))
-        fragment = len(self.own.split()) <= FRAGMENT_WORDS and denials.begins(last) and not denials.denies(self.own)
+        fragment = len(self.own.split()) <= FRAGMENT_WORDS and not VERB.search(self.own) and not denials.denies(self.own)
         if not (self.listed or fragment):
             return ""
-        denying = "" if denials.denies(self.above) else denials.heading(last if steps else title)
+        denies = not denials.denies(self.above) and (self.listed or denials.begins(last))
+        denying = denials.heading(last if steps else title) if denies else ""
+        if not denying and not steps and not self.above:
+            denying = denials.standing(title)
         # Others, that are all, may stand beside them.
         some = part.name if part and steps and part.last in map(int, NUMBER.findall(self.own)) else ""
         return f"{some}: {denying}" if some and denying else some or denying
@@ -200,11 +220,22 @@ def _joined(text: str, places: Sequence[_Place]) -> list[_Place]:
             last.end, last.asks, last.number = place.end, False, place.number or last.number
         elif last and last.asks and not place.item and not place.code and not between.strip():
             last.end, last.asks = place.end, place.asks
+        elif last and _goes_on(text, last, place):
+            last.end = place.end
         else:
             if place.steps:
                 place.asks = False
             found.append(place)
     return found
+
+
+def _goes_on(text: str, last: _Place, place: _Place) -> bool:
+    """Whether a sentence says something of the one before it in its paragraph, or takes some of that back."""
+    between = text[last.end : place.start]
+    if place.item or place.code or place.asks or last.code or not GOES_ON.match(text, place.start, place.end):
+        return False
+    beside = not between.strip() and between.count("\n") <= (not last.item) and WHOLE.search(text[last.start : last.end])
+    return bool(beside) and len(text[last.start : place.end].split()) <= MOST_WORDS
 
 
 def _of_step(text: str, last: _Place, places: Sequence[_Place], at: int) -> bool:

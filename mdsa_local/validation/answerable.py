@@ -28,22 +28,26 @@ WEIGHTS = (-2.602, 5.713, -3.07)
 LEAST_ODDS = -0.5
 # A word this near (cosine) to the nearest word of the sentences that the model is shown is another name for it, and is not told as missing.
 ALIKE = 0.7
-# "What's" asks no more than "what" does, "how many" no more than "how", and "ok why" no more than "why". Who asks, and of whom, documents do not say.
+# "What's" asks no more than "what" does, "how many" and "how high" no more than "how", "ok why" no more than "why". Who asks, and of whom, documents
+# do not say.
 CONTRACTED = re.compile(r"'(?:s|m|re|ve|ll|d)$")
-ASKING = vocabulary.FUNCTION | set("many much ok okay oh alright yes yeah please thanks hi hello am me mine myself he him his she her hers".split())
+ASKING = vocabulary.FUNCTION | set(
+    "many much high long large big far often old ok okay oh alright yes yeah please thanks hi hello am me mine myself he him his she her hers".split()
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
     """What speaks against an answer: ``unsaid``, 0..1, the share of the question's content that the documents have no word for; those words;
     ``nearness``, the cosine of the nearest sentence; ``judged``, the judge's log odds that the best one answers, None without a judge, whose
-    ``weighing`` says what each counts."""
+    ``weighing`` says what each counts; ``another``, what was asked of where the best one tells of another of its kind."""
 
     nearness: float
     unsaid: float
     missing: tuple[str, ...]
     judged: float | None = None
     weighing: Weighing | None = None
+    another: tuple[str, ...] = ()
 
     @property
     def odds(self) -> float:
@@ -62,18 +66,18 @@ class Doubt:
     @property
     def declines(self) -> bool:
         """Whether the question had better be declined."""
-        return self.odds < (self.weighing.least if self.weighing else LEAST_ODDS)
+        return bool(self.another) or self.odds < (self.weighing.least if self.weighing else LEAST_ODDS)
 
     @property
     def sure(self) -> bool:
         """Whether a judge is so sure of an answer that a domain can be chosen by it."""
-        return self.weighing is not None and self.odds >= self.weighing.sure
+        return self.weighing is not None and self.odds >= self.weighing.sure and not self.another
 
     @property
     def reason(self) -> str:
         """In words."""
-        if self.missing:
-            return f"the documents say nothing of {', '.join(map(repr, self.missing))}"
+        if missing := (*self.another, *self.missing):
+            return f"the documents say nothing of {', '.join(map(repr, missing))}"
         if self.judged is not None:
             return f"no sentence in the documents seems to answer it ({self.probability:.2f})"
         return f"nothing in the documents is near enough to the question ({self.nearness:.2f})"
@@ -95,10 +99,14 @@ def doubt(
         nearest = quoting.shortlist(question, [(passage.title, passage.text) for passage in passages], embed, judge=judge)
     if not nearest:
         return Doubt(0.0, 0.0, ())
-    unsaid, missing = _unsaid(turn.message if turn else question, passages, unknown, embed, nearest)
+    asked = turn.message if turn else question
+    unsaid, missing = _unsaid(asked, passages, unknown, embed, nearest)
+    best = f"{passages[nearest[0].passage].title} {nearest[0].text}"
+    found = identifiers.another(asked, best)
+    other = tuple(code for code in found if not any(identifiers.has(f"{passage.title} {passage.text}", code) for passage in passages))
     vouching = nearest[:1] if turn else nearest
     judged = max((extract.judged for extract in vouching if extract.judged is not None), default=None)
-    return Doubt(max(extract.nearness for extract in vouching), unsaid, missing, judged, judge.weighing if judge else None)
+    return Doubt(max(extract.nearness for extract in vouching), unsaid, missing, judged, judge.weighing if judge else None, other)
 
 
 def _unsaid(

@@ -12,6 +12,8 @@ DENYING = re.compile(
     r"|unsupported|ineligible|prohibit\w*|forbid\w*|banned|disallowed|\w+n'ts?)(?!\w)"
 )
 BETWEEN_HEADINGS = " > "
+# Headings that only tell where in a file it stands, and the number of a chapter.
+_PLACES, _CHAPTER = re.compile(r"(?:page|rows?|lines?|items?|entry|record) \d+(?: to \d+)?"), re.compile(r"\d{1,2}(?:\.\d{1,2})*[.)]?\s+(?=[^\W\d])")
 # Steps of which some are in other passages: the last heading then, see :mod:`mdsa_local.knowledge.chunking`.
 _STEPS = re.compile(r"steps? (\d+)(?: to (\d+))? of \d+(?: to \d+)?")
 
@@ -52,4 +54,17 @@ def part(title: str) -> tuple[str, Part | None]:
 def heading(title: str) -> str:
     """The last heading that :func:`denies` of those in the ``title`` of a passage; empty where none does."""
     found = next((name for name in reversed(title.split(BETWEEN_HEADINGS)) if denies(name)), "")
+    return "" if citations.marks(found) else found
+
+
+def standing(title: str) -> str:
+    """What a list without a line that leads it in stands under: the last heading in the ``title`` of a passage, behind the one around it that has a
+    number, as a version or a year has; empty where there is but the document's title. What is "Cancelled" or "Removed" is not told from what is not
+    by any list of such words."""
+    _, *headings = title.split(BETWEEN_HEADINGS)
+    if not headings or _PLACES.fullmatch(headings[-1]) or headings[-1].startswith("|"):
+        return ""
+    last = headings[-1].strip()
+    numbered = next((name for name in reversed(headings[:-1]) if any(map(str.isdecimal, _CHAPTER.sub("", name, count=1)))), "")
+    found = f"{numbered}{BETWEEN_HEADINGS}{last}" if numbered else last
     return "" if citations.marks(found) else found

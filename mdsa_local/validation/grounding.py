@@ -177,10 +177,10 @@ def _read(passage: Passage) -> _Source:
         # Where one stands twice, the place counts at which nothing denies it.
         elif run and quotes.get(run) != "":
             quotes[run] = parts[start].lead
-    # An item of a list is quoted under a heading that denies, steps under which they are.
+    # An item of a list is quoted under a heading that denies or the last, steps under which they are.
     title, part = denials.part(passage.title)
     heading, some = denials.heading(title), part.name if part else ""
-    for above in filter(None, (heading, some, some and heading and f"{some}: {heading}")):
+    for above in filter(None, (heading, denials.standing(title), some, some and heading and f"{some}: {heading}")):
         name = plain(above)
         quotes |= dict.fromkeys([*map(plain, sentences(above)), *(f"{name}: {sentence}" for sentence in bare)], "")
     # And a bare "No." under the question that it answers.

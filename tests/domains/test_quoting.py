@@ -21,7 +21,7 @@ from mdsa_local.types import Passage, Turn
 from mdsa_local.validation import facts, grounding
 from mdsa_local.validation.judge import Weighing
 
-FEES = "A replacement card costs $5. Say \"lost\" or 'stolen'.\nIt arrives in 4 days."
+FEES = "A replacement card costs $5. Say \"lost\" or 'stolen'.\nCards arrive in 4 days."
 STEPS = "1. Open the app.\n2. Tap Cards. Wait a moment.\n3. Choose Freeze.\n\nA frozen card refuses every payment."
 
 
@@ -76,10 +76,10 @@ def test_what_is_struck_through_is_not_quoted() -> None:
 
 
 def test_a_footnote_is_quoted_with_what_it_is_of() -> None:
-    text = "It is free[^1]. It is blue. Returns cost $10[^b].\n\n[^1]: Only above $50.\n[^b]: Free for members,\n  and staff.\n[^c]: None."
+    text = "It is free[^1]. Bags are blue. Returns cost $10[^b].\n\n[^1]: Only above $50.\n[^b]: Free for members,\n  and staff.\n[^c]: None."
     assert units_of(text) == [
         "It is free[^1].\n[^1]: Only above $50.",
-        "It is blue.",
+        "Bags are blue.",
         "Returns cost $10[^b].\n[^b]: Free for members,\n  and staff.",
         "[^c]: None.",
     ]
@@ -108,8 +108,7 @@ NEVER = "Never do the following:\n\n- Wash the tent in a machine.\n- Use bleach 
             NEVER,
             [
                 "Never do the following:\n- Wash the tent in a machine.",
-                "Never do the following:\n- Use bleach on the fabric.",
-                "It is harsh.",
+                "Never do the following:\n- Use bleach on the fabric. It is harsh.",
                 "Never do the following:\n- Store the tent wet.",
                 "Dry it well.",
             ],
@@ -157,7 +156,7 @@ def test_an_item_is_quoted_below_what_leads_it_in(text: str, units: list[str]) -
 @pytest.mark.parametrize(
     ("text", "units"),
     [
-        ("Can I cancel after the trial ends? No. It runs on.", ["Can I cancel after the trial ends? No.", "It runs on."]),
+        ("Can I cancel after the trial ends? No. It runs on.", ["Can I cancel after the trial ends? No. It runs on."]),
         ("**How long does shipping take?** 3 to 5 days.\n\nIs it free?", ["**How long does shipping take?** 3 to 5 days."]),
         ("Q: Who pays?\nA: The company pays. Always.", ["Q: Who pays?\nA: The company pays.", "Always."]),
         ("**Who pays?**\n\nThe company.", ["**Who pays?**\n\nThe company."]),
@@ -180,12 +179,57 @@ def test_a_question_is_quoted_with_what_follows_it(text: str, units: list[str]) 
     assert units_of(text) == units
 
 
+@pytest.mark.parametrize(
+    ("text", "units"),
+    [
+        ("Trials have 5. Paid ones have 50. They can export.", ["Trials have 5.", "Paid ones have 50. They can export."]),
+        ("Diving is allowed. Exception: the shallow pool.", ["Diving is allowed. Exception: the shallow pool."]),
+        ("It can be hired any day. The only exception is Sunday.", ["It can be hired any day. The only exception is Sunday."]),
+        ("Smoke outside. Inside you must not.", ["Smoke outside. Inside you must not."]),
+        ("All pay a deposit. Local clubs are exempt.", ["All pay a deposit. Local clubs are exempt."]),
+        ("In July other hours apply. The sauna then opens at 17:00.", ["In July other hours apply. The sauna then opens at 17:00."]),
+        ("Use the pool at\nany time.\nThis does not apply on Mondays.", ["Use the pool at\nany time.\nThis does not apply on Mondays."]),
+        ("- Books are lent. They last.\n- Games. These cost.", ["- Books are lent. They last.", "- Games. These cost."]),
+        # Neither the next paragraph nor what speaks for itself.
+        ("Books are lent.\n\nThey last.", ["Books are lent.", "They last."]),
+        ("Pay now. It is important to pay. This policy is ours.", ["Pay now.", "It is important to pay.", "This policy is ours."]),
+        ("Books are lent. Then they go. But it rains.", ["Books are lent. Then they go.", "But it rains."]),
+        (f"{'A word. ' * 20}{'It has ' * 25}end.", [*["A word."] * 19, f"A word. {'It has ' * 25}end."]),
+        (f"A word. {'It has ' * 30}end.", ["A word.", f"{'It has ' * 30}end."]),
+    ],
+)
+def test_a_sentence_that_goes_on_is_quoted_with_the_one_before_it(text: str, units: list[str]) -> None:
+    assert units_of(text) == units
+
+
+@pytest.mark.parametrize(
+    ("title", "text", "section"),
+    [
+        ("Summer > Cancelled", "- Flea market", "Cancelled"),
+        ("Changes > 3.2.0 (2024-02-20) > Removed", "- Windows 7", "3.2.0 (2024-02-20) > Removed"),
+        ("Lease > 4. Rooms > Kitchen", "- Oven", "Kitchen"),
+        ("Summer > Cancelled", "| Flea market | 7 May |", "Cancelled"),
+        ("Summer > Cancelled", "Flea market, 7 June.", "Cancelled"),
+        # A sentence, the document's title alone, a page; what another line leads in.
+        ("Summer > Cancelled", "The flea market is on 7 May.", ""),
+        ("Summer > Suspended", "Bicycles must be pushed.", ""),
+        ("Summer", "- Flea market", ""),
+        ("Summer > page 3", "- Flea market", ""),
+        ("Summer > Cancelled [1]", "- Flea market", ""),
+        ("Summer > Cancelled", "These:\n- Flea market", ""),
+    ],
+)
+def test_what_nothing_leads_in_is_quoted_below_its_heading(title: str, text: str, section: str) -> None:
+    text = f"| What | When |\n|---|---|\n{text}" if text.startswith("|") else text
+    assert quotable(text)[-1].section(title) == section
+
+
 def test_what_a_heading_denies_is_quoted_below_it(encoder: Encoder) -> None:
     rows = "| Cost | Note |\n|---|---|\n| Ferry | any |"
     passages = [("Travel > Not reimbursed", "- Taxis.\n- Fines."), ("Travel > Reimbursed", "- Trains.\n- Hotels."), ("Travel > Exclusions", rows)]
     found = {unit.own: unit for unit in quoting.shortlist("are taxis reimbursed?", passages, encoder.encode, 9)}
     assert found["- Taxis."].quoted == "Not reimbursed:\n- Taxis. [1]"
-    assert found["- Trains."].quoted == "- Trains. [2]"
+    assert found["- Trains."].quoted == "Reimbursed:\n- Trains. [2]"
     assert found["| Ferry | any |"].quoted == "Exclusions:\n| Cost | Note |\n| Ferry | any | [3]"
     assert found["- Taxis."].text == "- Taxis."
     # Sentences say themselves whether they deny.
@@ -239,7 +283,7 @@ def test_a_long_list_of_steps_is_read_in_parts_and_quoted_to_its_end(product: Ti
     assert best.text == unit.text and best.judged is not None and product.judge is not None
     # What the judge cannot read to its end it does not hold to answer.
     assert best.judged > product.judge.scores([(question, f"Making a claim: {unit.text}")])[0] + 1
-    short = Extract(1, "It arrives in 4 days.")
+    short = Extract(1, "Cards arrive in 4 days.")
     for most in (256, 20):
         limited = domain.model_copy(update={"generation": domain.generation.model_copy(update={"max_tokens": most})})
         with product.manager.lease(product.manager._names.target("nano")) as nano:
@@ -321,8 +365,8 @@ def test_units_that_say_the_same(one: str, other: str, alike: bool) -> None:
 
 def test_the_shortlist_says_nothing_twice(encoder: Encoder) -> None:
     said = "A replacement card costs $5."
-    found = quoting.shortlist("what does a new card cost", [("Fees", said), ("Cards", said + " It arrives in 4 days.")], encoder.encode)
-    assert sorted(extract.text for extract in found) == [said, "It arrives in 4 days."]
+    found = quoting.shortlist("what does a new card cost", [("Fees", said), ("Cards", said + " Cards arrive in 4 days.")], encoder.encode)
+    assert sorted(extract.text for extract in found) == [said, "Cards arrive in 4 days."]
 
 
 def test_of_several_questions_each_has_its_nearest(encoder: Encoder) -> None:

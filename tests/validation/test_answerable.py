@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -50,6 +51,18 @@ def test_only_words_that_the_passages_lack_are_looked_up(encoder: Encoder) -> No
 
     doubt("can I pay in bitcoin", [PAYING], unknown, encoder.remembering())
     assert asked == [["bitcoin"]]
+
+
+def test_what_tells_of_another_is_no_answer(encoder: Encoder) -> None:
+    def asked(question: str, *texts: str) -> Doubt:
+        return doubt(question, [replace(PAYING, title="", text=text) for text in texts], lambda _: (), encoder.remembering())
+
+    another = asked("What does the Urban 400 cost?", "The Urban 300 costs 499 euros.")
+    assert another.declines and not another.sure
+    assert another.reason == "the documents say nothing of '400'"
+    assert not asked("What does the Urban 300 cost?", "The Urban 300 costs 499 euros.").declines
+    # Another passage tells of it.
+    assert asked("What does the Urban 400 cost?", "The Urban 300 costs 499 euros.", "So does the Urban 400.").another == ()
 
 
 def test_no_passages_are_no_answer(encoder: Encoder) -> None:

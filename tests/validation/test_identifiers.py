@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mdsa_local.validation.identifiers import Names, named
+from mdsa_local.validation.identifiers import Names, another, has, named, telling
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,50 @@ def test_a_text_has_a_name_letter_by_letter() -> None:
     )
     both = Names(("max_body", "max_age"), False)
     assert both.within("max_age is as max_body") and not both.within("max_age is short")
+
+
+@pytest.mark.parametrize(
+    ("question", "codes"),
+    [
+        ("Who teaches 7a at 8:00?", {"7a", "8:00"}),
+        ("What did water cost in 2022?", {"2022"}),
+        ("When does the last bus of line 5 leave, and N5?", {"5", "n5"}),
+        ("What changed in version 3.2.0?", {"3.2.0"}),
+        ("Can I carry over 5 days, or 20%, or $50, or 3 items?", set()),
+        ("Is room 12-14 open from 3 to 4?", set()),
+    ],
+)
+def test_what_tells_one_of_several_from_the_others(question: str, codes: set[str]) -> None:
+    assert telling(question) == codes
+
+
+def test_a_code_is_a_word_of_its_own() -> None:
+    assert has("| 8:00-8:45 | 7A |", "8:00") and has("| 8:00-8:45 | 7A |", "7a") and has("5 | 23:40", "5")
+    assert not any(has(text, "5") for text in ("N5", "5.5", "$5", "5 %".replace(" ", ""), "15", "5:30"))
+
+
+@pytest.mark.parametrize(
+    ("question", "text", "codes"),
+    [
+        ("How much is the Urban 400?", "Bikes > Urban 300: 499", ["400"]),
+        ("Who teaches 7c?", "Class: 7b; Teacher: X", ["7c"]),
+        ("Where does the N6 go?", "N5 goes to the zoo", ["n6"]),
+        ("What did water cost in 2024?", "2023: 3.40", ["2024"]),
+        ("May class 10 leave?", "Classes 9 may leave.", ["10"]),
+        ("Who teaches 7c?", "7b | Mr X | Tuesday 10:45-11:30", ["7c"]),
+        ("What is the code on the 3rd floor?", "The code on the 4th floor is 8842.", ["3rd"]),
+        ("Are you open on the 3rd May?", "We close on the 4th May.", []),
+        # The same, many at once, amounts and times.
+        ("Who teaches 7b?", "Class: 7b; Teacher: X", []),
+        ("May class 6 leave?", "Classes 5 to 8 may not leave.", []),
+        ("Is 2024 covered?", "From 2020 on it is.", []),
+        ("May children under 12 come?", "Children under 14 may.", []),
+        ("Does it take 3 days?", "It takes 5 days.", []),
+        ("Does the bag hold 3 litres?", "The bag holds 5 litres.", []),
+        ("Is delivery 3 euros?", "Delivery 5 euros", []),
+        ("Are you open at 8:00?", "7:00 to 21:00", []),
+        ("Does it need Python 3.12.1?", "It needs Python 3.9.0.", []),
+    ],
+)
+def test_what_tells_of_another_than_was_asked_of(question: str, text: str, codes: list[str]) -> None:
+    assert another(question, text) == codes
