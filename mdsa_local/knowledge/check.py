@@ -45,7 +45,8 @@ def check(knowledge_base: KnowledgeBase, *, repair: bool = False, even_all: bool
     """
     try:
         documents = knowledge_base.documents()
-        fits = knowledge_base.fits()
+        # Whose vectors they are cannot be told where words stand in for the encoder.
+        fits = bool(knowledge_base.missing) or knowledge_base.fits()
         knowledge_base.read_all()
     except StorageError as error:
         problem = Problem("damaged", "", f"{error} {error.hint}")

@@ -70,7 +70,8 @@ class DualRAG:
     the shared knowledge base throughout.
 
     Methods raise :class:`StorageError` when the disk fails, and in a process forked after LanceDB had been used; :class:`ConfigError` when a table
-    holds another encoder's vectors, :class:`InputError` for a domain that is no name; searches :class:`ModelError` when the reranker cannot be used.
+    holds another encoder's vectors, :class:`InputError` for a domain that is no name; searches :class:`ModelError` when the reranker cannot be used,
+    and whatever embeds text, which then stores nothing, where words stand in for the encoder.
     """
 
     def __init__(
