@@ -73,8 +73,13 @@ def stamp(settings: Settings) -> Path:
     return place.stamp(place.located(settings.knowledge_place), settings.home)
 
 
+def _keeps_stamp(settings: Settings) -> bool:
+    """Whether there is a stamp to be read and written: none outlives what is only in memory."""
+    return place.lasts(place.located(settings.knowledge_place))
+
+
 def pending(settings: Settings, fingerprint: str) -> bool:
-    """Whether :func:`sync` has something to do. Costs a few milliseconds."""
+    """Whether :func:`sync` has something to do; always where the place is in memory. Costs a few milliseconds."""
     return _stamped(settings)[1] != state(settings, fingerprint)
 
 
@@ -143,6 +148,8 @@ def _version(source: str, path: Path) -> str:
 
 def _stamped(settings: Settings) -> tuple[str, str]:
     """``(fingerprint, state)`` in the stamp, empty where it has none."""
+    if not _keeps_stamp(settings):
+        return "", ""
     path = stamp(settings)
     try:
         fingerprint, _, digest = (path.read_text(encoding="utf-8") if path.is_file() else "").partition("\n")
@@ -153,7 +160,7 @@ def _stamped(settings: Settings) -> tuple[str, str]:
 
 def _write_stamp(settings: Settings, fingerprint: str, digest: str) -> None:
     # A home that is read-only needs no writing when nothing has changed.
-    if _stamped(settings) == (fingerprint, digest):
+    if not _keeps_stamp(settings) or _stamped(settings) == (fingerprint, digest):
         return
     try:
         settings.writable(stamp(settings).parent)

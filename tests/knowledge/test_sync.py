@@ -67,6 +67,16 @@ def test_another_encoder_means_work_to_do(garden: Path, encoder: Encoder, tmp_pa
     assert sync.pending(settings, "another fingerprint")
 
 
+def test_what_is_only_in_memory_is_ingested_by_every_program(garden: Path, encoder: Encoder, tmp_path: Path) -> None:
+    settings = Settings.load({}, home=tmp_path, knowledge_uri="memory://")
+    for _ in range(2):
+        with DualRAG(settings.knowledge_place, encoder) as rag:
+            assert sync.pending(settings, encoder.fingerprint) and not sync.settled(settings)
+            ((_, report),) = sync.sync(rag, settings, encoder.fingerprint)
+            assert report.added == ("roses.md",)
+    assert not sync.stamp(settings).exists()
+
+
 def test_the_shared_folder_and_unnamed_folders(garden: Path, tmp_path: Path) -> None:
     (garden.parent / "_global" / "knowledge").mkdir(parents=True)
     (garden.parent / "stray" / "knowledge").mkdir(parents=True)
