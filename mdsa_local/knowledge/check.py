@@ -87,7 +87,7 @@ def _damaged(knowledge_base: KnowledgeBase, problem: Problem) -> Problem:
     except StorageError as error:
         return replace(problem, what=f"{problem.what} It could not be repaired: {error}")
     if repaired:
-        forget(knowledge_base.database.folder)
+        forget(knowledge_base.database.folder, knowledge_base.database.home)
     return replace(problem, repaired=repaired)
 
 

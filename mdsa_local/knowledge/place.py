@@ -57,7 +57,7 @@ def stamp(place: Path | str, home: Path | None = None) -> Path:
     return own_folder(place, home) / "synced"
 
 
-def forget(place: Path | str) -> None:
+def forget(place: Path | str, home: Path | None = None) -> None:
     """Let the next question bring the documents in step again."""
     with suppress(FileNotFoundError):
-        stamp(place).unlink()
+        stamp(place, home).unlink()
