@@ -80,12 +80,12 @@ def _keeps_stamp(settings: Settings) -> bool:
 
 def pending(settings: Settings, fingerprint: str) -> bool:
     """Whether :func:`sync` has something to do; always where the place is in memory. Costs a few milliseconds."""
-    return _stamped(settings)[1] != state(settings, fingerprint)
+    return stamped(settings)[1] != state(settings, fingerprint)
 
 
 def settled(settings: Settings) -> bool:
     """Whether the documents are those last ingested, by whatever encoder: to be known without loading it. Costs as much as :func:`pending`."""
-    fingerprint, digest = _stamped(settings)
+    fingerprint, digest = stamped(settings)
     return bool(digest) and digest == state(settings, fingerprint)
 
 
@@ -112,7 +112,7 @@ def _one_at_a_time(settings: Settings) -> Iterator[None]:
 
 def _synced(rag: DualRAG, settings: Settings, fingerprint: str, progress: Callable[[str, int, int], None] | None) -> list[tuple[str, Report]]:
     before = state(settings, fingerprint)
-    if _stamped(settings)[0] != fingerprint:
+    if stamped(settings)[0] != fingerprint:
         _embed_again(rag)
 
     def tell(step: Step) -> None:
@@ -146,8 +146,8 @@ def _version(source: str, path: Path) -> str:
         return f"error {error.errno}"
 
 
-def _stamped(settings: Settings) -> tuple[str, str]:
-    """``(fingerprint, state)`` in the stamp, empty where it has none."""
+def stamped(settings: Settings) -> tuple[str, str]:
+    """``(fingerprint, state)`` in the :func:`stamp`, empty where it has none, as after a restore."""
     if not _keeps_stamp(settings):
         return "", ""
     path = stamp(settings)
@@ -160,7 +160,7 @@ def _stamped(settings: Settings) -> tuple[str, str]:
 
 def _write_stamp(settings: Settings, fingerprint: str, digest: str) -> None:
     # A home that is read-only needs no writing when nothing has changed.
-    if not _keeps_stamp(settings) or _stamped(settings) == (fingerprint, digest):
+    if not _keeps_stamp(settings) or stamped(settings) == (fingerprint, digest):
         return
     try:
         settings.writable(stamp(settings).parent)
