@@ -331,7 +331,7 @@ def knowledge(settings: Settings) -> Iterator[Finding]:
         return
     if isinstance(place, Path) and not os.access(place, os.W_OK):
         yield Finding("knowledge", "problem", f"{place} cannot be written", "Fix its permissions.")
-    rag = DualRAG(place, Encoder.load(settings=settings), storage_options=settings.storage_options)
+    rag = DualRAG(place, Encoder.load(settings=settings), storage_options=settings.storage_options, home=settings.home)
     for domain in (None, *rag.domains()):
         documents = rag.list_documents(domain)
         chunks = sum(document.n_chunks for document in documents)

@@ -102,6 +102,7 @@ class Parts:
             storage_options=settings.storage_options,
             reranker=settings.reranker_place,
             threads=settings.threads,
+            home=settings.home,
         )
 
     @property

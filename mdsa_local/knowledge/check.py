@@ -45,7 +45,8 @@ def check(knowledge_base: KnowledgeBase, *, repair: bool = False, even_all: bool
     """
     try:
         documents = knowledge_base.documents()
-        fits = knowledge_base.fits()
+        # Whose vectors they are cannot be told where words stand in for the encoder.
+        fits = bool(knowledge_base.missing) or knowledge_base.fits()
         knowledge_base.read_all()
     except StorageError as error:
         problem = Problem("damaged", "", f"{error} {error.hint}")
@@ -86,7 +87,7 @@ def _damaged(knowledge_base: KnowledgeBase, problem: Problem) -> Problem:
     except StorageError as error:
         return replace(problem, what=f"{problem.what} It could not be repaired: {error}")
     if repaired:
-        forget(knowledge_base.database.folder)
+        forget(knowledge_base.database.folder, knowledge_base.database.home)
     return replace(problem, repaired=repaired)
 
 

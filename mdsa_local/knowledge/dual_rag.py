@@ -66,11 +66,12 @@ class DualRAG:
     ``persist_directory`` is a folder or any URI that LanceDB takes, such as ``s3://bucket/prefix``, with LanceDB's ``storage_options`` for it;
     None is the configured place. ``embedder`` None is the shipped encoder, looked up on first use.
     ``reranker`` is where a cross-encoder lies that orders what was found anew, see :mod:`mdsa_local.knowledge.rerank`; the first search opens it,
-    on ``threads`` of the CPU where it is a GGUF, 0 for one per core. None is none, or the configured one at the configured place. ``domain`` None is
-    the shared knowledge base throughout.
+    on ``threads`` of the CPU where it is a GGUF, 0 for one per core. None is none, or the configured one at the configured place. ``home`` is
+    where this machine keeps its locks of a URI, None for ``$MDSA_HOME``. ``domain`` None is the shared knowledge base throughout.
 
     Methods raise :class:`StorageError` when the disk fails, and in a process forked after LanceDB had been used; :class:`ConfigError` when a table
-    holds another encoder's vectors, :class:`InputError` for a domain that is no name; searches :class:`ModelError` when the reranker cannot be used.
+    holds another encoder's vectors, :class:`InputError` for a domain that is no name; searches :class:`ModelError` when the reranker cannot be used,
+    and whatever embeds text, which then stores nothing, where words stand in for the encoder.
     """
 
     def __init__(
@@ -81,13 +82,14 @@ class DualRAG:
         storage_options: Mapping[str, str] | None = None,
         reranker: str | Path | None = None,
         threads: int = 0,
+        home: str | Path | None = None,
     ) -> None:
         if not persist_directory:
             settings = Settings.load()
-            reranker, threads = reranker or settings.reranker_place, threads or settings.threads
+            reranker, threads, home = reranker or settings.reranker_place, threads or settings.threads, home or settings.home
             persist_directory, storage_options = settings.knowledge_place, {**settings.storage_options, **(storage_options or {})}
         self._storage_options = storage_options
-        self._database = connect(persist_directory, storage_options)
+        self._database = connect(persist_directory, storage_options, user_path(home) if home else None)
         self._given_embedder = embedder
         self._shared = global_collection_name
         self._reranker_at, self._threads = reranker or None, threads
@@ -310,7 +312,7 @@ class DualRAG:
         chosen = None if domains is None else tuple(domains)
         done = transfer.restore(user_path(path, InputError), self._knowledge_base, chosen, replace=replace, heard=heard)
         # What came back may be older than the documents in the domains' folders.
-        forget(self._database.folder)
+        forget(self._database.folder, self._database.home)
         return done
 
     def domains(self) -> tuple[str, ...]:
@@ -374,7 +376,7 @@ class DualRAG:
             opened, self._opened_reranker = self._opened_reranker, None
             knowledge_bases, self._knowledge_bases = list(self._knowledge_bases.values()), {}
             # Whoever is at work has the one before.
-            self._database = connect(self._database.folder, self._storage_options)
+            self._database = connect(self._database.folder, self._storage_options, self._database.home)
         if opened is not None:
             opened.close()
         for knowledge_base in knowledge_bases:

@@ -39,6 +39,9 @@ class Following:
         # What the documents looked like when they were ingested, None before; and when to look again.
         self._glance: Any = None
         self._look_at = 0.0
+        # The stamp as it was then, and those of others after which it was done again.
+        self._stamp = ("", "")
+        self._answered: set[tuple[str, str]] = set()
         # Domains, each with the folder it was read from, that were looked at for documents that are not followed.
         self._looked_at: set[tuple[str, Path]] = set()
 
@@ -48,8 +51,8 @@ class Following:
             return self._prepare(progress)
 
     def follow(self) -> None:
-        """Before a question: do it where documents have changed. The first time all wait for it; later others go on with what is there, and what
-        cannot be done is told and tried again."""
+        """Before a question: do it where documents, or what is stored of them, have changed. The first time all wait for it; later others go on with
+        what is there, and what cannot be done is told and tried again."""
         if not self._due() or not self._lock.acquire(blocking=self._glance is None):
             return
         try:
@@ -89,7 +92,7 @@ class Following:
             self._prepare()
             return
         began = time.monotonic()
-        if self._glance == sync.glance(self._settings):
+        if self._glance == sync.glance(self._settings) and not self._overtaken():
             # Of many documents, or of slow ones, this is no small part of a question.
             self._look_at = time.monotonic() + max(AGAIN_S, SHARE * (time.monotonic() - began))
             return
@@ -97,6 +100,18 @@ class Following:
             self._prepare()
         except MDSAError as error:
             self._told(error)
+
+    def _overtaken(self) -> bool:
+        """Whether the knowledge bases are not as they were left: restored, or brought in step with other documents by another program. The same
+        documents count once: two such programs would undo each other's work for ever. What was embedded by another encoder does not count."""
+        from mdsa_local.knowledge import sync
+
+        stamp = sync.stamped(self._settings)
+        if stamp == self._stamp or stamp in self._answered or stamp[0] not in ("", self._fingerprint()):
+            return False
+        if any(stamp):
+            self._answered.add(stamp)
+        return True
 
     def _prepare(self, progress: Callable[[str, int, int], None] | None = None) -> list[tuple[str, Report]]:
         from mdsa_local.knowledge import sync
@@ -113,12 +128,13 @@ class Following:
             self._told(error)
             return done
         self._glance, self._look_at = glance, time.monotonic() + AGAIN_S
+        self._stamp = sync.stamped(self._settings)
         return done
 
     def _told(self, error: MDSAError) -> None:
         """Go on with what was ingested before, for a while."""
         logger.warning("knowledge bases could not be brought up to date: %s. %s", error, error.hint)
-        self._glance, self._look_at = self._glance or NEVER, time.monotonic() + AFTER_FAILURE_S
+        self._glance, self._look_at = NEVER, time.monotonic() + AFTER_FAILURE_S
 
 
 def _any_in(folder: Path) -> bool:

@@ -92,12 +92,12 @@ class Database:
     """LanceDB tables in a folder or at a URI. Nothing is imported, made or opened before it is needed; methods raise :class:`StorageError`, and all
     of them in a process forked after LanceDB had been used, see :mod:`forked`.
 
-    ``folder`` is a path, or the URI of a place elsewhere. Tables are lancedb's ``AsyncTable``: its synchronous one needs twice the time for a
-    search, and one search after the other.
+    ``folder`` is a path, or the URI of a place elsewhere, whose locks are in ``home``; see :func:`own_folder`. Tables are lancedb's
+    ``AsyncTable``: its synchronous one needs twice the time for a search, and one search after the other.
     """
 
-    def __init__(self, folder: Path | str, storage_options: Mapping[str, str] | None = None) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path | str, storage_options: Mapping[str, str] | None = None, home: Path | None = None) -> None:
+        self.folder, self.home = folder, home
         self._options = dict(storage_options or {})
         self._lock = threading.Lock()
         self._connection: Any = None
@@ -223,7 +223,7 @@ class Database:
     def writing(self, name: str) -> Iterator[None]:
         """Be the only writer of table ``name``, among the threads and processes of this machine."""
         refuse_forked()
-        folder = own_folder(self.folder)
+        folder = own_folder(self.folder, self.home)
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             file = (folder / f"{name}.lock").open("ab")
@@ -258,9 +258,10 @@ class Database:
             return self._connection
 
 
-def connect(place: Path | str, storage_options: Mapping[str, str] | None = None) -> Database:
-    """The tables in a folder or at a URI; ``storage_options`` are LanceDB's for that URI. Raises :class:`ConfigError` for a URI it cannot use."""
-    return Database(located(place), storage_options)
+def connect(place: Path | str, storage_options: Mapping[str, str] | None = None, home: Path | None = None) -> Database:
+    """The tables in a folder or at a URI; ``storage_options`` are LanceDB's for that URI, and its locks are in ``home``, None for the default one.
+    Raises :class:`ConfigError` for a URI it cannot use."""
+    return Database(located(place), storage_options, home)
 
 
 @contextmanager

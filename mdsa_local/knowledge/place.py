@@ -37,6 +37,11 @@ def located(given: str | Path) -> Path | str:
     return text.rstrip("/") if parts.netloc else text
 
 
+def lasts(place: Path | str) -> bool:
+    """Whether what is stored there is found by whoever opens it next; what is only in memory is not."""
+    return isinstance(place, Path) or urlsplit(place).scheme != "memory"
+
+
 def own_folder(place: Path | str, home: Path | None = None) -> Path:
     """Where this machine keeps its locks, and what it has ingested: the folder itself, or one in the home (None: the default one) for a URI.
 
@@ -52,7 +57,7 @@ def stamp(place: Path | str, home: Path | None = None) -> Path:
     return own_folder(place, home) / "synced"
 
 
-def forget(place: Path | str) -> None:
+def forget(place: Path | str, home: Path | None = None) -> None:
     """Let the next question bring the documents in step again."""
     with suppress(FileNotFoundError):
-        stamp(place).unlink()
+        stamp(place, home).unlink()

@@ -41,6 +41,7 @@ NAMED_CANDIDATES = 1000
 
 COLUMNS = ["id", "source", "title", "text", "start", "end", "metadata"]
 FINGERPRINT = b"mdsa.embedder"
+MEND = "Put that right first; see `mdsa doctor`."
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +267,12 @@ class Readable(Tidied):
         with storage_errors(self.database.folder, self.name):
             return await searching.fetch(at, rows, COLUMNS)
 
+    @property
+    def missing(self) -> str:
+        """Why the encoder is not there where words stand in for it; empty when it is."""
+        reason: str = getattr(self.embedder, "reason", "")
+        return reason
+
     def fits(self) -> bool:
         """Whether the vectors are this encoder's; True for an empty knowledge base."""
         table = self.opened()
@@ -283,6 +290,8 @@ class Readable(Tidied):
             raise self._foreign()
 
     def _foreign(self) -> ConfigError:
+        if reason := self.missing:
+            return ConfigError(f"knowledge base {self.label!r} can be searched by words alone: {reason}", MEND)
         return ConfigError(
             f"knowledge base {self.label!r} was made with another encoder",
             "Run `mdsa kb optimize` to embed its text again, or set MDSA_ENCODER to the encoder it was made with.",

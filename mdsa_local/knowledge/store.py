@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mdsa_local.errors import StorageError
+from mdsa_local.errors import ModelError, StorageError
 from mdsa_local.knowledge.ahead import ahead
 from mdsa_local.knowledge.chunking import Chunk
 from mdsa_local.knowledge.copied import matrix
 from mdsa_local.knowledge.lance import next_of
-from mdsa_local.knowledge.reading import FINGERPRINT, Readable, among
+from mdsa_local.knowledge.reading import FINGERPRINT, MEND, Readable, among
 from mdsa_local.knowledge.thrift import little_memory
 from mdsa_local.knowledge.together import search_all
 from mdsa_local.knowledge.wording import searchable
@@ -50,7 +50,8 @@ class KnowledgeBase(Readable):
     """The table ``name`` of a database, for the vectors of one embedder. Made by the first :meth:`add`; until then it is empty.
 
     ``label`` is what passages call it (default: the name). Threads may share it; processes may share its folder. Methods raise
-    :class:`StorageError` when the disk fails, and :class:`ConfigError` when the table holds another encoder's vectors.
+    :class:`StorageError` when the disk fails, and :class:`ConfigError` when the table holds another encoder's vectors; those that embed text
+    :class:`ModelError`, and store nothing, where words stand in for the encoder.
     """
 
     def search(self, vector: NDArray[np.float32], text: str, k: int) -> list[Passage]:
@@ -105,6 +106,7 @@ class KnowledgeBase(Readable):
     ) -> dict[str, str]:
         """Store rows in one commit, in place of those of the same ids and of the others of ``documents`` that meet the ``condition``. Returns as
         :meth:`add`."""
+        self._refuse_stand_in()
         vectors = self._embed([(chunk.title, chunk.text) for _, _, chunk in rows])
         # One commit after the other of an ingestion left 100 MB scattered over glibc's heaps.
         with self.database.writing(self.name), little_memory() if len(rows) >= EMBED_BATCH else nullcontext():
@@ -183,6 +185,7 @@ class KnowledgeBase(Readable):
             self._run(table.checkout_latest())
             if self._fits(self._run(table.schema())):
                 return False
+            self._refuse_stand_in()
             version, total = self._run(table.version()), self._run(table.count_rows())
             with self._whole(table):
                 self._table = self.database.overwrite(self.name, self._again(table, total, heard), self._schema())
@@ -214,6 +217,7 @@ class KnowledgeBase(Readable):
         """Put rows as :meth:`dump` gives them in place of all there are, in one commit; those without vectors are embedded."""
         import pyarrow as pa
 
+        self._refuse_stand_in()
         schema = self._schema()
 
         def batches() -> Iterator[pa.RecordBatch]:
@@ -262,6 +266,11 @@ class KnowledgeBase(Readable):
             done += len(vectors)
             if heard:
                 heard(done, total)
+
+    def _refuse_stand_in(self) -> None:
+        """Once the encoder is back, what words made in its place would be another encoder's."""
+        if reason := self.missing:
+            raise ModelError(f"nothing was stored in knowledge base {self.label!r}, as nothing can be embedded: {reason}", MEND)
 
     def _embed(self, texts: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
         import numpy as np

@@ -73,14 +73,19 @@ def stamp(settings: Settings) -> Path:
     return place.stamp(place.located(settings.knowledge_place), settings.home)
 
 
+def _keeps_stamp(settings: Settings) -> bool:
+    """Whether there is a stamp to be read and written: none outlives what is only in memory."""
+    return place.lasts(place.located(settings.knowledge_place))
+
+
 def pending(settings: Settings, fingerprint: str) -> bool:
-    """Whether :func:`sync` has something to do. Costs a few milliseconds."""
-    return _stamped(settings)[1] != state(settings, fingerprint)
+    """Whether :func:`sync` has something to do; always where the place is in memory. Costs a few milliseconds."""
+    return stamped(settings)[1] != state(settings, fingerprint)
 
 
 def settled(settings: Settings) -> bool:
     """Whether the documents are those last ingested, by whatever encoder: to be known without loading it. Costs as much as :func:`pending`."""
-    fingerprint, digest = _stamped(settings)
+    fingerprint, digest = stamped(settings)
     return bool(digest) and digest == state(settings, fingerprint)
 
 
@@ -107,7 +112,7 @@ def _one_at_a_time(settings: Settings) -> Iterator[None]:
 
 def _synced(rag: DualRAG, settings: Settings, fingerprint: str, progress: Callable[[str, int, int], None] | None) -> list[tuple[str, Report]]:
     before = state(settings, fingerprint)
-    if _stamped(settings)[0] != fingerprint:
+    if stamped(settings)[0] != fingerprint:
         _embed_again(rag)
 
     def tell(step: Step) -> None:
@@ -141,8 +146,10 @@ def _version(source: str, path: Path) -> str:
         return f"error {error.errno}"
 
 
-def _stamped(settings: Settings) -> tuple[str, str]:
-    """``(fingerprint, state)`` in the stamp, empty where it has none."""
+def stamped(settings: Settings) -> tuple[str, str]:
+    """``(fingerprint, state)`` in the :func:`stamp`, empty where it has none, as after a restore."""
+    if not _keeps_stamp(settings):
+        return "", ""
     path = stamp(settings)
     try:
         fingerprint, _, digest = (path.read_text(encoding="utf-8") if path.is_file() else "").partition("\n")
@@ -153,7 +160,7 @@ def _stamped(settings: Settings) -> tuple[str, str]:
 
 def _write_stamp(settings: Settings, fingerprint: str, digest: str) -> None:
     # A home that is read-only needs no writing when nothing has changed.
-    if _stamped(settings) == (fingerprint, digest):
+    if not _keeps_stamp(settings) or stamped(settings) == (fingerprint, digest):
         return
     try:
         settings.writable(stamp(settings).parent)

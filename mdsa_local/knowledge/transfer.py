@@ -40,7 +40,7 @@ def export(path: Path, bases: Sequence[tuple[str | None, KnowledgeBase]], heard:
         for domain, base in bases:
             with ExitStack() as stack:
                 # Where this machine cannot write, none of its processes does.
-                if base.opened() is not None and os.access(own_folder(base.database.folder), os.W_OK):
+                if base.opened() is not None and os.access(own_folder(base.database.folder, base.database.home), os.W_OK):
                     stack.enter_context(base.database.writing(base.name))
                 if dumped := base.dump():
                     fingerprint, width, parts = dumped

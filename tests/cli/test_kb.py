@@ -50,6 +50,19 @@ def test_when_nothing_could_be_added_json_is_the_error(home: Path, capsys: pytes
     assert (code, out, "a.png" in err) == (2, "", True)
 
 
+def test_without_the_encoder_nothing_is_added_or_embedded_again(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "notes.md").write_text("The shed key hangs behind the door.\n")
+    monkeypatch.setenv("MDSA_ENCODER", "nowhere")
+    for command in (["add", str(home / "notes.md"), "--json"], ["sync", "--json"]):
+        code, out, _ = inside(capsys, "kb", *command)
+        error = json.loads(out)["error"]
+        assert (code, error["code"]) == (5, "model") and "nothing was stored" in error["message"] and "'nowhere'" in error["message"]
+    monkeypatch.delenv("MDSA_ENCODER")
+    assert inside(capsys, "kb", "add", str(home / "notes.md"))[0] == 0
+
+
 def test_a_file_that_may_not_be_read_is_one_of_permissions(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path) -> str:
         raise PermissionError(13, "Permission denied")

@@ -21,7 +21,7 @@ from mdsa_local.knowledge.check import Problem
 from mdsa_local.knowledge.chunking import Chunk
 from mdsa_local.knowledge.dual_rag import DualRAG
 from mdsa_local.knowledge.lance import OvertakenError
-from mdsa_local.knowledge.place import located, own_folder
+from mdsa_local.knowledge.place import located, own_folder, stamp
 from mdsa_local.knowledge.store import Entry
 from mdsa_local.knowledge.upkeep import Tidied
 from mdsa_local.settings import Settings
@@ -58,6 +58,21 @@ def test_what_a_place_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert own_folder(tmp_path) == tmp_path
     assert own_folder("s3://a/b", tmp_path).is_relative_to(tmp_path)
     assert own_folder("s3://a/b", tmp_path) != own_folder("s3://a/c", tmp_path)
+
+
+def test_what_this_machine_keeps_of_a_place_elsewhere_is_in_the_home_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MDSA_HOME", str(tmp_path / "default"))
+    home = tmp_path / "home"
+    rag = DualRAG("memory://", ToyEmbedder(), home=home)
+    rag.add_global_documents([{"content": "Support is open all day."}])
+    rag.export(tmp_path / "backup")
+    synced = stamp("memory://", home)
+    synced.write_text("in step")
+    rag.restore(tmp_path / "backup", replace=True)
+    assert not synced.exists(), "the documents in the domains' folders may be newer"
+    rag.close()
+    rag.add_global_documents([{"content": "Support is open all day."}])
+    assert (own_folder("memory://", home) / "global.lock").exists() and not (tmp_path / "default").exists()
 
 
 def test_everything_works_elsewhere(uri: str, options: dict[str, str], tmp_path: Path) -> None:
@@ -166,7 +181,7 @@ def test_what_another_machine_adds_while_the_table_is_embedded_again_stays(
     new = DualRAG(uri, ToyEmbedder("new"), storage_options=options)
     # Another machine's locks are its own.
     homes = count()
-    monkeypatch.setattr("mdsa_local.knowledge.lance.own_folder", lambda place: own_folder(f"{place}{next(homes)}"))
+    monkeypatch.setattr("mdsa_local.knowledge.lance.own_folder", lambda place, home: own_folder(f"{place}{next(homes)}", home))
 
     def meanwhile(done: int, total: int) -> None:
         old.add_global_documents([{"content": "late", "metadata": {"id": "late"}}, {"content": "text changed", "metadata": {"id": "1"}}])

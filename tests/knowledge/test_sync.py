@@ -21,6 +21,8 @@ from mdsa_local.orchestrator import TinyBERTOrchestrator
 from mdsa_local.routing.encoder import Encoder
 from mdsa_local.settings import Settings, shipped
 
+from .toy_embedder import ToyEmbedder
+
 
 @pytest.fixture
 def garden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
@@ -65,6 +67,16 @@ def test_another_encoder_means_work_to_do(garden: Path, encoder: Encoder, tmp_pa
     settings = Settings.load({}, home=tmp_path)
     sync.sync(DualRAG(settings.knowledge_dir, encoder), settings, encoder.fingerprint)
     assert sync.pending(settings, "another fingerprint")
+
+
+def test_what_is_only_in_memory_is_ingested_by_every_program(garden: Path, encoder: Encoder, tmp_path: Path) -> None:
+    settings = Settings.load({}, home=tmp_path, knowledge_uri="memory://")
+    for _ in range(2):
+        with DualRAG(settings.knowledge_place, encoder) as rag:
+            assert sync.pending(settings, encoder.fingerprint) and not sync.settled(settings)
+            ((_, report),) = sync.sync(rag, settings, encoder.fingerprint)
+            assert report.added == ("roses.md",)
+    assert not sync.stamp(settings).exists()
 
 
 def test_the_shared_folder_and_unnamed_folders(garden: Path, tmp_path: Path) -> None:
@@ -341,6 +353,56 @@ def test_a_program_that_goes_on_follows_too(garden: Path, encoder: Encoder, tmp_
         assert (name, report.changed) == ("garden", ("roses.md",))
         assert front.prepare() == []
         assert "April" in front.ask("When are roses pruned?", domain="garden").response
+
+
+def test_a_program_that_goes_on_brings_in_step_what_was_restored(
+    garden: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "AGAIN_S", 0.0)
+    monkeypatch.setattr(following, "SHARE", 0)
+    settings, article = Settings.load({}, home=tmp_path), garden / "knowledge" / "roses.md"
+    with TinyBERTOrchestrator(settings=settings) as front:
+        assert "March" in front.ask("When are roses pruned?", domain="garden").response
+        front.knowledge.export(tmp_path / "backup")
+        article.write_text("# Roses\n\nRoses are pruned in late February.\n")
+        assert "February" in front.ask("When are roses pruned?", domain="garden").response
+        # By another program, say.
+        with DualRAG(settings.knowledge_dir, encoder) as rag:
+            rag.restore(tmp_path / "backup", replace=True)
+        assert "February" in front.ask("When are roses pruned?", domain="garden").response
+
+
+def test_two_programs_with_other_documents_bring_them_back_and_come_to_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "AGAIN_S", 0.0)
+    monkeypatch.setattr(following, "SHARE", 0)
+    for module in ("mdsa_local.settings", "mdsa_local.knowledge.sync"):
+        monkeypatch.setattr(f"{module}.shipped", lambda name: tmp_path / "shipped" / name)
+    for folder, name in (("shipped", "bank"), ("home", "garden")):
+        domain = tmp_path / folder / "domains" / name
+        (domain / "knowledge").mkdir(parents=True)
+        (domain / "domain.yaml").write_text("description: D\n")
+        (domain / "knowledge" / "a.md").write_text(f"This is about the {name}.")
+    synced, original = list[bool](), sync.sync
+
+    def counted(rag: DualRAG, settings: Settings, *rest: str) -> object:
+        synced.append(settings.shipped_domains)
+        return original(rag, settings, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sync, "sync", counted)
+    with DualRAG(tmp_path / "home" / "knowledge", ToyEmbedder()) as rag:
+        both, own = (
+            following.Following(Settings.load({}, home=tmp_path / "home", shipped_domains=wanted), lambda: rag, lambda: "toy")
+            for wanted in (True, False)
+        )
+        both.follow()
+        own.follow()
+        assert rag.list_documents("bank") == []
+        both.follow()
+        assert [known.document for known in rag.list_documents("bank")] == ["a.md"]
+        for _ in range(5):
+            own.follow()
+            both.follow()
+        assert synced == [True, False, True, False]
 
 
 def test_questions_do_not_wait_for_what_another_follows(garden: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

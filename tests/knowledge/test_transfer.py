@@ -20,10 +20,11 @@ from typing import Any
 import psutil
 import pytest
 
-from mdsa_local.errors import InputError, StorageError, UnknownNameError
+from mdsa_local.errors import ConfigError, InputError, ModelError, StorageError, UnknownNameError
 from mdsa_local.knowledge import archive, store
 from mdsa_local.knowledge.dual_rag import DualRAG
 from mdsa_local.knowledge.place import stamp
+from mdsa_local.routing.lexical import LexicalEncoder
 
 from .s3 import BUCKET, serving
 from .toy_embedder import ToyEmbedder
@@ -135,6 +136,28 @@ def test_an_encoder_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     # One knowledge base changed as a whole, the other not at all.
     assert after["finance"] == before["finance"] and after["medical"] == before["medical"]
     assert [row["text"] for row in after[None]] == [row["text"] for row in before[None]]
+
+
+def test_words_in_place_of_the_encoder_embed_nothing(tmp_path: Path) -> None:
+    rag = filled(tmp_path / "kb")
+    rag.export(tmp_path / "backup")
+    before = everything(rag)
+    lesser = DualRAG(tmp_path / "kb", LexicalEncoder("no encoder"))
+    embedding: list[Callable[[], object]] = [
+        lambda: lesser.add_local_documents("car", [{"content": "The oil is changed every 9000 km."}]),
+        lambda: lesser.add_local_documents("medical", [{"content": "A pulse of 60."}]),
+        lambda: lesser.optimize("finance"),
+        lambda: lesser.restore(tmp_path / "backup", replace=True),
+        lambda: DualRAG(tmp_path / "new", LexicalEncoder("no encoder")).restore(tmp_path / "backup"),
+    ]
+    for embed in embedding:
+        with pytest.raises(ModelError, match=r"nothing was stored .* no encoder"):
+            embed()
+    assert everything(rag) == before and not (tmp_path / "new" / "global.lance").exists()
+    assert [passage.id for passage in lesser.search("fever", None, "medical", 1)] == ["fever#0"]
+    assert lesser.check(repair=True) == []
+    with pytest.raises(ConfigError, match="by words alone: no encoder"):
+        lesser.query("fever", "medical")
 
 
 def test_nothing_is_overwritten_and_nothing_is_left_of_what_failed(tmp_path: Path) -> None:
