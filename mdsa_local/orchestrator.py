@@ -41,8 +41,9 @@ class TinyBERTOrchestrator(Parts):
     Args:
         intent_model_path: folder or name of the encoder; None for the setting ``encoder``.
         use_reasoning_threshold: routing confidence below which no domain is chosen; None for the setting.
-        settings: None to read them from ``$MDSA_HOME/config.yaml`` and the environment.
-        manager, knowledge, onnx: shared parts; made from the settings when None.
+        settings: None for those of ``manager``, without one to read them from ``$MDSA_HOME/config.yaml`` and the environment.
+        manager, knowledge, onnx: shared parts; made from the settings when None. The setting ``default_model`` holds with a shared ``manager`` too;
+            another encoder than that of ``onnx`` is a :class:`ConfigError`.
         domains: the domains to start with, each of its own name; else :class:`ConfigError`.
         watch: follow edits of the domains' folders: a new model is loaded and tried before it answers, and where it fails the domain goes on as
             it was; see :attr:`changes`.
@@ -63,7 +64,13 @@ class TinyBERTOrchestrator(Parts):
         checked(settings, manager, onnx, knowledge)
         changes = {"encoder": str(intent_model_path) if intent_model_path else None, "use_reasoning_threshold": use_reasoning_threshold}
         given = {key: value for key, value in changes.items() if value is not None}
-        super().__init__((settings or Settings.load()).changed(**given), manager, knowledge, domains, onnx)
+        settings = (settings or (manager.settings if manager else Settings.load())).changed(**given)
+        if intent_model_path and onnx and onnx.settings.encoder != settings.encoder:
+            raise ConfigError(
+                f"intent_model_path is {settings.encoder!r}, the encoder of onnx {onnx.settings.encoder!r}",
+                "Give one of the two, or make OnnxModels from settings with that encoder.",
+            )
+        super().__init__(settings, manager, knowledge, domains, onnx)
         self._own_manager = manager is None
         # Held while a domain comes or goes, which takes longer than a question may wait: the registry and the router then tell the same.
         self._changing = threading.Lock()
@@ -76,7 +83,8 @@ class TinyBERTOrchestrator(Parts):
     def _watched(self) -> DomainWatcher:
         from mdsa_local.domains.watching import DomainWatcher
 
-        return DomainWatcher(self.settings.domain_dirs, self.registry, self.manager, self.register_domain, self.unregister_domain)
+        settings = self.settings
+        return DomainWatcher(settings.domain_dirs, self.registry, self.manager, self.register_domain, self.unregister_domain, settings.default_model)
 
     @property
     def changes(self) -> list[Change]:

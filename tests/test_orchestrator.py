@@ -269,6 +269,26 @@ def test_a_domain_that_is_not_registered_can_be_asked(says: TinyBERTOrchestrator
     assert empty.ask("And a replacement card?", domain=other, history=["What does an overdraft cost?"]).model == "scripted://other"
 
 
+def test_with_a_shared_manager_each_has_its_own_default_model(product: TinyBERTOrchestrator, says: TinyBERTOrchestrator) -> None:
+    scripted.SAYS["other"] = "An overdraft costs $25. [1]"
+
+    def sharing(model: str) -> TinyBERTOrchestrator:
+        settings = says.settings.changed(default_model=model)
+        domains = [create_finance_domain()]
+        return TinyBERTOrchestrator(settings=settings, knowledge=says.knowledge, manager=says.manager, domains=domains, onnx=product._onnx)
+
+    assert sharing("scripted://other").ask("What does an overdraft cost?", domain="finance").model == "scripted://other"
+    with pytest.raises(ModelNotFoundError, match="domain 'finance': unknown model 'nope'"):
+        sharing("nope").ask("What does an overdraft cost?", domain="finance")
+    assert TinyBERTOrchestrator(manager=says.manager, domains=[]).settings == says.manager.settings
+
+
+def test_shared_models_have_one_encoder(product: TinyBERTOrchestrator) -> None:
+    with pytest.raises(ConfigError, match="intent_model_path is 'other', the encoder of onnx 'tinybert'"):
+        TinyBERTOrchestrator("other", settings=product.settings, onnx=product._onnx)
+    assert TinyBERTOrchestrator("tinybert", settings=product.settings, onnx=product._onnx, domains=[]).encoder is product.encoder
+
+
 def test_async_gives_the_same(product: TinyBERTOrchestrator) -> None:
     async def both() -> tuple[str, str]:
         whole = await product.aask("What does an overdraft cost?", domain="finance")
