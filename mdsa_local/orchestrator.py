@@ -21,7 +21,7 @@ from mdsa_local.parts import Parts, checked
 from mdsa_local.runtime.manager import ModelManager
 from mdsa_local.settings import Settings
 from mdsa_local.stoppable import Leash, Stoppable, StoppedError
-from mdsa_local.types import Answer, Completed, Event, Query, Verdict
+from mdsa_local.types import Answer, Completed, Event, Query, Verdict, plain
 from mdsa_local.validation import rules
 
 if TYPE_CHECKING:
@@ -229,13 +229,14 @@ class TinyBERTOrchestrator(Parts):
         another name of ``message``."""
         try:
             if message and query and message != query:
+                self._outcomes.count("error")
                 raise InputError("message and query are both given, and differ", "They mean the same: give one of them.")
             return self.ask(message or query, domain=domain, history=history, context=context).to_dict()
         except MDSAError as error:
             happened = str(error)
             said = f"{happened if happened.endswith(('.', '!', '?')) else f'{happened}.'} {error.hint}".strip()
             failed = Answer(uuid.uuid4().hex, "error", said, "error", 0.0, {}, "", 0, 0.0, (), Verdict("error", said, (), ()), (), reason=happened)
-            return {**failed.to_dict(), **error.envelope(), "metadata": dict(context) if isinstance(context, Mapping) else {}}
+            return {**failed.to_dict(), **error.envelope(), "metadata": plain(context) if isinstance(context, Mapping) else {}}
 
     process = process_request
 
@@ -256,7 +257,7 @@ class TinyBERTOrchestrator(Parts):
         """Counts since the start, of each question once it has come to its end: those under way or waiting are not among them yet.
 
         ``requests_success``: answered or honestly declined; ``success_rate`` is its share of all, 0..1. Those that were cancelled, before they began
-        too, are among all, and neither a success nor failed: ``by_status`` tells how many.
+        too, are among all, and neither a success nor failed: ``by_status`` tells how many. ``average_latency_ms`` is that of those that began.
         """
         return {**self._outcomes.summary(), "domains_registered": len(self.registry)}
 
