@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mdsa_local.domains import quoting
 from mdsa_local.domains.config import DomainConfig
 from mdsa_local.domains.prompts import NOT_FOUND
-from mdsa_local.errors import BackendUnavailableError, StorageError
+from mdsa_local.errors import StorageError
 from mdsa_local.evidence import Evidence, Searcher, resolved
 from mdsa_local.parts import Parts
 from mdsa_local.stoppable import Leash
@@ -135,7 +135,7 @@ class Answering:
         if draft.finish_reason == "cancelled":
             # What was stopped in the middle is no answer.
             self._go_on()
-            raise BackendUnavailableError(f"the model of {domain.name} was stopped before its answer was complete", "Ask again.")
+            raise self._parts.manager.cut_off(f"the model of {domain.name}")
         self._trace.append(Stage("generate", (time.perf_counter() - began) * 1000, {**detail, "first_token_ms": round(first, 2)}))
         return draft
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -32,8 +32,12 @@ class Awaiting:
             await self._stopped(events, step)
             raise
 
-    async def as_they_come(self, events: Stoppable[T]) -> AsyncGenerator[T, None]:
-        """Each of ``events``; they are stopped when the loop over them is left early or the task cancelled."""
+    def as_they_come(self, events: Stoppable[T]) -> AsyncGenerator[T, None]:
+        """Each of ``events``; they are stopped when the loop over them is left early, the task cancelled, or what this returns is closed, unread
+        too."""
+        return _Arriving(self._steps(events), lambda: self._stopped(events))
+
+    async def _steps(self, events: Stoppable[T]) -> AsyncGenerator[T, None]:
         try:
             while (event := await self.done(events, lambda: next(events, None))) is not None:
                 yield event
@@ -53,6 +57,26 @@ class Awaiting:
         """Let the threads end. Safe twice."""
         self._reading.close()
         self._stopping.close()
+
+
+class _Arriving(AsyncGenerator[T, None]):
+    """A generator, and what closes its source: one that has not begun ends without a word."""
+
+    def __init__(self, steps: AsyncGenerator[T, None], stop: Callable[[], Awaitable[None]]) -> None:
+        self._steps, self._stop = steps, stop
+        self._begun = False
+
+    async def asend(self, value: None) -> T:
+        self._begun = True
+        return await self._steps.asend(value)
+
+    async def athrow(self, *thrown: Any) -> T:
+        return await self._steps.athrow(*thrown)
+
+    async def aclose(self) -> None:
+        await self._steps.aclose()
+        if not self._begun:
+            await self._stop()
 
 
 def _end(work: Future[Any]) -> Future[None]:

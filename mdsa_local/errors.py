@@ -10,7 +10,7 @@
     │   ├── ModelFileError       the file is truncated, damaged or no GGUF
     │   └── ModelMemoryError     it does not fit the memory budget
     ├── BackendError             a runtime failed
-    │   ├── BackendUnavailableError   not installed, not running, or not reachable
+    │   ├── BackendUnavailableError   not installed, not running, not reachable, or it broke off
     │   ├── BackendTimeoutError       did not answer in time
     │   ├── ClosedError               it, or the whole orchestrator, was closed
     │   ├── BusyError                 its queue is full; says when to come back
@@ -140,7 +140,7 @@ class BackendError(MDSAError):
 
 
 class BackendUnavailableError(BackendError):
-    """The runtime is not installed, not running, or not reachable."""
+    """The runtime is not installed, not running or not reachable, or broke off in the middle of an answer."""
 
     status, retryable = 503, True
 

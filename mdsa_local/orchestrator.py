@@ -21,7 +21,7 @@ from mdsa_local.parts import Parts, checked
 from mdsa_local.runtime.manager import ModelManager
 from mdsa_local.settings import Settings
 from mdsa_local.stoppable import Leash, Stoppable, StoppedError
-from mdsa_local.types import Answer, Completed, Event, Query, Verdict
+from mdsa_local.types import Answer, Completed, Event, Query, Verdict, plain
 from mdsa_local.validation import rules
 
 if TYPE_CHECKING:
@@ -41,8 +41,9 @@ class TinyBERTOrchestrator(Parts):
     Args:
         intent_model_path: folder or name of the encoder; None for the setting ``encoder``.
         use_reasoning_threshold: routing confidence below which no domain is chosen; None for the setting.
-        settings: None to read them from ``$MDSA_HOME/config.yaml`` and the environment.
-        manager, knowledge, onnx: shared parts; made from the settings when None.
+        settings: None for those of ``manager``, without one to read them from ``$MDSA_HOME/config.yaml`` and the environment.
+        manager, knowledge, onnx: shared parts; made from the settings when None. The setting ``default_model`` holds with a shared ``manager`` too;
+            another encoder than that of ``onnx`` is a :class:`ConfigError`.
         domains: the domains to start with, each of its own name; else :class:`ConfigError`.
         watch: follow edits of the domains' folders: a new model is loaded and tried before it answers, and where it fails the domain goes on as
             it was; see :attr:`changes`.
@@ -63,7 +64,13 @@ class TinyBERTOrchestrator(Parts):
         checked(settings, manager, onnx, knowledge)
         changes = {"encoder": str(intent_model_path) if intent_model_path else None, "use_reasoning_threshold": use_reasoning_threshold}
         given = {key: value for key, value in changes.items() if value is not None}
-        super().__init__((settings or Settings.load()).changed(**given), manager, knowledge, domains, onnx)
+        settings = (settings or (manager.settings if manager else Settings.load())).changed(**given)
+        if intent_model_path and onnx and onnx.settings.encoder != settings.encoder:
+            raise ConfigError(
+                f"intent_model_path is {settings.encoder!r}, the encoder of onnx {onnx.settings.encoder!r}",
+                "Give one of the two, or make OnnxModels from settings with that encoder.",
+            )
+        super().__init__(settings, manager, knowledge, domains, onnx)
         self._own_manager = manager is None
         # Held while a domain comes or goes, which takes longer than a question may wait: the registry and the router then tell the same.
         self._changing = threading.Lock()
@@ -76,7 +83,8 @@ class TinyBERTOrchestrator(Parts):
     def _watched(self) -> DomainWatcher:
         from mdsa_local.domains.watching import DomainWatcher
 
-        return DomainWatcher(self.settings.domain_dirs, self.registry, self.manager, self.register_domain, self.unregister_domain)
+        settings = self.settings
+        return DomainWatcher(settings.domain_dirs, self.registry, self.manager, self.register_domain, self.unregister_domain, settings.default_model)
 
     @property
     def changes(self) -> list[Change]:
@@ -221,13 +229,14 @@ class TinyBERTOrchestrator(Parts):
         another name of ``message``."""
         try:
             if message and query and message != query:
+                self._outcomes.count("error")
                 raise InputError("message and query are both given, and differ", "They mean the same: give one of them.")
             return self.ask(message or query, domain=domain, history=history, context=context).to_dict()
         except MDSAError as error:
             happened = str(error)
             said = f"{happened if happened.endswith(('.', '!', '?')) else f'{happened}.'} {error.hint}".strip()
             failed = Answer(uuid.uuid4().hex, "error", said, "error", 0.0, {}, "", 0, 0.0, (), Verdict("error", said, (), ()), (), reason=happened)
-            return {**failed.to_dict(), **error.envelope(), "metadata": dict(context) if isinstance(context, Mapping) else {}}
+            return {**failed.to_dict(), **error.envelope(), "metadata": plain(context) if isinstance(context, Mapping) else {}}
 
     process = process_request
 
@@ -248,7 +257,7 @@ class TinyBERTOrchestrator(Parts):
         """Counts since the start, of each question once it has come to its end: those under way or waiting are not among them yet.
 
         ``requests_success``: answered or honestly declined; ``success_rate`` is its share of all, 0..1. Those that were cancelled, before they began
-        too, are among all, and neither a success nor failed: ``by_status`` tells how many.
+        too, are among all, and neither a success nor failed: ``by_status`` tells how many. ``average_latency_ms`` is that of those that began.
         """
         return {**self._outcomes.summary(), "domains_registered": len(self.registry)}
 

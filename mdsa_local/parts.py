@@ -40,7 +40,7 @@ class Parts:
         self.settings = settings
         self._onnx = onnx or OnnxModels(settings)
         self.manager = manager or ModelManager(settings)
-        self.executor = DomainExecutor(self.manager)
+        self.executor = DomainExecutor(self.manager, settings)
         self.registry = DomainRegistry.from_folders(settings.domain_dirs) if domains is None else DomainRegistry.given(domains)
         # What a router on disk was fitted to, as no program but this one knows of domains registered later.
         self._configured = tuple(self.registry)

@@ -5,6 +5,7 @@ All are frozen. Scores and confidences lie in 0..1; ``*_ms`` are milliseconds; `
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -221,7 +222,8 @@ class Answer:
         return self.status == "degraded" or self.verdict.lesser
 
     def to_dict(self) -> dict[str, Any]:
-        """A flat dict of plain values, the ``--json`` form; the list of keys is part of the interface."""
+        """A flat dict of plain values, the ``--json`` form; the list of keys is part of the interface. What JSON cannot hold of ``metadata``
+        is text."""
         return {
             "request_id": self.request_id,
             "status": self.status,
@@ -241,8 +243,20 @@ class Answer:
             "trace": [{"stage": s.stage, "ms": round(s.ms, 2), **s.detail} for s in self.trace],
             "reason": self.reason,
             "error": None,
-            "metadata": dict(self.metadata),
+            "metadata": plain(self.metadata),
         }
+
+
+def plain(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """``metadata`` as JSON holds it; what it cannot hold becomes text, as in the metadata of documents."""
+    made = dict[str, Any]()
+    for key, value in metadata.items():
+        try:
+            made[str(key)] = json.loads(json.dumps(value, default=str, allow_nan=False))
+        except (TypeError, ValueError, RecursionError):
+            # A key that is no text, a number that is none, something that holds itself.
+            made[str(key)] = str(value)
+    return made
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import aclosing
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +225,18 @@ def test_the_flat_result_and_its_friendly_error(product: TinyBERTOrchestrator) -
     assert product.process(query="How do I freeze my card?")["domain"] == "finance"
 
 
+def test_what_is_given_beside_a_question_comes_back_as_json_holds_it(product: TinyBERTOrchestrator) -> None:
+    holding: dict[str, Any] = {"n": 1}
+    holding["itself"] = holding
+    given = {"at": datetime(2026, 1, 2), "place": {"path": Path("a"), "ids": (1, 2)}, "nan": float("nan"), "own": {(1, 2): 3}, "holding": holding}
+    told = {"at": "2026-01-02 00:00:00", "place": {"path": "a", "ids": [1, 2]}, "nan": "nan", "own": "{(1, 2): 3}", "holding": str(holding)}
+    answer = product.ask("hello there", context=given)
+    assert answer.metadata == given
+    assert answer.to_dict()["metadata"] == told
+    assert product.process_request(" ", given)["metadata"] == told
+    json.dumps(answer.to_dict(), allow_nan=False)
+
+
 def test_the_three_step_quick_start(product: TinyBERTOrchestrator) -> None:
     mdsa = TinyBERTOrchestrator(settings=product.settings, knowledge=product.knowledge)
     mdsa.register_domain("garden", "Plants and soil", ["when to sow beans", "pruning roses", "compost", "watering tomatoes"])
@@ -267,6 +280,26 @@ def test_a_domain_that_is_not_registered_can_be_asked(says: TinyBERTOrchestrator
     assert says.ask("What does an overdraft cost?", domain="finance").model == "scripted://finance"
     empty = TinyBERTOrchestrator(settings=says.settings, knowledge=says.knowledge, manager=says.manager, domains=[])
     assert empty.ask("And a replacement card?", domain=other, history=["What does an overdraft cost?"]).model == "scripted://other"
+
+
+def test_with_a_shared_manager_each_has_its_own_default_model(product: TinyBERTOrchestrator, says: TinyBERTOrchestrator) -> None:
+    scripted.SAYS["other"] = "An overdraft costs $25. [1]"
+
+    def sharing(model: str) -> TinyBERTOrchestrator:
+        settings = says.settings.changed(default_model=model)
+        domains = [create_finance_domain()]
+        return TinyBERTOrchestrator(settings=settings, knowledge=says.knowledge, manager=says.manager, domains=domains, onnx=product._onnx)
+
+    assert sharing("scripted://other").ask("What does an overdraft cost?", domain="finance").model == "scripted://other"
+    with pytest.raises(ModelNotFoundError, match="domain 'finance': unknown model 'nope'"):
+        sharing("nope").ask("What does an overdraft cost?", domain="finance")
+    assert TinyBERTOrchestrator(manager=says.manager, domains=[]).settings == says.manager.settings
+
+
+def test_shared_models_have_one_encoder(product: TinyBERTOrchestrator) -> None:
+    with pytest.raises(ConfigError, match="intent_model_path is 'other', the encoder of onnx 'tinybert'"):
+        TinyBERTOrchestrator("other", settings=product.settings, onnx=product._onnx)
+    assert TinyBERTOrchestrator("tinybert", settings=product.settings, onnx=product._onnx, domains=[]).encoder is product.encoder
 
 
 def test_async_gives_the_same(product: TinyBERTOrchestrator) -> None:
@@ -628,6 +661,16 @@ def test_a_model_that_others_stop_gives_no_answer(slow: TinyBERTOrchestrator) ->
         list(stream)
 
 
+def test_an_answer_that_a_shared_manager_is_closed_under_is_none(slow: TinyBERTOrchestrator) -> None:
+    sharing = TinyBERTOrchestrator(settings=slow.settings, manager=slow.manager, knowledge=slow.knowledge, domains=slow.registry)
+    sharing.__dict__["encoder"] = slow.encoder
+    stream = sharing.stream(QUESTION, domain="finance")
+    assert isinstance([next(stream), next(stream)][-1], Retrieved)
+    threading.Timer(0.2, slow.manager.close).start()
+    with pytest.raises(ClosedError, match="the model manager was closed"):
+        list(stream)
+
+
 def test_a_closed_one_refuses_everything_alike(product: TinyBERTOrchestrator) -> None:
     closed = TinyBERTOrchestrator(settings=product.settings, domains=[create_finance_domain()])
     closed.__dict__["encoder"] = product.encoder
@@ -702,6 +745,39 @@ def test_who_stops_at_the_answer_is_counted_once_and_the_cancelled_are_no_succes
     stats = says.get_stats()
     assert stats["by_status"] == {"not_found": 1, "cancelled": 1}
     assert [stats[name] for name in ("requests_total", "requests_success", "requests_failed", "success_rate")] == [2, 1, 0, 0.5]
+
+
+def test_what_never_began_has_no_part_in_the_mean(says: TinyBERTOrchestrator) -> None:
+    scripted.SAYS["finance"] = NOT_FOUND
+    says.ask("What does an overdraft cost?")
+    mean = says.get_stats()["average_latency_ms"]
+    says.stream("What does an overdraft cost?").close()
+    assert says.process_request(" ")["status"] == "error"
+    assert says.get_stats()["average_latency_ms"] == mean > 0
+    assert says.process_request("hello", query="good morning")["error"]["code"] == "input"
+    assert says.get_stats()["by_status"] == {"not_found": 1, "cancelled": 1, "error": 2}
+
+
+def test_an_async_stream_closed_unread_is_counted(says: TinyBERTOrchestrator) -> None:
+    scripted.SAYS["finance"] = NOT_FOUND
+
+    async def closed() -> None:
+        for _ in range(2):
+            events = says.astream("What does an overdraft cost?")
+            await events.aclose()
+            await events.aclose()
+            assert [event async for event in events] == []
+        events = says.astream("What does an overdraft cost?")
+        await anext(events)
+        await events.aclose()
+        with pytest.raises(StopAsyncIteration):
+            await anext(events)
+
+    asyncio.run(closed())
+    until = time.monotonic() + 10
+    while says.get_stats()["by_status"].get("cancelled", 0) < 3 and time.monotonic() < until:
+        time.sleep(0.01)
+    assert says.get_stats()["by_status"] == {"cancelled": 3}
 
 
 def test_a_stream_closed_early_is_counted(says: TinyBERTOrchestrator) -> None:

@@ -22,6 +22,8 @@ DEFAULT_MODEL = "default"
 # What to do about what is none.
 NO_CONFIG = 'Pass a DomainConfig, such as DomainConfig(name="hr", description="Leave and pay").'
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+# What looks like one and is no domain's.
+RESERVED = ("global", "none")
 # A surrogate on its own, which UTF-8 cannot hold.
 HALF = re.compile(r"[\ud800-\udfff]")
 
@@ -166,6 +168,14 @@ class DomainConfig(BaseModel):
                 raise PydanticCustomError("half", "holds half a character, {half}", {"half": repr(half[0])})
         return value
 
+    @field_validator("keywords", "examples")
+    @classmethod
+    def _said(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for number, text in enumerate(value, 1):
+            if not text.strip():
+                raise PydanticCustomError("blank", "entry {number} is no text: {text}", {"number": number, "text": repr(text)})
+        return value
+
     @field_validator("model")
     @classmethod
     def _default(cls, model: str | None) -> str | None:
@@ -228,6 +238,8 @@ def advice(error: ValidationError) -> str:
         return near_key(error, known).strip() or f"Known keys: {', '.join(sorted(known))}."
     if first["type"] == "half":
         return "Write the whole character, or leave it out."
+    if first["type"] == "blank":
+        return "Leave it out, or write a text in its place."
     if first["type"] == "missing":
         return 'Give the domain a name: DomainConfig(name="hr").'
     if key == ("name",) and isinstance(given, str):
@@ -236,7 +248,7 @@ def advice(error: ValidationError) -> str:
         better = re.sub(r"[^a-z0-9_-]+", "_", letters).strip("_-")[:64]
         return (
             f"Call it {better!r}, for example; what people read is its title."
-            if NAME.fullmatch(better) and better not in (given, "global", "none")
+            if NAME.fullmatch(better) and better not in (given, *RESERVED)
             else "Choose another."
         )
     return "Give it such a value, or leave it out for the default."

@@ -22,19 +22,21 @@ from mdsa_local.types import Draft, Passage
 if TYPE_CHECKING:
     from mdsa_local.orchestrator import TinyBERTOrchestrator
     from mdsa_local.runtime.manager import ModelManager
+    from mdsa_local.settings import Settings
 
 
 class DomainExecutor:
     """Runs a domain's model through the :class:`~mdsa_local.runtime.manager.ModelManager`, which it shares with others."""
 
-    def __init__(self, manager: ModelManager) -> None:
-        self.manager = manager
+    def __init__(self, manager: ModelManager, settings: Settings | None = None) -> None:
+        """``settings`` say which model answers for domains without their own, and how long it may take; None for the manager's."""
+        self.manager, self.settings = manager, settings or manager.settings
         self._lock = threading.Lock()
         self._front: TinyBERTOrchestrator | None = None
 
     def _model(self, domain: DomainConfig) -> str:
         """The reference of the domain's model. Raises as :meth:`~mdsa_local.runtime.manager.ModelManager.resolve`, with the domain's name."""
-        reference = domain.model or self.manager.settings.default_model
+        reference = domain.model or self.settings.default_model
         try:
             self.manager.resolve(reference)
         except (ModelNotFoundError, UnknownNameError) as error:
@@ -49,7 +51,7 @@ class DomainExecutor:
             return tried
         given, own = self.manager.resolve(model), None
         with suppress(MDSAError):
-            own = self.manager.resolve(domain.model or self.manager.settings.default_model)
+            own = self.manager.resolve(domain.model or self.settings.default_model)
         if given == own or (isinstance(given, Path) and _made_for(Path(adapter), given)):
             return tried
         return tried.model_copy(update={"adapter": "", "generation": domain.generation.model_copy(update={"adapter": ""})})
@@ -82,7 +84,7 @@ class DomainExecutor:
         """
         reference, leash = self._model(domain), leash or Leash()
         # One for all of it: room for the model, its loading, what it writes.
-        deadline = time.monotonic() + self.manager.settings.request_timeout_s
+        deadline = time.monotonic() + self.settings.request_timeout_s
         try:
             backend = self.manager.ensure_ready(reference, stopped=leash.stopped, deadline=deadline)
             asked = asking.asked(backend, self.quotes(domain), domain, question, _shown(passages), embed, nearest)
@@ -113,7 +115,7 @@ class DomainExecutor:
         with self._lock:
             # Kept, because it holds the encoder and the open tables.
             if self._front is None:
-                self._front = TinyBERTOrchestrator(settings=self.manager.settings, manager=self.manager, domains=[])
+                self._front = TinyBERTOrchestrator(settings=self.settings, manager=self.manager, domains=[])
         # Not registered: others may ask a domain of that name, with another model, at the same time.
         answer = self._front.ask(query, domain=domain)
         return {**answer.to_dict(), "confidence": round(answer.verdict.support, 4), "routing_confidence": answer.confidence}

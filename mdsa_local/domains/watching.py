@@ -54,9 +54,11 @@ class DomainWatcher:
         manager: ModelManager,
         register: Callable[[DomainConfig], None],
         unregister: Callable[[str], None],
+        default_model: str,
     ) -> None:
+        """``default_model`` answers for domains without their own."""
         self._folders, self._registry, self._manager = folders, registry, manager
-        self._register, self._unregister = register, unregister
+        self._register, self._unregister, self._default_model = register, unregister, default_model
         self._seen = self._stamps()
         self._failed: dict[str, Failure] = {}
         self._stop = threading.Event()
@@ -132,12 +134,12 @@ class DomainWatcher:
         if before is None or (before.model, before.sampling) != (domain.model, domain.sampling):
             self._prove(domain)
         self._register(domain)
-        model = domain.model or self._manager.settings.default_model
+        model = domain.model or self._default_model
         return Change(name, True, f"answers with {model} from now on; loaded and tried in {time.monotonic() - began:.1f} s")
 
     def _prove(self, domain: DomainConfig) -> None:
         """Load the model and let it write a few tokens as the domain would have it. Raises whatever keeps it from that."""
-        reference = domain.model or self._manager.settings.default_model
+        reference = domain.model or self._default_model
         if self._manager.decoding(reference) == "quotes":
             asking.refuse_form(domain)
         # As questions are put: not every template takes a system message.

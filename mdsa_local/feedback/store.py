@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mdsa_local.domains.config import NAME
+from mdsa_local.domains.config import HALF, NAME, RESERVED
 from mdsa_local.errors import InputError, StorageError, UnknownNameError, expected, nearest
 from mdsa_local.jsonlines import folded
-from mdsa_local.settings import Settings
+from mdsa_local.settings import MOST_ANSWERS, Settings
 from mdsa_local.types import Answer
 
 VERSION = 1
@@ -110,7 +110,10 @@ class Mark:
 
 
 def logged(answer: Answer, question: str) -> Logged:
-    """What is kept of an answer."""
+    """What is kept of an answer. Raises :class:`InputError` for a question that is no text, or cannot be stored."""
+    expected(question, str, "the question", "Pass what was asked, as text.")
+    if HALF.search(question):
+        raise InputError(f"the question is not valid UTF-8: {question!r:.60}", "Read it as UTF-8.")
     cited = tuple(Said(c.passage.source, c.passage.title, c.passage.text) for c in answer.citations)
     return Logged(answer.request_id, time.time(), question, answer.response, answer.domain, answer.confidence, answer.status, answer.model, cited)
 
@@ -138,7 +141,9 @@ class Feedback:
             )
 
     def recent(self, limit: int = 20) -> list[Logged]:
-        """The answers logged last, the newest first."""
+        """The answers logged last, the newest first; at most ``limit``. Raises :class:`InputError` for what is no number of them."""
+        if not isinstance(limit, int) or isinstance(limit, bool) or not 0 <= limit <= MOST_ANSWERS:
+            raise InputError(f"limit is {limit!r:.60}", f"Give how many there are to be at most, 0 to {MOST_ANSWERS}.")
         return [_unpacked(row) for row in self._newest(limit)]
 
     def _newest(self, limit: int) -> list[Sequence[Any]]:
@@ -198,9 +203,9 @@ class Feedback:
         expected(note, str, "the note", "Pass a text; an empty one for none.")
         facts, sources = _texts(facts, "facts"), _texts(sources, "sources")
         if isinstance(answer, Answer):
+            about = logged(answer, question)
             if not question.strip():
                 raise InputError("the question of the answer is missing", "Pass question=..., an answer does not hold it.")
-            about = logged(answer, question)
         else:
             about = self.find(answer)
         self._check_domain(domain, answer)
@@ -263,10 +268,12 @@ class Feedback:
         """Raise :class:`UnknownNameError` for what cannot be a domain's name, or is near one that is known and is none itself."""
         if name is None:
             return
+        if name == NOWHERE:
+            raise InputError(f"{NOWHERE!r} is no domain", "Pass out_of_scope=True for a question that belongs to none.")
         folders = [path.parent.name for place in self.settings.domain_dirs for path in place.glob("*/domain.yaml")]
         answered = [found.domain for found in self.recent(MANY) if found.domain]
         known = {*folders, *answered, *(answer.scores if isinstance(answer, Answer) else ())}
-        if name not in known and (nearest(name, known) or not NAME.fullmatch(name)):
+        if name not in known and (nearest(name, known) or name in RESERVED or not NAME.fullmatch(name)):
             raise UnknownNameError.among("domain", name, known)
 
     def _unknown(self, id: str) -> UnknownNameError:

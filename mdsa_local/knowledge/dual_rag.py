@@ -196,8 +196,11 @@ class DualRAG:
         follow_deletes: bool = False,
         even_all: bool = False,
     ) -> Report:
-        """Ingest files and folders, or a single one; see :func:`mdsa_local.knowledge.ingest.ingest`."""
-        several = [paths] if isinstance(paths, Path | str) else paths
+        """Ingest files and folders, or a single one; see :func:`mdsa_local.knowledge.ingest.ingest`. Raises :class:`InputError` for what is no
+        path."""
+        several: list[Any] = list(paths) if isinstance(paths, Iterable) and not isinstance(paths, str | bytes) else [paths]
+        for path in several:
+            expected(path, Path | str, "the path", 'Pass one, such as "docs/returns.md", or a list of several.')
         return ingest(self._knowledge_base(domain), several, progress, follow_deletes=follow_deletes, even_all=even_all)
 
     def ranked(
@@ -293,23 +296,24 @@ class DualRAG:
         knowledge_base.optimize()
         return False
 
-    def export(self, path: str | Path, domains: Iterable[str | None] | None = None, heard: Heard | None = None) -> list[Transferred]:
-        """Write knowledge bases, all or those of ``domains``, into one new file; see :func:`mdsa_local.knowledge.transfer.export`."""
+    def export(self, path: str | Path, domains: str | Iterable[str | None] | None = None, heard: Heard | None = None) -> list[Transferred]:
+        """Write knowledge bases, all or those of ``domains``, one or several, into one new file; see
+        :func:`mdsa_local.knowledge.transfer.export`."""
         from mdsa_local.knowledge import transfer
 
-        names = (None, *self.domains()) if domains is None else tuple(dict.fromkeys(domains))
+        names = (None, *self.domains()) if domains is None else _names(domains)
         for name in names:
             if name is not None and name not in self.domains():
                 raise UnknownNameError.among("knowledge base", name, (GLOBAL, *self.domains()))
         return transfer.export(user_path(path, InputError), [(name, self._knowledge_base(name)) for name in names], heard)
 
     def restore(
-        self, path: str | Path, domains: Iterable[str | None] | None = None, *, replace: bool = False, heard: Heard | None = None
+        self, path: str | Path, domains: str | Iterable[str | None] | None = None, *, replace: bool = False, heard: Heard | None = None
     ) -> list[Transferred]:
         """Bring back what :meth:`export` wrote; see :func:`mdsa_local.knowledge.transfer.restore`."""
         from mdsa_local.knowledge import transfer
 
-        chosen = None if domains is None else tuple(domains)
+        chosen = None if domains is None else _names(domains)
         done = transfer.restore(user_path(path, InputError), self._knowledge_base, chosen, replace=replace, heard=heard)
         # What came back may be older than the documents in the domains' folders.
         forget(self._database.folder, self._database.home)
@@ -401,6 +405,16 @@ class DualRAG:
 def _counted(top_k: int) -> None:
     if not isinstance(top_k, Integral) or isinstance(top_k, bool) or top_k < 1:
         raise InputError(f"top_k must be a whole number of at least 1, not {top_k!r}", "Pass how many passages to return, such as top_k=5.")
+
+
+def _names(domains: str | Iterable[str | None]) -> tuple[str | None, ...]:
+    """The domains given, one or several, each once; None among them is the shared knowledge base. Raises :class:`InputError` for what is no name."""
+    hint = "Pass the name of a domain, a list of several in which None is the shared knowledge base, or None for all."
+    expected(domains, Iterable, "the knowledge bases", hint)
+    several = [domains] if isinstance(domains, str) else list(domains)
+    for name in several:
+        expected(name, str | None, "the knowledge base", hint)
+    return tuple(dict.fromkeys(several))
 
 
 def _metadata(hit: Hit) -> dict[str, Any]:

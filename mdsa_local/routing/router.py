@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -54,7 +55,7 @@ class IntentRouter:
 
     Args:
         encoder, calibration: None for the configured encoder, and for the encoder's own; an encoder with a ``classifier`` is routed with that.
-        accept, ask: thresholds of the confidence, 0..1; None for those of the fit, or 0.5 and 0.35 before one.
+        accept, ask: thresholds of the confidence, 0..1, else :class:`ConfigError`; None for those of the fit, or 0.5 and 0.35 before one.
         cache: folder that keeps vectors of examples from run to run.
         background: refit the head in a thread when domains change; :meth:`settle` waits for it.
         closed: :meth:`fit` registers no names, as in an orchestrator, which has to know what it asks.
@@ -71,6 +72,9 @@ class IntentRouter:
         background: bool = False,
         closed: bool = False,
     ) -> None:
+        for name, threshold in (("accept", accept), ("ask", ask)):
+            if threshold is not None and not (isinstance(threshold, Real) and 0 <= threshold <= 1):
+                raise ConfigError(f"{name} cannot be {threshold!r:.60}", "Give a confidence, 0 to 1, or None for that of the fit.")
         if encoder is None:
             from mdsa_local.routing.encoder import Encoder
 

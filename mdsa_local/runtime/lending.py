@@ -9,7 +9,7 @@ from numbers import Real
 from typing import Protocol, runtime_checkable
 
 from mdsa_local.domains.config import Generation
-from mdsa_local.errors import BackendError, BackendTimeoutError, InputError
+from mdsa_local.errors import BackendError, BackendTimeoutError, InputError, expected
 from mdsa_local.runtime.backend import Backend, Finished, Message
 from mdsa_local.runtime.slots import Held, Keeper, Stopped, Target
 from mdsa_local.settings import LONGEST_WAIT_S
@@ -161,15 +161,18 @@ def checked_deadline(seconds: object) -> float:
 
 
 def as_messages(messages: Prompt) -> list[Message]:
-    """Messages from what callers write. Raises :class:`InputError` for none at all, a dict without role and content, and an unknown role."""
+    """Messages from what callers write. Raises :class:`InputError` for none at all, a dict without role and content, a content that is no text,
+    and an unknown role."""
     if isinstance(messages, str):
         return [Message("user", messages)]
     try:
-        made = [message if isinstance(message, Message) else Message(str(message["role"]), str(message["content"])) for message in messages]
+        made = [message if isinstance(message, Message) else Message(str(message["role"]), message["content"]) for message in messages]
     except (KeyError, TypeError):
         raise InputError("a message needs a role and content", 'Write {"role": "user", "content": "..."}.') from None
     if not made:
         raise InputError("there are no messages", "Give one or more, or a question as a string.")
+    for message in made:
+        expected(message.content, str, "the content of a message", 'Write {"role": "user", "content": "..."}.')
     if strange := [message.role for message in made if message.role not in ROLES]:
         raise InputError(f"{strange[0]!r} is no role", f"Roles: {', '.join(ROLES)}.")
     return made

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from mdsa_local.domains.config import DomainConfig, Generation
 from mdsa_local.errors import (
     BackendError,
+    BackendUnavailableError,
     ConfigError,
     InputError,
     MDSAError,
@@ -105,7 +106,9 @@ class ModelManager:
 
     def preload(self, refs: str | Iterable[str]) -> None:
         """Load models ahead of need, one after the other; a single one may be given as it is. Raises as :meth:`ensure_ready`."""
-        for ref in [refs] if isinstance(refs, str) else refs:
+        # What is no list is told as a reference that is none.
+        several: list[Any] = list(refs) if isinstance(refs, Iterable) and not isinstance(refs, str | bytes) else [refs]
+        for ref in several:
             self.ensure_ready(ref)
 
     def load_ahead(self, ref: str, stopped: Stopped = never) -> None:
@@ -180,8 +183,19 @@ class ModelManager:
         return ManagedStream(self, self._names.target(ref), as_messages(messages), generation, deadline_s)
 
     def generate(self, ref: str, messages: Prompt, generation: Generation = DEFAULT_GENERATION, *, deadline_s: float | None = None) -> str:
-        """The whole text of :meth:`stream`."""
-        return "".join(piece for piece in self.stream(ref, messages, generation, deadline_s=deadline_s) if isinstance(piece, str))
+        """The whole text of :meth:`stream`. Raises as that, and what :meth:`cut_off` gives where it ends as ``cancelled``."""
+        written = list[str]()
+        for piece in self.stream(ref, messages, generation, deadline_s=deadline_s):
+            if isinstance(piece, str):
+                written.append(piece)
+            elif piece.reason == "cancelled":
+                raise self.cut_off(f"the model {ref}")
+        return "".join(written)
+
+    def cut_off(self, model: str) -> BackendError:
+        """What it means that an answer of ``model`` ended as ``cancelled`` though nobody had stopped reading: :class:`ClosedError` after
+        :meth:`close`, else :class:`BackendUnavailableError`."""
+        return closed() if self._room.closed else BackendUnavailableError(f"{model} was stopped before its answer was complete", "Ask again.")
 
     def loaded(self) -> list[LoadedModel]:
         """The models in memory, least recently used first."""

@@ -61,6 +61,7 @@ ENDS: Mapping[str, Reason] = {"stop": "stop", "tool_calls": "stop", "length": "l
 NOT_KEPT = re.compile(r"(?:0+(?:\.0*)?(?:h|m|s|ms|us|µs|ns)?)+")
 # How long a model is kept after loading that is not to be kept after an answer: to ask how large its context is.
 LOOKED_AT_S = 10
+AGAIN = "Ask again; see the log of `ollama serve` when it repeats."
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +244,7 @@ class OllamaBackend:
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             raise no_address(self._base_url, error) from None
         except (httpx.HTTPError, httpx.StreamError) as error:
-            raise BackendError(f"the stream from {where} broke off: {error}", "Ask again; see the log of `ollama serve` when it repeats.") from None
+            raise BackendUnavailableError(f"the stream from {where} broke off: {error}", AGAIN) from None
         except MALFORMED as error:
             raise BackendError(
                 f"{where} sent what is no answer: {reason_of(str(error))}", "Check that ollama_base_url leads to Ollama, and its version."
@@ -275,7 +276,7 @@ class OllamaBackend:
         if "requires more system memory" in lower:
             return ModelMemoryError(f"Ollama cannot load {self.name}: {reason}", "Choose a smaller model, or lower context_tokens.")
         if status == -1:
-            return BackendError(f"Ollama's answer from {self.name} broke off: {reason}", "Ask again; see the log of `ollama serve` when it repeats.")
+            return BackendUnavailableError(f"Ollama's answer from {self.name} broke off: {reason}", AGAIN)
         return BackendError(f"Ollama refused {self.name} with status {status}: {reason}", "See the log of `ollama serve`.")
 
 
@@ -314,7 +315,8 @@ def numbers(version: str) -> tuple[int, ...]:
 
 
 def answer(name: str, parts: Iterator[ChatResponse]) -> Iterator[str | Finished]:
-    """Text of the daemon's parts as they come, then the end with what came beside the text. Raises :class:`BackendError` when there is no end.
+    """Text of the daemon's parts as they come, then the end with what came beside the text. Raises :class:`BackendUnavailableError` when there is no
+    end, and :class:`BackendError` for another than that of a whole answer.
 
     Thoughts of a model that the daemon does not know for one that thinks stand in the text; they are taken out of it.
     """
@@ -336,7 +338,7 @@ def answer(name: str, parts: Iterator[ChatResponse]) -> Iterator[str | Finished]
             made, told = count(part.eval_count), "".join((*thinking, thoughts.told))
             yield Finished(ENDS[ended], count(part.prompt_eval_count), made, tool_calls=tuple(calls), thinking=told)
             return
-    raise BackendError(f"Ollama's answer from {name} broke off before its end", "Ask again; see the log of `ollama serve` when it repeats.")
+    raise BackendUnavailableError(f"Ollama's answer from {name} broke off before its end", AGAIN)
 
 
 def connect(base_url: str, api_key: str = "") -> Client:

@@ -153,7 +153,7 @@ class OpenAIBackend:
             if not said.ended:
                 raise
         if not said.ended:
-            raise BackendError(f"the answer of {self.name} broke off before its end", AGAIN)
+            raise BackendUnavailableError(f"the answer of {self.name} broke off before its end", AGAIN)
         if said.ended not in ENDS:
             raise BackendError(f"the server ended the answer of {self.name} with {said.ended!r:.60}", AGAIN)
         if rest := said.rest():
@@ -201,7 +201,7 @@ class OpenAIBackend:
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             raise ConfigError(f"{self._base_url!r} is no address: {error}", "Write openai://host:port/model.") from None
         except (httpx.HTTPError, httpx.StreamError) as error:
-            raise BackendError(f"the stream from {where} broke off: {error}", AGAIN) from None
+            raise BackendUnavailableError(f"the stream from {where} broke off: {error}", AGAIN) from None
         except MALFORMED as error:
             raise BackendError(
                 f"{where} sent what is no answer: {reason_of(str(error))}", "Check that it speaks OpenAI's chat API under /v1."
@@ -230,7 +230,11 @@ class OpenAIBackend:
         return BackendError(f"{self._where} failed with status {status}: {reason}", AGAIN)
 
     def _broken(self, error: Any) -> MDSAError:
-        return BackendError(f"the answer of {self.name} broke off: {reason_of(json.dumps({'error': error}))}", AGAIN)
+        """What an error in the middle of an answer means. One with a code of its own for what is wrong with the request comes again."""
+        code = error.get("code") if isinstance(error, dict) else None
+        refused = isinstance(code, int) and 400 <= code < 500 and code not in (408, 429)
+        told = f"the answer of {self.name} broke off: {reason_of(json.dumps({'error': error}))}"
+        return BackendError(told, "See the server's log.") if refused else BackendUnavailableError(told, AGAIN)
 
 
 def _values(lines: Iterator[str]) -> Iterator[tuple[str, str]]:

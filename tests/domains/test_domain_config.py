@@ -195,6 +195,13 @@ def test_keywords_are_no_single_text() -> None:
     assert DomainConfig(name="garden", keywords=(word for word in ("soil", "seeds"))).keywords == ("soil", "seeds")
 
 
+def test_a_blank_is_no_keyword_and_no_example() -> None:
+    for given in ({"keywords": ["soil", " "]}, {"examples": ["when do I sow beans", ""]}):
+        with pytest.raises(ConfigError, match="entry 2 is no text: '") as caught:
+            DomainConfig(name="garden", **given)
+        assert "Leave it out" in caught.value.hint
+
+
 def test_a_folder_that_is_no_domain_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder(tmp_path, "description: Plants.\n")
     for name in ("attic", "_global", ".trash", "empty"):

@@ -212,6 +212,15 @@ def test_closing_waits_for_no_model_on_trial(tmp_path: Path, garden: Path, model
         assert orchestrator.registry.get("garden").model == str(models[0])
 
 
+def test_a_domain_without_a_model_is_tried_with_that_of_the_settings(tmp_path: Path, garden: Path, models: list[Path]) -> None:
+    shared = Settings.load({}, home=tmp_path / "home", threads=1)
+    settings = shared.changed(default_model=str(models[1]))
+    with closing(ModelManager(shared)) as manager, TinyBERTOrchestrator(settings=settings, watch=True, manager=manager) as orchestrator:
+        garden.write_text("description: plants\n")
+        assert until(lambda: bool(orchestrator.changes))
+        assert f"answers with {models[1]} from now on" in orchestrator.changes[0].message
+
+
 def test_domains_come_and_go(mdsa: TinyBERTOrchestrator, garden: Path, models: list[Path]) -> None:
     other = garden.parent.parent / "kitchen"
     other.mkdir()
@@ -231,7 +240,7 @@ def test_a_folder_that_hides_another_of_its_name_does_so_while_it_is_there(tmp_p
     registry = DomainRegistry.from_folders(folders)
     with (
         closing(ModelManager(Settings.load({}, home=tmp_path))) as manager,
-        closing(DomainWatcher(folders, registry, manager, registry.register, registry.unregister)) as watcher,
+        closing(DomainWatcher(folders, registry, manager, registry.register, registry.unregister, "nano")) as watcher,
     ):
         shipped.write_text("description: shipped, edited\n")
         own.write_text("description: own, edited\n")

@@ -81,6 +81,18 @@ def test_marks_of_the_wrong_kind_are_told(feedback: Feedback) -> None:
     for said in [*texts, {"facts": None}, {"facts": [18], "sources": ["a.md"]}]:
         with pytest.raises(InputError, match="cannot be"):
             feedback.mark("last", True, **said)
+    with pytest.raises(InputError, match="'none' is no domain") as refused:
+        feedback.mark("last", False, domain="none")
+    assert "out_of_scope=True" in refused.value.hint
+    with pytest.raises(UnknownNameError, match="unknown domain 'global'"):
+        feedback.mark("last", False, domain="global")
+    for question in (5, None, "\ud800", " "):
+        with pytest.raises(InputError, match="the question"):
+            feedback.mark(answer(), True, question=question)  # type: ignore[arg-type]
+    for limit in ("x", None, True, -1, 2**70):
+        with pytest.raises(InputError, match="limit is"):
+            feedback.recent(limit)  # type: ignore[arg-type]
+    assert feedback.recent(0) == []
     assert feedback.remove("0aaa1111") == [QUESTION]
     assert [found.id for found in feedback.recent()] == ["caaa1111", "1aaa1111"]
 

@@ -412,6 +412,9 @@ def test_a_single_path_is_one_path(tmp_path: Path) -> None:
     for number, given in enumerate(single):
         report = rag.add_paths(given, f"domain{number}")
         assert (report.added, report.failed) == (("a.md",), ())
+    for wrong in (5, None, [None], b"docs"):
+        with pytest.raises(InputError, match="the path cannot be"):
+            rag.add_paths(wrong)  # type: ignore[arg-type]
 
 
 def test_a_query_of_the_wrong_kind_is_told(tmp_path: Path) -> None:

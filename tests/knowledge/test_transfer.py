@@ -85,6 +85,13 @@ def test_chosen_domains_alone(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="law"):
         rag.export(tmp_path / "law", ["law"])
     assert not (tmp_path / "law").exists()
+    assert [base.domain for base in rag.export(tmp_path / "one", "medical")] == ["medical"]
+    assert [base.domain for base in other.restore(tmp_path / "one", "medical", replace=True)] == ["medical"]
+    wrong: Any
+    for wrong in (5, [5]):
+        for call in (rag.export, other.restore):
+            with pytest.raises(InputError, match=r"the knowledge bases? cannot be int 5"):
+                call(tmp_path / "one", wrong)
 
 
 def test_documents_that_are_there_are_replaced_only_when_asked(tmp_path: Path) -> None:

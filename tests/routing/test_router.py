@@ -375,6 +375,10 @@ def test_arguments_of_the_wrong_kind_are_told(product: TinyBERTOrchestrator) -> 
         for name in (product.router.unregister, product.registry.unregister, product.registry.get):
             with pytest.raises(InputError, match="the domain cannot be"):
                 name(wrong)
+    for wrong in ("x", 2.0, -1, float("nan")):
+        for given in ({"accept": wrong}, {"ask": wrong}):
+            with pytest.raises(ConfigError, match="cannot be"):
+                IntentRouter(product.encoder, **given)
 
 
 def test_without_a_domain_nothing_is_right(encoder: Encoder) -> None:

@@ -24,6 +24,7 @@ from mdsa_local.errors import (
     BackendError,
     BackendTimeoutError,
     BackendUnavailableError,
+    ClosedError,
     ConfigError,
     InputError,
     ModelError,
@@ -109,6 +110,9 @@ def test_generate_is_the_fold_of_stream(manager: ModelManager) -> None:
 def test_messages_and_biases_that_are_none_are_refused(manager: ModelManager) -> None:
     with pytest.raises(InputError, match="no messages"):
         manager.generate("a", [], SHORT)
+    for messages in ([{"role": "user", "content": None}], [Message("user", 5)]):  # type: ignore[arg-type]
+        with pytest.raises(InputError, match="the content of a message cannot be"):
+            manager.generate("a", messages, SHORT)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="'foo' is no role") as caught:
         manager.generate("a", [{"role": "foo", "content": "hello?"}], SHORT)
     assert "system, user, assistant, tool" in caught.value.hint
@@ -393,6 +397,24 @@ def test_close_ends_streams_and_refuses_more(manager: ModelManager) -> None:
     assert manager.loaded() == []
     with pytest.raises(BackendError, match="closed"):
         manager.generate("a", QUESTION, SHORT)
+
+
+def test_half_a_text_is_none(manager: ModelManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manager, "stream", lambda *_, **__: iter(["half", Finished("cancelled", 1, 1)]))
+    with pytest.raises(BackendUnavailableError, match="the model a was stopped before its answer was complete"):
+        manager.generate("a", QUESTION)
+    monkeypatch.undo()
+    stream = manager.stream
+
+    def closed_in_the_middle(*given: Any, **named: Any) -> Iterator[str | Finished]:
+        running = stream(*given, **named)
+        yield next(running)
+        manager.close()
+        yield from running
+
+    monkeypatch.setattr(manager, "stream", closed_in_the_middle)
+    with pytest.raises(ClosedError, match="the model manager was closed"):
+        manager.generate("a", QUESTION, Generation(max_tokens=200))
 
 
 def test_ollama_through_the_manager(settings: Settings, daemon: Daemon) -> None:
@@ -804,6 +826,9 @@ def test_arguments_of_the_wrong_kind_are_told(tiny: Path, settings: Settings) ->
         for wrong in (5, None, tiny):
             with pytest.raises(InputError, match="a model reference cannot be"):
                 manager.ensure_ready(wrong)  # type: ignore[arg-type]
+            for given in (wrong, [wrong]):
+                with pytest.raises(InputError, match="a model reference cannot be"):
+                    manager.preload(given)  # type: ignore[arg-type]
     most: Any
     for most in ("2", 2.5, 0, True):
         with pytest.raises(InputError, match="max_models is "):

@@ -135,9 +135,9 @@ def test_a_daemon_that_does_not_tell_what_runs_is_used_all_the_same(daemon: Daem
         ("odd", BackendError, "418", "log"),
         ("locked", BackendError, "refused the key", "OLLAMA_API_KEY"),
         ("elsewhere", BackendError, "redirects elsewhere", "ollama_base_url"),
-        ("broken", BackendError, "broke off", "again"),
-        ("unfinished", BackendError, "broke off", "again"),
-        ("failing", BackendError, "broke off.*runner process has terminated", "again"),
+        ("broken", BackendUnavailableError, "broke off", "again"),
+        ("unfinished", BackendUnavailableError, "broke off", "again"),
+        ("failing", BackendUnavailableError, "broke off.*runner process has terminated", "again"),
         ("garbage", BackendError, "no answer", "ollama_base_url"),
     ],
 )
@@ -147,7 +147,7 @@ def test_failures(connect: Connect, model: str, kind: type[MDSAError], message: 
         ask(backend)
     assert type(caught.value) is kind
     assert hint in caught.value.hint
-    assert caught.value.retryable == (model in ("busy", "many"))
+    assert caught.value.retryable == (kind is BackendUnavailableError)
     backend.close()
 
 

@@ -164,9 +164,9 @@ def test_an_unknown_model_lists_the_known_ones(connect: Connect) -> None:
         ("strict", InputError, "top_k", "generation settings"),
         ("locked", BackendError, "Invalid API Key", "MDSA_OPENAI_API_KEY"),
         ("elsewhere", BackendError, "redirects to http://192.0.2.1", "trust"),
-        ("broken", BackendError, "broke off", "again"),
-        ("unfinished", BackendError, "broke off", "again"),
-        ("failing", BackendError, "broke off: the engine died", "again"),
+        ("broken", BackendUnavailableError, "broke off", "again"),
+        ("unfinished", BackendUnavailableError, "broke off", "again"),
+        ("failing", BackendUnavailableError, "broke off: the engine died", "again"),
         ("garbage", BackendError, "no answer", "/v1"),
         ("bad-call", BackendError, "no answer", "/v1"),
     ],
@@ -316,6 +316,14 @@ def test_an_answer_that_ended_otherwise_is_no_whole_one(server: Daemon, connect:
     for ended in ("stop", "tool_calls"):
         said(server, delta("a"), delta("", ended))
         assert ask(connect("m"))[-1] == Finished("stop", 0, 1)
+
+
+def test_what_is_refused_in_the_middle_is_refused_again(server: Daemon, connect: Connect) -> None:
+    for code, retryable in ((400, False), (429, True), (500, True), ("rate_limit", True), (None, True)):
+        said(server, delta("a"), {"error": {"message": "the reason", "code": code}})
+        with pytest.raises(BackendError, match="broke off: the reason") as caught:
+            ask(connect("m"))
+        assert caught.value.retryable == retryable == ("Ask again" in caught.value.hint)
 
 
 def test_a_call_that_the_limit_cut_short_is_none(server: Daemon, connect: Connect) -> None:
