@@ -272,6 +272,41 @@ def test_rows_name_their_columns(tmp_path: Path) -> None:
     assert [section.rows for section in read(tmp_path, "many.csv", many)] == [tuple(range(1, 201)), tuple(range(201, 401)), tuple(range(401, 451))]
 
 
+SHIFTS = ("Date;Name;Task", "1 May;Ann;Gate", ";Ben;Bar", "2 May;Ben;Gate", ";Ann;Bar", "3 May;Ann;Bar")
+
+
+def rows(folder: Path, *lines: str) -> str:
+    """What the rows of a table say."""
+    return "\n".join(section.text.rstrip().replace("\n\n", "\n") for section in read(folder, "a.csv", "\n".join(lines)))
+
+
+def test_cells_left_blank_for_those_above_them_are_told(tmp_path: Path) -> None:
+    assert rows(tmp_path, *SHIFTS).split("\n")[1:4:2] == ["Date: 1 May; Name: Ben; Task: Bar", "Date: 2 May; Name: Ann; Task: Bar"]
+    towns = ("Land;Town;Year;Sold", "A;B;2023;x", ";;2024;y", ";C;2023;x", "D;B;2023;x", ";;2024;y", "", ";E;2023;z")
+    told = [line.split("; Year")[0] for line in rows(tmp_path, *towns).split("\n")]
+    assert told == [f"Land: {land}; Town: {town}" for land, town in ("AB", "AB", "AC", "DB", "DB", "DE")]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        # What a row is about may stand behind what not all have.
+        ("Title;Name;Phone", "Dr;Ann;51", ";Ben;52", "Prof;Eva;53", ";Tom;54"),
+        ("Title;Name;Phone", "Dr;Ann;51", ";Ben;52", "Dr;Ann;53", ";Ben;54"),
+        ("Phone;Unit;Name", "51;Sales;Ann", ";Sales;Ben", "52;Law;Eva", ";Law;Tom"),
+        # One may have been left out, the first have none, or a row be a sum.
+        (*SHIFTS[:3], *SHIFTS[3:4], *SHIFTS[5:]),
+        ("Date;Name;Task", ";Ben;Bar", *SHIFTS[1:]),
+        (*SHIFTS[:3], ";Total;2", *SHIFTS[3:]),
+        (*SHIFTS[:3], ";5;2", *SHIFTS[3:]),
+        (*SHIFTS[:3], ";Eva;", *SHIFTS[3:]),
+    ],
+)
+def test_cells_that_may_be_blank_for_nothing_stay_so(tmp_path: Path, lines: tuple[str, ...]) -> None:
+    blank = sum(line.startswith(";") for line in lines)
+    assert rows(tmp_path, *lines).count(f"{lines[0].split(';')[0]}: ") == len(lines) - 1 - blank
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
