@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
+from mdsa_local import mail
 from mdsa_local.sentences import BLANK_ROW, BOLD, FENCE, LIST_MARK, indentation, is_total, line_start, spans, unmarked, without_list_mark
 from mdsa_local.validation import denials
 from mdsa_local.validation.grounding import YES_OR_NO
@@ -161,6 +162,7 @@ def _with_notes(told: Sequence[Unit]) -> list[Unit]:
 def _places(text: str, tables: Sequence[tuple[int, int]]) -> list[_Place]:
     """The sentences outside tables that say something, and are not struck through."""
     blocks, comments, struck = ([match.span() for match in kind.finditer(text)] for kind in (FENCE, COMMENT, STRUCK))
+    comments += [head.span for head in mail.heads(text)]
     scripts = [_script(text, *block) for block in blocks]
     records = _records(text)
     found = list[_Place]()

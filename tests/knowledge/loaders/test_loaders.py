@@ -307,6 +307,69 @@ def test_cells_that_may_be_blank_for_nothing_stay_so(tmp_path: Path, lines: tupl
     assert rows(tmp_path, *lines).count(f"{lines[0].split(';')[0]}: ") == len(lines) - 1 - blank
 
 
+MAIL = """From: Karin Holm <k@example.org>
+To: All
+Date: 3 May 2024
+Subject: Re: Party
+
+Dear all,
+
+the party is on 22 June.
+
+On 28 April 2024 Peter Lund <p@example.org>
+wrote:
+> The party is on 15 June.
+>
+> On 1 April Tom wrote:
+> > When?
+"""
+OUTLOOK = """See below.
+
+-----Original Message-----
+From: Anna Beck
+Sent: Monday, 13 May 2024 18:20
+Subject: Rehearsal
+
+On Wednesday.
+"""
+
+
+def test_messages_in_a_text_are_apart(tmp_path: Path) -> None:
+    first, second = "a > From Karin Holm, 3 May 2024: Re: Party", "a > quoted: On 28 April 2024 Peter Lund wrote"
+    for text in (MAIL, MAIL.replace("\n", "\r\n")):
+        sections = read(tmp_path, "a.txt", text)
+        assert [section.title for section in sections] == [first, second]
+        assert "".join(section.text for section in sections) == text
+        assert sections[1].text.startswith("On 28 April")
+    last = "a > {}From Anna Beck, Monday, 13 May 2024 18:20: Rehearsal"
+    assert [section.title for section in read(tmp_path, "a.txt", OUTLOOK)] == ["", last.format("quoted: ")]
+    assert [section.title for section in read(tmp_path, "a.txt", OUTLOOK.replace("Original", "Forwarded"))] == ["", last.format("forwarded: ")]
+    assert [section.title for section in read(tmp_path, "a.txt", f"{MAIL}\n{OUTLOOK[OUTLOOK.index('From') :]}")] == [first, second, last.format("")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "From: Oslo\nTo: Paris\nDate: 5 May\n\nA flight.",
+        "Ann wrote:\n> Is it open?\nYes.\n\n> Is it free?\nNo.",
+        "From: A\nDate: 5 May\nSubject: B\nwith more right below.",
+        "Goethe wrote:\nNo marks here.",
+    ],
+)
+def test_what_is_no_message_stays_in_its_text(tmp_path: Path, text: str) -> None:
+    assert [(section.title, section.text) for section in read(tmp_path, "a.txt", text)] == [("", text)]
+
+
+def test_messages_have_their_places_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mdsa_local.knowledge.loaders.text.PIECE_BYTES", 200)
+    monkeypatch.setattr("mdsa_local.knowledge.loaders.text.MESSAGES_CHARS", 400)
+    text = f"\ufeff{MAIL}\n{OUTLOOK[11:]}" + "\nGrüße an alle.\n" * 60
+    chunks = list(chunk_all(read(tmp_path, "a.txt", text), len, title="a"))
+    for chunk in chunks:
+        assert (tmp_path / "a.txt").read_bytes()[chunk.start : chunk.end].decode() == chunk.text
+    assert chunks[-1].title.startswith("a > quoted: From Anna Beck")
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
