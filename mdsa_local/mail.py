@@ -30,6 +30,7 @@ _ADDRESS = re.compile(r" ?(?:<[^>]*>|\[mailto:[^\]]*\])")
 # "On 3 May 2024 Peter Lund wrote:", and below it lines with marks before them.
 _WROTE = re.compile(r"(?<!\w)(?:wrote|schrieb|a écrit|escribió)(?!\w)[^\r\n:]{0,80}:[ \t]*\r?\n(?:[ \t]*\r?\n)?(?=[ \t]{0,3}>)")
 _OPENS = re.compile(r"(?:On|Am|Le|El)\s")
+_SAID = re.compile(r"\S")
 _MARKED = re.compile(r"(?:[ \t]{0,3}>[^\r\n]*(?:\r?\n|\Z)|[ \t]*\r?\n)+")
 
 
@@ -65,7 +66,7 @@ def messages(text: str) -> list[tuple[int, str]]:
     """Where each message begins, and what it is called: by its head; one that is quoted in another with that before it. What a message quotes and
     answers piece by piece is a part of it."""
     found = [(head.span[0], head.name) for head in heads(text)]
-    ends = [*(start for start, _ in found), len(text)]
+    starts = {start for start, _ in found}
     last = 0
     for wrote in _WROTE.finditer(text):
         start = text.rfind("\n", 0, wrote.start()) + 1
@@ -74,7 +75,8 @@ def messages(text: str) -> list[tuple[int, str]]:
         if not _OPENS.match(text, start) and _OPENS.match(text, before) and text[before:start].strip():
             start = before
         marked = _MARKED.match(text, wrote.end())
-        if marked and start >= last and text[start] != ">" and any(not text[marked.end() : end].strip() for end in ends if end >= marked.end()):
+        following = _SAID.search(text, marked.end()) if marked else None
+        if marked and start >= last and text[start] != ">" and (following is None or following.start() in starts):
             last = marked.end()
             found.append((start, f"quoted: {' '.join(_ADDRESS.sub('', text[start : wrote.end()]).split()).rstrip(':')}"[:MOST_NAME_CHARS]))
     return sorted(found)

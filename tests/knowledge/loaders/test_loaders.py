@@ -360,6 +360,13 @@ def test_what_is_no_message_stays_in_its_text(tmp_path: Path, text: str) -> None
     assert [(section.title, section.text) for section in read(tmp_path, "a.txt", text)] == [("", text)]
 
 
+def test_many_messages_take_no_longer_each(tmp_path: Path) -> None:
+    before = time.process_time()
+    assert len(read(tmp_path, "a.txt", f"{OUTLOOK}\nAnn wrote:\n> Yes?\nNo.\n\n" * 4000)) > 4000
+    read(tmp_path, "b.txt", "Ann wrote:\n>\nNo.\n" * 20000 + "To: " * 50000 + "To:\n" * 50000)
+    assert time.process_time() - before < 5
+
+
 def test_messages_have_their_places_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mdsa_local.knowledge.loaders.text.PIECE_BYTES", 200)
     monkeypatch.setattr("mdsa_local.knowledge.loaders.text.MESSAGES_CHARS", 400)
