@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 Span = tuple[int, int]
 
@@ -11,6 +11,8 @@ FENCE = re.compile(r"^[ \t]*(```|~~~)[^\n]*(?:\n.*?(?:^[ \t]*\1[ \t]*$|\Z)|\Z)",
 LIST_MARK = re.compile(r"[ \t>#]*(?:\*\*)?(?:[-*+•–—·▪◦‣✓✔✗✘]|(?:step[ \t]+)?\d{1,2}[.):])(?:\*\*)?[ \t]+", re.IGNORECASE)
 # A line that is bold as a whole stands over what is below it.
 BOLD = re.compile(r"\s*(\*\*|__)(?=\S)((?:(?!\1)[^\n])+)\1\s*")
+# A row of a Markdown table that leaves its first cell to those above it.
+BLANK_ROW = re.compile(r"[ \t]*\|[ \t]*\|")
 
 _LINE = re.compile(r"[^\n]+")
 _END = re.compile(r"""[.!?…]+["'”’»)\]*_`]*(?=\s|$)|[。！？]+[」』”’)"]*""")
@@ -57,6 +59,15 @@ _DAY = re.compile(
     r"|\s*(?:january|february|march|april|may(?=\s+\d)|june|july|august|september|october|november|december)(?!\w)",
     re.IGNORECASE,
 )
+
+
+_TOTAL = re.compile(r"(?:(?:sub|grand)?[ -]?total|sum|overall|(?:zwischen|gesamt)?summe|insgesamt|gesamt|somme|suma)(?!\w)", re.IGNORECASE)
+
+
+def is_total(cells: Iterable[str]) -> bool:
+    """Whether a row of a table sums up others: one of its cells says so, or all that are filled are numbers."""
+    said = [cell.strip(" *_:") for cell in cells]
+    return any(map(_TOTAL.match, said)) or not any(char.isalpha() for cell in said for char in cell)
 
 
 def spans(text: str) -> list[Span]:

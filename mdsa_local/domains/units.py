@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
-from mdsa_local.sentences import BOLD, FENCE, LIST_MARK, indentation, line_start, spans, unmarked, without_list_mark
+from mdsa_local import mail
+from mdsa_local.sentences import BLANK_ROW, BOLD, FENCE, LIST_MARK, indentation, is_total, line_start, spans, unmarked, without_list_mark
 from mdsa_local.validation import denials
 from mdsa_local.validation.grounding import YES_OR_NO
 
@@ -133,14 +135,37 @@ def quotable(text: str) -> list[Unit]:
     tables = [(match.start(), match.end()) for match in TABLE.finditer(text)]
     places = _led_in(text, _joined(text, _places(text, tables)))
     told = [
-        (place.start, Unit(text[place.start : place.end], place.above, place.item or place.steps))
+        (place.start, Unit(_row_told(text, place) or text[place.start : place.end], place.above, place.item or place.steps))
         for place in places
         if not ((place.asks and not place.above) or (place.leads and (place.asks or text[: place.end].rstrip(EMPHASIS).endswith(":"))))
     ]
     for first, last in tables:
         heading, _, *rows = text[first:last].strip("\n").split("\n")
-        told += [(first, Unit(f"{heading.strip()}\n{row.strip()}", listed=True)) for row in rows if not STRUCK.search(row)]
+        told_of = (_below(rows, at) for at in range(len(rows)))
+        told += [(first, Unit(f"{heading.strip()}\n{row}", listed=True)) for row in told_of if not STRUCK.search(row)]
     return _with_notes([unit for _, unit in sorted(told, key=lambda pair: pair[0])])
+
+
+def _below(rows: Sequence[str], at: int) -> str:
+    """The row ``at`` of a table below those that have what the blank cells it begins with leave to them; by itself where it sums up, and where a
+    value stands twice in the first column: there they may mean that it has none."""
+    if not BLANK_ROW.match(rows[at]):
+        return rows[at].strip()
+    cells = [[cell.strip() for cell in row.strip().removeprefix("|").split("|")] for row in rows]
+    firsts = [row[0] for row in cells if row[0]]
+    if is_total(cells[at]) or len({*firsts}) < len(firsts):
+        return rows[at].strip()
+    blank = next((column for column, cell in enumerate(cells[at]) if cell), 0)
+    over = {next((n for n in reversed(range(at)) if "".join(cells[n][column : column + 1])), at) for column in range(blank)}
+    return "\n".join(rows[n].strip() for n in sorted(over | {at}))
+
+
+def _row_told(text: str, place: _Place) -> str:
+    """Such a row that stands below no names of columns; empty for all else."""
+    if not BLANK_ROW.match(text, place.start):
+        return ""
+    rows = list(takewhile(lambda row: row.lstrip().startswith("|"), reversed(text[: line_start(text, place.start)].split("\n")[:-1])))
+    return _below([*reversed(rows), text[place.start : place.end]], len(rows))
 
 
 def _with_notes(told: Sequence[Unit]) -> list[Unit]:
@@ -157,6 +182,7 @@ def _with_notes(told: Sequence[Unit]) -> list[Unit]:
 def _places(text: str, tables: Sequence[tuple[int, int]]) -> list[_Place]:
     """The sentences outside tables that say something, and are not struck through."""
     blocks, comments, struck = ([match.span() for match in kind.finditer(text)] for kind in (FENCE, COMMENT, STRUCK))
+    comments += [head.span for head in mail.heads(text)]
     scripts = [_script(text, *block) for block in blocks]
     records = _records(text)
     found = list[_Place]()

@@ -17,7 +17,7 @@ from typing import Literal
 from unicodedata import normalize
 
 from mdsa_local.knowledge.loaders import LINE, Section, below
-from mdsa_local.sentences import BOLD
+from mdsa_local.sentences import BLANK_ROW, BOLD
 
 MAX_TOKENS = 110
 # Of numbered steps, which say little where some are missing: the encoder's window of 256 less its two marks and a short title. Under a longer title
@@ -418,7 +418,11 @@ def _steps(source: str, block: _Block) -> list[_Steps]:
 
 def _fit(source: str, kind: Kind, whole: Span, cost: Callable[[Span], int], limit: int, size: int | None = None) -> Iterator[tuple[Span, int]]:
     """A block of a ``kind`` whole, or in pieces of at most ``limit`` tokens, each with its tokens; ``size`` are those of all where known."""
-    cutters: dict[Kind, list[Callable[[str], list[int]]]] = {"paragraph": [_sentences], "list": [_items, _lines, _sentences], "lines": [_lines]}
+    cutters: dict[Kind, list[Callable[[str], list[int]]]] = {
+        "paragraph": [_sentences],
+        "list": [_items, _lines, _sentences],
+        "lines": [_rows_told, _lines],
+    }
 
     def split(span: Span, depth: int, known: int | None = None) -> Iterator[tuple[Span, int]]:
         size = cost(span) if known is None else known
@@ -436,6 +440,10 @@ def _fit(source: str, kind: Kind, whole: Span, cost: Callable[[Span], int], limi
 
 def _items(text: str) -> list[int]:
     return [match.start() for match in LINE.finditer(text) if match.start() and _ITEM.match(match[0])]
+
+
+def _rows_told(text: str) -> list[int]:
+    return [match.start() for match in LINE.finditer(text) if match.start() and not BLANK_ROW.match(match[0])]
 
 
 def _lines(text: str) -> list[int]:

@@ -572,3 +572,22 @@ def test_a_form_that_quotations_cannot_have_is_told(product: TinyBERTOrchestrato
     domain = DomainConfig(name="garden", generation={"json_schema": {"type": "object"}})
     with product.manager.lease(product.manager._names.target("nano")) as nano, pytest.raises(ConfigError, match=r"garden only quotes .* json_schema"):
         asking.asked(nano, True, domain, "what does a new card cost?", [("Fees", FEES)], product.encoder.encode)
+
+
+TABLE = "| Course | Day |\n|---|---|\n| Yoga | Monday |\n| | Thursday |\n| Dance | Friday |\n|  | Total: 3 |"
+
+
+def test_a_row_that_begins_blank_is_quoted_below_those_that_say_what_it_is_of() -> None:
+    told = [unit.own for unit in quotable(TABLE)]
+    assert told[1] == "| Course | Day |\n| Yoga | Monday |\n| | Thursday |"
+    assert told[3] == "| Course | Day |\n|  | Total: 3 |"
+    assert [unit.own for unit in quotable(TABLE.replace("Dance", "Yoga"))][1] == "| Course | Day |\n| | Thursday |"
+    assert len(quotable(TABLE.replace("Yoga", "~~Yoga~~"))) == 2
+    assert [unit.own for unit in quotable("| A | B | x |\n| | | y |\n| | C | 2 |")][1:] == ["| A | B | x |\n| | | y |", "| A | B | x |\n| | C | 2 |"]
+
+
+def test_what_a_message_begins_with_is_no_answer() -> None:
+    head = "From: Ann\nTo: All\nDate: 3 May 2024\nSubject: Party\n\n"
+    assert [unit.own for unit in quotable(f"{head}It is in June.")] == ["It is in June."]
+    assert [unit.own for unit in quotable(f"Hi.\n\n-----Original Message-----\n{head}In June.")] == ["Hi.", "In June."]
+    assert len(quotable("From: Oslo\nTo: Paris\nDate: 3 May\n\nBy plane.")) == 4

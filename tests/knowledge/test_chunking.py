@@ -194,6 +194,15 @@ def test_a_long_paragraph_is_split_at_sentence_ends() -> None:
     assert all(piece.text.endswith(".") for piece in chunks)
 
 
+def test_a_row_whose_first_cell_is_blank_stays_with_those_above_it() -> None:
+    rows = [row for n in range(5) for row in (f"| Course {n} | Monday | 18:00 |", "|  | Thursday | 9:00 |")]
+    chunks = chunk("\n".join(["| Course | Day | Time |", "|---|---|---|", *rows]), count, max_tokens=50)
+    assert len(chunks) > 2
+    assert not [piece for piece in chunks if piece.text.startswith("|  |")]
+    long = chunk("\n".join(["| A | 1 |", *["| | 2 |"] * 30]), count, max_tokens=20)
+    assert all(count(piece.text) <= 20 for piece in long)
+
+
 def test_a_table_is_split_between_rows() -> None:
     rows = [f"| row {n} | Yes. It is |" for n in range(9)]
     chunks = chunk("\n".join(rows), count, max_tokens=30)

@@ -32,16 +32,20 @@ CONTAINED = {"html", "pdf", "docx", "json"}
 LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 # Families whose loader has come to take other text from the same file, or whose text is split otherwise; one more each time, that files read before
 # are read again.
-REVISIONS = {"html": 6, "pdf": 6, "docx": 6, "json": 5, "jsonl": 4, "text": 4, "rows": 4}
+REVISIONS = {"html": 7, "pdf": 6, "docx": 7, "json": 5, "jsonl": 4, "text": 5, "rows": 5}
 # Of texts the second revision read those with front matter otherwise, the third splits those with numbered steps so: the second of such. Looked for
 # by its digit, which takes a ninth of the time of a look at each line. The fourth, those with headings told by what is below or around them, tables
-# without outer bars, and lists directly below others.
-FRONT, STEPS, FORMS = 2, 3, 4
+# without outer bars, and lists directly below others. The fifth, tables with rows whose first cell is blank, and messages.
+FRONT, STEPS, FORMS, BLANKS = 2, 3, 4, 5
 _SECOND_STEP = re.compile(rb"2[.)][ \t](?:(?<=[\r\n]...)|(?<=[\r\n] ...)|(?<=[\r\n]  ...)|(?<=[\r\n]   ...))", re.DOTALL)
 _FORMS = re.compile(
     rb"[\r\n](?:(?:(?<=[^\r\n][\r\n])|(?<=[^\r\n]\r\n)) {0,3}(?:={3,}|-{3,})[ \t]*(?:[\r\n]|\Z)"
     rb"| {0,3}(?:\*\*|__)[^\r\n]+(?:\*\*|__):?[ \t]*[\r\n]| {0,3}:?-+:?[ \t]*\|[ \t:|-]+[\r\n]"
     rb"|(?:[-*+]|\d{1,9}[.)]) [^\r\n]+\r?[\r\n][^\s*+-][^\r\n]*:[ \t]*[\r\n]|#[^\r\n]*\{[#.][^\r\n]*\}[ \t]*[\r\n])"
+)
+_BLANKS = re.compile(
+    rb"[\r\n](?:[ \t]*\|[ \t]*\||(?:from|von|de|subject|betreff|objet|asunto)[ \t]?:)|(?:wrote|schrieb|crit|escribi..?)[^\r\n:]{0,80}:\s{1,8}>",
+    re.IGNORECASE,
 )
 _BLOCK_BYTES, _OVERLAP_BYTES = 1 << 20, 1 << 10
 # Family to the module it needs, and the extra that brings it.
@@ -96,14 +100,15 @@ def fingerprint(path: Path) -> str:
         if name != "text":
             digest = hashlib.file_digest(content, "sha256")
         else:
-            digest, before, steps, front, forms = hashlib.sha256(), b"", False, False, False
+            digest, before, steps, front, forms, blanks = hashlib.sha256(), b"", False, False, False, False
             while block := content.read(_BLOCK_BYTES):
                 front = front or (not before and block.removeprefix(b"\xef\xbb\xbf").startswith(b"---"))
                 steps = steps or _SECOND_STEP.search(before + block) is not None
                 forms = forms or _FORMS.search(before + block) is not None
+                blanks = blanks or _BLANKS.search(before + block) is not None
                 digest.update(block)
                 before = (before + block)[-_OVERLAP_BYTES:]
-            revision = min(revision, FORMS if forms else STEPS if steps else FRONT if front else 1)
+            revision = min(revision, BLANKS if blanks else FORMS if forms else STEPS if steps else FRONT if front else 1)
         return digest.hexdigest() + (f"-{revision}" if revision > 1 else "")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 from mdsa_local.knowledge.loaders import MOST_TITLE_CHARS, Section, UnreadableError, below, headed, named, titled
+from mdsa_local.knowledge.loaders.blanks import filled
 from mdsa_local.knowledge.loaders.docx_parts import settle
 from mdsa_local.knowledge.loaders.docx_styles import Styles
 from mdsa_local.knowledge.loaders.numbering import Numbering
@@ -77,6 +78,8 @@ def _rows(table: Any) -> Iterator[str]:
     names = (
         width > 1 and whole[0] and (_is_repeated(table) or _is_bold(cells) or _is_head([row for row, each in zip(rows, whole, strict=True) if each]))
     )
+    if names and all(whole):
+        rows[1:] = filled(rows[1:])
     for row, each in list(zip(rows, whole, strict=True))[names:]:
         if any(row):
             yield named(rows[0], row) if names and each else " | ".join(row)

@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from mdsa_local.knowledge.loaders import MOST_TITLE_CHARS, Section, below, headed, named, titled
+from mdsa_local.knowledge.loaders.blanks import filled
 from mdsa_local.knowledge.loaders.chrome import Chrome, styled
 from mdsa_local.knowledge.loaders.encodings import decoded, marked, of_web
 from mdsa_local.knowledge.loaders.html_tables import MOST_COLUMNS, MOST_HEADINGS, MOST_ROWS, Cell, Table, span
@@ -39,6 +40,8 @@ INLINE = {"svg"}
 # What a button may have in it, and whose lines a button may end, with nothing after it.
 IN_BUTTON, ENDS_WITH_BUTTON = {"div", "p"}, {"p", "li", "dd"}
 SCRIPTS = {"sup": raised, "sub": lowered}
+# What may be all of a cell without a word in it.
+PICTURES, ICONS, TICKED = {"img", "svg"}, {"i", "span"}, {"checkbox", "radio"}
 PIECE_CHARS = 1 << 16
 # Bytes for which Windows-1252 has no character.
 _UNUSED = b"\x81\x8d\x8f\x90\x9d"
@@ -156,6 +159,8 @@ class _Page(HTMLParser):
                 self._words.append(" ")
             else:
                 self._end_button()
+        if self._tables and self._tables[-1].cells:
+            self._sign(tag, given)
         if tag in SKIPPED or number in self._dropped or _hides(given):
             if tag not in VOID:
                 self._hide(tag)
@@ -176,6 +181,21 @@ class _Page(HTMLParser):
             self._begin_script(tag)
         elif tag in BLOCKS:
             self._begin_block(tag, given)
+
+    def _sign(self, tag: str, given: Mapping[str, str | None]) -> None:
+        """What something in a cell says without text: an image among the words, all else where there are none."""
+        ticks = tag == "input" and (given.get("type") or "").lower() in TICKED
+        label = " ".join((given.get("alt") or given.get("aria-label") or given.get("title") or "").split())
+        if not (ticks or tag in PICTURES or (tag in ICONS and (label or given.get("class")))) or any(self._striking.values()):
+            return
+        decorates = given.get("aria-hidden") == "true"
+        if _hides({**given, "aria-hidden": None}):
+            return
+        if ticks:
+            label = "yes" if "checked" in given else "no"
+        elif tag in PICTURES and label and not decorates:
+            self._words.append(f" {label} ")
+        self._tables[-1].cells[-1].signs.append(label)
 
     def _hide(self, tag: str) -> None:
         if tag in INLINE or (self._button and tag in IN_BUTTON):
@@ -246,6 +266,7 @@ class _Page(HTMLParser):
             if self._tables and self._tables[-1].cells:
                 self._tables[-1].cells[-1].item &= tag != "li"
             if tag == "table":
+                self._carry()
                 del self._tables[-1:]
             elif not self._tables:
                 self._end(tag)
@@ -376,6 +397,7 @@ class _Page(HTMLParser):
         cells, parted = table.cells, table.parted or any(not cell.kind for cell in table.cells)
         table.cells, table.open, table.parted = [], False, False
         if parted:
+            table.plain = False
             self._stands(cells)
             return
         row, columns = table.placed(cells)
@@ -387,6 +409,7 @@ class _Page(HTMLParser):
             # One above all columns is no name of one.
             if table.names == [] and columns == 1:
                 table.names = None
+            table.plain &= not table.names
             self._stands(cells)
         elif headings and columns <= MOST_COLUMNS and (table.names == [] or (goes_on and table.names and columns == len(table.names))):
             names = [text for _, spanned, text in row for _ in range(spanned)]
@@ -397,17 +420,30 @@ class _Page(HTMLParser):
             self._tell(line)
         elif table.names and columns == len(table.names):
             # The headings need not be said again.
-            if table.said and self._blocks[-len(table.said) :] == table.said:
+            if table.said and not table.body and self._blocks[-len(table.said) :] == table.said:
                 del self._blocks[-len(table.said) :]
             over = [table.names[at] if spanned == 1 else ", ".join(filter(None, table.names[at : at + spanned])) for at, spanned, _ in row]
             short = [name if spanned == 1 or len(name) <= MOST_TITLE_CHARS else "" for name, (_, spanned, _) in zip(over, row, strict=True)]
-            self._tell(named(short, [text for _, _, text in row]))
+            texts = [text for _, _, text in row]
+            table.plain &= len(row) == columns
+            at = len(self._blocks)
+            self._tell(named(short, texts))
+            if len(self._blocks) > at:
+                table.body.append((at, short, texts))
         else:
+            table.plain = False
             table.names = table.names or None
             if not table.names and any(cell.long() for cell in cells):
                 self._stands(cells)
             else:
                 self._tell(line)
+
+    def _carry(self) -> None:
+        """A table ends: what blank cells leave to those above them is told."""
+        table = self._tables[-1] if self._tables else Table()
+        if table.plain:
+            for (at, names, texts), told in zip(table.body, filled([texts for _, _, texts in table.body]), strict=True):
+                self._blocks[at] = named(names, told) if told != texts else self._blocks[at]
 
     def _stands(self, cells: Sequence[Cell]) -> None:
         """Cells as they stand, those of more than a block one below the other."""
@@ -452,3 +488,5 @@ class _Page(HTMLParser):
         if self._blocks:
             self._sections.append(Section("\n\n".join(self._blocks) + "\n\n", headed(self._stem, self._path)))
             self._blocks = []
+            for table in self._tables:
+                table.body, table.plain = [], False

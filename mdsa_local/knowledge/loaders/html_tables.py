@@ -11,6 +11,8 @@ from mdsa_local.knowledge.loaders.lists import whole
 MOST_COLUMNS, MOST_ROWS, MOST_HEADINGS, MOST_ABOVE, MOST_ABOVE_CHARS = 1000, 65534, 4, 50, 1000
 # Of a cell with paragraphs: a longer one is not the cell of a row but a part of the page.
 MOST_CELL_CHARS = 400
+# Of a cell in which something is shown that has no words.
+UNTOLD = "?"
 
 
 @dataclass(slots=True)
@@ -24,6 +26,8 @@ class Cell:
     blocks: list[tuple[str, str]] = field(default_factory=list)
     item: bool = False
     kept: bool = False
+    # What is shown in it beside text: what that is called, empty where nothing tells.
+    signs: list[str] = field(default_factory=list)
 
     def line(self) -> str:
         """All in one line: what goes on with a sentence behind a blank, else behind a semicolon."""
@@ -37,6 +41,10 @@ class Cell:
                 parts.append(part)
                 broken = True
         return "".join(parts)
+
+    def sign(self) -> str:
+        """What it says where it has no text."""
+        return ", ".join(dict.fromkeys(filter(None, self.signs))) or (UNTOLD if self.signs and self.kind == "td" else "")
 
     def long(self) -> bool:
         """Whether it is a part of the page rather than of a row."""
@@ -57,6 +65,9 @@ class Table:
     cells: list[Cell] = field(default_factory=list)
     open: bool = False
     parted: bool = False
+    # Of the rows below the names where their blocks are, the names and the cells; whether they are all of these rows.
+    body: list[tuple[int, list[str], list[str]]] = field(default_factory=list)
+    plain: bool = True
 
     def placed(self, cells: Sequence[Cell]) -> tuple[list[tuple[int, int, str]], int]:
         """A row with what reaches into it from above, each with its column and how many it spans; and how many columns the row has."""
@@ -71,7 +82,7 @@ class Table:
                     self.above[column] = (text, columns, rows - 1)
                 column += columns
             if cell is not None:
-                text = cell.line()
+                text = cell.line() or (cell.sign() if self._is_named(column) else "")
                 row.append((column, cell.columns, text))
                 if cell.rows > 1 and len(self.above) < MOST_ABOVE:
                     room = MOST_ABOVE_CHARS - sum(len(other) for other, _, _ in self.above.values())
@@ -79,6 +90,11 @@ class Table:
                 column += cell.columns
         self.above |= {at: (text, columns, rows - 1) for at, (text, columns, rows) in above.items() if rows > 1 and at >= column}
         return row, column
+
+    def _is_named(self, column: int) -> bool:
+        """Whether it is told what stands in a column; without that, what only is shown there says nothing."""
+        names = self.names or []
+        return column < len(names) and bool(names[column])
 
 
 def span(value: str | None, most: int) -> int:

@@ -10,12 +10,15 @@ from itertools import chain, islice
 from pathlib import Path
 
 from mdsa_local.knowledge.loaders import LINE, Section, UnreadableError, named
+from mdsa_local.knowledge.loaders.blanks import filled
 from mdsa_local.knowledge.loaders.text import lines
 
 ROWS = 200
 SECTION_CHARS = 1 << 20
 LINE_CHARS = 16 << 20
 NAME_CHARS = 200
+# In a table of more rows, none are left blank for what stands above them: a program wrote it.
+MOST_CARRIED = 2000
 # Lines above a table, at most.
 MOST_TITLES = 4
 # By the first lines the delimiter is found; in doubt it is the first of these.
@@ -43,13 +46,25 @@ def read(path: Path) -> Iterator[Section]:
         whole = _is_data(names, head[first + 1 :])
         header = [""] * len(names) if whole else [_short(name) for name in names]
         rows = chain(head[first if whole else first + 1 :], reader)
-        numbered = ((number, line) for number, row in enumerate(rows, first + 1) if (line := named(header, row)))
+        numbered = ((number, line) for number, row in enumerate(_carried(rows), first + 1) if (line := named(header, row)))
         for group in _grouped(numbered):
             yield Section("".join(f"{line}\n\n" for _, line in group), title, rows=tuple(number for number, _ in group))
     except csv.Error as error:
         raise UnreadableError(f"cannot be read as a table: line {reader.line_num}: {error}") from None
     finally:
         csv.field_size_limit(limit)
+
+
+def _carried(rows: Iterator[list[str]]) -> Iterator[list[str]]:
+    """The rows, of a table that is not long with what blank cells leave to those above them."""
+    held: list[list[str]] = []
+    size = 0
+    for row in rows:
+        held.append(row)
+        size += sum(map(len, row))
+        if len(held) > MOST_CARRIED or size > SECTION_CHARS:
+            return chain(held, rows)
+    return iter(filled(held))
 
 
 def _first(rows: list[list[str]]) -> int:

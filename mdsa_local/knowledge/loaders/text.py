@@ -10,13 +10,20 @@ from pathlib import Path
 from mdsa_local.knowledge.loaders import Section, UnreadableError
 from mdsa_local.knowledge.loaders.encodings import BINARY, encoding
 from mdsa_local.knowledge.loaders.front import front_matter, title
+from mdsa_local.mail import messages
 
 PIECE_BYTES = 1 << 18
+# So much of a text is looked through for messages at a time.
+MESSAGES_CHARS = 1 << 20
 
 
 def read(path: Path) -> Iterator[Section]:
-    """The text as it is, in pieces that continue one another; before it, of Markdown, its front matter."""
+    """The text as it is, in pieces that continue one another; before it, of Markdown, its front matter. Of other text each message that begins, or is
+    quoted, is a section."""
     markdown = path.suffix.lower() != ".txt"
+    if not markdown:
+        yield from _messages(decoded(path), path.stem)
+        return
     goes_on = False
     for number, text in enumerate(decoded(path)):
         if number == 0 and markdown and (front := front_matter(text)):
@@ -25,6 +32,27 @@ def read(path: Path) -> Iterator[Section]:
             text = text[end:]
         yield Section(text, markdown=markdown, continues=goes_on)
         goes_on = True
+
+
+def _messages(pieces: Iterator[str], stem: str) -> Iterator[Section]:
+    goes_on, heading, waiting = False, "", ""
+    for piece in chain(pieces, [""]):
+        waiting += piece
+        if piece and len(waiting) < MESSAGES_CHARS:
+            continue
+        # Where a line is blank nothing is cut in two that a message begins with.
+        end = max(waiting.rfind("\n\n"), waiting.rfind("\r\n\r\n")) if piece else 0
+        end = end if end > 0 else len(waiting)
+        text, waiting = waiting[:end], waiting[end:]
+        begun = messages(text)
+        edges = [*(start for start, _ in begun), len(text)]
+        if edges[0]:
+            yield Section(text[: edges[0]], heading, continues=goes_on)
+            goes_on = True
+        for (start, name), after in zip(begun, edges[1:], strict=True):
+            heading = f"{stem} > {name}"
+            yield Section(text[start:after], heading)
+            goes_on = True
 
 
 def decoded(path: Path) -> Iterator[str]:

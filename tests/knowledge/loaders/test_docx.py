@@ -78,6 +78,10 @@ def test_equal_cells_are_kept_and_merged_ones_said_once(tmp_path: Path) -> None:
     ("rows", "said"),
     [
         (("Item|Adult|Child", "Tea|5|4", "Bun||3"), "Item: Tea; Adult: 5; Child: 4\nItem: Bun; Child: 3"),
+        (
+            ("Item|Size|Price", "Tea|small|5", "|big|6", "Bun|small|3", "|big|4"),
+            "Item: Tea; Size: small; Price: 5\nItem: Tea; Size: big; Price: 6\nItem: Bun; Size: small; Price: 3\nItem: Bun; Size: big; Price: 4",
+        ),
         # What may be a row like the others names nothing.
         (("Mon|closed|by call", "Tue|9-12|14-18", "Sun|closed|14-18"), "Mon | closed | by call\nTue | 9-12 | 14-18\nSun | closed | 14-18"),
         (("Anna|Berlin|Sales", "Carl|Bonn|Law", "Eva|Rome|Sales"), "Anna | Berlin | Sales\nCarl | Bonn | Law\nEva | Rome | Sales"),

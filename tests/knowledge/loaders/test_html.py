@@ -142,3 +142,37 @@ def test_where_a_word_may_be_parted_it_is_one_word(tmp_path: Path) -> None:
         ("Krankenkasse", "Versicherungspflicht, abc, de\n\nfg"),
         ("Beitrag", "Text"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("cells", "said_of_them"),
+    [
+        ("<td><img alt='not included'><td><img src=a title=' in \n cluded '>", "Free: not included; Plus: in cluded"),
+        ("<td><img alt=not> included<td><img alt='From' aria-hidden=true> 2025<img alt=x hidden>", "Free: not included; Plus: 2025"),
+        ("<td><input type=checkbox><td><input type=radio checked disabled>", "Free: no; Plus: yes"),
+        ("<td><i class=no title='not included'></i><td><svg aria-label=meat><path/></svg>", "Free: not included; Plus: meat"),
+        ("<td><i title=Yes aria-hidden=true></i><td><i title=a></i><i title=b></i>", "Free: Yes; Plus: a, b"),
+        # What is shown without words is not left out as if nothing were.
+        ("<td><img src=a><td><svg><path/></svg>", "Free: ?; Plus: ?"),
+        ("<td><i class=yes></i><td><span class=a><b class=b>5</b></span>", "Free: ?; Plus: 5"),
+        ("<td><i></i><span hidden class=a></span><s><img></s><td><input><button><img></button>", "Plus: ?"),
+    ],
+)
+def test_what_is_shown_in_a_cell_without_text_is_told(tmp_path: Path, cells: str, said_of_them: str) -> None:
+    page = f"<table><tr><th><th>Plan<th>Free<th>Plus<tr><td><input type=checkbox><td>Offline{cells}</table>"
+    assert said(tmp_path, page) == f"Plan: Offline; {said_of_them}"
+
+
+def test_cells_left_blank_for_those_above_them_are_told(tmp_path: Path) -> None:
+    rows = ["Yoga", "Mon", "18"], ["&nbsp;", "Tue", "19"], ["Dance", "Mon", "20"], ["", "Fri", "21"]
+    head, *body = ("".join(f"<td>{cell}" for cell in row) for row in (["<th>Course<th>Day<th>Time"], *rows))
+    page = f"<table><tr>{head.removeprefix('<td>')}" + "".join(f"<tr>{row}" for row in body)
+    told = (
+        "Course: Yoga; Day: Mon; Time: 18",
+        "Course: Yoga; Day: Tue; Time: 19",
+        "Course: Dance; Day: Mon; Time: 20",
+        "Course: Dance; Day: Fri; Time: 21",
+    )
+    assert said(tmp_path, f"{page}</table>After.") == "\n\n".join([*told, "After."])
+    assert said(tmp_path, f"{page}<tr><td colspan=2>From May<td>5</table>").split("\n\n")[1] == "Day: Tue; Time: 19"
+    assert said(tmp_path, f"{page}<tr><td colspan=3>From May</table>").split("\n\n")[1] == "Day: Tue; Time: 19"

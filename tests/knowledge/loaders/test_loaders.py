@@ -294,6 +294,111 @@ def test_rows_name_their_columns(tmp_path: Path) -> None:
     assert [section.rows for section in read(tmp_path, "many.csv", many)] == [tuple(range(1, 201)), tuple(range(201, 401)), tuple(range(401, 451))]
 
 
+SHIFTS = ("Date;Name;Task", "1 May;Ann;Gate", ";Ben;Bar", "2 May;Ben;Gate", ";Ann;Bar", "3 May;Ann;Bar")
+
+
+def rows(folder: Path, *lines: str) -> str:
+    """What the rows of a table say."""
+    return "\n".join(section.text.rstrip().replace("\n\n", "\n") for section in read(folder, "a.csv", "\n".join(lines)))
+
+
+def test_cells_left_blank_for_those_above_them_are_told(tmp_path: Path) -> None:
+    assert rows(tmp_path, *SHIFTS).split("\n")[1:4:2] == ["Date: 1 May; Name: Ben; Task: Bar", "Date: 2 May; Name: Ann; Task: Bar"]
+    towns = ("Land;Town;Year;Sold", "A;B;2023;x", ";;2024;y", ";C;2023;x", "D;B;2023;x", ";;2024;y", "", ";E;2023;z")
+    told = [line.split("; Year")[0] for line in rows(tmp_path, *towns).split("\n")]
+    assert told == [f"Land: {land}; Town: {town}" for land, town in ("AB", "AB", "AC", "DB", "DB", "DE")]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        # What a row is about may stand behind what not all have.
+        ("Title;Name;Phone", "Dr;Ann;51", ";Ben;52", "Prof;Eva;53", ";Tom;54"),
+        ("Title;Name;Phone", "Dr;Ann;51", ";Ben;52", "Dr;Ann;53", ";Ben;54"),
+        ("Phone;Unit;Name", "51;Sales;Ann", ";Sales;Ben", "52;Law;Eva", ";Law;Tom"),
+        # One may have been left out, the first have none, or a row be a sum.
+        (*SHIFTS[:3], *SHIFTS[3:4], *SHIFTS[5:]),
+        ("Date;Name;Task", ";Ben;Bar", *SHIFTS[1:]),
+        (*SHIFTS[:3], ";Total;2", *SHIFTS[3:]),
+        (*SHIFTS[:3], ";5;2", *SHIFTS[3:]),
+        (*SHIFTS[:3], ";Eva;", *SHIFTS[3:]),
+    ],
+)
+def test_cells_that_may_be_blank_for_nothing_stay_so(tmp_path: Path, lines: tuple[str, ...]) -> None:
+    blank = sum(line.startswith(";") for line in lines)
+    assert rows(tmp_path, *lines).count(f"{lines[0].split(';')[0]}: ") == len(lines) - 1 - blank
+
+
+MAIL = """From: Karin Holm <k@example.org>
+To: All
+Date: 3 May 2024
+Subject: Re: Party
+
+Dear all,
+
+the party is on 22 June.
+
+On 28 April 2024 Peter Lund <p@example.org>
+wrote:
+> The party is on 15 June.
+>
+> On 1 April Tom wrote:
+> > When?
+"""
+OUTLOOK = """See below.
+
+-----Original Message-----
+From: Anna Beck
+Sent: Monday, 13 May 2024 18:20
+Subject: Rehearsal
+
+On Wednesday.
+"""
+
+
+def test_messages_in_a_text_are_apart(tmp_path: Path) -> None:
+    first, second = "a > From Karin Holm, 3 May 2024: Re: Party", "a > quoted: On 28 April 2024 Peter Lund wrote"
+    for text in (MAIL, MAIL.replace("\n", "\r\n")):
+        sections = read(tmp_path, "a.txt", text)
+        assert [section.title for section in sections] == [first, second]
+        assert "".join(section.text for section in sections) == text
+        assert sections[1].text.startswith("On 28 April")
+    last = "a > {}From Anna Beck, Monday, 13 May 2024 18:20: Rehearsal"
+    assert [section.title for section in read(tmp_path, "a.txt", OUTLOOK)] == ["", last.format("quoted: ")]
+    assert [section.title for section in read(tmp_path, "a.txt", OUTLOOK.replace("Original", "Forwarded"))] == ["", last.format("forwarded: ")]
+    assert [section.title for section in read(tmp_path, "a.txt", f"{MAIL}\n{OUTLOOK[OUTLOOK.index('From') :]}")] == [first, second, last.format("")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "From: Oslo\nTo: Paris\nDate: 5 May\n\nA flight.",
+        "Ann wrote:\n> Is it open?\nYes.\n\n> Is it free?\nNo.",
+        "From: A\nDate: 5 May\nSubject: B\nwith more right below.",
+        "Goethe wrote:\nNo marks here.",
+    ],
+)
+def test_what_is_no_message_stays_in_its_text(tmp_path: Path, text: str) -> None:
+    assert [(section.title, section.text) for section in read(tmp_path, "a.txt", text)] == [("", text)]
+
+
+def test_many_messages_take_no_longer_each(tmp_path: Path) -> None:
+    before = time.process_time()
+    assert len(read(tmp_path, "a.txt", f"{OUTLOOK}\nAnn wrote:\n> Yes?\nNo.\n\n" * 4000)) > 4000
+    read(tmp_path, "b.txt", "Ann wrote:\n>\nNo.\n" * 20000 + "To: " * 50000 + "To:\n" * 50000)
+    assert time.process_time() - before < 5
+
+
+def test_messages_have_their_places_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mdsa_local.knowledge.loaders.text.PIECE_BYTES", 200)
+    monkeypatch.setattr("mdsa_local.knowledge.loaders.text.MESSAGES_CHARS", 400)
+    text = f"\ufeff{MAIL}\n{OUTLOOK[11:]}" + "\nGrüße an alle.\n" * 60
+    chunks = list(chunk_all(read(tmp_path, "a.txt", text), len, title="a"))
+    for chunk in chunks:
+        assert (tmp_path / "a.txt").read_bytes()[chunk.start : chunk.end].decode() == chunk.text
+    assert chunks[-1].title.startswith("a > quoted: From Anna Beck")
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
