@@ -9,6 +9,8 @@ from dataclasses import dataclass
 Span = tuple[int, int]
 
 MOST_NAME_CHARS = 200
+# What the name of a message begins with that another one holds.
+QUOTED = "quoted: "
 _END = r"(?:\r\n|\r|\n|\Z)"
 _FROM, _SENT, _SUBJECT = (
     ("from", "von", "de"),
@@ -57,7 +59,7 @@ def heads(text: str) -> Iterator[Head]:
         who, when, what = (next((said[name] for name in names if name in said), None) for names in (_FROM, _SENT, _SUBJECT))
         if who and when and what is not None and not text[end : end + 1].strip():
             over = _OVER.search(text, max(0, first.start() - _OVER_CHARS), first.start())
-            kind = "" if not over else "quoted: " if over[1] or over[2] else "forwarded: "
+            kind = "" if not over else QUOTED if over[1] or over[2] else "forwarded: "
             start = over.start() if over else first.start()
             yield Head((start, end), f"{kind}From {who}, {when}: {what}"[:MOST_NAME_CHARS].rstrip(": "))
 
@@ -78,5 +80,5 @@ def messages(text: str) -> list[tuple[int, str]]:
         following = _SAID.search(text, marked.end()) if marked else None
         if marked and start >= last and text[start] != ">" and (following is None or following.start() in starts):
             last = marked.end()
-            found.append((start, f"quoted: {' '.join(_ADDRESS.sub('', text[start : wrote.end()]).split()).rstrip(':')}"[:MOST_NAME_CHARS]))
+            found.append((start, f"{QUOTED}{' '.join(_ADDRESS.sub('', text[start : wrote.end()]).split()).rstrip(':')}"[:MOST_NAME_CHARS]))
     return sorted(found)

@@ -16,6 +16,7 @@ from itertools import islice, pairwise
 from math import ceil
 from typing import TYPE_CHECKING, Any, Protocol
 
+from mdsa_local import mail
 from mdsa_local.domains.prompts import NOT_FOUND
 from mdsa_local.domains.units import PAIR, STEP, quotable
 from mdsa_local.routing.splitting import LINKS, MOST_PIECES, pieces
@@ -68,6 +69,8 @@ PART_ODDS, WHOLE_ODDS = 0.0, 0.5
 TOLD_BY_NAME, NAMED = 2.0, 2.0
 # Of rows, records and items that differ in a number or code of the question, those that have it gain so much.
 TOLD_APART = 2.0
+# What a message quotes of an older one counts so much less than what it says itself.
+OLDER = 2.0
 # From these odds on it leads in any case, and the documents answer a question of which they answer a part. Of 24 questions with two parts in two
 # documents 15 get both with this and the next, 13 with this alone.
 SURE_PART_ODDS = 4.0
@@ -200,11 +203,13 @@ def shortlist(
         leading = {int(part.argmax()) for part in near[1:] if part.max() >= PART_NEARNESS}
         found = [replace(unit, nearness=float(cosine), score=float(cosine)) for unit, cosine in zip(found, near[0], strict=True)]
         order = (-near[0]).argsort(kind="stable").tolist()
-    elif turn is not None:
-        found, leading = _followed(judge, turn, question, found, titled, _near(embed, [*turn, question], titled)), set()
-        order = _ranked(found)
     else:
-        found, leading = _judged(judge, asked, found, titled, _near(embed, asked, titled))
+        if turn is not None:
+            found, leading = _followed(judge, turn, question, found, titled, _near(embed, [*turn, question], titled)), set()
+        else:
+            found, leading = _judged(judge, asked, found, titled, _near(embed, asked, titled))
+        older = {index for index, title in enumerate(titles) if f"{denials.BETWEEN_HEADINGS}{mail.QUOTED}" in title}
+        found = [replace(unit, score=unit.score - OLDER) if unit.passage in older else unit for unit in found]
         order = _ranked(found)
     return _chosen([replace(found[at], leads=at in leading) for at in order], most)
 

@@ -393,6 +393,26 @@ class Told:
         return [self.told.get(pair, -9.0) for pair in pairs]
 
 
+def test_of_rows_those_with_a_number_of_the_question_gain(encoder: Encoder) -> None:
+    rows = "| Line | Last |\n|---|---|\n| N5 | 4:00 |\n| 5 | 23:40 |\n| 7 | 23:50 |"
+    asked = "When does the last bus of line 5 leave?"
+    told = {(asked, f"Buses: {unit}"): odds for unit, odds in zip(units_of(rows), (3.0, 2.0, 3.5), strict=True)}
+    found = quoting.shortlist(asked, [("Buses", rows)], encoder.encode, judge=Told(told))
+    assert [(unit.own, unit.score, unit.judged) for unit in found] == [
+        ("| 5 | 23:40 |", 4.0, 2.0),
+        ("| 7 | 23:50 |", 3.5, 3.5),
+        ("| N5 | 4:00 |", 3.0, 3.0),
+    ]
+
+
+def test_what_a_message_quotes_counts_less_than_what_it_says(encoder: Encoder) -> None:
+    asked, new, old = "When is the party?", "The party is on 22 June.", "> The party is on 15 June."
+    passages = [("mail > quoted: On 3 May Peter wrote", old), ("mail", new)]
+    told = {(asked, f"{passages[0][0]}: {old}"): 3.0, (asked, f"mail: {new}"): 1.5}
+    found = quoting.shortlist(asked, passages, encoder.encode, judge=Told(told))
+    assert [(unit.text, unit.score) for unit in found] == [(new, 1.5), (old, 1.0)]
+
+
 @pytest.mark.parametrize(
     ("other", "odds", "whole", "leads", "judged"),
     [
