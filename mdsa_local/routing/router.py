@@ -274,7 +274,7 @@ class IntentRouter:
         """The route of one question.
 
         The question decides. When it does not stand alone, or two domains fit it about equally, the last of ``history`` (earlier user
-        turns, oldest first) is read with it. ``split``: look for parts that belong to different domains.
+        turns, oldest first) that names its topic is read with it. ``split``: look for parts that belong to different domains.
         """
         began = time.perf_counter()
         route, _ = self._reading().route(text, history, split=split)
