@@ -47,13 +47,14 @@ REFUSED = 0.01
 WORTH, DOUBTFUL = 3.0, 0.45
 # Of so many held-out examples that are taken for a domain one may be refused: then it gets a threshold of its own.
 LEAST_OWN = math.ceil(1 / REFUSED)
-# Of fewer held-out examples no threshold is read off; none is ever lower or higher than these.
+# Of fewer held-out examples no threshold is read off, and no scope is fitted either, since a threshold goes with the scope that it was chosen for;
+# none is ever lower or higher than these.
 LEAST_HELD_OUT = 100
 LOWEST, HIGHEST = 0.2, 0.8
 # Of a domain with fewer examples no classifier learns.
 LEARNABLE = 4
-# Fewer questions in or out of scope than these say too little to replace the encoder's own calibration.
-LEAST_INSIDE, LEAST_OUTSIDE = 20, 5
+# Fewer questions out of scope than these say too little to replace the encoder's own calibration.
+LEAST_OUTSIDE = 5
 # A flatter scope tells nothing of what is in it.
 LEAST_SLOPE = 2.0
 FORMAT = 4
@@ -216,11 +217,11 @@ def fit(index: Index, calibration: Calibration, outside: Anchors | None = None, 
     if outside is not None and outside.texts:
         table = index.evidence(outside.vectors)
         away = mixed(table, judge.opinion(outside.texts, outside.vectors, names) if judge else None, weight, calibration)
-        if len(held) >= LEAST_INSIDE and len(outside.texts) >= LEAST_OUTSIDE:
+        if len(held) >= LEAST_HELD_OUT and len(outside.texts) >= LEAST_OUTSIDE:
             calibration = _scoped(calibration, (index.level(evidence), near.sure), (index.level(table), away.sure))
         beyond = _Confidence.of(index.level(table), away, calibration)
     inside = _Confidence.of(index.level(evidence), near, calibration)
-    thresholds = _thresholds(inside, beyond, names, per_domain)
+    thresholds = _thresholds(inside, inside.best == labels, beyond, names, per_domain)
     report = {
         "examples": len(vectors),
         "held_out": len(held),
@@ -334,11 +335,13 @@ def _best_loss(evidence: NDArray[np.floating], judged: Opinion, weight: float, c
     return min(log_loss(logits * sharpness, labels, weights) for sharpness in SHARPNESS[::4])
 
 
-def _thresholds(inside: _Confidence, beyond: _Confidence | None, names: Sequence[str], per_domain: bool) -> Thresholds:
-    """``ask`` as :func:`_refusing` has it; ``accept`` flags twice what :data:`REFUSED` says, and all below one half."""
-    confidence = inside.values
-    if len(confidence) < LEAST_HELD_OUT:
+def _thresholds(inside: _Confidence, right: NDArray[np.bool_], beyond: _Confidence | None, names: Sequence[str], per_domain: bool) -> Thresholds:
+    """``ask`` as :func:`_refusing` has it; ``accept`` flags twice what :data:`REFUSED` says, and all below one half. Of those ``inside`` only what is
+    ``right`` is lost when it is refused."""
+    if len(right) < LEAST_HELD_OUT or not right.any():
         return Thresholds()
+    inside = _Confidence(inside.best[right], inside.values[right])
+    confidence = inside.values
     # Where hardly anything out of scope was shown, nothing speaks for letting more in than before.
     told = beyond if beyond is not None and len(beyond.values) >= LEAST_OUTSIDE else _Confidence(np.zeros(0, np.int64), np.zeros(0))
     lowest = LOWEST if len(told.values) else Thresholds().ask
