@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import math
@@ -365,11 +366,22 @@ def _refusing(inside: NDArray[np.floating], outside: NDArray[np.floating], insid
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """A fit as it is kept on disk: with the anchors it was made on and the out-of-scope questions, if any."""
+    """A fit as it is kept on disk: with the anchors it was made on, the out-of-scope questions, if any, and the seed."""
 
     fit: Fit
     anchors: dict[str, Anchors]
     outside: Anchors | None
+    seed: int = 0
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Raise :class:`StorageError` where :func:`save` could not write to ``path``: for what would be told after a fit."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    except OSError as error:
+        raise storage_error(error, path) from None
 
 
 def save(path: Path, saved: Saved, encoder: str, domains: str) -> None:
@@ -379,6 +391,7 @@ def save(path: Path, saved: Saved, encoder: str, domains: str) -> None:
         "format": FORMAT,
         "encoder": encoder,
         "domains": domains,
+        "seed": saved.seed,
         "weight": found.weight,
         "calibration": asdict(found.calibration),
         "thresholds": asdict(found.thresholds),
@@ -443,9 +456,12 @@ def load(path: Path, encoder: str, domains: str) -> Saved:
                 Thresholds(**about["thresholds"]),
                 dict(about["report"]),
             )
-    except DAMAGED as error:
-        raise ConfigError(f"{path}: not a fitted router: {error}", again) from None
-    return Saved(fit, anchors, outside)
+            # Older files have none.
+            seed = int(about.get("seed", 0))
+    except DAMAGED:
+        # What numpy says of it is advice to those who write programs.
+        raise ConfigError(f"{path}: not a fitted router, or a damaged one", again) from None
+    return Saved(fit, anchors, outside, seed)
 
 
 def _stored_judge(about: Mapping[str, Any], stored: Mapping[str, NDArray[Any]]) -> Judge | None:
