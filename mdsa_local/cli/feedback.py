@@ -198,7 +198,7 @@ def remove(
         document({"removed": len(gone), "router_fitted_again": done == "fitted", "router_removed": done == "removed"})
         return
     told = {
-        "fitted": "; the router was fitted again without them",
+        "fitted": "; the router was fitted again without them and all lines that say the same",
         "removed": "; the router, which could not be used any more, was removed: make another by `mdsa router fit`",
     }
     line(f"{len(gone)} removed{told.get(done, '')}")

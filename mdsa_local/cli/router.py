@@ -101,10 +101,11 @@ def fit(
 ) -> None:
     """Learn from the domains' examples and those of a file; what is learned is used from then on.
 
-    Lines of domains that are installed add to their examples. The report tells accuracy on held-out examples and the thresholds chosen.
+    Lines of domains that are installed add to their examples. The report tells accuracy on held-out examples and the thresholds chosen; of lines out
+    of scope how many the threshold alone refuses.
     """
     from mdsa_local.orchestrator import TinyBERTOrchestrator
-    from mdsa_local.routing.fitting import LEAST_OWN
+    from mdsa_local.routing.fitting import LEAST_OWN, refuse_unwritable
     from mdsa_local.routing.learning import at_work
     from mdsa_local.routing.router import IntentRouter
 
@@ -120,13 +121,14 @@ def fit(
     tell_contradictions([*known, *given], "and each learns it")
     # What was learned before is not given up for what words alone could be fitted to.
     encoder = at_work(orchestrator)
+    target = orchestrator.settings.router_file
+    refuse_unwritable(target)
     router = IntentRouter.for_settings(orchestrator.settings, encoder, encoder.calibration, orchestrator.settings.home / "cache" / "anchors")
     for domain in orchestrator.registry:
         added = [text for text, name in given if name == domain.name]
         router.register(domain.model_copy(update={"examples": tuple(dict.fromkeys([*domain.examples, *added]))}))
     with waiting(f"fitting to {sum(router.examples.values())} examples"):
         router.fit([(text, None) for text, name in given if name is None], seed, per_domain=per_domain)
-    target = orchestrator.settings.router_file
     router.save(target, orchestrator.registry)
     own = {name: round(value, 4) for name, value in (router.thresholds.per_domain or {}).items()}
     report = {**router.report, "per_domain": own, "file": str(target)}
@@ -201,6 +203,7 @@ def evaluate(
         router = orchestrator.router
     else:
         learned = read_pairs(fit)
+        tell_contradictions(learned, "and each learns it")
         encoder = at_work(orchestrator)
         router = IntentRouter.for_settings(orchestrator.settings, encoder, encoder.calibration)
         with waiting(f"fitting to {len(learned)} examples"):

@@ -377,7 +377,7 @@ def _agree(
         raise InputError("a question belongs to a domain or to none, not both", "Give one of the two.")
     if right and (out_of_scope or unanswerable or (domain is not None and domain != about.domain)):
         raise InputError("a right answer needs no correction", "Mark it wrong, with what would have been right.")
-    if right and about.status == "not_found" and (facts or sources):
+    if right and about.status in ("not_found", "abstained") and (facts or sources):
         raise InputError("the answer said that nothing answers, so it holds no facts", "Mark it wrong, with the facts.")
     if unanswerable and (facts or sources):
         raise InputError("what the documents do not answer has neither facts nor sources", "Give facts and sources, or unanswerable, not both.")

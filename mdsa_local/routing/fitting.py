@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import math
@@ -47,13 +48,14 @@ REFUSED = 0.01
 WORTH, DOUBTFUL = 3.0, 0.45
 # Of so many held-out examples that are taken for a domain one may be refused: then it gets a threshold of its own.
 LEAST_OWN = math.ceil(1 / REFUSED)
-# Of fewer held-out examples no threshold is read off; none is ever lower or higher than these.
+# Of fewer held-out examples no threshold is read off, and no scope is fitted either, since a threshold goes with the scope that it was chosen for;
+# none is ever lower or higher than these.
 LEAST_HELD_OUT = 100
 LOWEST, HIGHEST = 0.2, 0.8
 # Of a domain with fewer examples no classifier learns.
 LEARNABLE = 4
-# Fewer questions in or out of scope than these say too little to replace the encoder's own calibration.
-LEAST_INSIDE, LEAST_OUTSIDE = 20, 5
+# Fewer questions out of scope than these say too little to replace the encoder's own calibration.
+LEAST_OUTSIDE = 5
 # A flatter scope tells nothing of what is in it.
 LEAST_SLOPE = 2.0
 FORMAT = 4
@@ -216,11 +218,11 @@ def fit(index: Index, calibration: Calibration, outside: Anchors | None = None, 
     if outside is not None and outside.texts:
         table = index.evidence(outside.vectors)
         away = mixed(table, judge.opinion(outside.texts, outside.vectors, names) if judge else None, weight, calibration)
-        if len(held) >= LEAST_INSIDE and len(outside.texts) >= LEAST_OUTSIDE:
+        if len(held) >= LEAST_HELD_OUT and len(outside.texts) >= LEAST_OUTSIDE:
             calibration = _scoped(calibration, (index.level(evidence), near.sure), (index.level(table), away.sure))
         beyond = _Confidence.of(index.level(table), away, calibration)
     inside = _Confidence.of(index.level(evidence), near, calibration)
-    thresholds = _thresholds(inside, beyond, names, per_domain)
+    thresholds = _thresholds(inside, inside.best == labels, beyond, names, per_domain)
     report = {
         "examples": len(vectors),
         "held_out": len(held),
@@ -334,11 +336,13 @@ def _best_loss(evidence: NDArray[np.floating], judged: Opinion, weight: float, c
     return min(log_loss(logits * sharpness, labels, weights) for sharpness in SHARPNESS[::4])
 
 
-def _thresholds(inside: _Confidence, beyond: _Confidence | None, names: Sequence[str], per_domain: bool) -> Thresholds:
-    """``ask`` as :func:`_refusing` has it; ``accept`` flags twice what :data:`REFUSED` says, and all below one half."""
-    confidence = inside.values
-    if len(confidence) < LEAST_HELD_OUT:
+def _thresholds(inside: _Confidence, right: NDArray[np.bool_], beyond: _Confidence | None, names: Sequence[str], per_domain: bool) -> Thresholds:
+    """``ask`` as :func:`_refusing` has it; ``accept`` flags twice what :data:`REFUSED` says, and all below one half. Of those ``inside`` only what is
+    ``right`` is lost when it is refused."""
+    if len(right) < LEAST_HELD_OUT or not right.any():
         return Thresholds()
+    inside = _Confidence(inside.best[right], inside.values[right])
+    confidence = inside.values
     # Where hardly anything out of scope was shown, nothing speaks for letting more in than before.
     told = beyond if beyond is not None and len(beyond.values) >= LEAST_OUTSIDE else _Confidence(np.zeros(0, np.int64), np.zeros(0))
     lowest = LOWEST if len(told.values) else Thresholds().ask
@@ -362,11 +366,22 @@ def _refusing(inside: NDArray[np.floating], outside: NDArray[np.floating], insid
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """A fit as it is kept on disk: with the anchors it was made on and the out-of-scope questions, if any."""
+    """A fit as it is kept on disk: with the anchors it was made on, the out-of-scope questions, if any, and the seed."""
 
     fit: Fit
     anchors: dict[str, Anchors]
     outside: Anchors | None
+    seed: int = 0
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Raise :class:`StorageError` where :func:`save` could not write to ``path``: for what would be told after a fit."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    except OSError as error:
+        raise storage_error(error, path) from None
 
 
 def save(path: Path, saved: Saved, encoder: str, domains: str) -> None:
@@ -376,6 +391,7 @@ def save(path: Path, saved: Saved, encoder: str, domains: str) -> None:
         "format": FORMAT,
         "encoder": encoder,
         "domains": domains,
+        "seed": saved.seed,
         "weight": found.weight,
         "calibration": asdict(found.calibration),
         "thresholds": asdict(found.thresholds),
@@ -440,9 +456,12 @@ def load(path: Path, encoder: str, domains: str) -> Saved:
                 Thresholds(**about["thresholds"]),
                 dict(about["report"]),
             )
-    except DAMAGED as error:
-        raise ConfigError(f"{path}: not a fitted router: {error}", again) from None
-    return Saved(fit, anchors, outside)
+            # Older files have none.
+            seed = int(about.get("seed", 0))
+    except DAMAGED:
+        # What numpy says of it is advice to those who write programs.
+        raise ConfigError(f"{path}: not a fitted router, or a damaged one", again) from None
+    return Saved(fit, anchors, outside, seed)
 
 
 def _stored_judge(about: Mapping[str, Any], stored: Mapping[str, NDArray[Any]]) -> Judge | None:

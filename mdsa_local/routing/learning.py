@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
@@ -64,18 +64,19 @@ class Lesson:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What a router is made of: the examples of each domain, questions out of scope, and whether and how it is fitted."""
+    """What a router is made of: the examples of each domain, questions out of scope, and whether and how it is fitted, with which seed."""
 
     examples: Mapping[str, tuple[str, ...]]
     outside: tuple[str, ...]
     fitted: bool
     per_domain: bool = False
+    seed: int = 0
 
     def without(self, texts: Iterable[str]) -> _Known:
         """Without the examples that are among ``texts``."""
         gone = {folded(text) for text in texts}
         examples = {name: tuple(text for text in own if folded(text) not in gone) for name, own in self.examples.items()}
-        return _Known(examples, tuple(text for text in self.outside if folded(text) not in gone), self.fitted, self.per_domain)
+        return replace(self, examples=examples, outside=tuple(text for text in self.outside if folded(text) not in gone))
 
     def restored(self, texts: Iterable[str], domains: Iterable[DomainConfig]) -> _Known:
         """With those of the ``domains``' own examples that are among ``texts``, and are not known, back among theirs."""
@@ -85,7 +86,7 @@ class _Known:
             mine = {folded(text) for text in examples.get(domain.name, ())}
             own = tuple(text for text in domain.examples if folded(text) in back - mine)
             examples[domain.name] = (*examples.get(domain.name, ()), *own)
-        return _Known(examples, self.outside, self.fitted, self.per_domain)
+        return replace(self, examples=examples)
 
     @property
     def says(self) -> tuple[dict[str, frozenset[str]], frozenset[str]]:
@@ -96,7 +97,7 @@ class _Known:
         """With ``pairs`` for examples, to be fitted. What one of them says elsewhere, another domain's example said wrongly."""
         bare = self.without(text for text, _ in pairs)
         examples = {name: own + tuple(text for text, domain in pairs if domain == name) for name, own in bare.examples.items()}
-        return _Known(examples, bare.outside + tuple(text for text, domain in pairs if domain is None), True, self.per_domain)
+        return replace(bare, examples=examples, outside=bare.outside + tuple(text for text, domain in pairs if domain is None), fitted=True)
 
 
 class _Remembering:
@@ -128,6 +129,7 @@ def learn(orchestrator: TinyBERTOrchestrator, pairs: Iterable[Pair], seed: int =
     if len(given) < LEAST_EXAMPLES:
         raise InputError(f"{len(given)} different examples to learn from, {LEAST_EXAMPLES} are needed", "Add lines, or mark more answers.")
     encoder = _Remembering(at_work(orchestrator))
+    fitting.refuse_unwritable(orchestrator.settings.router_file)
     known = _present(orchestrator)
     train, held = _split(given, seed, HELD_OUT)
     before = [(text, name) for name, own in known.examples.items() for text in own] + [(text, None) for text in known.outside]
@@ -157,8 +159,8 @@ def right(router: IntentRouter, pairs: Sequence[Pair]) -> int:
 
 
 def forget(orchestrator: TinyBERTOrchestrator, texts: Iterable[str]) -> Literal["", "fitted", "removed"]:
-    """Fit the installed router again without ``texts``; what was done, empty where it held none. A text that is an example of a domain's own is that
-    again, wherever a mark had moved it.
+    """Fit the installed router again without ``texts``, whoever taught it these; what was done, empty where it held none. A text that is an example
+    of a domain's own is that again, wherever a mark had moved it.
 
     A file that cannot be used any more, made for other domains say, is removed: it would keep them. So is one that nothing is left in to fit. Raises
     :class:`ConfigError` where the encoder is not at work and :class:`StorageError` where the file cannot be read, and leaves the file then.
@@ -180,7 +182,7 @@ def forget(orchestrator: TinyBERTOrchestrator, texts: Iterable[str]) -> Literal[
     if not any(bare.examples.values()):
         path.unlink()
         return "removed"
-    _router(orchestrator, encoder, bare, 0).save(path, orchestrator.registry)
+    _router(orchestrator, encoder, bare, bare.seed).save(path, orchestrator.registry)
     return "fitted"
 
 
@@ -216,7 +218,8 @@ def _saved(orchestrator: TinyBERTOrchestrator) -> _Known:
         name: tuple(text for text, kind in zip(anchors.texts, anchors.kinds, strict=True) if kind == "example")
         for name, anchors in saved.anchors.items()
     }
-    return _Known(examples, saved.outside.texts if saved.outside else (), True, saved.fit.thresholds.per_domain is not None)
+    outside = saved.outside.texts if saved.outside else ()
+    return _Known(examples, outside, True, saved.fit.thresholds.per_domain is not None, saved.seed)
 
 
 def _router(orchestrator: TinyBERTOrchestrator, encoder: _Remembering, known: _Known, seed: int) -> IntentRouter:

@@ -109,16 +109,22 @@ class Reading:
     def _whole(self, text: str, history: Sequence[str], chosen: DomainConfig | None) -> tuple[Route, str]:
         """The route of a question as a whole, and the text that it was found by."""
         clean_text(text, "the question")
+        previous = ""
         if history:
             clean_texts(history, "the history")
-            history = list(history)
+            previous = conversation.topic(list(history))
         route = self._routes([text])[0]
         # Of what was said before, "how do they work?" is a question.
         leaning = conversation.leaning(text) if history else None
         if said := self._chatting(text, route, leaning is not None and leaning.leans, chosen):
             return said, text
-        route, text = conversation.route(text, history[-1], route, self._routes, self.thresholds) if history else (route, text)
+        if history:
+            route, text = conversation.route(text, previous, route, self._routes, self._cosine, self.thresholds)
         return self._within(text, route), text
+
+    def _cosine(self, text: str, other: str) -> float:
+        one, two = self.encode([text, other])
+        return float(one @ two)
 
     def _routes(self, texts: list[str]) -> list[Route]:
         scored = self.score(texts)

@@ -214,7 +214,8 @@ class IntentRouter:
     def fit(self, examples: Iterable[Row] | None = None, seed: int = 0, *, per_domain: bool = False) -> dict[str, Any]:
         """Learn from ``(text, domain)`` pairs or ``{"text", "domain"}``, domain None for out of scope; from the registered examples when None.
 
-        Given pairs replace the examples of the domains they name; unknown names are registered, but the router of an orchestrator refuses them.
+        Given pairs replace the examples of the domains they name, and count once; unknown names are registered, but the router of an orchestrator
+        refuses them.
         Seeded, no torch. ``per_domain`` chooses a threshold for each domain. Returns the report, also kept as :attr:`report`. Raises
         :class:`ConfigError` when there is nothing to learn, and :class:`InputError` that names a row that is none or the names refused; whatever it
         raises, nothing has changed then.
@@ -224,7 +225,8 @@ class IntentRouter:
             raise ConfigError(f"nothing to fit: a trained classifier routes ({where})", "Train it again, or set `encoder` to an encoder.")
         texts: dict[str, list[str]] = {}
         outside: list[str] = []
-        for text, name in pairs(() if examples is None else examples):
+        # A row that is held out must not be learned from as well.
+        for text, name in dict.fromkeys(pairs(() if examples is None else examples)):
             (outside if name is None else texts.setdefault(name, [])).append(text)
         self._refuse_unknown(texts)
         options = {"seed": seed, "per_domain": per_domain}
@@ -263,7 +265,8 @@ class IntentRouter:
         It is stamped with the encoder's fingerprint and with what the configured ``domains`` were.
         """
         now = self._now
-        fitting.save(path, fitting.Saved(now.fit, now.index.anchors, now.outside), self._encoder.fingerprint, stamp(domains))
+        saved = fitting.Saved(now.fit, now.index.anchors, now.outside, self._options["seed"])
+        fitting.save(path, saved, self._encoder.fingerprint, stamp(domains))
 
     def restore(self, path: Path, domains: Iterable[DomainConfig] = ()) -> None:
         """Take over what :meth:`save` wrote. Raises :class:`ConfigError` when it is broken, or from another encoder or other ``domains``, and
@@ -273,12 +276,13 @@ class IntentRouter:
         with self._lock:
             self._described = {domain.name: described(domain) for domain in domains}
             self._now = self._fitted = self._asked = Snapshot(Index(saved.anchors), saved.fit, self._calibration, saved.outside)
+            self._options = self._options | {"seed": saved.seed}
 
     def route(self, text: str, history: Sequence[str] = (), *, split: bool = True) -> Route:
         """The route of one question.
 
         The question decides. When it does not stand alone, or two domains fit it about equally, the last of ``history`` (earlier user
-        turns, oldest first) is read with it. ``split``: look for parts that belong to different domains.
+        turns, oldest first) that names its topic is read with it. ``split``: look for parts that belong to different domains.
         """
         began = time.perf_counter()
         route, _ = self._reading().route(text, history, split=split)

@@ -98,6 +98,15 @@ def test_fit_is_used_from_then_on(own: Path, questions: Path, capsys: pytest.Cap
     assert json.loads(out)["domain"] == "support"
 
 
+def test_what_cannot_be_written_is_told_before_the_fit(
+    own: Path, questions: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (own / "router.npz").mkdir(parents=True)
+    monkeypatch.setattr("mdsa_local.routing.router.IntentRouter.fit", None)
+    code, _, err = inside(capsys, "router", "fit", str(questions))
+    assert code == 7 and "cannot write" in err and "router.npz" in err
+
+
 def test_fit_on_an_unknown_domain_is_one_clear_error(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "lines.jsonl"
     path.write_text('{"text": "hello", "domain": "fianance"}\n', encoding="utf-8")
@@ -151,6 +160,11 @@ def test_eval_says_what_the_router_has_seen(product: TinyBERTOrchestrator, tmp_p
     assert (code, err) == (0, "warning: 1 of 2 questions are among those that the router learned from, so the figures flatter it\n")
     _, _, err = inside(capsys, "router", "eval", str(path), "--fit", str(path))
     assert "warning: 2 of 2 questions are among those" in err
+    assert "more than one domain" not in err
+    with path.open("a", encoding="utf-8") as more:
+        more.write(json.dumps({"text": "is the gribble sideways", "domain": None}) + "\n")
+    _, _, err = inside(capsys, "router", "eval", str(path), "--fit", str(path))
+    assert "more than one domain, and each learns it: 'is the gribble sideways' for technical, none" in err
 
 
 def test_eval_draws_a_picture(product: TinyBERTOrchestrator, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -137,10 +137,11 @@ def test_what_contradicts_itself_is_refused(feedback: Feedback) -> None:
     with pytest.raises(InputError, match="question"):
         feedback.mark(answer(), True)
     refused = answer(status="not_found")
-    for facts, sources in ((["$30"], []), ([], ["nope.md"])):
-        with pytest.raises(InputError, match="said that nothing answers") as caught:
-            feedback.mark(refused, True, question=QUESTION, facts=facts, sources=sources)
-        assert caught.value.hint == "Mark it wrong, with the facts."
+    for status in ("not_found", "abstained"):
+        for facts, sources in ((["$30"], []), ([], ["nope.md"])):
+            with pytest.raises(InputError, match="said that nothing answers") as caught:
+                feedback.mark(answer(status=status), True, question=QUESTION, facts=facts, sources=sources)
+            assert caught.value.hint == "Mark it wrong, with the facts."
     assert feedback.marks() == []
     assert feedback.mark(refused, False, question=QUESTION, facts=["$30"], sources=["fees.md"]).facts == ("$30",)
 

@@ -5,10 +5,20 @@ from __future__ import annotations
 import pytest
 import yaml
 
+from mdsa_local.domains.config import DomainConfig
 from mdsa_local.errors import InputError
 from mdsa_local.orchestrator import TinyBERTOrchestrator
 from mdsa_local.routing.conversation import leaning, topic
+from mdsa_local.routing.encoder import Encoder
+from mdsa_local.routing.router import IntentRouter
 from tests.conftest import DATA
+
+SMALL = {
+    "cooking": "recipes|baking bread|boiling eggs|oven temperature|sauces|onions|freezing food",
+    "taxes": "tax return|deductions|VAT|refund|filing deadline",
+    "cars": "brakes|oil change|tyres|engine|diesel",
+    "pets": "dog food|cat litter|vaccination|vet|puppy training",
+}
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +84,51 @@ def test_a_short_question_that_is_surely_of_another_domain_stands_alone(product:
     for text in ("delivery time", "tracking", "damaged"):
         assert product.router.route(text, ["what does a replacement debit card cost?"]).context == "with_previous"
     assert product.router.route("for how many days", ["how much paracetamol can i take in a day"]).context == "with_previous"
+
+
+def test_what_is_surely_of_another_domain_and_unlike_the_turn_before_goes_there(encoder: Encoder) -> None:
+    router = IntentRouter(encoder)
+    router.register_all([DomainConfig(name=name, keywords=tuple(known.split("|"))) for name, known in SMALL.items()])
+    for text, previous, domain in (
+        ("brakes?", "how do I thicken a sauce", "cars"),
+        ("and when is my tax return due?", "my cat does not use the litter box", "taxes"),
+        ("ok, and what about cat litter?", "how often do I change the oil", "pets"),
+    ):
+        route = router.route(text, [previous])
+        assert (route.domain, route.context, route.switched) == (domain, "message", True)
+    # These go on, in words of another domain: what they are asked of is not unlike them.
+    for text, previous, domain in (("onions?", "is dog food bad for cats", "pets"), ("and dog food?", "may I freeze a sauce", "cooking")):
+        assert router.route(text).domain not in (None, domain)
+        assert router.route(text, [previous]).domain == domain
+
+
+@pytest.mark.parametrize(
+    ("text", "previous", "domain"),
+    [
+        ("and the password?", "how do i reset the hub?", "technical"),
+        ("and the warranty?", "how do i reset the hub?", "technical"),
+        ("what about the fee?", "what does a video doctor visit cost?", "medical"),
+        ("and for a parcel?", "which events do webhooks send?", "technical"),
+        ("what about payments?", "which events do webhooks send?", "technical"),
+        ("and the logs?", "the app crashes when i open it", "support"),
+        ("what about the delivery?", "what does a replacement debit card cost?", "finance"),
+        ("and if the parcel never came?", "how do i dispute a card payment?", "finance"),
+        ("and can i change the delivery address?", "how do i order a new debit card?", "finance"),
+        ("and how do i pair the bluetooth?", "how do i put on the pulse cuff?", "medical"),
+    ],
+)
+def test_a_follow_up_in_words_of_another_domain_stays(product: TinyBERTOrchestrator, text: str, previous: str, domain: str) -> None:
+    assert product.router.route(text).domain not in (None, domain)
+    assert product.router.route(text, [previous]).domain == domain
+
+
+def test_the_router_goes_on_from_the_turn_that_an_answer_goes_on_from(product: TinyBERTOrchestrator) -> None:
+    turns = ["how much paracetamol can i take in a day", "thanks!"]
+    for read in (product.router.route, lambda text, history: product.router.explain(text, history).route):
+        route = read("and for children?", turns)
+        assert (route.domain, route.context) == ("medical", "with_previous")
+        assert route.scores == product.router.route("and for children?", turns[:1]).scores
+    assert product.ask("and for children?", history=turns).domain == "medical"
 
 
 @pytest.mark.parametrize(

@@ -120,9 +120,10 @@ def test_a_fit_outlives_the_process_and_only_with_its_encoder_and_domains(encode
         IntentRouter(Other()).restore(path, domains)
     with pytest.raises(ConfigError, match="domains have changed"):
         again.restore(path, domains[:-1])
-    path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(ConfigError, match="not a fitted router"):
-        again.restore(path, domains)
+    for damaged in (path.read_bytes()[:2000], b"junk"):
+        path.write_bytes(damaged)
+        with pytest.raises(ConfigError, match=r"not a fitted router, or a damaged one$"):
+            again.restore(path, domains)
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(StorageError):
@@ -555,6 +556,23 @@ def test_the_threshold_rises_where_that_refuses_more_of_what_belongs_nowhere(mon
     plain = fit(index, Calibration(), outside)
     assert plain.thresholds.ask <= weighed.thresholds.ask <= max(plain.thresholds.ask, fitting.DOUBTFUL + 1e-4)
     assert weighed.report["out_of_scope_refused"] >= plain.report["out_of_scope_refused"]
+
+
+def test_of_few_examples_neither_scope_nor_threshold_is_read_off() -> None:
+    few = fit(index_of(blobs(25, 1)), Calibration(), beyond(blobs(20, 7)["c"]))
+    assert (few.report["held_out"], few.thresholds) == (75, Thresholds())
+    assert (few.calibration.scope, few.calibration.slope) == (Calibration().scope, Calibration().slope)
+    more = fit(index_of(blobs(40, 1)), Calibration(), beyond(blobs(20, 7)["c"][:, ::-1]))
+    assert (more.calibration.scope, more.calibration.slope) != (Calibration().scope, Calibration().slope)
+
+
+def test_a_question_that_went_astray_is_not_lost_when_it_is_refused() -> None:
+    values = np.concatenate([np.full(40, 0.25), np.linspace(0.5, 1.0, 200)])
+    inside = fitting._Confidence(np.zeros(240, np.int64), values)
+    away = fitting._Confidence(np.zeros(40, np.int64), np.repeat([0.3, 0.6], [10, 30]))
+    assert fitting._thresholds(inside, np.ones(240, bool), away, ["a"], False).ask == 0.25
+    assert fitting._thresholds(inside, values >= 0.5, away, ["a"], False).ask > 0.3
+    assert fitting._thresholds(inside, np.zeros(240, bool), away, ["a"], False) == Thresholds()
 
 
 def test_a_domain_with_few_examples_is_not_drowned_by_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

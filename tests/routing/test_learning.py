@@ -85,6 +85,26 @@ def test_an_example_that_a_mark_had_moved_is_its_domains_again(orchestrator: Tin
     assert not forget(orchestrator, examples), "what its domain holds anyway is no lesson"
 
 
+def test_what_is_forgotten_goes_by_its_text_and_the_rest_is_fitted_with_the_same_seed(orchestrator: TinyBERTOrchestrator) -> None:
+    path, router = orchestrator.settings.router_file, orchestrator.router
+    router.fit([*OWN, ("who won the cup", None)], seed=7)
+    router.save(path, orchestrator.registry)
+    assert forget(orchestrator, ["Who won  the cup"]) == "fitted"
+    assert "who won the cup" not in held(orchestrator)["none"]
+    found = fitting.load(path, orchestrator.encoder.fingerprint, stamp(orchestrator.registry))
+    assert found.seed == 7
+    router.restore(path, orchestrator.registry)
+    router.save(path, orchestrator.registry)
+    assert fitting.load(path, orchestrator.encoder.fingerprint, stamp(orchestrator.registry)).seed == 7
+
+
+def test_where_the_router_cannot_be_written_nothing_is_learned(orchestrator: TinyBERTOrchestrator, monkeypatch: pytest.MonkeyPatch) -> None:
+    orchestrator.settings.router_file.mkdir()
+    monkeypatch.setattr("mdsa_local.routing.fitting.fit", None)
+    with pytest.raises(StorageError, match=r"router\.npz"):
+        learn(orchestrator, OWN)
+
+
 def test_where_nothing_is_left_to_learn_from_the_file_goes(tmp_path: Path, encoder: Encoder) -> None:
     domains = [DomainConfig(name=name, description=name) for name in SMALL]
     with TinyBERTOrchestrator(settings=Settings.load({}, home=tmp_path), domains=domains) as made:

@@ -113,6 +113,12 @@ def test_fit_takes_lines_of_json_and_learns_no_domain_of_their_keys(encoder: Enc
     assert router.domains == ("garden", "kitchen")
 
 
+def test_a_row_given_twice_is_learned_once(encoder: Encoder) -> None:
+    router = IntentRouter(encoder)
+    report = router.fit([("roses", "garden"), ("compost", "garden"), ("roses", "garden"), ("flu", "health"), ("flu", None), ("flu", None)])
+    assert (report["examples"], report["out_of_scope"]) == (3, 1)
+
+
 def test_a_closed_router_learns_no_other_names(encoder: Encoder) -> None:
     router = IntentRouter(encoder, closed=True)
     router.register(DomainConfig(name="bikes", keywords=["puncture"]))
