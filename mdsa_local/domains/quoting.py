@@ -50,7 +50,7 @@ PART_NEARNESS = 0.5
 # Rows of one table are about different things: one is quoted beside another where it answers about as well, however near to it it stands.
 ROW_BESIDE = 0.5
 # Held to a text a model may write it in more tokens than the tokenizer makes of it.
-SPLIT_UP = 1.2
+SPLIT_UP = 1.5
 # An answer quotes up to so many units: where the nearest does not hold the fact asked for, the next often does.
 MOST_QUOTED = 3
 # How much less near (cosine) than the nearest a unit may be to be quoted beside it, from the same passage and from another one.
