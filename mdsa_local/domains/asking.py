@@ -86,7 +86,7 @@ def asked(
         return [user] if quotes else [Message("system", prompts.system_message(domain.system_prompt)), user]
 
     lengths = [reader.count_tokens([Message("assistant", extract.quoted)]) for extract in extracts] if quotes else []
-    most = max([generation.max_tokens, *quoting.lengthy(extracts, lengths, reader.n_context_tokens)])
+    most = quoting.room(extracts, lengths, reader.n_context_tokens, generation.max_tokens) if quotes else generation.max_tokens
     fitted, tokens = prompts.fit(lambda kept: reader.count_tokens(messages(kept)), shown, reader.n_context_tokens, most)
     kept = len(set(numbers[:fitted]))
     if quotes:

@@ -49,8 +49,8 @@ SAME_WORDS = 0.75
 PART_NEARNESS = 0.5
 # Rows of one table are about different things: one is quoted beside another where it answers about as well, however near to it it stands.
 ROW_BESIDE = 0.5
-# Held to a text a model may write it in more tokens than the tokenizer makes of it.
-SPLIT_UP = 1.5
+# Held to a text a model may write it in more tokens than the tokenizer makes of it: in mostly so many, and at worst.
+SPLIT_UP, SPLIT_MORE = 1.2, 1.5
 # An answer quotes up to so many units: where the nearest does not hold the fact asked for, the next often does.
 MOST_QUOTED = 3
 # How much less near (cosine) than the nearest a unit may be to be quoted beside it, from the same passage and from another one.
@@ -422,11 +422,13 @@ def company(extracts: Sequence[Extract], first: int, lengths: Sequence[int] = ()
     return found
 
 
-def lengthy(extracts: Sequence[Extract], lengths: Sequence[int], n_context: int) -> list[int]:
-    """The tokens that each list of steps may take to be quoted to its end, of ``lengths`` by the tokenizer: without its end it would be no answer.
-    Half of the context stays for the question and what is quoted."""
+def room(extracts: Sequence[Extract], lengths: Sequence[int], n_context: int, most: int) -> int:
+    """The tokens that an answer of ``most`` may take where it quotes: what has room in it, and each list of steps, ``lengths`` by the tokenizer, is
+    written to its end. Without that it would be no answer. Half of the context stays for the question and what is quoted."""
+    together = (sum(lengths[at] for at in (first, *company(extracts, first, lengths, most))) for first in range(len(extracts)))
     steps = (length for extract, length in zip(extracts, lengths, strict=True) if STEP.match(extract.own))
-    return [length for length in (ceil(SPLIT_UP * length) for length in steps) if length <= n_context // 2]
+    whole = (*(length for length in together if SPLIT_UP * length <= most), *steps)
+    return max([most, *(tokens for tokens in (ceil(SPLIT_MORE * length) for length in whole) if tokens <= n_context // 2)])
 
 
 def literal(text: str) -> str:
