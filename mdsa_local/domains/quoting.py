@@ -50,7 +50,7 @@ PART_NEARNESS = 0.5
 # Rows of one table are about different things: one is quoted beside another where it answers about as well, however near to it it stands.
 ROW_BESIDE = 0.5
 # Held to a text a model may write it in more tokens than the tokenizer makes of it: in mostly so many, and at worst.
-SPLIT_UP, SPLIT_MORE = 1.2, 1.5
+SPLIT_UP, SPLIT_MORE = 1.2, 2.0
 # An answer quotes up to so many units: where the nearest does not hold the fact asked for, the next often does.
 MOST_QUOTED = 3
 # How much less near (cosine) than the nearest a unit may be to be quoted beside it, from the same passage and from another one.
@@ -428,7 +428,8 @@ def room(extracts: Sequence[Extract], lengths: Sequence[int], n_context: int, mo
     together = (sum(lengths[at] for at in (first, *company(extracts, first, lengths, most))) for first in range(len(extracts)))
     steps = (length for extract, length in zip(extracts, lengths, strict=True) if STEP.match(extract.own))
     whole = (*(length for length in together if SPLIT_UP * length <= most), *steps)
-    return max([most, *(tokens for tokens in (ceil(SPLIT_MORE * length) for length in whole) if tokens <= n_context // 2)])
+    half = n_context // 2
+    return max([most, *(min(ceil(SPLIT_MORE * length), half) for length in whole if SPLIT_UP * length <= half)])
 
 
 def literal(text: str) -> str:
