@@ -24,13 +24,18 @@ TELLING = re.compile(
 )
 # Beside a number one of these tells of many: "classes 5 to 8", "from 2020 on", "level 3 or above".
 RANGE = re.compile(
-    r"\d\w*\s?(?:[-–—]|to|until|till|through|and|or|plus)\s?\d|\d\w*\s(?:or|and)\s(?:more|less|over|under|above|below|up|older|newer|later|earlier)"
+    r"\d\w*\s?(?:[-–—/]|to|until|till|through|and|or|plus)\s?\d|\d\w*\s(?:or|and)\s(?:more|less|over|under|above|below|up|older|newer|later|earlier)"
     r"|(?<!\w)(?:from|since|before|after|until|till|up\sto|under|over|above|below|than|least|most|minimum|maximum)\s(?:\w+\s)?\d"
 )
-# A number behind these is how much or many.
-AMOUNT = frozenset(
-    "about approximately around bought buy cost costs every exactly last lasts lost need needs only order ordered paid pay pays roughly save saved "
-    "sent spend spent take takes want weigh weighs".split()
+# A number behind these is how much or many, when, or whom to call, and names nothing.
+AMOUNT = (
+    vocabulary.FUNCTION
+    | vocabulary.DATES.keys()
+    | set(
+        "about above after age aged approximately around at before below between bought buy by call calls cost costs dial dose every exactly "
+        "fever height last lasts lost need needs number only order ordered over paid past pay pays phone pressure pulse rate reading ring roughly "
+        "save saved sent since spend spent take takes temperature text than till under until value want weigh weighs weight within".split()
+    )
 )
 # Between letters and digits people write or leave out these.
 BETWEEN = re.compile(r"(?<=[A-Za-z])[-. ]?(?=\d)")
@@ -93,7 +98,7 @@ def _kinds(question: str) -> Iterator[tuple[str, re.Pattern[str]]]:
         if word:
             following = re.match(r"\W*(\w+)", question[found.end() :])
             counted = following and (following[1] in vocabulary.UNITS or following[1].endswith("s"))
-            kind = "" if counted or word in vocabulary.FUNCTION or word in AMOUNT else rf"{word}(?:e?s)?[ ]\d+"
+            kind = "" if counted or word in AMOUNT else rf"{word}(?:e?s)?[ ]\d+"
         elif noun:
             kind = "" if noun in vocabulary.DATES else rf"\d+(?:st|nd|rd|th)[ ]{noun}"
         elif letters := re.fullmatch(r"([a-z]+)\d+|(\d+)[a-z]", code):
@@ -101,7 +106,7 @@ def _kinds(question: str) -> Iterator[tuple[str, re.Pattern[str]]]:
         else:
             kind = r"(?:19|20)\d\d" if code.isdecimal() else ""
         if kind:
-            yield code, re.compile(rf"(?<![\w.]){kind}(?!\w)")
+            yield code, re.compile(rf"(?<![\w.]){kind}(?!\w|[.:,]\d)")
 
 
 def has(text: str, code: str) -> bool:

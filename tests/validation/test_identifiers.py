@@ -92,6 +92,11 @@ def test_a_code_is_a_word_of_its_own() -> None:
         ("Is delivery 3 euros?", "Delivery 5 euros", []),
         ("Are you open at 8:00?", "7:00 to 21:00", []),
         ("Does it need Python 3.12.1?", "It needs Python 3.9.0.", []),
+        ("Does it need Python 3?", "It needs Python 3.10.", []),
+        ("When is Easter 2025?", "Holidays 2024/25", []),
+        ("Are you open on May 12?", "We are closed on May 1.", []),
+        ("Are you open until 10?", "We are open until 8.", []),
+        ("Should I call 911?", "Call 112 for chest pain.", []),
     ],
 )
 def test_what_tells_of_another_than_was_asked_of(question: str, text: str, codes: list[str]) -> None:
