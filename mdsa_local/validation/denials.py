@@ -65,6 +65,7 @@ def standing(title: str) -> str:
     if not headings or _PLACES.fullmatch(headings[-1]) or headings[-1].startswith("|"):
         return ""
     last = headings[-1].strip()
-    numbered = next((name for name in reversed(headings[:-1]) if any(map(str.isdecimal, _CHAPTER.sub("", name, count=1)))), "")
+    around = (name for name in reversed(headings[:-1]) if not _PLACES.fullmatch(name))
+    numbered = next((name for name in around if any(map(str.isdecimal, _CHAPTER.sub("", name, count=1)))), "")
     found = f"{numbered}{BETWEEN_HEADINGS}{last}" if numbered else last
     return "" if citations.marks(found) else found

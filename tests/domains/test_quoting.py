@@ -215,6 +215,7 @@ def test_a_sentence_that_goes_on_is_quoted_with_the_one_before_it(text: str, uni
         ("Summer > Suspended", "Bicycles must be pushed.", ""),
         ("Summer", "- Flea market", ""),
         ("Summer > page 3", "- Flea market", ""),
+        ("Summer > page 3 > Cancelled", "- Flea market", "Cancelled"),
         ("Summer > Cancelled [1]", "- Flea market", ""),
         ("Summer > Cancelled", "These:\n- Flea market", ""),
     ],
