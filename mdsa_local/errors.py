@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import SequenceMatcher, get_close_matches
 from types import UnionType
-from typing import Self
+from typing import Any, Self
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -87,6 +87,11 @@ def expected(value: object, kind: type | UnionType, what: str, hint: str, error:
     if not isinstance(value, kind):
         shown = "None" if value is None else f"{type(value).__name__} {value!r:.60}"
         raise (error or InputError)(f"{what} cannot be {shown}", hint)
+
+
+def several(given: object) -> list[Any]:
+    """One or several arguments as a list: a text or bytes, and what is no list, is one, for :func:`expected` to tell of."""
+    return list(given) if isinstance(given, Iterable) and not isinstance(given, str | bytes) else [given]
 
 
 class InputError(MDSAError):

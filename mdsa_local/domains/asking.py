@@ -85,8 +85,8 @@ def asked(
         # What only quotes follows no instructions: they would cost time and change nothing.
         return [user] if quotes else [Message("system", prompts.system_message(domain.system_prompt)), user]
 
-    lengths = [reader.count_tokens([Message("assistant", extract.quoted)]) for extract in extracts] if quotes else []
-    most = quoting.room(extracts, lengths, reader.n_context_tokens, generation.max_tokens) if quotes else generation.max_tokens
+    lengths = [reader.count_tokens([Message("assistant", extract.quoted)]) for extract in extracts]
+    most = quoting.room(extracts, lengths, reader.n_context_tokens, generation.max_tokens)
     fitted, tokens = prompts.fit(lambda kept: reader.count_tokens(messages(kept)), shown, reader.n_context_tokens, most)
     kept = len(set(numbers[:fitted]))
     if quotes:

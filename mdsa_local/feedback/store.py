@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mdsa_local.domains.config import HALF, NAME, RESERVED
+from mdsa_local.domains.config import NAME, RESERVED
 from mdsa_local.errors import InputError, StorageError, UnknownNameError, expected, nearest
 from mdsa_local.jsonlines import folded
 from mdsa_local.settings import MOST_ANSWERS, Settings
@@ -111,9 +111,9 @@ class Mark:
 
 def logged(answer: Answer, question: str) -> Logged:
     """What is kept of an answer. Raises :class:`InputError` for a question that is no text, or cannot be stored."""
-    expected(question, str, "the question", "Pass what was asked, as text.")
-    if HALF.search(question):
-        raise InputError(f"the question is not valid UTF-8: {question!r:.60}", "Read it as UTF-8.")
+    from mdsa_local.routing.encoder import clean_text
+
+    clean_text(question, "the question")
     cited = tuple(Said(c.passage.source, c.passage.title, c.passage.text) for c in answer.citations)
     return Logged(answer.request_id, time.time(), question, answer.response, answer.domain, answer.confidence, answer.status, answer.model, cited)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unicodedata import is_normalized, normalize
 
-from mdsa_local.errors import ConfigError, InputError, StorageError, UnknownNameError, expected
+from mdsa_local.errors import ConfigError, InputError, StorageError, UnknownNameError, expected, several
 from mdsa_local.knowledge import Embedder
 from mdsa_local.knowledge import filters as filtering
 from mdsa_local.knowledge.forked import refuse_forked
@@ -198,10 +198,10 @@ class DualRAG:
     ) -> Report:
         """Ingest files and folders, or a single one; see :func:`mdsa_local.knowledge.ingest.ingest`. Raises :class:`InputError` for what is no
         path."""
-        several: list[Any] = list(paths) if isinstance(paths, Iterable) and not isinstance(paths, str | bytes) else [paths]
-        for path in several:
+        given = several(paths)
+        for path in given:
             expected(path, Path | str, "the path", 'Pass one, such as "docs/returns.md", or a list of several.')
-        return ingest(self._knowledge_base(domain), several, progress, follow_deletes=follow_deletes, even_all=even_all)
+        return ingest(self._knowledge_base(domain), given, progress, follow_deletes=follow_deletes, even_all=even_all)
 
     def ranked(
         self,
@@ -411,10 +411,10 @@ def _names(domains: str | Iterable[str | None]) -> tuple[str | None, ...]:
     """The domains given, one or several, each once; None among them is the shared knowledge base. Raises :class:`InputError` for what is no name."""
     hint = "Pass the name of a domain, a list of several in which None is the shared knowledge base, or None for all."
     expected(domains, Iterable, "the knowledge bases", hint)
-    several = [domains] if isinstance(domains, str) else list(domains)
-    for name in several:
+    names = several(domains)
+    for name in names:
         expected(name, str | None, "the knowledge base", hint)
-    return tuple(dict.fromkeys(several))
+    return tuple(dict.fromkeys(names))
 
 
 def _metadata(hit: Hit) -> dict[str, Any]:

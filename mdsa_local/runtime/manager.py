@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 from mdsa_local.domains.config import DomainConfig, Generation
 from mdsa_local.errors import (
@@ -20,6 +20,7 @@ from mdsa_local.errors import (
     ModelFileError,
     ModelNotFoundError,
     expected,
+    several,
 )
 from mdsa_local.runtime.backend import Backend, Reference, backend_module
 from mdsa_local.runtime.forked import Origin
@@ -107,8 +108,7 @@ class ModelManager:
     def preload(self, refs: str | Iterable[str]) -> None:
         """Load models ahead of need, one after the other; a single one may be given as it is. Raises as :meth:`ensure_ready`."""
         # What is no list is told as a reference that is none.
-        several: list[Any] = list(refs) if isinstance(refs, Iterable) and not isinstance(refs, str | bytes) else [refs]
-        for ref in several:
+        for ref in several(refs):
             self.ensure_ready(ref)
 
     def load_ahead(self, ref: str, stopped: Stopped = never) -> None:

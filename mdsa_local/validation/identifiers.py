@@ -76,25 +76,32 @@ def named(question: str) -> Names | None:
 def telling(question: str) -> frozenset[str]:
     """What in a question tells one of several rows or items from the others, folded."""
     found = (match for match in TELLING.finditer(facts.fold(question)) if match["word"] not in vocabulary.FUNCTION)
-    return frozenset(match["number"] or match["ordinal"] or match[0] for match in found)
+    return frozenset(map(_code, found))
+
+
+def _code(found: re.Match[str]) -> str:
+    return found["number"] or found["ordinal"] or found[0]
 
 
 def another(question: str, text: str) -> list[str]:
     """What of :func:`telling` a text lacks that has another of its kind, and tells not of many: "Urban 300" for "Urban 400", "7b" for "7c", another
     year. What it says is then of something else."""
+    kinds = list(_kinds(facts.fold(question)))
+    if not kinds:
+        return []
     text = facts.fold(text)
     many = [found.span() for found in RANGE.finditer(text)]
 
     def one(kind: re.Pattern[str]) -> bool:
         return any(not any(start < found.end() and found.start() < end for start, end in many) for found in kind.finditer(text))
 
-    return [code for code, kind in _kinds(facts.fold(question)) if not has(text, code) and one(kind)]
+    return [code for code, kind in kinds if not has(text, code) and one(kind)]
 
 
 def _kinds(question: str) -> Iterator[tuple[str, re.Pattern[str]]]:
     """What of a folded question is the name or a part of the name of one of several, with what the others look like."""
     for found in TELLING.finditer(question):
-        code, word, noun = found["number"] or found["ordinal"] or found[0], found["word"], found["noun"]
+        code, word, noun = _code(found), found["word"], found["noun"]
         if word:
             following = re.match(r"\W*(\w+)", question[found.end() :])
             counted = following and (following[1] in vocabulary.UNITS or following[1].endswith("s"))

@@ -47,6 +47,8 @@ _BLANKS = re.compile(
     rb"[\r\n](?:[ \t]*\|[ \t]*\||(?:from|von|de|subject|betreff|objet|asunto)[ \t]?:)|(?:wrote|schrieb|crit|escribi..?)[^\r\n:]{0,80}:\s{1,8}>",
     re.IGNORECASE,
 )
+# The newest first.
+_BY_FORM = ((BLANKS, _BLANKS), (FORMS, _FORMS), (STEPS, _SECOND_STEP))
 _BLOCK_BYTES, _OVERLAP_BYTES = 1 << 20, 1 << 10
 # Family to the module it needs, and the extra that brings it.
 NEEDS = {"pdf": ("pypdf", "docs"), "docx": ("docx", "docs")}
@@ -100,15 +102,15 @@ def fingerprint(path: Path) -> str:
         if name != "text":
             digest = hashlib.file_digest(content, "sha256")
         else:
-            digest, before, steps, front, forms, blanks = hashlib.sha256(), b"", False, False, False, False
+            digest, before, form = hashlib.sha256(), b"", 1
             while block := content.read(_BLOCK_BYTES):
-                front = front or (not before and block.removeprefix(b"\xef\xbb\xbf").startswith(b"---"))
-                steps = steps or _SECOND_STEP.search(before + block) is not None
-                forms = forms or _FORMS.search(before + block) is not None
-                blanks = blanks or _BLANKS.search(before + block) is not None
+                if not before and block.removeprefix(b"\xef\xbb\xbf").startswith(b"---"):
+                    form = FRONT
                 digest.update(block)
-                before = (before + block)[-_OVERLAP_BYTES:]
-            revision = min(revision, BLANKS if blanks else FORMS if forms else STEPS if steps else FRONT if front else 1)
+                text = before + block
+                form = next((newer for newer, pattern in _BY_FORM if newer > form and pattern.search(text)), form)
+                before = text[-_OVERLAP_BYTES:]
+            revision = min(revision, form)
         return digest.hexdigest() + (f"-{revision}" if revision > 1 else "")
 
 

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 JUMP = 700
 # A page that paints such a figure, in bytes, is read without places: they make pypdf go through figures that hold no text.
 LARGE_FIGURE = 100_000
-_BLANK = 32
 # Letters of Helvetica that are not about 556 wide; for fonts that every reader has and no file describes.
 _NARROW, _WIDE = frozenset(b" !'(),-./:;I[]fijlrt|`"), frozenset(b"%&@CDGHMNOQRUWmw")
 _USUAL = [278 if code in _NARROW else 760 if code in _WIDE else 556 for code in range(256)]
@@ -119,7 +118,7 @@ def _without_false_blank(font: Any) -> None:
     """Have pypdf take no other sign for the blank: TeX's fonts may have a wide one in its place, by which narrow gaps between words would be none."""
     from pypdf.generic import NumberObject
 
-    widths, at = font["/Widths"].get_object() if "/Widths" in font else [], _BLANK - int(font.get("/FirstChar", 0))
+    widths, at = font["/Widths"].get_object() if "/Widths" in font else [], ord(" ") - int(font.get("/FirstChar", 0))
     signs = font["/FontDescriptor"].get_object().get("/CharSet") if "/FontDescriptor" in font else None
     if 0 <= at < len(widths) and signs and "space" not in str(signs).split("/"):
         widths[at] = NumberObject(0)
