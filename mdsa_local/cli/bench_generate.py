@@ -170,7 +170,13 @@ def going_on(model: Model) -> Iterator[None]:
 def _ours(backend: LlamaCppBackend, n: int) -> float:
     """Tokens a second of ``n`` answers at once, from when all have begun until the first is done. Raises :class:`BackendError` where one of them
     has fewer than were asked for."""
-    begun, ended, failed = threading.Barrier(n + 1), threading.Event(), list[Exception]()
+    counted: list[tuple[int, float]] = []
+
+    def count() -> None:
+        counted.append((backend.stats().tokens_generated, time.perf_counter()))
+
+    # The one that begins last counts before any goes on: who must be woken to count may come when a small model has long written all.
+    begun, failed = threading.Barrier(n, count), list[Exception]()
 
     def answer(number: int) -> None:
         try:
@@ -179,7 +185,7 @@ def _ours(backend: LlamaCppBackend, n: int) -> float:
             first = next(stream)
             begun.wait(WAIT_S)
             last = [first, *deque(stream, maxlen=1)][-1]
-            ended.set()
+            count()
             if (made := last.tokens_generated if isinstance(last, Finished) else 0) < TOKENS:
                 raise BackendError(
                     f"an answer of {backend.name} has {made} tokens, {TOKENS} are measured", "Give a model with room for them behind a prompt."
@@ -190,27 +196,22 @@ def _ours(backend: LlamaCppBackend, n: int) -> float:
         except Exception as error:
             failed.append(error)
             begun.abort()
-        finally:
-            ended.set()
 
     callers = [threading.Thread(target=answer, args=(number,)) for number in range(n)]
     for caller in callers:
         caller.start()
-    tokens, began = 0, 0.0
-    with suppress(threading.BrokenBarrierError):
-        begun.wait(WAIT_S)
-        tokens, began = backend.stats().tokens_generated, time.perf_counter()
-        ended.wait(WAIT_S)
-        tokens, seconds = backend.stats().tokens_generated - tokens, time.perf_counter() - began
     for caller in callers:
         caller.join()
     if failed:
         raise failed[0]
-    if not began:
+    if not counted:
         raise BackendTimeoutError(f"{n} answers of {backend.name} had not begun after {WAIT_S} s", "Give a smaller model.")
-    if not tokens:
-        raise BackendError(f"{backend.name} wrote no text before its answer was done", "Give a model that writes text.")
-    return tokens / seconds
+    (before, began), (after, ended) = counted[:2]
+    if after == before:
+        raise BackendError(
+            f"{backend.name} wrote no text from when all its answers had begun until the first was done", "Give a larger model, one that writes text."
+        )
+    return (after - before) / (ended - began)
 
 
 def _question(number: int) -> list[Message]:
