@@ -20,7 +20,6 @@ from mdsa_local.knowledge.given import DOCUMENT, entries
 from mdsa_local.knowledge.ingest import Progress, Report, ingest
 from mdsa_local.knowledge.lance import connect
 from mdsa_local.knowledge.mentions import unknown
-from mdsa_local.knowledge.place import forget
 from mdsa_local.knowledge.reading import Document
 from mdsa_local.knowledge.rerank import Reranker, load, reordered, wide
 from mdsa_local.knowledge.store import KnowledgeBase
@@ -314,10 +313,7 @@ class DualRAG:
         from mdsa_local.knowledge import transfer
 
         chosen = None if domains is None else _names(domains)
-        done = transfer.restore(user_path(path, InputError), self._knowledge_base, chosen, replace=replace, heard=heard)
-        # What came back may be older than the documents in the domains' folders.
-        forget(self._database.folder, self._database.home)
-        return done
+        return transfer.restore(user_path(path, InputError), self._knowledge_base, chosen, replace=replace, heard=heard)
 
     def domains(self) -> tuple[str, ...]:
         """The domains that have a knowledge base of their own, sorted."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -61,3 +62,14 @@ def forget(place: Path | str, home: Path | None = None) -> None:
     """Let the next question bring the documents in step again."""
     with suppress(FileNotFoundError):
         stamp(place, home).unlink()
+
+
+@contextmanager
+def out_of_step(place: Path | str, home: Path | None = None) -> Iterator[None]:
+    """As :func:`forget`, for what is done meanwhile, also where that is broken off."""
+    forget(place, home)
+    try:
+        yield
+    finally:
+        # Another program may have brought what was there before in step.
+        forget(place, home)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mdsa_local import __version__
 from mdsa_local.errors import InputError, UnknownNameError
 from mdsa_local.knowledge import archive
-from mdsa_local.knowledge.place import own_folder
+from mdsa_local.knowledge.place import out_of_step, own_folder
 from mdsa_local.knowledge.store import KnowledgeBase
 
 if TYPE_CHECKING:
@@ -76,7 +76,9 @@ def restore(
         for archived, base in chosen:
             again = (archived.fingerprint, archived.width) != (base.embedder.fingerprint, base.embedder.width)
             parts = (([row.model_dump() for row in rows], None if again else vectors) for rows, vectors in reader.parts(archived))
-            base.load(_told(parts, archived.passages, heard))
+            # What comes back may be older than the documents in the domains' folders.
+            with out_of_step(base.database.folder, base.database.home):
+                base.load(_told(parts, archived.passages, heard))
             done.append(Transferred(archived.domain, archived.documents, archived.passages, again))
         return done
 
