@@ -144,6 +144,7 @@ def remove(
 ) -> None:
     """Remove documents from a knowledge base; all or, when one cannot be removed, none."""
     from mdsa_local.knowledge import sync as syncing
+    from mdsa_local.knowledge.ingest import is_of_file
 
     parts = opened(domain, stored=True)
     sources = {known.document: known.source for known in parts.knowledge.list_documents(domain)}
@@ -152,7 +153,7 @@ def remove(
     for name in names:
         if name not in sources:
             raise UnknownNameError.among("document", name, sources)
-        if path := followed.get(sources[name]):
+        if is_of_file(name, sources[name]) and (path := followed.get(sources[name])):
             raise InputError(f"{name} follows a file in the domain's folder and would come back", f"Delete the file instead: {path}")
     parts.knowledge.remove(names, domain)
     if as_json:

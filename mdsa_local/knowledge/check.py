@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from mdsa_local.errors import StorageError
-from mdsa_local.knowledge.ingest import file_of, ingest, is_of_file, path_of
+from mdsa_local.knowledge.ingest import file_of, ingest
 from mdsa_local.knowledge.loaders import UnreadableError, fingerprint
 from mdsa_local.knowledge.loaders.contained import Reader
 from mdsa_local.knowledge.place import forget
@@ -57,11 +57,11 @@ def check(knowledge_base: KnowledgeBase, *, repair: bool = False, even_all: bool
         if repair and knowledge_base.rebuild():
             problem = replace(problem, repaired="embedded again")
         problems.append(problem)
-    paths = {document.document: file_of(document.source) for document in documents}
-    lost = {name for name, path in paths.items() if path is not None and (not path.exists() or path.is_dir())}
-    kept = {} if even_all or not knowledge_base.database.local else _all_gone(documents, lost)
+    paths = {document.document: path for document in documents if (path := file_of(document.document, document.source)) is not None}
+    lost = {name for name, path in paths.items() if not path.exists() or path.is_dir()}
+    kept = {} if even_all or not knowledge_base.database.local else _all_gone(paths, lost)
     for document in documents:
-        path, gone, whole = paths[document.document], document.document in lost, kept.get(document.document, "")
+        path, gone, whole = paths.get(document.document), document.document in lost, kept.get(document.document, "")
         if document.hash == "":
             problems.append(_interrupted(knowledge_base, document, None if gone else path, repair, whole))
         elif gone and knowledge_base.database.local:
@@ -91,21 +91,21 @@ def _damaged(knowledge_base: KnowledgeBase, problem: Problem) -> Problem:
     return replace(problem, repaired=repaired)
 
 
-def _all_gone(documents: Iterable[Document], lost: set[str]) -> dict[str, str]:
+def _all_gone(paths: Mapping[str, Path], lost: set[str]) -> dict[str, str]:
     """Of the documents whose file is gone, those with which all would go that came from a folder, and that folder. One that came from there alone may
     have been named itself: its folder counts where nothing is left in it."""
-    found = {document.document: path_of(document.source) for document in documents if file_of(document.source)}
-    came = Counter(_folder(document, found[document.document]) for document in documents if document.document in found)
-    left = {folder for name, path in found.items() if name not in lost for folder in path.parents}
+    came = Counter(_folder(name, path) for name, path in paths.items())
+    left = {folder for name, path in paths.items() if name not in lost for folder in path.parents}
     whole = {folder for folder, n_documents in came.items() if n_documents > 1} - left
-    kept = {name: next((folder for folder in found[name].parents if folder in whole), None) for name in lost}
-    return {name: str(folder or found[name].parent) for name, folder in kept.items() if folder or _empty(found[name].parent)}
+    kept = {name: next((folder for folder in paths[name].parents if folder in whole), None) for name in lost}
+    return {name: str(folder or paths[name].parent) for name, folder in kept.items() if folder or _empty(paths[name].parent)}
 
 
-def _folder(document: Document, path: Path) -> Path:
-    """The folder that was given when a document's file was added, as its name below that tells; else the one that the file is in."""
-    below = Path(document.document)
-    return path.parents[len(below.parts) - 1] if is_of_file(document) and not below.is_absolute() else path.parent
+def _folder(document: str, path: Path) -> Path:
+    """The folder that was given when a document's file was added, as its name below that tells; the one that the file is in where it has the whole
+    path for its name."""
+    below = Path(document)
+    return path.parent if below.is_absolute() else path.parents[len(below.parts) - 1]
 
 
 def _empty(folder: Path) -> bool:
@@ -135,8 +135,6 @@ def _interrupted(knowledge_base: KnowledgeBase, document: Document, path: Path |
 
 def _changed(path: Path, document: Document) -> tuple[Kind, str] | None:
     """What became of the file of a document that was stored whole, None where it is what it was then. It has to be read for that."""
-    if not is_of_file(document):
-        return None
     try:
         # What a later version reads otherwise is no fault of the file.
         if fingerprint(path).partition("-")[0] == document.hash.partition("-")[0]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -103,9 +103,9 @@ def ingest(
     failed: list[tuple[str, str]] = []
     roots = [expanded(path, InputError).resolve() for path in paths]
     files = list({file.source: file for file in _files(roots, failed)}.values())
-    stored = {document.source: document for document in knowledge_base.documents()}
+    documents = knowledge_base.documents()
     with knowledge_base.busy(), Reader() as reader, Threads(1, "mdsa-store") as lane:
-        run = _Run(knowledge_base, reader, lane, stored, Tally(files=len(files), bytes=sum(map(_size, files))), progress, failed)
+        run = _Run(knowledge_base, reader, lane, documents, Tally(files=len(files), bytes=sum(map(_size, files))), progress, failed)
         try:
             for file in files:
                 run.take(file)
@@ -113,7 +113,7 @@ def ingest(
             run.settle()
         finally:
             run.end()
-    sources = {file.source for file in files}
+    sources, stored = {file.source for file in files}, run.stored
     gone = _gone(stored.values(), roots, sources - run.empty, failed) if follow_deletes else []
     kept = () if even_all else tuple(_all_gone(stored.values(), roots, sources, set(gone)))
     gone = sorted({*gone}.difference(*(names for _, names in kept)))
@@ -140,18 +140,20 @@ class _Run:
         knowledge_base: KnowledgeBase,
         reader: Reader,
         lane: Threads,
-        stored: Mapping[str, Document],
+        documents: Collection[Document],
         tally: Tally,
         progress: Progress | None,
         failed: list[tuple[str, str]],
     ) -> None:
-        self._knowledge_base, self._reader, self._lane, self._stored = knowledge_base, reader, lane, stored
-        self._taken = {document.document for document in stored.values()}
+        self._knowledge_base, self._reader, self._lane = knowledge_base, reader, lane
+        self._taken = {document.document for document in documents}
         self._tally, self._progress, self._failed = tally, progress, failed
         self._pending: list[Entry] = []
         self._waiting = 0
         self._storing: tuple[Future[dict[str, str]], int] | None = None
         self._at = ""
+        # By their sources; a text may have been given with the path of a file.
+        self.stored = {document.source: document for document in documents if is_of_file(document.document, document.source)}
         self.groups: dict[str, list[str]] = {"added": [], "changed": [], "unchanged": []}
         self.empty: set[str] = set()
         self.remarks: list[tuple[str, str]] = []
@@ -175,7 +177,7 @@ class _Run:
         self._tally = replace(self._tally, files_done=self._tally.files_done + 1, bytes_done=before + _size(file))
 
     def _store(self, file: _File) -> None:
-        known = self._stored.get(file.source)
+        known = self.stored.get(file.source)
         if not file.path.stat().st_size:
             raise _EmptyFileError(EMPTY)
         digest = fingerprint(file.path)
@@ -325,7 +327,7 @@ def _gone(stored: Iterable[Document], roots: Iterable[Path], seen: Collection[st
     unread = tuple(f"{source_of(Path(path))}/" for path, _ in failed)
     lost = {source_of(Path(path)) for path, reason in failed if reason in GONE}
     below = (known for known in stored if known.source.startswith(folders) and known.source not in seen and not known.source.startswith(unread))
-    return [known.document for known in below if is_of_file(known) and (known.source in lost or _is_no_file(path_of(known.source)))]
+    return [known.document for known in below if known.source in lost or _is_no_file(path_of(known.source))]
 
 
 def _is_no_file(path: Path) -> bool:
@@ -333,9 +335,9 @@ def _is_no_file(path: Path) -> bool:
     return not os.path.lexists(path) or path.is_dir()
 
 
-def is_of_file(document: Document) -> bool:
+def is_of_file(document: str, source: str) -> bool:
     """Whether a document was read from the file that is its source; it may be text that was given with a path."""
-    return any(source.endswith(document.document) for source in (document.source, normalize("NFC", document.source)))
+    return any(path.endswith(document) for path in (source, normalize("NFC", source)))
 
 
 def path_of(source: str) -> Path:
@@ -344,11 +346,11 @@ def path_of(source: str) -> Path:
     return shipped("domains").resolve().parent / source
 
 
-def file_of(source: str) -> Path | None:
-    """The file that is called ``source`` in citations; None where text was given with that for its source."""
+def file_of(document: str, source: str) -> Path | None:
+    """The file that a document was read from, which is called ``source`` in citations; None where text was given with that for its source."""
     path = path_of(source)
     is_file = path.suffix.lower() in LOADERS and (Path(source).is_absolute() or source.startswith("domains/"))
-    return path if is_file else None
+    return path if is_file and is_of_file(document, source) else None
 
 
 def _all_gone(

@@ -31,7 +31,7 @@ class Shown:
 
 def around(passage: Passage, digest: str) -> Shown:
     """Look a passage up in its source, which had the :func:`~mdsa_local.knowledge.loaders.fingerprint` ``digest``."""
-    path = file_of(passage.source)
+    path = file_of(passage.id.rpartition("#")[0], passage.source)
     if path is None:
         return Shown(passage, "text")
     try:

@@ -14,7 +14,7 @@ from unicodedata import normalize
 from mdsa_local.domains.registry import owners
 from mdsa_local.errors import StorageError
 from mdsa_local.knowledge import place
-from mdsa_local.knowledge.ingest import EMPTY, PASSED_OVER, Report, Step, path_of, source_of
+from mdsa_local.knowledge.ingest import EMPTY, PASSED_OVER, Report, Step, is_of_file, path_of, source_of
 from mdsa_local.knowledge.loaders import REVISIONS
 from mdsa_local.knowledge.locks import acquire
 from mdsa_local.settings import Settings, shipped, storage_error
@@ -201,8 +201,8 @@ def _orphans(rag: DualRAG, settings: Settings) -> Iterator[tuple[str | None, lis
     parents, seen = _parents(settings), {source for _, source, _ in files(settings)}
     used = {folder.resolve() for _, folder in folders(settings)}
     for domain in (None, *rag.domains()):
-        gone = [known for known in rag.list_documents(domain) if known.source not in seen and _dropped(known.source, parents, used)]
-        if gone:
+        came = [known for known in rag.list_documents(domain) if is_of_file(known.document, known.source)]
+        if gone := [known for known in came if known.source not in seen and _dropped(known.source, parents, used)]:
             yield domain, gone
 
 

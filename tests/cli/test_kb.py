@@ -18,6 +18,7 @@ from mdsa_local.cli import bench, bench_retrieve, output
 from mdsa_local.cli.router import read_pairs
 from mdsa_local.errors import InputError, StorageError
 from mdsa_local.knowledge import check, ingest
+from mdsa_local.knowledge.dual_rag import DualRAG
 from mdsa_local.knowledge.store import Entry, KnowledgeBase
 from mdsa_local.routing.encoder import Encoder
 from mdsa_local.settings import Settings
@@ -217,7 +218,7 @@ def test_a_home_that_cannot_be_written_is_told_and_listed(home: Path, capsys: py
     assert (code, [found["id"] for found in json.loads(out)]) == (0, ["roses.md#0"])
 
 
-def test_a_document_that_follows_a_file_is_not_removed(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_document_that_follows_a_file_is_not_removed(home: Path, encoder: Encoder, capsys: pytest.CaptureFixture[str]) -> None:
     (home / "notes.md").write_text("# Notes\n\nThe shed key hangs behind the door.\n")
     inside(capsys, "kb", "sync")
     inside(capsys, "kb", "add", str(home / "notes.md"), "-d", "garden")
@@ -227,6 +228,9 @@ def test_a_document_that_follows_a_file_is_not_removed(home: Path, capsys: pytes
     assert str(home / "domains" / "garden" / "knowledge" / "roses.md") in error["hint"]
     assert [row["document"] for row in json.loads(inside(capsys, "kb", "list", "--json")[1])] == ["notes.md", "roses.md"]
     assert inside(capsys, "kb", "remove", "notes.md", "notes.md", "-d", "garden")[:2] == (0, "garden: 1 removed\n")
+    text = {"content": "Roses like the sun.", "metadata": {"id": "sun", "source": str(home / "domains" / "garden" / "knowledge" / "roses.md")}}
+    DualRAG(home / "knowledge", encoder).add_local_documents("garden", [text])
+    assert inside(capsys, "kb", "remove", "sun", "-d", "garden")[0] == 0, "a text with the path of a file does not follow that"
     shutil.rmtree(home / "domains" / "garden" / "knowledge")
     assert inside(capsys, "kb", "remove", "roses.md", "-d", "garden")[0] == 0
 

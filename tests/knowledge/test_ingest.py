@@ -379,6 +379,24 @@ def test_what_has_its_file_is_not_followed_as_deleted(tmp_path: Path, docs: Path
     assert {found.document for found in knowledge_base.documents()} == {"cards.md", "loans/early.markdown", ".hidden.md", "y.md", "scan"}
 
 
+def test_a_text_that_was_given_with_the_path_of_a_file_stays(tmp_path: Path, docs: Path) -> None:
+    knowledge_base = base(tmp_path / "kb")
+    texts = {"ch1": docs / "cards.md", "ch2": docs / "cards.md", "scanned": docs / "scan.pdf"}
+    knowledge_base.add(Entry(name, path.as_posix(), "h", (Chunk("", "given as text", 0, 13),)) for name, path in texts.items())
+    names = ("cards.md", "notes.txt", "loans/early.markdown")
+    assert ingest(knowledge_base, [docs]) == Report(added=names)
+    assert ingest(knowledge_base, [docs]) == Report(unchanged=names)
+    stored = knowledge_base.passage("ch2#0")
+    assert stored and around(*stored).state == "text"
+    (docs / "cards.md").unlink()
+    assert [(problem.document, problem.repaired) for problem in check(knowledge_base, repair=True)] == [("cards.md", "removed")]
+    (docs / "notes.txt").unlink()
+    assert ingest(knowledge_base, [docs], follow_deletes=True).removed == ("notes.txt",)
+    shutil.rmtree(docs)
+    assert [problem.document for problem in check(knowledge_base, repair=True, even_all=True)] == ["loans/early.markdown"]
+    assert [found.document for found in knowledge_base.documents()] == [*texts]
+
+
 def test_a_folder_in_the_place_of_a_file_is_none(tmp_path: Path, docs: Path) -> None:
     knowledge_base, other = base(tmp_path / "kb"), base(tmp_path / "kb2")
     for each in (knowledge_base, other):

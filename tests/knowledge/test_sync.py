@@ -59,8 +59,10 @@ def test_the_users_own_documents_stay(garden: Path, encoder: Encoder, tmp_path: 
     own = tmp_path / "notes.md"
     own.write_text("# Notes\n\nThe shed key hangs behind the door.\n")
     rag.add_paths([own], "garden")
+    text = {"content": "The shed is open.", "metadata": {"id": "shed", "source": str(garden / "knowledge" / "shed.md")}}
+    rag.add_local_documents("garden", [text])
     sync.sync(rag, settings, encoder.fingerprint)
-    assert {entry.document for entry in rag.list_documents("garden")} == {"notes.md", "roses.md"}
+    assert {entry.document for entry in rag.list_documents("garden")} == {"notes.md", "roses.md", "shed"}
 
 
 def test_another_encoder_means_work_to_do(garden: Path, encoder: Encoder, tmp_path: Path) -> None:
