@@ -183,9 +183,10 @@ def _rows(rows: tuple[int, ...], first: int, last: int) -> str:
 
 
 def _last_block(source: str, markdown: bool) -> int:
-    """Where the last block begins, or the last heading without a block yet: all before it can be split already."""
-    starts = [at for _, blocks, at in _sections(source, "", markdown, {}) for at in (at, *(block.start for block in blocks))]
-    return max(starts)
+    """Where the last block begins, with what leads it in, or the last heading without a block yet: all before it can be split already."""
+    *_, (_, blocks, at) = _sections(source, "", markdown, {})
+    led = [block.kind for block in blocks[-2:]] == ["paragraph", "list"]
+    return blocks[-2 if led else -1].start if blocks else at
 
 
 def _chunk(source: str, count_tokens: Callable[[str], int], title: str, markdown: bool, limits: tuple[int, int], path: dict[int, str]) -> list[Chunk]:

@@ -302,6 +302,19 @@ def test_windows_keep_headings_and_blocks(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(set(windowed) ^ set(whole)) <= 2 * len(source) / 20_000
 
 
+def test_a_list_keeps_the_line_that_leads_it_in_where_a_window_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mdsa_local.knowledge.chunking.WINDOW_CHARS", 300)
+    items = "Never do the following:\n\n" + "".join(f"- Pour bleach number {n} on the lawn.\n" for n in range(4))
+    for before in range(200, 420, 20):
+        for above in ("\n\n", "\n\n# Lawn\n\n"):
+            source = "x" * before + above + items + "\nThe end.\n"
+            parts = [Section(source[at : at + 20], markdown=True, continues=at > 0) for at in range(0, len(source), 20)]
+            chunks = list(chunk_all(parts, count, title="a", max_tokens=40))
+            exact(source, chunks)
+            led = [piece for piece in chunks if "- Pour" in piece.text]
+            assert all(piece.text.startswith("Never") or piece.title.endswith("Never do the following") for piece in led), before
+
+
 def test_sections_have_their_own_titles() -> None:
     sections = [Section("one\n\n", "a > page 1"), Section("# x\ntwo\n\n", "a > page 2", markdown=True), Section("drei é\n\n"), Section("vier")]
     chunks = list(chunk_all(sections, count, title="a"))
