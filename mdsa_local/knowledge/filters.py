@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Mapping
+from unicodedata import normalize
 
 from mdsa_local.errors import InputError, UnknownNameError
 
@@ -37,9 +38,9 @@ def parsed(conditions: Iterable[str]) -> dict[str, str]:
 
 def sql(filters: Mapping[str, str | float]) -> str | None:
     """The condition that all ``filters`` are met; None without any. ``*`` at an end of a value stands for anything. A ``source`` or ``document`` that
-    does not begin with ``/`` or ``*`` may stand below any folder; ``kind`` is the ending of the source's name, such as ``pdf``; ``metadata.NAME`` is
-    what the user or the front matter gave, compared as text: a string, a number or a boolean as JSON writes it, and these may be given as such; of a
-    list any element that is one of these. Raises
+    does not begin with ``/`` or ``*`` may stand below any folder; either is found in whatever form of Unicode it is in. ``kind`` is the ending of
+    the source's name, such as ``pdf``; ``metadata.NAME`` is what the user or the front matter gave, compared as text: a string, a number or a boolean
+    as JSON writes it, and these may be given as such; of a list any element that is one of these. Raises
     :class:`UnknownNameError` for an unknown field and :class:`InputError` for a value that is no text.
 
     A value is only ever a quoted string: nothing in it is read as SQL.
@@ -67,6 +68,8 @@ def sql(filters: Mapping[str, str | float]) -> str | None:
         if field in PATHS:
             # Files are stored with slashes everywhere.
             ways += [value.replace("\\", "/")] if sys.platform == "win32" and "\\" in value else []
+            # And with their names in whatever form of Unicode those have.
+            ways = list(dict.fromkeys([*ways, *(normalize(form, way) for way in ways for form in ("NFC", "NFD"))]))
             ways += [f"*/{way}" for way in ways if not way.startswith(("/", "*"))]
         parts.append(f"({' OR '.join(_like(field, way) for way in ways)})")
     return " AND ".join(parts) or None

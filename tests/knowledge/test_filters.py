@@ -5,6 +5,7 @@ import random
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unicodedata import normalize
 
 import pytest
 
@@ -104,6 +105,22 @@ def test_a_path_may_stand_below_any_folder(tmp_path: Path) -> None:
         ({"source": "*docs/*"}, every),
     ):
         assert found(rag, filters) == expected, filters
+
+
+def test_accents_may_be_apart_from_their_letters_or_not(tmp_path: Path) -> None:
+    rag = DualRAG(tmp_path / "kb", ToyEmbedder())
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    written, joined = normalize("NFD", "résumé.md"), normalize("NFC", "café.md")
+    for name in (written, joined):
+        (docs / name).write_text(f"apples {name}")
+    rag.add_paths(docs)
+    for field, value in (("source", "résumé.md"), ("document", "résumé.md"), ("document", "rés*"), ("source", "*sumé.md")):
+        for typed in (normalize("NFC", value), normalize("NFD", value)):
+            assert found(rag, {field: typed}) == [f"{normalize('NFC', written)}#0"], (field, ascii(typed))
+    for field in ("source", "document"):
+        assert found(rag, {field: normalize("NFD", joined)}) == [f"{joined}#0"], field
+    assert found(rag, {"source": "resume.md"}) == []
 
 
 METADATA: list[dict[str, Any]] = [
