@@ -101,3 +101,107 @@ def test_a_code_is_a_word_of_its_own() -> None:
 )
 def test_what_tells_of_another_than_was_asked_of(question: str, text: str, codes: list[str]) -> None:
     assert another(question, text) == codes
+
+
+@pytest.mark.parametrize(
+    ("question", "text"),
+    [
+        # How much or many of what someone does.
+        ("Can I transfer 5000 in one day?", "You can transfer 3000 euros a day from your savings account."),
+        ("Can I withdraw 500 today?", "You can withdraw 400 euros a day."),
+        ("Can I deposit 5000 in cash?", "Deposit 3000 at most."),
+        ("Can I add 7 more people to my booking?", "You can add 5 people to a booking."),
+        ("Can I request 12 free copies?", "Schools may request 10 copies free of charge."),
+        ("May I submit 4 short papers?", "Authors may submit 2 papers each."),
+        ("Can we hire 3 electric bikes?", "You can hire 2 bikes per card."),
+        ("Can we carry 2 small bags on board?", "You may carry 1 bag on board."),
+        ("Can I bring 1 dog?", "Guests may bring 2 dogs."),
+        ("Can I book 1 night?", "You must book 2 nights."),
+        ("Can I invite 3?", "Invite 2 guests."),
+        ("Can I also borrow 15?", "Members can borrow 10 books."),
+        ("Can a member borrow 15?", "Members may still borrow 10."),
+        ("Can a member borrow 15 at once?", "A member cannot borrow 10."),
+        ("Does the hall seat 500?", "The hall seats 400."),
+        ("Does the plan include 20?", "The plan includes 10 seats."),
+        ("does plan Pro allow 3 user", "The Pro plan allows 5 users."),
+        ("I turn 18 next month, can I get a card?", "When you turn 16 you can get the youth card."),
+        ("I earn 3000 a month, do I get the discount?", "Members who earn 2500 a month get a discount."),
+        ("We ordered 40, when does it come?", "They ordered 50 and got them the same day."),
+        ("I'll hire 3 please", "Hire 2 bikes."),
+        ("Am I allowed to bring 1 dog?", "You are allowed to bring 2 dogs."),
+        ("Is it possible for me to upload 20 at once?", "It allows you to upload 10 at once."),
+        ("I would like to invite 12", "To invite 10 you need no room."),
+        ("How to withdraw 500?", "Withdraw 400 a day."),
+        ("Do they ship 20 to Spain?", "We ship 10 a week."),
+        ("Do you only print 5?", "We never print 3."),
+        ("Must it reach 60?", "It must reach 70."),
+        ("Should I call 911?", "Call 112 for chest pain."),
+        ("Is the deposit 200?", "Deposit 300 euros"),
+        ("Is the price 300?", "Price 400 €"),
+        # A year told in passing.
+        ("I joined in 2019, how do I cancel my membership?", "The cancellation form of 2024 is at the desk."),
+        ("How do I cancel if I joined in 2019?", "The cancellation form of 2024 is at the desk."),
+        ("how do I return the bike I bought in 2021", "Terms of 2023: bring it back within 30 days."),
+        ("I bought it in 2021, is it still under guarantee?", "The guarantee lasts 5 years; new terms of 2023 are online."),
+        ("my passport expires in 2027, can I travel to Norway?", "With the rules of 2024 a passport must be valid for 6 months."),
+        ("Can I travel if my passport expires in 2027?", "Rules of 2024: it must be valid for 6 months."),
+        ("Our house was built in 1975, do we need a permit?", "The plan of 2020 asks for a permit."),
+        ("We moved here in 2018 and lost the key, who has one?", "The caretaker, as the rules 2022 say."),
+        ("When I started in 2015 there was a bus, is there still?", "The timetable of 2025 has a bus each hour."),
+    ],
+)
+def test_how_much_is_done_and_a_year_told_in_passing_name_nothing(question: str, text: str) -> None:
+    assert another(question, text) == []
+
+
+@pytest.mark.parametrize(
+    ("question", "text", "code"),
+    [
+        ("Can I hire the Urban 400?", "You can hire the Urban 300 for a day.", "400"),
+        ("Have you Urban 400 in stock?", "We have the Urban 300 in stock.", "400"),
+        ("What does the Urban 400 cost?", "Prices: Urban 300 costs 499 euros.", "400"),
+        ("Can class 10 leave at noon?", "At noon class 9 may leave.", "10"),
+        ("How long may class 10 stay?", "How long may class 9 stay? Until noon.", "10"),
+        ("Are you class 7?", "Class 8 is taught by Mr X.", "7"),
+        ("Is it line 5 that goes to the zoo?", "Line 6 goes to the zoo.", "5"),
+        ("Isn't it line 5 that goes to the zoo?", "It is line 6 that goes to the zoo.", "5"),
+        ("When will line 5 run again?", "Line 6 will run again on Monday.", "5"),
+        ("On Sundays does line 5 run?", "On Sundays line 6 runs each hour.", "5"),
+        ("Who do I ask if line 5 is late?", "If line 6 is late, ask the driver.", "5"),
+        ("Can I take bus 5?", "You can take bus 6 to the zoo.", "5"),
+        ("Can I use the lift to level 4?", "The lift to level 3 is free.", "4"),
+        ("How do I get to room 12?", "To get to room 11 take the lift.", "12"),
+        ("Can I book room 12?", "You can book room 11 online.", "12"),
+        ("We booked room 12, is there wifi?", "There is wifi in room 11.", "12"),
+        ("Is the tour going to gate 5?", "The tour goes to gate 4.", "5"),
+        ("How much is the bus to zone 3?", "The bus to zone 2 costs 4 euros.", "3"),
+        ("I live in zone 3, what do I pay?", "Zone 2 pays 5 euros.", "3"),
+        ("Can I switch to plan 2?", "You may switch to plan 1 each month.", "2"),
+        ("Do I need level 3?", "You need level 2.", "3"),
+        ("I use Windows 11, can I install it?", "It needs Windows 10.", "11"),
+        ("I get error 404, what do I do?", "If you get error 401, log in again.", "404"),
+        ("What does error 404 mean?", "Error 401 means that you are not logged in.", "404"),
+        ("What does error 404 mean?", "The API errors 429, 500 and 503 are tried again.", "404"),
+        ("what is E401", "E402: the disk is full.", "e401"),
+        ("Where is order 4711?", "Order 4712 was sent on Monday.", "4711"),
+        ("What does form 12 ask for?", "Form 11 asks for your address.", "12"),
+        ("What is in section 4?", "Section 3 is about pay.", "4"),
+        ("When is room 12 open?", "Room 11 hours: 9 to 5", "12"),
+        ("Who teaches 7c?", "You can meet the teacher of 7b on Tuesday.", "7c"),
+        ("Where does the N6 go?", "The N5 goes to the zoo.", "n6"),
+        ("I need the code on the 3rd floor", "The code on the 4th floor is 8842.", "3rd"),
+        # Another year.
+        ("What did water cost in 2022?", "Water cost 3.10 in 2023.", "2022"),
+        ("What does milk cost in the price list of 2025?", "Price list 2024: milk 1.20", "2025"),
+        ("I need the price list of 2025", "The price list of 2024 is at the desk.", "2025"),
+        ("I'd like to see the prices of 2025", "Prices 2024: milk 1.20", "2025"),
+        ("In 2024, what did water cost?", "2023: 3.40", "2024"),
+        ("In my town, what did water cost in 2022?", "2023: 3.40", "2022"),
+        ("I want to know what water cost in 2022", "2023: 3.40", "2022"),
+        ("What did we spend in 2022?", "Spent in 2023: 500 euros", "2022"),
+        ("Can I still use the tickets of 2023?", "Tickets of 2024 are valid until May.", "2023"),
+        ("I joined in 2019, what do I pay?", "Members who joined in 2024 pay 5 euros.", "2019"),
+    ],
+)
+def test_a_name_with_a_number_and_a_year_asked_of_tell_of_one(question: str, text: str, code: str) -> None:
+    assert another(question, text) == [code]
