@@ -49,10 +49,12 @@ DOING = re.compile(
     r"|\b(?:able|allow\w*|entitled|have|how|like|need|okay|ok|permit\w*|possible|required|want|when|wish)(?: (?:for )?(?:me|them|us|you))? to)" + ALSO
 )
 SAID = re.compile(rf"^(?!.*\b{ASKED}\b).*\w {MODAL}{ALSO}")
-# Who asks tells of himself so, and asks nothing of a year behind it: "I joined in 2019, how do I cancel?", but not "what did I pay in 2019?".
+# So something is told, and nothing asked of a year behind it: "I joined in 2019, how do I cancel?", "the flat was sold in 2021, who pays the tax?",
+# but not "what did I pay in 2019?".
 TOLD = re.compile(
     r"(?:(?:^\W*|\b(?:and|because|but|if|since|that|when) )(?:my|our)"
     rf"|(?:^\W*|(?<![\w'])(?!(?:{BEING}|{MODAL}|many|much|what|which) )[\w']+\W+)(?:he|i|she|we)) (?!.*\b(?:{ASKED}|who)\b)"
+    rf"|^(?!(?:{BEING}|{MODAL}) )(?!.*\b(?:{ASKED}|who)\b).*\w (?:was|were)\b"
 )
 # Between letters and digits people write or leave out these.
 BETWEEN = re.compile(r"(?<=[A-Za-z])[-. ]?(?=\d)")
