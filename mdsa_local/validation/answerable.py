@@ -101,7 +101,7 @@ def doubt(
         return Doubt(0.0, 0.0, ())
     asked = turn.message if turn else question
     unsaid, missing = _unsaid(asked, passages, unknown, embed, nearest)
-    best = f"{passages[nearest[0].passage].title} {nearest[0].text}"
+    best = f"{passages[nearest[0].passage].title}: {nearest[0].text}"
     found = identifiers.another(asked, best)
     other = tuple(code for code in found if not any(identifiers.has(f"{passage.title} {passage.text}", code) for passage in passages))
     vouching = nearest[:1] if turn else nearest

@@ -32,10 +32,29 @@ AMOUNT = (
     vocabulary.FUNCTION
     | vocabulary.DATES.keys()
     | set(
-        "about above after age aged approximately around at before below between bought buy by call calls cost costs dial dose every exactly "
-        "fever height last lasts lost need needs number only order ordered over paid past pay pays phone pressure pulse rate reading ring roughly "
-        "save saved sent since spend spent take takes temperature text than till under until value want weigh weighs weight within".split()
+        "about above after age aged approximately around at before below between by call calls cost costs dial dose every exactly fever height "
+        "last lasts need needs number only over past pay pays phone pressure pulse rate reading ring roughly since take takes temperature text "
+        "than till under until value weigh weighs weight within".split()
     )
+)
+MONEY = "|".join(re.escape(way) for way, unit in vocabulary.UNITS.items() if unit in "$€£¥%")
+YEAR = r"(?:19|20)\d\d"
+# Behind these a word is what someone does, and a number how much of it: "I transfer 5000", "am I allowed to bring 1", and where nothing is asked
+# "members may borrow 10". But "is it line 5" and "can class 7" name one.
+BEING, ASKED = r"(?:am|are|had|has|have|is|was|were)(?:n't)?", r"(?:how|what|when|where|which|why)"
+MODAL = r"(?:can(?:not|'t)?|won't|(?:could|did|do|does|may|might|must|shall|should|will|would)(?:n't)?)"
+ALSO = r"(?: (?:also|already|always|even|ever|just|maybe|never|not|now|only|please|still|then|\w+ly))?$"
+DOING = re.compile(
+    rf"(?:(?:^\W*|(?<![\w'])(?!{BEING} )[\w']+\W+)(?:he|i|it|she|they|we|who|you)(?:'(?:d|ll|ve))?(?: {MODAL})?"
+    r"|\b(?:able|allow\w*|entitled|have|how|like|need|okay|ok|permit\w*|possible|required|want|when|wish)(?: (?:for )?(?:me|them|us|you))? to)" + ALSO
+)
+SAID = re.compile(rf"^(?!.*\b{ASKED}\b).*\w {MODAL}{ALSO}")
+# So something is told, and nothing asked of a year behind it: "I joined in 2019, how do I cancel?", "the flat was sold in 2021, who pays the tax?",
+# but not "what did I pay in 2019?".
+TOLD = re.compile(
+    r"(?:(?:^\W*|\b(?:and|because|but|if|since|that|when) )(?:my|our)"
+    rf"|(?:^\W*|(?<![\w'])(?!(?:{BEING}|{MODAL}|many|much|what|which) )[\w']+\W+)(?:he|i|she|we)) (?!.*\b(?:{ASKED}|who)\b)"
+    rf"|^(?!(?:{BEING}|{MODAL}) )(?!.*\b(?:{ASKED}|who)\b).*\w (?:was|were)\b"
 )
 # Between letters and digits people write or leave out these.
 BETWEEN = re.compile(r"(?<=[A-Za-z])[-. ]?(?=\d)")
@@ -93,7 +112,8 @@ def another(question: str, text: str) -> list[str]:
     many = [found.span() for found in RANGE.finditer(text)]
 
     def one(kind: re.Pattern[str]) -> bool:
-        return any(not any(start < found.end() and found.start() < end for start, end in many) for found in kind.finditer(text))
+        others = (found for found in kind.finditer(text) if not any(start < found.end() and found.start() < end for start, end in many))
+        return any(not (kind.groups and _is_done(text, found)) for found in others)
 
     return [code for code, kind in kinds if not has(text, code) and one(kind)]
 
@@ -101,19 +121,40 @@ def another(question: str, text: str) -> list[str]:
 def _kinds(question: str) -> Iterator[tuple[str, re.Pattern[str]]]:
     """What of a folded question is the name or a part of the name of one of several, with what the others look like."""
     for found in TELLING.finditer(question):
-        code, word, noun = _code(found), found["word"], found["noun"]
+        code, word, noun, before = _code(found), found["word"], found["noun"], _clause(question[: found.start()])
         if word:
             following = re.match(r"\W*(\w+)", question[found.end() :])
-            counted = following and (following[1] in vocabulary.UNITS or following[1].endswith("s"))
-            kind = "" if counted or word in AMOUNT else rf"{word}(?:e?s)?[ ]\d+"
+            counted = following and (following[1] in vocabulary.UNITS or (following[1].endswith("s") and following[1] not in vocabulary.FUNCTION))
+            kind = "" if counted or word in AMOUNT or DOING.search(before) else rf"{word}(?P<more>e?s)?[ ]\d+"
         elif noun:
             kind = "" if noun in vocabulary.DATES else rf"\d+(?:st|nd|rd|th)[ ]{noun}"
         elif letters := re.fullmatch(r"([a-z]+)\d+|(\d+)[a-z]", code):
             kind = rf"{letters[1]}\d+" if letters[1] else rf"{letters[2]}[a-z]"
         else:
-            kind = r"(?:19|20)\d\d" if code.isdecimal() else ""
+            kind = _years(before) if code.isdecimal() else ""
         if kind:
-            yield code, re.compile(rf"(?<![\w.]){kind}(?!\w|[.:,]\d)")
+            yield code, re.compile(rf"(?<![\w.]){kind}(?!\w|[.:,]\d|[ ]?(?:{MONEY})s?(?!\w))")
+
+
+def _years(before: str) -> str:
+    """What another year looks like that would be asked of behind ``before``: one that is told in passing stands behind the same word."""
+    if not TOLD.search(before):
+        return YEAR
+    words = [word for word in re.findall(r"[\w']+", before) if word not in vocabulary.FUNCTION]
+    return rf"{words[-1]}(?:[ ][\w']+){{0,2}}[ ]{YEAR}" if words else ""
+
+
+def _is_done(text: str, found: re.Match[str]) -> bool:
+    """Whether in a text a word before a number is what someone does: by what stands before it, or as "the hall seats 400" where "seat" was asked of,
+    and not as in "status codes 429, 503"."""
+    before = _clause(text[: found.start()])
+    subject = found["more"] and not re.match(r",\s\d", text[found.end() :]) and re.search(r"[\w']+$", before)
+    return bool(DOING.search(before) or SAID.search(before) or (subject and subject[0] not in vocabulary.FUNCTION))
+
+
+def _clause(before: str) -> str:
+    """The last clause of what stands before a word, in one line."""
+    return " ".join(re.split(r"[.,:;?!>|]\s", before)[-1].split())
 
 
 def has(text: str, code: str) -> bool:

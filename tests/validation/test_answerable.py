@@ -61,6 +61,10 @@ def test_what_tells_of_another_is_no_answer(encoder: Encoder) -> None:
     assert another.declines and not another.sure
     assert another.reason == "the documents say nothing of '400'"
     assert not asked("What does the Urban 300 cost?", "The Urban 300 costs 499 euros.").declines
+    # How much someone does is no name, and a title no part of the sentence below it.
+    assert asked("Can I transfer 5000 a day?", "You can transfer 3000 euros a day.").another == ()
+    line = replace(PAYING, title="How to use it", text="Line 6 goes to the zoo.")
+    assert doubt("Does line 5 go to the zoo?", [line], lambda _: (), encoder.remembering()).another == ("5",)
     # Another passage tells of it.
     assert asked("What does the Urban 400 cost?", "The Urban 300 costs 499 euros.", "So does the Urban 400.").another == ()
 
