@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -28,7 +28,7 @@ from mdsa_local.runtime.gguf import stamp
 from mdsa_local.runtime.hardware import memory_budget_bytes
 from mdsa_local.runtime.lending import Handle, ManagedStream, Prompt, Tokenizer, as_messages, checked_deadline
 from mdsa_local.runtime.naming import Names
-from mdsa_local.runtime.residency import parse_bytes
+from mdsa_local.runtime.residency import State, parse_bytes
 from mdsa_local.runtime.room import Room, closed
 from mdsa_local.runtime.slots import Failing, Held, LoadedModel, Measured, ModelStatus, Queueing, Slot, Stopped, Target
 from mdsa_local.settings import Settings
@@ -168,7 +168,7 @@ class ModelManager:
             if not slot or slot.state != "ready" or slot.uses:
                 return False
             self._room.move(slot, "unloading")
-        self._unload([slot])
+        self._dismiss([slot])
         return True
 
     def stream(self, ref: str, messages: Prompt, generation: Generation = DEFAULT_GENERATION, *, deadline_s: float | None = None) -> ManagedStream:
@@ -224,7 +224,7 @@ class ModelManager:
             # Who waits for room has to hear of it.
             self._room.changed.notify_all()
             threads = self._threads
-        self._unload(slots)
+        self._dismiss(slots)
         for thread in threads:
             thread.join()
 
@@ -262,7 +262,7 @@ class ModelManager:
         """Under the lock: begin to unload idle models where all have grown beyond the budget together. In a thread of its own: who lets go of a model
         must not wait, and may be the thread that one of them runs in."""
         if victims := self._room.outgrown(slot):
-            self._begin(self._unload, victims, "unload")
+            self._begin(self._dismiss, victims, "unload")
 
     def _begin(self, work: Callable[[T], None], what: T, name: str) -> None:
         """Under the lock: do ``work`` in a thread that :meth:`close` waits for."""
@@ -319,21 +319,24 @@ class ModelManager:
             with self._room.changed:
                 slot = self._room.slot(target)
                 if not slot.resident:
-                    slot.error = str(error)
-                    self._room.move(slot, "failed")
+                    self._dismiss([slot], "failed", str(error))
             raise
         return size
 
-    def _unload(self, slots: Sequence[Slot]) -> None:
-        """Free models in state ``unloading``."""
-        for slot in slots:
-            try:
-                if slot.backend:
-                    slot.backend.close()
-            finally:
-                with self._room.changed:
-                    slot.backend, slot.uses = None, 0
-                    self._room.move(slot, "absent")
+    def _dismiss(self, slots: Iterable[Slot], state: State = "absent", error: str = "") -> None:
+        """Close what is in ``slots``, and book each as ``state``, whatever goes wrong with one; that is raised in the end."""
+        with ExitStack() as each:
+            for slot in slots:
+                each.callback(self._end, slot, state, error)
+
+    def _end(self, slot: Slot, state: State, error: str) -> None:
+        try:
+            if slot.backend:
+                slot.backend.close()
+        finally:
+            with self._room.changed:
+                slot.backend, slot.uses, slot.error = None, 0, error
+                self._room.move(slot, state)
 
     def _load(self, target: Target, slot: Slot, victims: list[Slot], stopped: Stopped) -> Backend | None:
         """Unload the victims, load the model, publish it; None when it turned out too large for what is left, to be tried again. A server that loads
@@ -343,7 +346,7 @@ class ModelManager:
             self._origin = Origin(target.name)
         began = time.monotonic()
         try:
-            self._unload(victims)
+            self._dismiss(victims)
             self._names.verify(target)
             began, seen = time.monotonic(), stamp(Path(target.target))
             with until(lambda: stopped() or self._room.closed):
@@ -357,9 +360,7 @@ class ModelManager:
             raise
         finally:
             if backend is None:
-                with self._room.changed:
-                    slot.uses, slot.error = 0, failed or "stopped while loading"
-                    self._room.move(slot, "failed")
+                self._dismiss([slot], "failed", failed or "stopped while loading")
         if isinstance(backend, Measured) and backend.memory_bytes:
             self._measured[target.key] = seen, backend.memory_bytes
         if not self._publish(target, slot, backend, time.monotonic() - began):
@@ -374,12 +375,7 @@ class ModelManager:
             if slot.backend is not backend or slot.state != "ready":
                 return
             self._room.move(slot, "unloading")
-        try:
-            backend.close()
-        finally:
-            with self._room.changed:
-                slot.backend, slot.uses, slot.error = None, 0, str(failure)
-                self._room.move(slot, "failed")
+        self._dismiss([slot], "failed", str(failure))
 
     def _publish(self, target: Target, slot: Slot, backend: Backend, seconds: float) -> bool:
         """Take a loaded model into service, unless the manager was closed meanwhile or what was measured leaves no room."""
@@ -388,13 +384,12 @@ class ModelManager:
             size = backend.memory_bytes if isinstance(backend, Measured) else 0
             victims = room.take_in(slot, size or slot.size_bytes, backend, seconds)
             was_closed = room.closed
+            if victims is None:
+                slot.backend = backend
         if victims is not None:
-            self._unload(victims)
+            self._dismiss(victims)
             return True
-        backend.close()
-        with room.changed:
-            slot.uses = 0
-            room.move(slot, "absent")
+        self._dismiss([slot])
         if was_closed:
             raise closed()
         room.check(target, slot.size_bytes)
@@ -414,4 +409,4 @@ class ModelManager:
                     self._room.move(slot, "unloading")
                 if not expired:
                     self._room.changed.wait(min([threading.TIMEOUT_MAX, *(slot.idle_since + keep_s - now for slot in idle)]))
-            self._unload(expired)
+            self._dismiss(expired)

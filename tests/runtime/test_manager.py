@@ -710,6 +710,22 @@ def test_closing_leaves_no_load_behind(settings: Settings, models: list[str], on
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("load-")]
 
 
+def test_one_that_cannot_be_closed_keeps_no_other(settings: Settings, models: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    real = LlamaCppBackend.close
+
+    def close(backend: LlamaCppBackend) -> None:
+        real(backend)
+        if backend.name == "a":
+            raise RuntimeError("out of order")
+
+    monkeypatch.setattr(LlamaCppBackend, "close", close)
+    with ModelManager(settings) as manager:
+        manager.preload(["a", "b"])
+        with pytest.raises(RuntimeError, match="out of order"):
+            manager.close()
+        assert [status.state for status in manager.status()] == ["absent", "absent"]
+
+
 def test_an_engine_that_dies_leaves_ready_and_is_loaded_again(manager: ModelManager, monkeypatch: pytest.MonkeyPatch) -> None:
     said = manager.generate("a", QUESTION, SHORT)
     real, dying = native.Context.decode, threading.Event()
