@@ -30,6 +30,18 @@ def nothing() -> None:
     """Stops nothing."""
 
 
+def settle(future: Future[T], work: Callable[[], T]) -> None:
+    """Do ``work`` for whoever waits for ``future``."""
+    try:
+        future.set_result(work())
+    except BaseException as error:
+        # The edge of this thread: whoever waits for the future gets it.
+        future.set_exception(error)
+    finally:
+        # An error's traceback would keep the future, and that the error, with all there is of what failed.
+        del future
+
+
 # What comes of it, what to do, and what stops that.
 Job = tuple[Future[Any], Callable[[], Any], Callable[[], object]]
 
@@ -120,11 +132,7 @@ class Threads:
         while (job := self._next()) is not None:
             future, work, stop = job
             if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(work())
-                except BaseException as error:
-                    # The edge of this thread: whoever waits for the future gets it.
-                    future.set_exception(error)
+                settle(future, work)
             with self._changed:
                 del self._busy[future]
             # Not to be kept while waiting for the next.

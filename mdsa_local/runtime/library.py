@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +48,22 @@ OTHER_BUILD = "Use another build of the model, or a newer llama-cpp-python."
 # llama_cpp's own classes, its chat formats, caches and the disk cache's database: 25 ms of import.
 TRIM = Trim(unused=("llama_cpp.llama",))
 
+
+@dataclass(slots=True)
+class _Heard:
+    """What llama.cpp said in a thread since that began to listen: what it complained of, and the bytes of the buffers it named."""
+
+    complaints: deque[str] = field(default_factory=lambda: deque(maxlen=8))
+    allocated: int = 0
+
+
 _lock = threading.Lock()
 _library: Any = None
 _release: Any = None
 _bare = False
 _callbacks: list[Any] = []
-_errors: deque[str] = deque(maxlen=8)
-# Bytes of buffers named in the log, by the thread that was in llama.cpp.
-_allocated: dict[int, int] = {}
+# By the thread that is in llama.cpp: several load at once.
+_heard: dict[int, _Heard] = {}
 # What closes each of those that are open, where the end of the process is not enough, and the process they were opened in.
 _open: list[Callable[[], object]] = []
 _opened_in = 0
@@ -118,22 +127,25 @@ def _close_all() -> None:
 
 
 def _log() -> Any:
-    """A log callback that joins the fragments of a line. llama.cpp calls it from any thread."""
-    line, level = "", logging.DEBUG
+    """A log callback that joins the fragments of a line. llama.cpp calls it from any thread, several at once."""
+    begun: dict[int, tuple[str, int]] = {}
 
     def callback(kind: int, text: bytes, _data: Any) -> None:
-        nonlocal line, level
+        thread = threading.get_ident()
+        line, level = begun.get(thread, ("", logging.DEBUG))
         level = level if kind == CONTINUED else LEVELS.get(kind, logging.DEBUG)
         if any(part in text for part in EXPECTED):
             level = logging.DEBUG
-        if found := BUFFER.search(text):
-            thread = threading.get_ident()
-            _allocated[thread] = _allocated.get(thread, 0) + int(float(found[1]) * 2**20)
+        heard = _heard.get(thread)
+        if heard and (found := BUFFER.search(text)):
+            heard.allocated += int(float(found[1]) * 2**20)
         line += text.decode("utf-8", "replace")
-        if line.endswith("\n"):
-            done, line = line.strip(), ""
-            if level == logging.ERROR:
-                _errors.append(done)
+        ended = line.endswith("\n")
+        begun[thread] = "" if ended else line, level
+        if ended:
+            done = line.strip()
+            if heard and level == logging.ERROR:
+                heard.complaints.append(done)
             if done.strip("."):
                 logger.log(level, "%s", done)
 
@@ -141,22 +153,26 @@ def _log() -> Any:
 
 
 def listen() -> None:
-    """Begin to note, for this thread, what a call to llama.cpp allocates and complains of."""
-    _errors.clear()
-    _allocated.pop(threading.get_ident(), None)
+    """Begin to note what a call to llama.cpp in this thread allocates and complains of."""
+    _heard[threading.get_ident()] = _Heard()
 
 
 def allocated_bytes() -> int:
-    """Bytes of the buffers that llama.cpp named in this thread since :func:`listen`."""
-    return _allocated.pop(threading.get_ident(), 0)
+    """Bytes of the buffers that llama.cpp named in this thread since :func:`listen`, which ends."""
+    return _told().allocated
 
 
 def load_error(path: Path, what: str, hint: str = OTHER_BUILD) -> ModelFileError | ModelMemoryError:
-    """The error for what failed since :func:`listen`, with llama.cpp's own words; ``hint``: what to do where it was not for want of memory."""
-    reason = "; ".join(_errors) or "no reason given"
+    """The error for what failed in this thread since :func:`listen`, which ends, with llama.cpp's own words; ``hint``: what to do where it was not
+    for want of memory."""
+    reason = "; ".join(_told().complaints) or "no reason given"
     if NO_MEMORY.search(reason):
         return ModelMemoryError(f"{path}: {what}: {reason}", "Close other programs, choose a smaller model, or lower context_tokens.")
     return ModelFileError(f"{path}: {what}: {reason}", hint)
+
+
+def _told() -> _Heard:
+    return _heard.pop(threading.get_ident(), None) or _Heard()
 
 
 def release_workers() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, wait
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -28,11 +30,12 @@ from mdsa_local.runtime.gguf import stamp
 from mdsa_local.runtime.hardware import memory_budget_bytes
 from mdsa_local.runtime.lending import Handle, ManagedStream, Prompt, Tokenizer, as_messages, checked_deadline
 from mdsa_local.runtime.naming import Names
-from mdsa_local.runtime.residency import parse_bytes
+from mdsa_local.runtime.residency import State, parse_bytes
 from mdsa_local.runtime.room import Room, closed
 from mdsa_local.runtime.slots import Failing, Held, LoadedModel, Measured, ModelStatus, Queueing, Slot, Stopped, Target
 from mdsa_local.settings import Settings
-from mdsa_local.stoppable import StoppedError, never, until
+from mdsa_local.stoppable import HEARD_S, StoppedError, never, until
+from mdsa_local.threads import settle
 
 T = TypeVar("T")
 DEFAULT_GENERATION = Generation()
@@ -89,6 +92,7 @@ class ModelManager:
         """The model, loaded. Should others need its room meanwhile, it is loaded again when used; while a call runs it stays. ``stopped`` is asked
         while room is waited for, and before a load begins: where it says so, :class:`~mdsa_local.stoppable.StoppedError` is raised. ``deadline``,
         on the clock of ``time.monotonic``: until when room is waited for, now and whenever tokens are counted; None: ``request_timeout_s`` each time.
+        Ctrl-C is heard at once; a load that has begun goes on then, for who asks next.
 
         Raises :class:`ModelMemoryError` with the numbers when it is larger than the budget leaves, :class:`ModelError` when ``max_models`` are
         pinned, :class:`BackendUnavailableError` when models in use leave no room until ``request_timeout_s`` has passed, :class:`ClosedError` after
@@ -122,7 +126,7 @@ class ModelManager:
             if target.scheme != "gguf" or self._room.closed or self._room.slot(target).resident or target.key in self._ahead:
                 return
             self._ahead.add(target.key)
-            self._begin(lambda target: self._load_quietly(target, stopped), target, f"load-{target.name}")
+            self._begin(lambda: self._load_quietly(target, stopped), f"load-{target.name}")
 
     def refuse_when_full(self, ref: str) -> None:
         """Raise :class:`BusyError` where a model that is loaded has as many waiting as it takes. For whoever has work to do before asking it: costs
@@ -160,7 +164,8 @@ class ModelManager:
             self._room.changed.notify_all()
 
     def unload(self, ref: str) -> bool:
-        """Unload a model now, pinned or not; False when it is not loaded or in use. Its memory is free on return."""
+        """Unload a model now, pinned or not; False when it is not loaded or in use. Its memory is free on return. Ctrl-C ends the wait for that, not
+        the work."""
         self._refuse_forked()
         target = self._names.target(ref)
         with self._room.changed:
@@ -212,8 +217,8 @@ class ModelManager:
             ]
 
     def close(self) -> None:
-        """Unload everything; safe twice. Running streams end as ``cancelled``. In a process that was forked since a model was loaded nothing is
-        done: what there is of it belongs to the other process."""
+        """Unload everything; safe twice. Running streams end as ``cancelled``. Ctrl-C ends the wait, not the work. In a process that was forked since
+        a model was loaded nothing is done: what there is of it belongs to the other process."""
         if self._left:
             return
         with self._room.changed:
@@ -223,10 +228,12 @@ class ModelManager:
                 self._room.move(slot, "unloading")
             # Who waits for room has to hear of it.
             self._room.changed.notify_all()
-            threads = self._threads
         self._unload(slots)
+        with self._room.changed:
+            threads = self._threads
         for thread in threads:
-            thread.join()
+            while thread.is_alive():
+                thread.join(HEARD_S)
 
     def __enter__(self) -> Self:
         return self
@@ -262,13 +269,37 @@ class ModelManager:
         """Under the lock: begin to unload idle models where all have grown beyond the budget together. In a thread of its own: who lets go of a model
         must not wait, and may be the thread that one of them runs in."""
         if victims := self._room.outgrown(slot):
-            self._begin(self._unload, victims, "unload")
+            self._begin(lambda: self._dismiss(victims), "unload")
 
-    def _begin(self, work: Callable[[T], None], what: T, name: str) -> None:
+    def _begin(self, work: Callable[[], None], name: str) -> None:
         """Under the lock: do ``work`` in a thread that :meth:`close` waits for."""
-        self._threads = [thread for thread in self._threads if thread.is_alive()]
-        self._threads.append(threading.Thread(target=work, args=(what,), name=name))
-        self._threads[-1].start()
+        thread = threading.Thread(target=work, name=name)
+        self._threads = [*(other for other in self._threads if other.is_alive()), thread]
+        try:
+            thread.start()
+        except RuntimeError:
+            # A program that ends begins no more of them.
+            work()
+
+    def _interruptibly(self, work: Callable[[Stopped], T], name: str, left: Callable[[Future[T]], object]) -> T:
+        """What ``work`` gives. Ctrl-C is raised in the main thread alone, and would break it off in the middle, or be lost inside of llama.cpp: that
+        thread has it done by another. Where it is raised, ``work`` can ask whether it is wanted no more, and ``left`` gets what comes of it."""
+        if threading.current_thread() is not threading.main_thread():
+            return work(never)
+        done, gone = Future[T](), threading.Event()
+        try:
+            with self._room.changed:
+                self._begin(partial(settle, done, partial(work, gone.is_set)), name)
+            while not wait([done], HEARD_S).done:
+                pass
+            return done.result()
+        except BaseException:
+            gone.set()
+            done.add_done_callback(left)
+            raise
+        finally:
+            # As in settle.
+            del done
 
     @property
     def _left(self) -> bool:
@@ -300,7 +331,7 @@ class ModelManager:
                 if slot and slot.backend is not None and slot.state == "ready":
                     return Held(slot, slot.backend)
             if slot:
-                if (backend := self._load(target, slot, victims, stopped)) is not None:
+                if (backend := self._loaded(target, slot, victims, stopped)) is not None:
                     return Held(slot, backend)
                 # What was measured is more than what its header says.
                 size = None
@@ -319,32 +350,50 @@ class ModelManager:
             with self._room.changed:
                 slot = self._room.slot(target)
                 if not slot.resident:
-                    slot.error = str(error)
-                    self._room.move(slot, "failed")
+                    self._dismiss([slot], "failed", str(error))
             raise
         return size
 
-    def _unload(self, slots: Sequence[Slot]) -> None:
+    def _unload(self, slots: Iterable[Slot]) -> None:
         """Free models in state ``unloading``."""
-        for slot in slots:
-            try:
-                if slot.backend:
-                    slot.backend.close()
-            finally:
-                with self._room.changed:
-                    slot.backend, slot.uses = None, 0
-                    self._room.move(slot, "absent")
+        self._interruptibly(lambda _: self._dismiss(slots), "unload", lambda _: None)
+
+    def _dismiss(self, slots: Iterable[Slot], state: State = "absent", error: str = "") -> None:
+        """Close what is in ``slots``, and book each as ``state``, whatever goes wrong with one; that is raised in the end."""
+        with ExitStack() as each:
+            for slot in slots:
+                each.callback(self._end, slot, state, error)
+
+    def _end(self, slot: Slot, state: State, error: str) -> None:
+        try:
+            if slot.backend:
+                slot.backend.close()
+        finally:
+            with self._room.changed:
+                slot.backend, slot.uses, slot.error = None, 0, error
+                self._room.move(slot, state)
+
+    def _loaded(self, target: Target, slot: Slot, victims: list[Slot], stopped: Stopped) -> Backend | None:
+        """What :meth:`_load` gives. Whoever breaks off the wait for it holds nothing; the model stays, where its load had begun."""
+        if target.scheme in IN_PROCESS and self._origin is None:
+            self._origin = Origin(target.name)
+
+        def left(loading: Future[Backend | None]) -> None:
+            if not loading.exception() and (backend := loading.result()) is not None:
+                self.release(Held(slot, backend))
+
+        return self._interruptibly(lambda gone: self._load(target, slot, victims, lambda: stopped() or gone()), f"load-{target.name}", left)
 
     def _load(self, target: Target, slot: Slot, victims: list[Slot], stopped: Stopped) -> Backend | None:
         """Unload the victims, load the model, publish it; None when it turned out too large for what is left, to be tried again. A server that loads
         it is not waited for once that is ``stopped``, or the manager closed; who waits for the same then loads it anew."""
         backend, failed, seen = None, "", None
-        if target.scheme in IN_PROCESS and self._origin is None:
-            self._origin = Origin(target.name)
         began = time.monotonic()
         try:
-            self._unload(victims)
+            self._dismiss(victims)
             self._names.verify(target)
+            if stopped():
+                raise StoppedError
             began, seen = time.monotonic(), stamp(Path(target.target))
             with until(lambda: stopped() or self._room.closed):
                 backend = backend_module(target.scheme).open_backend(target.target, target.name, self.settings)
@@ -357,9 +406,7 @@ class ModelManager:
             raise
         finally:
             if backend is None:
-                with self._room.changed:
-                    slot.uses, slot.error = 0, failed or "stopped while loading"
-                    self._room.move(slot, "failed")
+                self._dismiss([slot], "failed", failed or "stopped while loading")
         if isinstance(backend, Measured) and backend.memory_bytes:
             self._measured[target.key] = seen, backend.memory_bytes
         if not self._publish(target, slot, backend, time.monotonic() - began):
@@ -374,12 +421,7 @@ class ModelManager:
             if slot.backend is not backend or slot.state != "ready":
                 return
             self._room.move(slot, "unloading")
-        try:
-            backend.close()
-        finally:
-            with self._room.changed:
-                slot.backend, slot.uses, slot.error = None, 0, str(failure)
-                self._room.move(slot, "failed")
+        self._dismiss([slot], "failed", str(failure))
 
     def _publish(self, target: Target, slot: Slot, backend: Backend, seconds: float) -> bool:
         """Take a loaded model into service, unless the manager was closed meanwhile or what was measured leaves no room."""
@@ -388,13 +430,12 @@ class ModelManager:
             size = backend.memory_bytes if isinstance(backend, Measured) else 0
             victims = room.take_in(slot, size or slot.size_bytes, backend, seconds)
             was_closed = room.closed
+            if victims is None:
+                slot.backend = backend
         if victims is not None:
-            self._unload(victims)
+            self._dismiss(victims)
             return True
-        backend.close()
-        with room.changed:
-            slot.uses = 0
-            room.move(slot, "absent")
+        self._dismiss([slot])
         if was_closed:
             raise closed()
         room.check(target, slot.size_bytes)
@@ -414,4 +455,4 @@ class ModelManager:
                     self._room.move(slot, "unloading")
                 if not expired:
                     self._room.changed.wait(min([threading.TIMEOUT_MAX, *(slot.idle_since + keep_s - now for slot in idle)]))
-            self._unload(expired)
+            self._dismiss(expired)

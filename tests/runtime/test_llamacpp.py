@@ -21,8 +21,10 @@ from mdsa_local.errors import (
     BackendUnavailableError,
     ContextOverflowError,
     InputError,
+    MDSAError,
     ModelError,
     ModelFileError,
+    ModelMemoryError,
     ModelNotFoundError,
 )
 from mdsa_local.runtime import chat_template, library, llamacpp, native
@@ -395,6 +397,38 @@ def test_llama_cpp_logs_to_logging_only(load: Load, tiny: Path, capfd: pytest.Ca
         ask(load(tiny))
     assert any("llama" in record.message for record in caplog.records)
     assert capfd.readouterr() == ("", "")
+
+
+def test_each_of_several_loads_at_once_hears_its_own_reason(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
+    say = library.library() and library._callbacks[0]
+    barrier, errors = threading.Barrier(2, timeout=20), dict[str, MDSAError]()
+
+    def load(name: str, *parts: bytes) -> None:
+        library.listen()
+        for number, part in enumerate(parts):
+            # The parts of both lines come by turns.
+            barrier.wait()
+            say(library.CONTINUED if number else 4, part, None)
+        barrier.wait()
+        errors[name] = library.load_error(Path(name), "llama.cpp cannot load it")
+
+    with caplog.at_level(logging.DEBUG, logger="mdsa_local.llama"):
+        threads = [
+            threading.Thread(target=load, args=("large", b"failed to allocate ", b"9000 bytes\n")),
+            threading.Thread(target=load, args=("damaged", b"a tensor is ", b"missing\n")),
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+    assert isinstance(errors["large"], ModelMemoryError) and isinstance(errors["damaged"], ModelFileError)
+    assert [str(errors[name]).rpartition(": ")[2] for name in ("large", "damaged")] == ["failed to allocate 9000 bytes", "a tensor is missing"]
+    assert {(record.levelno, record.message) for record in caplog.records} == {
+        (logging.ERROR, "failed to allocate 9000 bytes"),
+        (logging.ERROR, "a tensor is missing"),
+    }
+    library.listen()
+    assert "no reason given" in str(library.load_error(tiny, "llama.cpp cannot load it")), "what another said before"
 
 
 def test_a_program_without_logging_prints_nothing(tiny: Path) -> None:

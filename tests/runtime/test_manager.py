@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _thread
+import gc
 import hashlib
 import os
 import shutil
@@ -9,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -708,6 +711,134 @@ def test_closing_leaves_no_load_behind(settings: Settings, models: list[str], on
         closing.join(20)
         assert not closing.is_alive()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("load-")]
+
+
+class Gate:
+    """Holds up whoever comes to it, and presses Ctrl-C then."""
+
+    def __init__(self) -> None:
+        self._reached, self._open = threading.Event(), threading.Event()
+        threading.Thread(target=self._interrupt, daemon=True).start()
+
+    def _interrupt(self) -> None:
+        if self._reached.wait(10):
+            _thread.interrupt_main()
+
+    def wait(self) -> None:
+        self._reached.set()
+        assert self._open.wait(10)
+
+    def open(self) -> None:
+        self._open.set()
+
+
+@pytest.fixture
+def closing(monkeypatch: pytest.MonkeyPatch) -> Gate:
+    gate, real = Gate(), LlamaCppBackend.close
+
+    def slow(backend: LlamaCppBackend) -> None:
+        gate.wait()
+        real(backend)
+
+    monkeypatch.setattr(LlamaCppBackend, "close", slow)
+    return gate
+
+
+def test_ctrl_c_while_room_is_made_leaves_no_model_half_unloaded(
+    settings: Settings, models: list[str], one_bytes: int, closing: Gate, opened: list[str]
+) -> None:
+    with ModelManager(settings, memory_budget=int(2.5 * one_bytes)) as manager:
+        manager.preload(["a", "b"])
+        weights = [slot.backend.weights for slot in manager._room.slots.values() if isinstance(slot.backend, LlamaCppBackend)]
+        manager.memory_budget_bytes = int(1.2 * one_bytes)
+        with pytest.raises(KeyboardInterrupt):
+            manager.ensure_ready("c")
+        assert [(status.name, status.state) for status in manager.status()] == [("a", "unloading"), ("b", "unloading"), ("c", "loading")]
+        closing.open()
+        manager.ensure_ready("c")
+        assert [(status.state, status.uses) for status in manager.status()] == [("absent", 0), ("absent", 0), ("ready", 0)]
+        assert [bool(model.handle) for model in weights] == [False, False]
+        assert opened == ["a", "b", "c"], "nothing was loaded for nobody"
+
+
+@pytest.mark.parametrize("end", ["unload", "close"])
+def test_ctrl_c_while_a_model_is_unloaded_ends_the_wait_alone(settings: Settings, models: list[str], closing: Gate, end: str) -> None:
+    with ModelManager(settings) as manager:
+        manager.preload("a")
+        with pytest.raises(KeyboardInterrupt):
+            manager.close() if end == "close" else manager.unload("a")
+        assert [status.state for status in manager.status()] == ["unloading"]
+        closing.open()
+        manager.close()
+        assert [status.state for status in manager.status()] == ["absent"]
+
+
+def test_ctrl_c_during_a_load_is_heard_and_the_model_is_held_by_nobody(
+    manager: ModelManager, opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, real = Gate(), llamacpp.open_backend
+
+    def slow(target: str, name: str, settings: Settings) -> LlamaCppBackend:
+        gate.wait()
+        return real(target, name, settings)
+
+    monkeypatch.setattr(llamacpp, "open_backend", slow)
+    with pytest.raises(KeyboardInterrupt):
+        manager.generate("a", QUESTION, SHORT)
+    assert [(status.state, status.uses) for status in manager.status()] == [("loading", 1)]
+    gate.open()
+    assert manager.generate("a", QUESTION, SHORT)
+    assert opened == ["a"], "the load that had begun went on"
+    assert [(status.state, status.uses) for status in manager.status()] == [("ready", 0)]
+
+
+def test_what_a_load_meets_is_raised_as_it_is_and_kept_by_nobody(manager: ModelManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    class OddError(Exception):
+        pass
+
+    def odd(target: str, name: str, settings: Settings) -> LlamaCppBackend:
+        raise OddError
+
+    monkeypatch.setattr(llamacpp, "open_backend", odd)
+    gc.disable()
+    try:
+        with pytest.raises(OddError) as caught:
+            manager.ensure_ready("a")
+        assert caught.traceback[-1].name == "odd"
+        kept = weakref.ref(caught.value)
+        del caught
+        assert kept() is None
+    finally:
+        gc.enable()
+    assert [(status.state, status.uses) for status in manager.status()] == [("failed", 0)]
+
+
+def test_one_that_cannot_be_closed_keeps_no_other(settings: Settings, models: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    real = LlamaCppBackend.close
+
+    def close(backend: LlamaCppBackend) -> None:
+        real(backend)
+        if backend.name == "a":
+            raise RuntimeError("out of order")
+
+    monkeypatch.setattr(LlamaCppBackend, "close", close)
+    with ModelManager(settings) as manager:
+        manager.preload(["a", "b"])
+        with pytest.raises(RuntimeError, match="out of order"):
+            manager.close()
+        assert [status.state for status in manager.status()] == ["absent", "absent"]
+
+
+def test_a_program_that_can_begin_no_thread_unloads_all_the_same(manager: ModelManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    manager.preload(["a", "b"])
+
+    def refused(_: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    assert manager.unload("a")
+    manager.close()
+    assert [status.state for status in manager.status()] == ["absent", "absent"]
 
 
 def test_an_engine_that_dies_leaves_ready_and_is_loaded_again(manager: ModelManager, monkeypatch: pytest.MonkeyPatch) -> None:
