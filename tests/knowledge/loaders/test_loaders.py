@@ -18,7 +18,7 @@ from mdsa_local.knowledge.check import check
 from mdsa_local.knowledge.chunking import chunk_all
 from mdsa_local.knowledge.ingest import Report, ingest
 from mdsa_local.knowledge.lance import connect
-from mdsa_local.knowledge.loaders import LOADERS, Section, UnreadableError, family
+from mdsa_local.knowledge.loaders import LOADERS, Section, UnreadableError, family, fingerprint
 from mdsa_local.knowledge.loaders.contained import Limits, Reader
 from mdsa_local.knowledge.store import KnowledgeBase
 from tests.knowledge.toy_embedder import ToyEmbedder
@@ -386,6 +386,11 @@ def test_many_messages_take_no_longer_each(tmp_path: Path) -> None:
     before = time.process_time()
     assert len(read(tmp_path, "a.txt", f"{OUTLOOK}\nAnn wrote:\n> Yes?\nNo.\n\n" * 4000)) > 4000
     read(tmp_path, "b.txt", "Ann wrote:\n>\nNo.\n" * 20000 + "To: " * 50000 + "To:\n" * 50000)
+    read(tmp_path, "c.txt", "> Ann wrote:\n" * 10000 + " > Ann wrote:\n" * 10000 + "No.")
+    [(title, _)] = texts(read(tmp_path, "d.txt", f"From: Ann <a@b.c> {'<' * 80000}{'[mailto:' * 10000}\nDate: May\nSubject: B\n\nText."))
+    assert title.startswith("d > From Ann <<<")
+    (tmp_path / "e.md").write_text(f"\n# {'{#}' * 20000}x\n")
+    assert fingerprint(tmp_path / "e.md")[64:] == ""
     assert time.process_time() - before < 5
 
 
