@@ -444,6 +444,35 @@ def test_a_first_row_that_names_no_columns(tmp_path: Path, content: str, title: 
     assert texts(read(tmp_path, "a.csv", content)) == ([] if said is None else [(title, said)])
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "said", "lines"),
+    [
+        ("a.tsv", 'name\tsize\n"5 inch\t3\nB\t4\nC\t5\n', 'name: "5 inch; size: 3\n\nname: B; size: 4\n\nname: C; size: 5', "line 2"),
+        ("a.csv", 'sep=;\nname;size\nB;4\n"5 inch;3', 'name: B; size: 4\n\nname: "5 inch; size: 3', "line 4"),
+        ("a.csv", 'name,size\r"5 inch,3\r"6, 7",4\r', 'name: "5 inch; size: 3\n\nname: 6, 7; size: 4', "line 2"),
+        (
+            "a.csv",
+            'name,size\n"5 inch,3\nB,4\n"6 inch,5\nC,"two\nlines"\n',
+            'name: "5 inch; size: 3\n\nname: B; size: 4\n\nname: "6 inch; size: 5\n\nname: C; size: two lines',
+            "lines 2, 4",
+        ),
+        # What only stands behind a cell that is ended belongs to it.
+        ("a.csv", 'name,size\n"5" inch,3\n"a\n""b""\nc" ,4\n', 'name: 5 inch; size: 3\n\nname: a "b" c; size: 4', ""),
+    ],
+)
+def test_a_quotation_mark_without_a_second_one_takes_no_other_row(tmp_path: Path, name: str, content: str, said: str, lines: str) -> None:
+    section, *remarks = read(tmp_path, name, content)
+    assert section.text.strip() == said
+    assert [section.remark for section in remarks] == ([f"{lines}: quotation marks that do not pair are read as text"] if lines else [])
+
+
+def test_many_quotation_marks_that_do_not_pair_take_no_longer_each(tmp_path: Path) -> None:
+    began = time.process_time()
+    *_, last = read(tmp_path, "a.csv", "n,m\n" + 'a","b\n' * 50_000)
+    assert last.remark.startswith("lines 2, 3, ") and ", 11 and 49,990 more: " in last.remark
+    assert time.process_time() - began < 5
+
+
 def test_wide_rows_make_sections_of_bounded_size(tmp_path: Path) -> None:
     names = ",".join(f"{n:0200d}" for n in range(500))
     sections = read(tmp_path, "a.csv", "\n".join([names, *[",".join("1" * 500)] * 100]))
