@@ -28,7 +28,8 @@ _OVER = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _OVER_CHARS = 200
-_ADDRESS = re.compile(r" ?(?:<[^>]*>|\[mailto:[^\]]*\])")
+# One that is not ended takes the rest of the line, which stays: it is looked through for an end once.
+_ADDRESS = re.compile(r" ?(?:<[^>]*>|\[mailto:[^\]]*\])|((?:<|\[mailto:).*)", re.DOTALL)
 # "On 3 May 2024 Peter Lund wrote:", and below it lines with marks before them.
 _WROTE = re.compile(r"(?<!\w)(?:wrote|schrieb|a écrit|escribió)(?!\w)[^\r\n:]{0,80}:[ \t]*\r?\n(?:[ \t]*\r?\n)?(?=[ \t]{0,3}>)")
 _OPENS = re.compile(r"(?:On|Am|Le|El)\s")
@@ -52,7 +53,7 @@ def heads(text: str) -> Iterator[Head]:
             continue
         said, end = dict[str, str](), first.start()
         while line := _LINE.match(text, end):
-            said.setdefault(line[1].casefold(), " ".join(_ADDRESS.sub("", line[2]).split()) or line[2].strip())
+            said.setdefault(line[1].casefold(), " ".join(_ADDRESS.sub(r"\1", line[2]).split()) or line[2].strip())
             end = line.end()
             if end == len(text):
                 break
@@ -76,9 +77,11 @@ def messages(text: str) -> list[tuple[int, str]]:
         # The line may be broken.
         if not _OPENS.match(text, start) and _OPENS.match(text, before) and text[before:start].strip():
             start = before
-        marked = _MARKED.match(text, wrote.end())
-        following = _SAID.search(text, marked.end()) if marked else None
-        if marked and start >= last and text[start] != ">" and (following is None or following.start() in starts):
-            last = marked.end()
-            found.append((start, f"{QUOTED}{' '.join(_ADDRESS.sub('', text[start : wrote.end()]).split()).rstrip(':')}"[:MOST_NAME_CHARS]))
+        if start < last or text[start] == ">" or not (marked := _MARKED.match(text, wrote.end())):
+            continue
+        last = marked.end()
+        following = _SAID.search(text, last)
+        if following is None or following.start() in starts:
+            who = " ".join(_ADDRESS.sub(r"\1", text[start : wrote.end()]).split())
+            found.append((start, f"{QUOTED}{who.rstrip(':')}"[:MOST_NAME_CHARS]))
     return sorted(found)

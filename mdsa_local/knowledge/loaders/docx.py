@@ -69,7 +69,7 @@ def _text(cell: Any) -> str:
 
 def _rows(table: Any) -> Iterator[str]:
     """The lines of a table. Where the first row names the columns, the others say what their cells are; what is merged is said once."""
-    grid = [row.cells for row in table.rows]
+    grid = _grid(table)
     cells = [list({cell._tc: cell for cell in row}.values()) for row in grid]
     texts = {cell._tc: _text(cell) for cell in {cell._tc: cell for row in cells for cell in row}.values()}
     rows = [[texts[cell._tc] for cell in row] for row in cells]
@@ -83,6 +83,24 @@ def _rows(table: Any) -> Iterator[str]:
     for row, each in list(zip(rows, whole, strict=True))[names:]:
         if any(row):
             yield named(rows[0], row) if names and each else " | ".join(row)
+
+
+def _grid(table: Any) -> list[list[Any]]:
+    """The cells of each row, a merged one in all its places. python-docx climbs to where a cell begins, from each row anew."""
+    from docx.table import _Cell
+
+    grid: list[list[Any]] = []
+    above: dict[int, Any] = {}
+    for row in table.rows:
+        places: dict[int, Any] = {}
+        at = row.grid_cols_before
+        for tc in row._tr.tc_lst:
+            cell = above.get(at) if tc.vMerge == "continue" else None
+            places[at] = cell or _Cell(tc, table)
+            at += tc.grid_span
+        grid.append([cell for cell in places.values() for _ in range(cell.grid_span)])
+        above = places
+    return grid
 
 
 def _is_repeated(table: Any) -> bool:

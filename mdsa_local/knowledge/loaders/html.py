@@ -13,11 +13,12 @@ from mdsa_local.knowledge.loaders import MOST_TITLE_CHARS, Section, below, heade
 from mdsa_local.knowledge.loaders.blanks import filled
 from mdsa_local.knowledge.loaders.chrome import Chrome, styled
 from mdsa_local.knowledge.loaders.encodings import decoded, marked, of_web
+from mdsa_local.knowledge.loaders.formulas import Formula
 from mdsa_local.knowledge.loaders.html_tables import MOST_COLUMNS, MOST_HEADINGS, MOST_ROWS, Cell, Table, span
 from mdsa_local.knowledge.loaders.lists import LISTS, Lists, Terms
 from mdsa_local.knowledge.loaders.scripts import lowered, raised
 
-SKIPPED = {"script", "style", "template", "noscript", "svg", "math", "iframe", "object", "select", "title"}
+SKIPPED = {"script", "style", "template", "noscript", "svg", "iframe", "object", "select", "title"}
 BLOCKS = set(
     "address article aside blockquote body caption dd details dialog div dl dt fieldset figcaption figure footer form header hr html legend li main "
     "menu nav ol p pre section summary table tbody tfoot thead tr ul".split()
@@ -36,7 +37,7 @@ AROUND = BLOCKS - {"p", "li", "dt", "dd", "tr", "thead", "tbody", "tfoot", "capt
 # What may have lists in it; within a table those are told as they stand.
 CONTAINERS = AROUND - {"body", "table"}
 # Left out of a line of text, which goes on behind them.
-INLINE = {"svg"}
+INLINE = {"svg", "select"}
 # What a button may have in it, and whose lines a button may end, with nothing after it.
 IN_BUTTON, ENDS_WITH_BUTTON = {"div", "p"}, {"p", "li", "dd"}
 SCRIPTS = {"sup": raised, "sub": lowered}
@@ -127,6 +128,8 @@ class _Page(HTMLParser):
         self._began = ""
         # Of the words where raised or lowered text begins, the tag of that and how many of it are open.
         self._script: tuple[int, str, int] | None = None
+        # The formula that is open.
+        self._formula: Formula | None = None
         # The tables that are open, innermost last.
         self._tables: list[Table] = []
         self._lists, self._terms = Lists(), Terms()
@@ -153,6 +156,10 @@ class _Page(HTMLParser):
             if tag == self._hidden[0] and tag not in VOID:
                 self._hidden.append(tag)
             return
+        if self._formula and not self._ends_formula(tag):
+            if tag not in VOID:
+                self._formula.begin(tag)
+            return
         given = dict(attrs)
         if self._button and (tag == "button" or tag in BLOCKS or tag in HEADINGS or tag in ("td", "th")):
             if tag in IN_BUTTON:
@@ -164,6 +171,8 @@ class _Page(HTMLParser):
         if tag in SKIPPED or number in self._dropped or _hides(given):
             if tag not in VOID:
                 self._hide(tag)
+        elif tag == "math":
+            self._formula = Formula()
         elif tag in HEADINGS:
             self.section()
         elif tag in ("td", "th"):
@@ -245,6 +254,8 @@ class _Page(HTMLParser):
         if self._hidden and not self._left(tag):
             if tag == self._hidden[0]:
                 self._hidden.pop()
+        elif self._formula and not self._ends_formula(tag):
+            self._formula.end(tag)
         elif self._button and tag in IN_BUTTON and self._button[1]:
             self._button = (self._button[0], self._button[1] - 1)
             self._words.append(" ")
@@ -322,6 +333,8 @@ class _Page(HTMLParser):
         data = data.translate(_UNSEEN)
         if self._titling:
             self._title = f"{self._title}{data}"
+        elif self._formula:
+            self._formula.take(data)
         elif not self._hidden and not any(self._striking.values()):
             self._words.append(data if self._verbatim else re.sub(r"\s+", " ", data))
 
@@ -339,6 +352,15 @@ class _Page(HTMLParser):
                 while self._labels and self._labels[-1][1] > start:
                     self._labels.pop()
                 self._words[start:] = [SCRIPTS[tag]("".join(self._words[start:]))]
+
+    def _ends_formula(self, tag: str) -> bool:
+        """Whether the formula that is open ends with a tag, of itself or of what no formula has in it."""
+        if tag != "math" and tag not in BLOCKS and tag not in HEADINGS and tag not in ("td", "th"):
+            return False
+        if self._formula and not any(self._striking.values()):
+            self._words.append(self._formula.written())
+        self._formula = None
+        return True
 
     def _end_button(self) -> None:
         if self._button:
@@ -476,6 +498,7 @@ class _Page(HTMLParser):
 
     def end(self) -> None:
         """End the page."""
+        self._ends_formula("math")
         self._row()
         self.section()
 

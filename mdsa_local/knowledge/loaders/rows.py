@@ -23,21 +23,27 @@ MOST_CARRIED = 2000
 MOST_TITLES = 4
 # By the first lines the delimiter is found; in doubt it is the first of these.
 SAMPLE_LINES, SAMPLE_CHARS = 20, 10_000
+# So many lines whose quotation marks do not pair are told by their numbers.
+MOST_TOLD = 10
 DELIMITERS = ",;\t|"
 _YEAR = re.compile(r"(?:19|20)\d\d")
 _DIGIT = re.compile(r"\d")
+# A line up to the first quotation mark that is not doubled.
+_UNQUOTED = re.compile(r'[^"]*(?:""[^"]*)*')
 _SEPARATOR = re.compile(r"""["']?sep=(.)["']?\s*""", re.IGNORECASE)
 
 
 def read(path: Path) -> Iterator[Section]:
     """Sections of up to 200 rows that are not empty, numbered as in the file. The first row names the columns, unless it is one like those below;
-    rows above it are the title. A line before all may tell the delimiter, as Excel writes it (``sep=;``)."""
+    rows above it are the title. A line before all may tell the delimiter, as Excel writes it (``sep=;``). Lines whose quotation marks do not pair are
+    told at the end."""
     source = _lines(path)
     sample = list(islice(source, SAMPLE_LINES))
     told = _SEPARATOR.fullmatch(sample[0]) if sample else None
     # Of a cell; else it is 131,072 characters. It is one for the whole program.
     limit = csv.field_size_limit(LINE_CHARS)
-    reader = csv.reader(chain(sample[1:] if told else sample, source), _dialect(path, told[1] if told else "", sample))
+    unpaired: list[int] = []
+    reader = _records(chain(sample[1:] if told else sample, source), _dialect(path, told[1] if told else "", sample), unpaired, 1 if told else 0)
     try:
         head = list(islice(reader, SAMPLE_LINES))
         first = _first(head)
@@ -49,10 +55,58 @@ def read(path: Path) -> Iterator[Section]:
         numbered = ((number, line) for number, row in enumerate(_carried(rows), first + 1) if (line := named(header, row)))
         for group in _grouped(numbered):
             yield Section("".join(f"{line}\n\n" for _, line in group), title, rows=tuple(number for number, _ in group))
+        if unpaired:
+            more = f" and {len(unpaired) - MOST_TOLD:,} more" if len(unpaired) > MOST_TOLD else ""
+            places = f"{'lines' if unpaired[1:] else 'line'} {', '.join(map(str, unpaired[:MOST_TOLD]))}{more}"
+            yield Section("", remark=f"{places}: quotation marks that do not pair are read as text")
     except csv.Error as error:
-        raise UnreadableError(f"cannot be read as a table: line {reader.line_num}: {error}") from None
+        raise UnreadableError(f"cannot be read as a table: {error}") from None
     finally:
         csv.field_size_limit(limit)
+
+
+def _records(lines: Iterator[str], dialect: type[csv.Dialect], unpaired: list[int], number: int) -> Iterator[list[str]]:
+    """The rows of the lines, before which there are ``number``. A cell goes on in the lines below only to a quotation mark that ends it, not to one
+    that begins another; else its line is a row of its own, and in ``unpaired`` where its quotation marks are text. Raises :class:`csv.Error`."""
+    held, again = list[str](), list[str]()
+
+    def fed() -> Iterator[str]:
+        while line := again.pop() if again else next(lines, ""):
+            held.append(line)
+            yield line
+
+    while True:
+        try:
+            for row in csv.reader(fed(), dialect, strict=True):
+                number += len(held)
+                held.clear()
+                yield row
+            return
+        except csv.Error:
+            taken = [*held]
+            held.clear()
+        if len(taken) > 1:
+            before = _UNQUOTED.match(taken[-1])
+            begins = before is not None and (not before[0] or before[0].endswith(dialect.delimiter))
+            if not begins and (whole := _record(taken, dialect)) is not None:
+                number += len(taken)
+                yield whole
+                continue
+            again.append(taken.pop())
+        for line in taken:
+            number += 1
+            alone = _record([line], dialect)
+            if alone is None:
+                unpaired.append(number)
+                alone = next(csv.reader([line], dialect, quoting=csv.QUOTE_NONE))
+            yield alone
+
+
+def _record(lines: list[str], dialect: type[csv.Dialect]) -> list[str] | None:
+    """The row that the lines are, None where they end within quotation marks."""
+    reader = csv.reader([*lines, ""], dialect)
+    row = next(reader)
+    return row if reader.line_num == len(lines) else None
 
 
 def _carried(rows: Iterator[list[str]]) -> Iterator[list[str]]:

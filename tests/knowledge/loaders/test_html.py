@@ -17,6 +17,36 @@ def said(folder: Path, page: str) -> str:
 @pytest.mark.parametrize(
     ("page", "text"),
     [
+        ("<p>The fee is <math><mn>5</mn><mo>%</mo></math> a year.", "The fee is 5% a year."),
+        (
+            "<p>Of <math><semantics><mrow><mi>E</mi><mo>=</mo><mi>m</mi><mo>&#x2062;</mo><msup><mi>c</mi><mn>2</mn></msup></mrow>"
+            "<annotation>E=mc^2</annotation></semantics></math>, <math><msub><mi>H</mi><mn>2</mn></msub><mi>O</mi></math>",
+            "Of E = mc², H₂O",
+        ),
+        ("<p><math><msup><mn>10</mn><mn>6</mn></msup></math>, <math><msup><mn>20</mn><mo>∘</mo></msup><mi>C</mi></math>", "10⁶, 20°C"),
+        ("<p><math><mn>1</mn><mfrac><mn>1</mn><mn>2</mn></mfrac></math> cups, <math><mo>−</mo><mn>18</mn></math> °C", "1 1/2 cups, −18 °C"),
+        (
+            "<p><math><mi>rate</mi><mo>=</mo><mfrac><mrow><mi>a</mi><mo>+</mo><mi>b</mi></mrow><mtext>days open</mtext></mfrac></math>",
+            "rate = (a + b)/(days open)",
+        ),
+        ("<p><math><msqrt><mi>x</mi><mo>-</mo><mn>1</mn></msqrt><mo>,</mo><mroot><mi>x</mi><mn>3</mn></mroot></math>", "√(x - 1),³√x"),
+        (
+            "<p><math><munderover><mo>∑</mo><mi>i</mi><mi>n</mi></munderover><msubsup><mi>x</mi><mi>i</mi><mn>2</mn></msubsup></math>",
+            "∑_i^n xᵢ²",
+        ),
+        ("<p><math><mtable><mtr><mtd><mn>1</mn></mtd><mtd><mn>2</mn></mtd></mtr><mtr><mtd><mn>3</mn></mtd></mtr></mtable></math>", "1, 2; 3"),
+        ("<table><tr><th>A<th>B<tr><td><math><msup><mi>e</mi><mi>rt</mi></msup></math><td>2</table>", "A: e^(rt); B: 2"),
+        ("<p>Open <math><mn>5<p>Next <s><math><mn>7</mn></math></s><math hidden><mn>8</mn></math><math><mn>9", "Open 5\n\nNext 9"),
+        ("<p>Choose <select><option>Basic<option>Plus</select> and go on.", "Choose and go on."),
+    ],
+)
+def test_a_formula_is_told_in_its_line(tmp_path: Path, page: str, text: str) -> None:
+    assert said(tmp_path, page) == text
+
+
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
         ("<p>The fee is $10<sup>2</sup> a year.", "The fee is $10² a year."),
         ("<p>The fee is $10<sup><a href='#fn1'>1</a></sup> a year.", "The fee is $10¹ a year."),
         ("<p>10<sup>-3</sup> m, 5 m<sup>2</sup>, 2<sup>1</sup>/<sub>2</sub>, H<sub>2</sub>O", "10⁻³ m, 5 m², 2¹/₂, H₂O"),
@@ -97,6 +127,8 @@ ROWS = [
     "<p>a " + "<button>b</button> <sup>2</sup>" * 20_000,
     "<button><div>b" * 20_000,
     "<sup>1" * 20_000 + "</sup>" * 20_000,
+    "<td><math>" + "<mrow>" * 20_000 + "</mi>" * 20_000,
+    "<td><math>" + "<mfrac><mi>x</mi><mrow>" * 10_000,
 ]
 
 

@@ -18,7 +18,7 @@ from mdsa_local.knowledge.check import check
 from mdsa_local.knowledge.chunking import chunk_all
 from mdsa_local.knowledge.ingest import Report, ingest
 from mdsa_local.knowledge.lance import connect
-from mdsa_local.knowledge.loaders import LOADERS, Section, UnreadableError, family
+from mdsa_local.knowledge.loaders import LOADERS, Section, UnreadableError, family, fingerprint
 from mdsa_local.knowledge.loaders.contained import Limits, Reader
 from mdsa_local.knowledge.store import KnowledgeBase
 from tests.knowledge.toy_embedder import ToyEmbedder
@@ -386,6 +386,11 @@ def test_many_messages_take_no_longer_each(tmp_path: Path) -> None:
     before = time.process_time()
     assert len(read(tmp_path, "a.txt", f"{OUTLOOK}\nAnn wrote:\n> Yes?\nNo.\n\n" * 4000)) > 4000
     read(tmp_path, "b.txt", "Ann wrote:\n>\nNo.\n" * 20000 + "To: " * 50000 + "To:\n" * 50000)
+    read(tmp_path, "c.txt", "> Ann wrote:\n" * 10000 + " > Ann wrote:\n" * 10000 + "No.")
+    [(title, _)] = texts(read(tmp_path, "d.txt", f"From: Ann <a@b.c> {'<' * 80000}{'[mailto:' * 10000}\nDate: May\nSubject: B\n\nText."))
+    assert title.startswith("d > From Ann <<<")
+    (tmp_path / "e.md").write_text(f"\n# {'{#}' * 20000}x\n")
+    assert fingerprint(tmp_path / "e.md")[64:] == ""
     assert time.process_time() - before < 5
 
 
@@ -437,6 +442,35 @@ def test_delimiters_are_found_in_the_first_lines(tmp_path: Path, content: str, s
 )
 def test_a_first_row_that_names_no_columns(tmp_path: Path, content: str, title: str, said: str | None) -> None:
     assert texts(read(tmp_path, "a.csv", content)) == ([] if said is None else [(title, said)])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said", "lines"),
+    [
+        ("a.tsv", 'name\tsize\n"5 inch\t3\nB\t4\nC\t5\n', 'name: "5 inch; size: 3\n\nname: B; size: 4\n\nname: C; size: 5', "line 2"),
+        ("a.csv", 'sep=;\nname;size\nB;4\n"5 inch;3', 'name: B; size: 4\n\nname: "5 inch; size: 3', "line 4"),
+        ("a.csv", 'name,size\r"5 inch,3\r"6, 7",4\r', 'name: "5 inch; size: 3\n\nname: 6, 7; size: 4', "line 2"),
+        (
+            "a.csv",
+            'name,size\n"5 inch,3\nB,4\n"6 inch,5\nC,"two\nlines"\n',
+            'name: "5 inch; size: 3\n\nname: B; size: 4\n\nname: "6 inch; size: 5\n\nname: C; size: two lines',
+            "lines 2, 4",
+        ),
+        # What only stands behind a cell that is ended belongs to it.
+        ("a.csv", 'name,size\n"5" inch,3\n"a\n""b""\nc" ,4\n', 'name: 5 inch; size: 3\n\nname: a "b" c; size: 4', ""),
+    ],
+)
+def test_a_quotation_mark_without_a_second_one_takes_no_other_row(tmp_path: Path, name: str, content: str, said: str, lines: str) -> None:
+    section, *remarks = read(tmp_path, name, content)
+    assert section.text.strip() == said
+    assert [section.remark for section in remarks] == ([f"{lines}: quotation marks that do not pair are read as text"] if lines else [])
+
+
+def test_many_quotation_marks_that_do_not_pair_take_no_longer_each(tmp_path: Path) -> None:
+    began = time.process_time()
+    *_, last = read(tmp_path, "a.csv", "n,m\n" + 'a","b\n' * 50_000)
+    assert last.remark.startswith("lines 2, 3, ") and ", 11 and 49,990 more: " in last.remark
+    assert time.process_time() - began < 5
 
 
 def test_wide_rows_make_sections_of_bounded_size(tmp_path: Path) -> None:
