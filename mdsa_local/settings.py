@@ -21,7 +21,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, ValidatorFunctionWrapHandler, field_validator
 from pydantic_core import PydanticCustomError
 
-from mdsa_local.errors import ConfigError, MDSAError, StorageError, did_you_mean, nearest
+from mdsa_local.errors import ConfigError, MDSAError, StorageError, did_you_mean, looking, nearest
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 logger = logging.getLogger(__name__)
@@ -270,7 +270,8 @@ class Settings(BaseModel):
         if not isinstance(home, str | Path):
             raise ConfigError(f"settings: home is {home!r}, no path", "Pass a folder as home=..., or leave it out for $MDSA_HOME.")
         home = user_path(home)
-        values = read_yaml(home / "config.yaml") if (home / "config.yaml").exists() else {}
+        with looking(ConfigError):
+            values = read_yaml(home / "config.yaml") if (home / "config.yaml").exists() else {}
         if "home" in values:
             raise ConfigError(f"{home / 'config.yaml'}: unknown key 'home'", "The folder of the file is the home; set MDSA_HOME to use another.")
         origin = dict.fromkeys(values, str(home / "config.yaml"))

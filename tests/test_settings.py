@@ -59,6 +59,12 @@ def test_a_folder_in_place_of_the_file_is_told(tmp_path: Path) -> None:
         Settings.load({"MDSA_HOME": str(tmp_path)})
 
 
+def test_a_home_that_cannot_be_looked_into_is_told(tmp_path: Path) -> None:
+    # No name can be so long.
+    with pytest.raises(ConfigError, match="x" * 300):
+        Settings.load({}, home=tmp_path / ("x" * 300) / "home")
+
+
 def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
     missing = settings.storage_error(FileNotFoundError(2, "No such file or directory"), tmp_path / "none" / "x")
     assert missing.hint == f"There is no folder {tmp_path / 'none'}: make it first, or write elsewhere."

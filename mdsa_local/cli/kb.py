@@ -12,7 +12,7 @@ from mdsa_local.cli.kb_bases import EMPTY, SHARED, Base, in_step, line, listed, 
 from mdsa_local.cli.kb_search import evaluate, search, show, why
 from mdsa_local.cli.meter import Meter
 from mdsa_local.cli.output import Domain, Json, document, escaped, note, progress, quoted, table
-from mdsa_local.errors import InputError, MDSAError, UnknownNameError
+from mdsa_local.errors import InputError, MDSAError, UnknownNameError, looking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -56,8 +56,9 @@ def add(
     files of other types, empty ones, office programs' locks and links that lead out of it or nowhere are passed over."""
     parts = opened(domain)
     # A shell expands no ~ in quotes.
-    paths = [path.expanduser() if path.parts[:1] == ("~",) and not path.exists() else path for path in paths]
-    missing = [str(path) for path in paths if not path.exists()]
+    with looking(InputError):
+        paths = [path.expanduser() if path.parts[:1] == ("~",) and not path.exists() else path for path in paths]
+        missing = [str(path) for path in paths if not path.exists()]
     if missing:
         raise InputError(f"no such file or folder: {', '.join(missing)}", "Check the path.")
     meter = Meter("adding")

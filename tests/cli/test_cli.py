@@ -120,6 +120,9 @@ def test_route_abstains_on_the_weather_on_mars(product: TinyBERTOrchestrator, ca
         (["ask", "what is the atm limit", "--model", "what://x"], 4, "unknown model scheme 'what'"),
         (["ask", "what is the atm limit", "--model", "/no/such/file.gguf"], 5, "no model file"),
         (["kb", "add", "/no/such/folder"], 2, "no such file or folder"),
+        # The system does not even look for a name as long as this one.
+        (["ask", "what is the atm limit", "--model", f"/{'x' * 300}.gguf"], 5, "x" * 300),
+        (["kb", "add", "x" * 300], 2, "x" * 300),
         (["kb", "list", "-d", "nope"], 4, "unknown domain"),
         (["kb", "remove", "nope.md"], 4, "unknown document"),
         (["router", "eval", "/no/such/file"], 2, "cannot be read"),
@@ -433,6 +436,13 @@ def test_an_error_stands_on_a_line_of_its_own(capsys: pytest.CaptureFixture[str]
     with pytest.raises(BackendError):
         ask.show(cast(TinyBERTOrchestrator, BreaksOff()), "how much", None)
     assert capsys.readouterr().out == "You can withdraw\n"
+
+
+def test_what_the_system_refuses_names_the_path(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(command, "tree", Mock(side_effect=PermissionError(13, "Permission denied", "locked/c.md")))
+    code, out, err = inside(capsys, "doctor")
+    assert (code, out) == (7, "")
+    assert err == "error: locked/c.md: Permission denied\n  Check the path, and the permissions of its folders.\n"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
