@@ -364,7 +364,7 @@ def test_an_interrupted_question_ends_at_once(product: TinyBERTOrchestrator, com
     assert started.returncode in (0, 1, 130, -signal.SIGINT)
 
 
-CONVERSATION = b"how long is the warranty on a device?\nand on batteries?\n\n/new\n/what\n\x01\ncaf\xe9\nhi\n/bye\nnever read\n"
+CONVERSATION = b"how long is the warranty on a device?\nand on batteries?\n\n/new\n/what\n/set top_k 0\n/?\n\x01\ncaf\xe9\nhi\n/bye now\nnever read\n"
 
 
 def test_a_conversation_goes_on_from_what_was_asked(product: TinyBERTOrchestrator) -> None:
@@ -375,7 +375,7 @@ def test_a_conversation_goes_on_from_what_was_asked(product: TinyBERTOrchestrato
     assert "Batteries are covered for 6 months. [1]" in said
     assert "I answer questions from documents." in said
     assert said.count("timings") == 3
-    assert b"unknown command /what" in ran.stderr
+    assert b"unknown command /what\n" in ran.stderr and b"unknown command /set\n" in ran.stderr and ran.stderr.count(b"/help  this") == 3
     assert b"control character" in ran.stderr and b"not valid UTF-8" in ran.stderr
 
 
@@ -407,6 +407,24 @@ def test_a_conversation_outlives_an_interrupt_that_came_late(
     code, out, err = inside(capsys, "chat")
     assert (code, err) == (0, "Ctrl-D or /bye ends the conversation\n")
     assert "Batteries are covered for 6 months. [1]" in out
+
+
+def test_a_question_that_was_stopped_is_one_to_go_on_from(
+    product: TinyBERTOrchestrator, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leant_on: list[list[str]] = []
+
+    def stopped(_: object, text: str, domain: object, asked: list[str]) -> None:
+        leant_on.append([*asked])
+        raise KeyboardInterrupt
+
+    typed = iter(["how long is the warranty on a device?", "and on batteries?", "what is in /etc/fstab?", "/etc/fstab", "/bye"])
+    monkeypatch.setattr(sys, "stdin", Mock(isatty=lambda: True))
+    monkeypatch.setattr("builtins.input", lambda _: next(typed))
+    monkeypatch.setattr("mdsa_local.cli.chat.show", stopped)
+    code, _, err = inside(capsys, "chat")
+    assert (code, err) == (0, "stopped\n" * 4)
+    assert leant_on[-1] == ["how long is the warranty on a device?", "and on batteries?", "what is in /etc/fstab?"]
 
 
 def test_a_conversation_in_json_is_a_line_an_answer(product: TinyBERTOrchestrator) -> None:
