@@ -189,6 +189,13 @@ class Settings(BaseModel):
             raise PydanticCustomError("secret", "should be a string of printable ASCII characters; it is not shown here")
         return text.strip()
 
+    # What is written last is asked first.
+    @field_validator("knowledge_uri", "reranker", "judge", "ollama_api_key", "openai_api_key", mode="before")
+    @classmethod
+    def _none(cls, value: object) -> object:
+        # In YAML a key with nothing behind it.
+        return "" if value is None else value
+
     @field_validator("knowledge_storage_options", mode="before")
     @classmethod
     def _options(cls, value: object) -> object:
