@@ -155,13 +155,23 @@ def try_to_draw(path: Path | None) -> None:
 
 
 @contextlib.contextmanager
-def interrupted_at_once() -> Iterator[None]:
-    """While this lasts Ctrl-C ends the program at once: broken off like an exception, an import may leave its lock taken, and a thread that loads a
-    model would wait for it for ever. Nothing is lost by it: what is on disk is whole at any time."""
+def interrupted_by(handler: Callable[..., None] | signal.Handlers) -> Iterator[None]:
+    """While this lasts Ctrl-C comes to ``handler``."""
     # Whoever has another handler, or has it ignored, wants something else.
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def interrupted_at_once() -> Iterator[None]:
+    """While this lasts Ctrl-C ends the program at once: broken off like an exception, an import may leave its lock taken, and a thread that loads a
+    model would wait for it for ever. Nothing is lost by it: what is on disk is whole at any time."""
 
     def end(*_: object) -> None:
         # What was being written when it came cannot be flushed.
@@ -171,11 +181,8 @@ def interrupted_at_once() -> Iterator[None]:
         os._exit(INTERRUPTED)
 
     # On Windows Python calls no handler before what the main thread waits for has come; the system's own ends the program whatever it does.
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL if sys.platform == "win32" else end)
-    try:
+    with interrupted_by(signal.SIG_DFL if sys.platform == "win32" else end):
         yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> None:
@@ -262,13 +269,15 @@ def waiting(what: str) -> Iterator[None]:
 def progress(what: str, of: str = "files") -> Callable[[str, int, int], None]:
     """A progress callback ``(source, done, all)`` for a :class:`StatusLine`, counting ``of``.
 
-    Each time ``done`` is 0 the clock for the time left starts again.
+    Each time ``done`` becomes 0 the clock for the time left starts again.
     """
-    status = StatusLine()
+    status, before = StatusLine(), -1
 
     def tell(source: str, done: int, total: int) -> None:
-        if done == 0:
+        nonlocal before
+        if done == 0 and before != 0:
             status.restart()
+        before = done
 
         def text(seconds: float) -> str:
             left = f", {(total - done) * seconds / done:.0f} s left" if 0 < done < total else ""

@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import itertools
 import re
+import signal
 import sys
 import threading
 from types import SimpleNamespace
 
 import pytest
+import typer
 
+from mdsa_local.__main__ import INTERRUPTED
 from mdsa_local.cli import output
-from mdsa_local.cli.meter import Meter, said
+from mdsa_local.cli.meter import STOPPING, Meter, said
 from mdsa_local.knowledge.ingest import Step
 
 
@@ -18,6 +21,16 @@ def test_the_time_left_goes_by_bytes() -> None:
     assert said(step, 2.0) == "1 of 4 files, 500 passages, 250/s, 8 s left"
     assert said(Step(0, 4, 0, 5_000_000, 0, "a.md"), 0.1) == "0 of 4 files, 0 passages"
     assert said(Step(4, 4, 5_000_000, 5_000_000, 2500, ""), 10.0) == "4 of 4 files, 2500 passages, 250/s"
+    assert said(Step(0, 4, 1_000_000, 5_000_000, 0, "a.md", embedded=500), 2.0) == "0 of 4 files, 500 passages, 250/s, 8 s left"
+
+
+def test_an_interrupt_is_answered_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as ended, Meter("adding").told():
+        signal.raise_signal(signal.SIGINT)
+    assert ended.value.exit_code == INTERRUPTED
+    stopping, stopped = filter(None, capsys.readouterr().err.splitlines())
+    assert stopping == STOPPING and stopped == "stopped; nothing is stored; the same command starts again"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_elsewhere_than_on_a_terminal_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
