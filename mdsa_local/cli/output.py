@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -14,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from shlex import quote
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 from unicodedata import category
 
 import typer
@@ -110,14 +111,29 @@ def ended(main: Callable[[], None]) -> None:
         sys.exit(error.exit_code)
 
 
+def takes_escapes(stream: TextIO) -> bool:
+    """Whether a stream leads to a terminal that knows escape sequences."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def styled() -> bool:
+    """Whether text on stdout may be bold or dim; NO_COLOR says that it should not."""
+    return takes_escapes(sys.stdout) and not os.environ.get("NO_COLOR")
+
+
 def bold(text: str) -> str:
-    """``text`` in bold on a terminal."""
-    return f"\x1b[1m{text}\x1b[0m" if sys.stdout.isatty() else text
+    """``text`` in bold where it is :func:`styled`."""
+    return f"\x1b[1m{text}\x1b[0m" if styled() else text
 
 
 def dim(text: str) -> str:
-    """``text`` dimmed on a terminal."""
-    return f"\x1b[2m{text}\x1b[0m" if sys.stdout.isatty() else text
+    """``text`` dimmed where it is :func:`styled`."""
+    return f"\x1b[2m{text}\x1b[0m" if styled() else text
+
+
+def renewed(text: str, *, last: bool) -> str:
+    """``text`` in place of the line that stands there: as far as it fits, as of a longer one the first row would stay; the ``last`` whole."""
+    return f"\r\x1b[K{text}\n" if last else f"\r\x1b[K{text[: shutil.get_terminal_size().columns - 1]}"
 
 
 def joined(words: Sequence[str]) -> str:
@@ -217,7 +233,7 @@ class StatusLine:
     then."""
 
     def __init__(self) -> None:
-        self._live = sys.stderr.isatty()
+        self._live = takes_escapes(sys.stderr)
         self._began = self._shown = time.monotonic()
         self._open = False
 
@@ -239,7 +255,7 @@ class StatusLine:
             return
         self._shown = now
         if self._live:
-            sys.stderr.write(f"\r\x1b[K{text(now - self._began)}" + ("\n" if last else ""))
+            sys.stderr.write(renewed(text(now - self._began), last=last))
             sys.stderr.flush()
             self._open = not last
         elif now - self._began > 2.0:

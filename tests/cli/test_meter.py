@@ -67,6 +67,7 @@ def test_what_cannot_say_how_far_it_is_says_that_it_goes_on(monkeypatch: pytest.
 
 def test_a_line_that_renews_itself_ends_before_the_next(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(output, "TICK_S", 0.01)
     written, write = threading.Event(), sys.stderr.write
 
@@ -79,3 +80,18 @@ def test_a_line_that_renews_itself_ends_before_the_next(monkeypatch: pytest.Monk
     with output.waiting("fitting"):
         assert written.wait(60)
     assert re.search(r"\r\x1b\[Kfitting: \d+ s\n\Z", capsys.readouterr().err)
+
+
+def test_a_line_that_renews_itself_stays_on_one_row(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    clock = {"now": 0.0}
+    monkeypatch.setattr("mdsa_local.cli.output.time.monotonic", lambda: clock["now"])
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "20")
+    text = "adding: 2 of 9 files, 12 passages"
+    for term, told in (("xterm", f"\r\x1b[K{text[:19]}\r\x1b[K{text}\n"), ("dumb", f"{text}\n{text}\n")):
+        monkeypatch.setenv("TERM", term)
+        status = output.StatusLine()
+        for last in (False, True):
+            clock["now"] += 6.0
+            status.tell(lambda _: text, last=last)
+        assert capsys.readouterr().err == told
