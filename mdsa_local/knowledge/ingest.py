@@ -260,7 +260,7 @@ def _files(roots: Iterable[Path], failed: list[tuple[str, str]]) -> Iterator[_Fi
     """The files to read, in order; what is missing or of another type goes to ``failed``. Hidden files and folders are passed over, and so are links
     to folders and out of the folder given: what they lead to is not what was given."""
     for root in roots:
-        if root.is_dir():
+        if _is_folder(root):
             for folder, below, names in os.walk(root, onerror=lambda error: failed.append((str(error.filename), _reason(error)))):
                 # A knowledge base may lie in a folder of documents; its own files are none.
                 below[:] = sorted(name for name in below if not name.startswith(".") and not name.endswith(".lance"))
@@ -309,6 +309,14 @@ def _leads_out(path: Path, root: Path) -> bool:
     return not Path(os.path.realpath(path)).is_relative_to(root)
 
 
+def _is_folder(root: Path) -> bool:
+    """Whether what was given is a folder; not where the system does not say, which is told as of a file."""
+    try:
+        return root.is_dir()
+    except OSError:
+        return False
+
+
 def _size(file: _File) -> int:
     """0 for a file that cannot be asked; reading it will tell why."""
     try:
@@ -328,7 +336,7 @@ def _new_id(file: _File, taken: Collection[str]) -> str:
 def _gone(stored: Iterable[Document], roots: Iterable[Path], seen: Collection[str], failed: Iterable[tuple[str, str]]) -> list[str]:
     """Documents that came from below a folder given and whose file is gone. One that was not seen may still be there: a hidden one that was named
     itself, one that cannot be used now, for want of its parser say. A folder that could not be listed hides nothing."""
-    folders = tuple(f"{source_of(root).rstrip('/')}/" for root in roots if root.is_dir())
+    folders = tuple(f"{source_of(root).rstrip('/')}/" for root in roots if _is_folder(root))
     unread = tuple(f"{source_of(Path(path))}/" for path, _ in failed)
     lost = {source_of(Path(path)) for path, reason in failed if reason in GONE}
     below = (known for known in stored if known.source.startswith(folders) and known.source not in seen and not known.source.startswith(unread))
@@ -366,7 +374,7 @@ def _all_gone(
     for root in roots:
         folder = f"{source_of(root).rstrip('/')}/"
         had = [document for document in known if document.source.startswith(folder)]
-        if had and root.is_dir() and all(document.document in gone and document.source not in sources for document in had):
+        if had and _is_folder(root) and all(document.document in gone and document.source not in sources for document in had):
             yield str(root), tuple(document.document for document in had)
 
 

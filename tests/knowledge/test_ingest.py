@@ -167,6 +167,15 @@ def test_files_that_cannot_be_used_are_reported(tmp_path: Path, docs: Path) -> N
     }
 
 
+def test_what_the_system_does_not_let_us_see_is_told_and_the_rest_is_done(tmp_path: Path, docs: Path) -> None:
+    # No name can be so long.
+    unseen = tmp_path / ("x" * 300)
+    report = ingest(base(tmp_path / "kb"), [unseen, docs], follow_deletes=True)
+    assert len(report.added) == 3
+    [(path, reason)] = report.failed
+    assert path == str(unseen) and reason.startswith("cannot be read: ") and report.passed_over == ()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
 def test_what_ships_with_the_product_may_be_installed_as_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "cache/cards.md", "How to freeze a card.")
