@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from mdsa_local.domains.config import DomainConfig
 from mdsa_local.domains.registry import owners
-from mdsa_local.errors import BackendError, BackendTimeoutError, BackendUnavailableError, ConfigError, MDSAError
+from mdsa_local.errors import BackendError, BackendTimeoutError, BackendUnavailableError, ConfigError, MDSAError, of_system
 from mdsa_local.runtime.hardware import HardwareDetector, memory_budget_bytes
 from mdsa_local.runtime.residency import describe_bytes
 from mdsa_local.settings import Settings, shipped
@@ -67,11 +67,12 @@ def examine(settings: Settings, detector: HardwareDetector | None = None) -> Ite
 
 
 def guarded(check: str, work: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """Turn an error of ours into a finding, so that the other checks still run."""
+    """Turn an error of ours, or of the system, into a finding, so that the other checks still run."""
     try:
         yield from work()
-    except MDSAError as error:
-        yield Finding(check, "problem", str(error), error.hint)
+    except (MDSAError, OSError) as error:
+        told = of_system(error) if isinstance(error, OSError) else error
+        yield Finding(check, "problem", str(told), told.hint)
 
 
 def processor(detector: HardwareDetector) -> Iterator[Finding]:

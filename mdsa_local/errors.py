@@ -23,7 +23,8 @@ Each carries a ``hint`` (what to do next), whether a retry can help, an HTTP sta
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import SequenceMatcher, get_close_matches
 from types import UnionType
 from typing import Any, Self
@@ -186,3 +187,17 @@ class StorageError(MDSAError):
     """The disk: read-only, full, locked or damaged."""
 
     status, exit_code = 507, 7
+
+
+def of_system(error: OSError, kind: type[MDSAError] = StorageError) -> MDSAError:
+    """What an error of the operating system that names a path is told as: an error of ``kind``."""
+    return kind(f"{error.filename}: {error.strerror or error}", "Check the path, and the permissions of its folders.")
+
+
+@contextmanager
+def looking(kind: type[MDSAError]) -> Iterator[None]:
+    """For a block or, as its decorator, for a function: raise ``kind`` where the system does not let it see what is at a path."""
+    try:
+        yield
+    except OSError as error:
+        raise of_system(error, kind) from None

@@ -97,5 +97,5 @@ class OnnxModels:
 
 def _quietly(load: Callable[[], object]) -> None:
     # In a program that has ended meanwhile nobody needs it, and Python refuses what importing takes.
-    with suppress(MDSAError, ImportError, RuntimeError):
+    with suppress(MDSAError, ImportError, OSError, RuntimeError):
         load()

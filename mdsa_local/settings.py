@@ -21,7 +21,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, ValidatorFunctionWrapHandler, field_validator
 from pydantic_core import PydanticCustomError
 
-from mdsa_local.errors import ConfigError, MDSAError, StorageError, did_you_mean, nearest
+from mdsa_local.errors import ConfigError, MDSAError, StorageError, did_you_mean, looking, nearest
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 logger = logging.getLogger(__name__)
@@ -189,6 +189,13 @@ class Settings(BaseModel):
             raise PydanticCustomError("secret", "should be a string of printable ASCII characters; it is not shown here")
         return text.strip()
 
+    # What is written last is asked first.
+    @field_validator("knowledge_uri", "reranker", "judge", "ollama_api_key", "openai_api_key", mode="before")
+    @classmethod
+    def _none(cls, value: object) -> object:
+        # In YAML a key with nothing behind it.
+        return "" if value is None else value
+
     @field_validator("knowledge_storage_options", mode="before")
     @classmethod
     def _options(cls, value: object) -> object:
@@ -270,7 +277,8 @@ class Settings(BaseModel):
         if not isinstance(home, str | Path):
             raise ConfigError(f"settings: home is {home!r}, no path", "Pass a folder as home=..., or leave it out for $MDSA_HOME.")
         home = user_path(home)
-        values = read_yaml(home / "config.yaml") if (home / "config.yaml").exists() else {}
+        with looking(ConfigError):
+            values = read_yaml(home / "config.yaml") if (home / "config.yaml").exists() else {}
         if "home" in values:
             raise ConfigError(f"{home / 'config.yaml'}: unknown key 'home'", "The folder of the file is the home; set MDSA_HOME to use another.")
         origin = dict.fromkeys(values, str(home / "config.yaml"))

@@ -30,6 +30,8 @@ from _progress import Progress, pip_activity, run_step, tail
 CHECKS = (("ruff check", ("ruff", "check")), ("ruff format --check", ("ruff", "format", "--check")), ("mypy", ("mypy",)))
 LEAKS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT")
 TAIL_LINES = 30
+# So `mdsa kb sync` ends when all was done but for files that it refused.
+REFUSED = 2
 
 
 class Runner(Protocol):
@@ -203,8 +205,13 @@ class Setup:
         write_stamp(checkout.stamp, wanted)
 
     def sync_knowledge(self) -> None:
-        """Bring the user's knowledge bases up to what this checkout ships."""
-        self.step("knowledge bases", [str(self._checkout.program("mdsa")), "kb", "sync"])
+        """Bring the user's knowledge bases up to what this checkout ships. A document of theirs that cannot be used is told, and stops nothing."""
+        try:
+            self.step("knowledge bases", [str(self._checkout.program("mdsa")), "kb", "sync"])
+        except SetupError as error:
+            if error.exit_code != REFUSED:
+                raise
+            self._say(str(error))
 
     def step(self, label: str, command: Sequence[str], *, activity: Callable[[str], str | None] = lambda log_tail: None) -> None:
         """Run a command into the log; raise SetupError with the log's tail, advice and the command's exit code where it fails."""

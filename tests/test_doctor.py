@@ -101,6 +101,9 @@ def test_an_old_ollama(settings: Settings) -> None:
         ({"memory_budget_mb": 1}, "models", "the budget is 1.0 MB"),
         ({"memory_budget_mb": 10**9}, "memory", "more than there is"),
         ({"encoder": "/no/such/folder"}, "encoder", "/no/such/folder"),
+        # The system does not even look for a name as long as this one.
+        *(({part: f"/{'x' * 300}"}, part, "x" * 300) for part in ("encoder", "reranker", "judge")),
+        ({"default_model": f"/{'x' * 300}.gguf"}, "models", "x" * 300),
     ],
 )
 def test_what_is_wrong_is_found_with_its_fix_and_the_rest_is_still_examined(

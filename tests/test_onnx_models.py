@@ -46,6 +46,16 @@ def test_what_is_damaged_is_stood_in_for(damaged: Path, caplog: pytest.LogCaptur
     assert len([record for record in caplog.records if "is damaged" in record.message]) == 2
 
 
+def test_what_the_system_refuses_is_stood_in_for(tmp_path: Path) -> None:
+    # No name can be so long.
+    place = str(tmp_path / ("x" * 300))
+    models = OnnxModels(Settings.load().changed(encoder=place, judge=place))
+    models.load_ahead()
+    assert isinstance(models.encoder, LexicalEncoder)
+    assert models.judge is None
+    assert place in models.unjudged
+
+
 def test_strict_settings_have_no_stand_ins(damaged: Path) -> None:
     models = OnnxModels(Settings.load().changed(encoder=str(damaged / "tinybert"), judge=str(damaged / "judge"), strict=True))
     models.load_ahead()

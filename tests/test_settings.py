@@ -53,10 +53,28 @@ def test_a_wrong_file_is_named_with_its_key(tmp_path: Path, text: str, said: str
     assert "config.yaml" in f"{caught.value} {caught.value.hint}"
 
 
+def test_a_key_with_nothing_behind_it_is_empty_where_that_means_something(tmp_path: Path) -> None:
+    names = ("judge", "reranker", "knowledge_uri", "ollama_api_key", "openai_api_key")
+    (tmp_path / "config.yaml").write_text("".join(f"{name}:\n" for name in names))
+    loaded = Settings.load({"MDSA_HOME": str(tmp_path)})
+    assert (loaded.judge_place, loaded.reranker_place, loaded.knowledge_place) == (None, None, tmp_path / "knowledge")
+    assert not loaded.ollama_api_key and not loaded.openai_api_key
+    for name in ("default_model", "encoder"):
+        (tmp_path / "config.yaml").write_text(f"{name}:\n")
+        with pytest.raises(ConfigError, match=name):
+            Settings.load({"MDSA_HOME": str(tmp_path)})
+
+
 def test_a_folder_in_place_of_the_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").mkdir()
     with pytest.raises(ConfigError, match=r"config\.yaml"):
         Settings.load({"MDSA_HOME": str(tmp_path)})
+
+
+def test_a_home_that_cannot_be_looked_into_is_told(tmp_path: Path) -> None:
+    # No name can be so long.
+    with pytest.raises(ConfigError, match="x" * 300):
+        Settings.load({}, home=tmp_path / ("x" * 300) / "home")
 
 
 def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:

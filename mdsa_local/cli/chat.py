@@ -17,7 +17,8 @@ from mdsa_local.errors import InputError, MDSAError
 
 PROMPT = "> "
 ENDS = ("/bye", "/exit", "/quit", "exit", "quit")
-COMMAND = re.compile(r"/\w+")
+# A path has another slash, and is asked about.
+COMMAND = re.compile(r"/(\w+|\?)")
 END = "Ctrl-Z and Enter" if sys.platform == "win32" else "Ctrl-D"
 HELP = f"""Ask, and go on from it: "how long is the warranty?", then "and on batteries?".
 /new   forget what was asked     /bye   end, as exit, quit and {END} do
@@ -50,14 +51,14 @@ def chat(
         if live:
             line(dim(HELP))
         asked: list[str] = []
-        while (text := _read(live)) is not None and text.lower() not in ENDS:
+        while (text := _read(live)) is not None and (command := _command(text)) not in ENDS:
             if not text:
                 continue
-            if text == "/new":
+            if command == "/new":
                 asked = []
                 continue
-            if COMMAND.fullmatch(text):
-                note(HELP if text == "/help" else f"unknown command {text}\n{HELP}")
+            if command.startswith("/"):
+                note(HELP if command in ("/help", "/?") else f"unknown command {command}\n{HELP}")
                 continue
             try:
                 if as_json:
@@ -77,8 +78,16 @@ def chat(
                     raise
                 line()
                 note("stopped")
+                # What is asked next may lean on it all the same.
+                asked.append(text)
             # Whoever reads at the other end of a pipe waits for it.
             sys.stdout.flush()
+
+
+def _command(text: str) -> str:
+    """The command that a line is: by its first word, or as a whole one that ends the conversation; empty for a question."""
+    word = text.split(maxsplit=1)[0] if text else ""
+    return word.lower() if COMMAND.fullmatch(word) else text.lower() if text.lower() in ENDS else ""
 
 
 def _document(value: dict[str, Any]) -> None:

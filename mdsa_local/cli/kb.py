@@ -12,7 +12,7 @@ from mdsa_local.cli.kb_bases import EMPTY, SHARED, Base, in_step, line, listed, 
 from mdsa_local.cli.kb_search import evaluate, search, show, why
 from mdsa_local.cli.meter import Meter
 from mdsa_local.cli.output import Domain, Json, document, escaped, note, progress, quoted, table
-from mdsa_local.errors import InputError, MDSAError, UnknownNameError
+from mdsa_local.errors import InputError, MDSAError, UnknownNameError, looking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,6 +31,11 @@ def _counts(report: Report) -> dict[str, object]:
     failed = [{"path": path, "reason": reason} for path, reason in report.failed]
     remarks = [{"path": path, "remark": remark} for path, remark in report.remarks]
     return {name: len(getattr(report, name)) for name in ("added", "changed", "removed", "unchanged")} | {"failed": failed, "remarks": remarks}
+
+
+def _refused(report: Report) -> list[tuple[str, str]]:
+    """The files that were not taken and not only passed over, each with the reason."""
+    return [(path, reason) for path, reason in report.failed if path not in report.passed_over]
 
 
 def _tell(name: str, kinds: Sequence[str], report: Report) -> None:
@@ -56,14 +61,15 @@ def add(
     files of other types, empty ones, office programs' locks and links that lead out of it or nowhere are passed over."""
     parts = opened(domain)
     # A shell expands no ~ in quotes.
-    paths = [path.expanduser() if path.parts[:1] == ("~",) and not path.exists() else path for path in paths]
-    missing = [str(path) for path in paths if not path.exists()]
+    with looking(InputError):
+        paths = [path.expanduser() if path.parts[:1] == ("~",) and not path.exists() else path for path in paths]
+        missing = [str(path) for path in paths if not path.exists()]
     if missing:
         raise InputError(f"no such file or folder: {', '.join(missing)}", "Check the path.")
     meter = Meter("adding")
     with meter.told():
         report = parts.knowledge.add_paths([path.absolute() for path in paths], domain, meter, follow_deletes=follow_deletes)
-    refused = [(path, reason) for path, reason in report.failed if path not in report.passed_over]
+    refused = _refused(report)
     if refused and not (report.added or report.changed or report.unchanged or report.removed):
         (path, reason), more = refused[0], len(refused) - 1
         hint = "Fix its permissions." if reason.startswith("cannot be read:") else "Give files of these types that hold text."
@@ -164,7 +170,7 @@ def remove(
 
 @app.command()
 def sync(as_json: Json = False) -> None:
-    """Bring the knowledge bases in step with the documents in the domains' folders."""
+    """Bring the knowledge bases in step with the documents in the domains' folders; exit code 2 when a file was refused, whatever else was done."""
     from mdsa_local.knowledge import sync as syncing
 
     parts = opened(None)
@@ -175,11 +181,13 @@ def sync(as_json: Json = False) -> None:
         _ = parts.router
     if as_json:
         document({name: _counts(report) for name, report in done})
-        return
-    for name, report in done:
-        _tell(name, ("added", "changed", "removed", "unchanged"), report)
-    if not done:
-        line("knowledge bases are up to date")
+    else:
+        for name, report in done:
+            _tell(name, ("added", "changed", "removed", "unchanged"), report)
+        if not done:
+            line("knowledge bases are up to date")
+    if any(_refused(report) for _, report in done):
+        raise typer.Exit(InputError.exit_code)
 
 
 @app.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mdsa_local.cli.kb_bases import EMPTY, Base, in_step, line, opened
-from mdsa_local.cli.output import Json, Question, bold, dim, document, escaped, joined, note, plain, table
+from mdsa_local.cli.output import Json, Question, bold, dim, document, escaped, joined, note, plain, styled, table
 from mdsa_local.cli.output import line as write_line
 from mdsa_local.errors import InputError, UnknownNameError
 
@@ -116,7 +115,7 @@ def show(
     line(escaped(f"{found.source}, bytes {found.start} to {found.end}: {found.title}  ({found.knowledge_base})"))
     if shown.state in ("changed", "missing"):
         note(f"the file is {shown.state}; this is what was stored of it")
-    if sys.stdout.isatty():
+    if styled():
         write_line(dim(plain(shown.before)) + bold(plain(found.text)) + dim(plain(shown.after)))
     else:
         # Without bold the passage stands between two marks, on lines of its own.

@@ -16,7 +16,7 @@ import typer
 
 from mdsa_local import __version__
 from mdsa_local.cli.output import Warnings, document, interrupted_at_once, line, note, tell
-from mdsa_local.errors import InputError, MDSAError, StorageError
+from mdsa_local.errors import InputError, MDSAError, StorageError, of_system
 
 # The module of each command and what it is there: a function, or an app with commands of its own.
 COMMANDS = {
@@ -153,5 +153,7 @@ def run(arguments: list[str] | None = None) -> None:
                 report(InputError("a path begins with ~ where there is no such user", "Write the folder in full."), as_json="--json" in arguments)
             )
         unforeseen = MDSAError(f"internal error: {type(error).__name__}: {error}", "Run it again with MDSA_DEBUG=1 and report what it prints.")
+        if isinstance(error, OSError) and error.filename:
+            unforeseen = of_system(error)
         code = report(unforeseen, as_json="--json" in arguments)
     sys.exit(code)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mdsa_local.runtime.offers import Catalogue
     from mdsa_local.settings import Settings
 
-app = typer.Typer(no_args_is_help=True, help="Model files: list, show, fit, pull, add, remove, quantise.")
+app = typer.Typer(no_args_is_help=True, help="Model files: list, show, fit, pull, add, rm, quantize.")
 Name = Annotated[str, typer.Argument(help="Name of a model, as `mdsa models list` shows it.", show_default=False)]
 NewName = Annotated[str, typer.Option("--name", help="What to call it; from the file's name unless given.", show_default=False)]
 NO_TEMPLATE = "it has no chat template, so it cannot answer questions; use its 'instruct' or 'chat' build"
@@ -275,6 +275,7 @@ def add(
     _say(shelf.add(path, name, settings, _downloading("hashing")), name, settings, as_json)
 
 
+@app.command("remove", hidden=True)
 @app.command()
 def rm(name: Name, as_json: Json = False) -> None:
     """Remove a model of yours, or one file of it as NAME-FILE. A file that was added stays where it lies."""
@@ -289,6 +290,7 @@ def rm(name: Name, as_json: Json = False) -> None:
         line(f"removed {name}, freed {describe_bytes(freed)}")
 
 
+@app.command("quantise", hidden=True)
 @app.command()
 def quantize(
     source: Annotated[str, typer.Argument(help="An F16, BF16 or F32 model: name or path.", show_default=False)],

@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -14,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from shlex import quote
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 from unicodedata import category
 
 import typer
@@ -110,14 +111,29 @@ def ended(main: Callable[[], None]) -> None:
         sys.exit(error.exit_code)
 
 
+def takes_escapes(stream: TextIO) -> bool:
+    """Whether a stream leads to a terminal that knows escape sequences."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def styled() -> bool:
+    """Whether text on stdout may be bold or dim; NO_COLOR says that it should not."""
+    return takes_escapes(sys.stdout) and not os.environ.get("NO_COLOR")
+
+
 def bold(text: str) -> str:
-    """``text`` in bold on a terminal."""
-    return f"\x1b[1m{text}\x1b[0m" if sys.stdout.isatty() else text
+    """``text`` in bold where it is :func:`styled`."""
+    return f"\x1b[1m{text}\x1b[0m" if styled() else text
 
 
 def dim(text: str) -> str:
-    """``text`` dimmed on a terminal."""
-    return f"\x1b[2m{text}\x1b[0m" if sys.stdout.isatty() else text
+    """``text`` dimmed where it is :func:`styled`."""
+    return f"\x1b[2m{text}\x1b[0m" if styled() else text
+
+
+def renewed(text: str, *, last: bool) -> str:
+    """``text`` in place of the line that stands there: as far as it fits, as of a longer one the first row would stay; the ``last`` whole."""
+    return f"\r\x1b[K{text}\n" if last else f"\r\x1b[K{text[: shutil.get_terminal_size().columns - 1]}"
 
 
 def joined(words: Sequence[str]) -> str:
@@ -155,13 +171,23 @@ def try_to_draw(path: Path | None) -> None:
 
 
 @contextlib.contextmanager
-def interrupted_at_once() -> Iterator[None]:
-    """While this lasts Ctrl-C ends the program at once: broken off like an exception, an import may leave its lock taken, and a thread that loads a
-    model would wait for it for ever. Nothing is lost by it: what is on disk is whole at any time."""
+def interrupted_by(handler: Callable[..., None] | signal.Handlers) -> Iterator[None]:
+    """While this lasts Ctrl-C comes to ``handler``."""
     # Whoever has another handler, or has it ignored, wants something else.
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def interrupted_at_once() -> Iterator[None]:
+    """While this lasts Ctrl-C ends the program at once: broken off like an exception, an import may leave its lock taken, and a thread that loads a
+    model would wait for it for ever. Nothing is lost by it: what is on disk is whole at any time."""
 
     def end(*_: object) -> None:
         # What was being written when it came cannot be flushed.
@@ -171,11 +197,8 @@ def interrupted_at_once() -> Iterator[None]:
         os._exit(INTERRUPTED)
 
     # On Windows Python calls no handler before what the main thread waits for has come; the system's own ends the program whatever it does.
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL if sys.platform == "win32" else end)
-    try:
+    with interrupted_by(signal.SIG_DFL if sys.platform == "win32" else end):
         yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> None:
@@ -210,7 +233,7 @@ class StatusLine:
     then."""
 
     def __init__(self) -> None:
-        self._live = sys.stderr.isatty()
+        self._live = takes_escapes(sys.stderr)
         self._began = self._shown = time.monotonic()
         self._open = False
 
@@ -232,7 +255,7 @@ class StatusLine:
             return
         self._shown = now
         if self._live:
-            sys.stderr.write(f"\r\x1b[K{text(now - self._began)}" + ("\n" if last else ""))
+            sys.stderr.write(renewed(text(now - self._began), last=last))
             sys.stderr.flush()
             self._open = not last
         elif now - self._began > 2.0:
@@ -262,13 +285,15 @@ def waiting(what: str) -> Iterator[None]:
 def progress(what: str, of: str = "files") -> Callable[[str, int, int], None]:
     """A progress callback ``(source, done, all)`` for a :class:`StatusLine`, counting ``of``.
 
-    Each time ``done`` is 0 the clock for the time left starts again.
+    Each time ``done`` becomes 0 the clock for the time left starts again.
     """
-    status = StatusLine()
+    status, before = StatusLine(), -1
 
     def tell(source: str, done: int, total: int) -> None:
-        if done == 0:
+        nonlocal before
+        if done == 0 and before != 0:
             status.restart()
+        before = done
 
         def text(seconds: float) -> str:
             left = f", {(total - done) * seconds / done:.0f} s left" if 0 < done < total else ""

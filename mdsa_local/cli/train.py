@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mdsa_local.cli.output import Json, document, line, note, table, waiting
+from mdsa_local.cli.output import Json, document, line, note, renewed, table, takes_escapes, waiting
 from mdsa_local.cli.train_adapter import adapter
 from mdsa_local.cli.train_router import router
 from mdsa_local.errors import DependencyError, InputError, UnknownNameError
@@ -199,7 +199,7 @@ def _trained(step: str, workshop: Workshop, lessons: Lessons) -> dict[str, Any]:
 
 def _telling(step: str) -> Callable[[Progress], None]:
     """Progress on stderr with rate and time left: one line that renews itself on a terminal, a line every ten seconds elsewhere."""
-    live, shown = sys.stderr.isatty(), time.monotonic()
+    live, shown = takes_escapes(sys.stderr), time.monotonic()
 
     def tell(progress: Progress) -> None:
         nonlocal shown
@@ -212,7 +212,7 @@ def _telling(step: str) -> Callable[[Progress], None]:
             f"{step}: {progress.tokens / 1e6:.2f} of {progress.end / 1e6:.2f} million tokens, loss {progress.loss:.3f}, of answers "
             f"{progress.answer_loss:.3f}, {progress.tokens_per_s:.0f} tokens/s" + ("" if ended else f", {minutes:.0f} min left")
         )
-        sys.stderr.write(f"\r\x1b[K{text}" + ("\n" if ended else "") if live else text + "\n")
+        sys.stderr.write(renewed(text, last=ended) if live else text + "\n")
         sys.stderr.flush()
 
     return tell

@@ -99,10 +99,10 @@ def writing(path: Path, made_by: str) -> Iterator[Writer]:
     Raises :class:`InputError` when there is something of that name, and :class:`StorageError`.
     """
     taken = InputError(f"{path}: there is already something of this name", "Name another file, or remove it first.")
-    if path.exists():
-        raise taken
     temporary: Path | None = None
     try:
+        if path.exists():
+            raise taken
         with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".partial", delete=False) as file:
             temporary = Path(file.name)
             with zipfile.ZipFile(file, "w") as archive:

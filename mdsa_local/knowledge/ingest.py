@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -36,13 +36,14 @@ GONE = (MISSING, OUTSIDE, EMPTY)
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """How far an ingestion is: files, their bytes, and chunks stored so far."""
+    """How far an ingestion is: files, their bytes, and chunks stored so far; and how many chunks of a large file are embedded beyond those."""
 
     files_done: int = 0
     files: int = 0
     bytes_done: int = 0
     bytes: int = 0
     chunks: int = 0
+    embedded: int = field(default=0, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +98,8 @@ def ingest(
     whose content is known by its hash costs nothing more than reading it. A file that cannot be used is reported, and what was stored of it
     stays. ``follow_deletes`` also removes documents whose file in a given folder is gone or empty; where not one of them has its file any more,
     as when a disk is not mounted, it takes ``even_all`` to do so. ``progress`` hears a :class:`Step` before
-    each file, after each part of a large one and at the end. Raises :class:`InputError` for ``~user`` where there is none,
-    and :class:`StorageError`; running it again completes the work.
+    each file, while a large one is embedded and stored, and at the end; a file counts once it is stored. Raises
+    :class:`InputError` for ``~user`` where there is none, and :class:`StorageError`; running it again completes the work.
     """
     failed: list[tuple[str, str]] = []
     roots = [expanded(path, InputError).resolve() for path in paths]
@@ -149,8 +150,8 @@ class _Run:
         self._taken = {document.document for document in documents}
         self._tally, self._progress, self._failed = tally, progress, failed
         self._pending: list[Entry] = []
-        self._waiting = 0
-        self._storing: tuple[Future[dict[str, str]], int] | None = None
+        self._waiting = Tally()
+        self._storing: tuple[Future[dict[str, str]], Tally] | None = None
         self._at = ""
         # By their sources; a text may have been given with the path of a file.
         self.stored = {document.source: document for document in documents if is_of_file(document.document, document.source)}
@@ -161,7 +162,11 @@ class _Run:
     def tell(self, source: str) -> None:
         """Report how far the work is."""
         if self._progress:
-            self._progress(Step(source=source, **asdict(self._tally)))
+            # What is only split is not done.
+            begun = [self._waiting, *([self._storing[1]] if self._storing else [])]
+            files, size = sum(part.files_done for part in begun), sum(part.bytes_done for part in begun)
+            tally = replace(self._tally, files_done=self._tally.files_done - files, bytes_done=self._tally.bytes_done - size)
+            self._progress(Step(source=source, **asdict(tally)))
 
     def take(self, file: _File) -> None:
         """Store a file, or let it wait for the next commit."""
@@ -194,7 +199,8 @@ class _Run:
             raise _EmptyFileError(EMPTY)
         if len(first) < COMMIT_CHUNKS:
             self._pending.append(Entry(name, file.source, digest, tuple(first), about))
-            self._waiting += len(first)
+            had = self._waiting
+            self._waiting = Tally(had.files_done + 1, bytes_done=had.bytes_done + _size(file), chunks=had.chunks + len(first))
         else:
             if family(file.path) not in CONTAINED:
                 # What cannot be read to its end must not replace a part of what is stored.
@@ -206,7 +212,7 @@ class _Run:
             name = renamed.get(name, name)
         self._taken.add(name)
         self.groups["changed" if known else "added"].append(name)
-        if self._waiting >= COMMIT_CHUNKS:
+        if self._waiting.chunks >= COMMIT_CHUNKS:
             self.commit()
 
     def _sections(self, path: Path) -> Iterator[Section]:
@@ -217,9 +223,10 @@ class _Run:
             else:
                 yield section
 
-    def _heard(self, file: _File, before: int, chunks: int, end: int) -> None:
+    def _heard(self, file: _File, before: int, chunks: int, embedded: int, end: int) -> None:
         # Where text is extracted its length is not that of the file; it cannot be more than done.
-        self._tally = replace(self._tally, chunks=self._tally.chunks + chunks, bytes_done=before + min(end, _size(file)))
+        size = before + min(end, _size(file))
+        self._tally = replace(self._tally, chunks=self._tally.chunks + chunks, embedded=embedded, bytes_done=size)
         self.tell(file.source)
 
     def commit(self) -> None:
@@ -227,16 +234,16 @@ class _Run:
         self.settle()
         if self._pending:
             self._storing = self._lane.submit(partial(self._knowledge_base.add, self._pending, of_files=True)), self._waiting
-        self._pending, self._waiting = [], 0
+        self._pending, self._waiting = [], Tally()
 
     def settle(self) -> None:
         """Wait until nothing is being stored, and raise what went wrong with it."""
         if self._storing:
-            stored, chunks = self._storing
+            stored, done = self._storing
             renamed = stored.result()
             self.groups["added"] = [renamed.get(name, name) for name in self.groups["added"]]
             self._storing = None
-            self._tally = replace(self._tally, chunks=self._tally.chunks + chunks)
+            self._tally = replace(self._tally, chunks=self._tally.chunks + done.chunks)
 
     def end(self) -> None:
         """Where the run was broken off: wait for what is being stored, and tell of it."""
@@ -255,7 +262,7 @@ def _files(roots: Iterable[Path], failed: list[tuple[str, str]]) -> Iterator[_Fi
     """The files to read, in order; what is missing or of another type goes to ``failed``. Hidden files and folders are passed over, and so are links
     to folders and out of the folder given: what they lead to is not what was given."""
     for root in roots:
-        if root.is_dir():
+        if _is_folder(root):
             for folder, below, names in os.walk(root, onerror=lambda error: failed.append((str(error.filename), _reason(error)))):
                 # A knowledge base may lie in a folder of documents; its own files are none.
                 below[:] = sorted(name for name in below if not name.startswith(".") and not name.endswith(".lance"))
@@ -304,6 +311,14 @@ def _leads_out(path: Path, root: Path) -> bool:
     return not Path(os.path.realpath(path)).is_relative_to(root)
 
 
+def _is_folder(root: Path) -> bool:
+    """Whether what was given is a folder; not where the system does not say, which is told as of a file."""
+    try:
+        return root.is_dir()
+    except OSError:
+        return False
+
+
 def _size(file: _File) -> int:
     """0 for a file that cannot be asked; reading it will tell why."""
     try:
@@ -323,7 +338,7 @@ def _new_id(file: _File, taken: Collection[str]) -> str:
 def _gone(stored: Iterable[Document], roots: Iterable[Path], seen: Collection[str], failed: Iterable[tuple[str, str]]) -> list[str]:
     """Documents that came from below a folder given and whose file is gone. One that was not seen may still be there: a hidden one that was named
     itself, one that cannot be used now, for want of its parser say. A folder that could not be listed hides nothing."""
-    folders = tuple(f"{source_of(root).rstrip('/')}/" for root in roots if root.is_dir())
+    folders = tuple(f"{source_of(root).rstrip('/')}/" for root in roots if _is_folder(root))
     unread = tuple(f"{source_of(Path(path))}/" for path, _ in failed)
     lost = {source_of(Path(path)) for path, reason in failed if reason in GONE}
     below = (known for known in stored if known.source.startswith(folders) and known.source not in seen and not known.source.startswith(unread))
@@ -361,7 +376,7 @@ def _all_gone(
     for root in roots:
         folder = f"{source_of(root).rstrip('/')}/"
         had = [document for document in known if document.source.startswith(folder)]
-        if had and root.is_dir() and all(document.document in gone and document.source not in sources for document in had):
+        if had and _is_folder(root) and all(document.document in gone and document.source not in sources for document in had):
             yield str(root), tuple(document.document for document in had)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from mdsa_local.errors import ModelFileError, looking
 from mdsa_local.knowledge.fusion import Ranked, Reread
 from mdsa_local.settings import expanded
 
@@ -44,6 +45,7 @@ class Reranker(Protocol):
         ...
 
 
+@looking(ModelFileError)
 def load(path: str | Path, threads: int = 0) -> Reranker:
     """Open the reranker that ``path`` means. ``threads`` of the CPU for a GGUF, 0 for one per core; an ONNX model has as many as it has use for.
 

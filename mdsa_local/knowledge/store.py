@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -68,24 +69,30 @@ class KnowledgeBase(Readable):
         rows = [(entry, number, chunk) for entry in by_document.values() for number, chunk in enumerate(entry.chunks)]
         return self._merge(rows, among, by_document, of_files) if by_document else {}
 
-    def add_large(self, entry: Entry, chunks: Iterable[Chunk], heard: Callable[[int, int], None] | None = None) -> dict[str, str]:
+    def add_large(self, entry: Entry, chunks: Iterable[Chunk], heard: Callable[[int, int, int], None] | None = None) -> dict[str, str]:
         """Store a file of any size in commits of :data:`PART_CHUNKS`; ``entry`` has no chunks of its own. Its first chunk is stored last,
         together with the removal of what is left of an earlier version: until then the document counts as interrupted, and storing the same
-        again goes on where it stopped. ``heard`` gets, for every part, its number of chunks and where the last one ends. Returns as :meth:`add`."""
+        again goes on where it stopped. ``heard`` gets, for every part, its number of chunks, 0 and where the last one ends; and, while a part is
+        embedded, 0, how many of it are and where these end. Returns as :meth:`add`."""
         stored = self._ids(entry)
         first: Chunk | None = None
         renamed: dict[str, str] = {}
         began = False
+
+        def embedded(rows: Sequence[tuple[Entry, int, Chunk]], done: int) -> None:
+            if heard:
+                heard(0, done, rows[done - 1][2].end)
+
         for part in ahead(_batched(enumerate(chunks), PART_CHUNKS)):
             rows = [(entry, number, chunk) for number, chunk in part]
             first = first or rows[0][2]
             missing = [row for row in rows if row[1] and _row_id(row) not in stored]
-            if missing and (new := self._merge(missing, of_files=not began)):
+            if missing and (new := self._merge(missing, of_files=not began, heard=partial(embedded, missing))):
                 renamed, entry = new, replace(entry, document=new[entry.document])
             # From here on whoever else has a file of this name sees that it is taken.
             began = began or bool(missing)
             if heard:
-                heard(len(rows), rows[-1][2].end)
+                heard(len(rows), 0, rows[-1][2].end)
         beginning = [(entry, 0, first)] if first else []
         return self._merge(beginning, lambda documents: f"{among(documents)} AND hash != '{entry.hash}'", [entry.document], not began) or renamed
 
@@ -103,11 +110,12 @@ class KnowledgeBase(Readable):
         condition: Callable[[Iterable[str]], str] | None = None,
         documents: Iterable[str] = (),
         of_files: bool = False,
+        heard: Callable[[int], None] | None = None,
     ) -> dict[str, str]:
-        """Store rows in one commit, in place of those of the same ids and of the others of ``documents`` that meet the ``condition``. Returns as
-        :meth:`add`."""
+        """Store rows in one commit, in place of those of the same ids and of the others of ``documents`` that meet the ``condition``. ``heard`` gets
+        how many are embedded while more are to be. Returns as :meth:`add`."""
         self._refuse_stand_in()
-        vectors = self._embed([(chunk.title, chunk.text) for _, _, chunk in rows])
+        vectors = self._embed([(chunk.title, chunk.text) for _, _, chunk in rows], heard)
         # One commit after the other of an ingestion left 100 MB scattered over glibc's heaps.
         with self.database.writing(self.name), little_memory() if len(rows) >= EMBED_BATCH else nullcontext():
             table = self.opened() or self.database.create(self.name, self._schema())
@@ -272,11 +280,14 @@ class KnowledgeBase(Readable):
         if reason := self.missing:
             raise ModelError(f"nothing was stored in knowledge base {self.label!r}, as nothing can be embedded: {reason}", MEND)
 
-    def _embed(self, texts: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
+    def _embed(self, texts: Sequence[tuple[str, str]], heard: Callable[[int], None] | None = None) -> NDArray[np.float32]:
         import numpy as np
 
-        batches = [[searchable(title, text) for title, text in batch] for batch in _batched(texts, EMBED_BATCH)]
-        encoded = [self.embedder.encode(batch) for batch in batches]
+        encoded: list[NDArray[np.float32]] = []
+        for batch in _batched(texts, EMBED_BATCH):
+            if encoded and heard:
+                heard(sum(map(len, encoded)))
+            encoded.append(self.embedder.encode([searchable(title, text) for title, text in batch]))
         return np.concatenate(encoded) if encoded else np.empty((0, self.embedder.width), np.float32)
 
     def _schema(self) -> pa.Schema:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdsa_local.errors import ConfigError, InputError, ModelNotFoundError, expected
+from mdsa_local.errors import ConfigError, InputError, ModelFileError, ModelNotFoundError, expected, looking
 from mdsa_local.routing.calibration import Calibration
 from mdsa_local.routing.session import TextSession, read_card
 from mdsa_local.settings import Settings, expanded
@@ -117,8 +117,10 @@ def remembering(encode: Callable[[list[str]], NDArray[np.float32]]) -> Callable[
     return remembered
 
 
+@looking(ModelFileError)
 def find(wanted: str | Path, settings: Settings) -> Path:
-    """The folder of the model called ``wanted``, in ``models/``, or lying in folder ``wanted``. Raises :class:`ModelNotFoundError`."""
+    """The folder of the model called ``wanted``, in ``models/``, or lying in folder ``wanted``. Raises :class:`ModelNotFoundError`, or
+    :class:`ModelFileError` where that cannot be seen."""
     expected(wanted, str | Path, "the encoder", "Give its name, such as tinybert, or its folder.", ConfigError)
     path = expanded(wanted)
     # A bare name never means the current folder.

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from mdsa_local.errors import ConfigError, ModelFileError, ModelNotFoundError
+from mdsa_local.errors import ConfigError, ModelFileError, ModelNotFoundError, looking
 from mdsa_local.runtime.backend import HUB, parse_reference
 from mdsa_local.runtime.gguf import MISSING
 from mdsa_local.settings import explain, read_yaml
@@ -92,9 +92,11 @@ def find(name: str, folders: Sequence[Path]) -> ModelFile:
     return models[name]
 
 
+@looking(ModelFileError)
 def refuse_unknown(references: Iterable[str], folders: Sequence[Path]) -> None:
     """Raise for a model reference that can be none, before anything is done for it: :class:`ModelNotFoundError` for an unknown name or a file that is
-    not there, and as :func:`~mdsa_local.runtime.backend.parse_reference`. What other programs hold only they know; that is met by who asks them."""
+    not there, :class:`ModelFileError` for one that cannot be seen, and as :func:`~mdsa_local.runtime.backend.parse_reference`. What other programs
+    hold only they know; that is met by who asks them."""
     for reference in map(parse_reference, references):
         if reference.scheme == "name":
             model = find(reference.target, folders)
@@ -114,8 +116,10 @@ def perhaps_meant(target: str, folders: Sequence[Path]) -> str:
     return ""
 
 
+@looking(ModelFileError)
 def at(path: Path) -> ModelFile | None:
-    """What a ``model.yaml`` beside the file ``path`` says of it; None without one that names it. Raises :class:`ConfigError` for a wrong one."""
+    """What a ``model.yaml`` beside the file ``path`` says of it; None without one that names it. Raises :class:`ConfigError` for a wrong one, and
+    :class:`ModelFileError` where it cannot be seen."""
     card = path.parent / "model.yaml"
     return next((model for model in on_card(card) if model.path == path), None) if card.is_file() else None
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdsa_local.errors import ConfigError, ModelNotFoundError
+from mdsa_local.errors import ConfigError, ModelFileError, ModelNotFoundError, looking
 from mdsa_local.routing.session import digests, inference_session, passes, read_card, share, spread, tokenizer
 
 if TYPE_CHECKING:
@@ -71,8 +71,9 @@ class AnswerJudge:
         self._lock = threading.Lock()
 
     @classmethod
+    @looking(ModelFileError)
     def load(cls, settings: Settings) -> AnswerJudge | None:
-        """The configured judge; None where the setting ``judge`` is empty."""
+        """The configured judge; None where the setting ``judge`` is empty. Raises as the class."""
         place = settings.judge_place
         return cls(place) if place else None
 

@@ -120,6 +120,9 @@ def test_route_abstains_on_the_weather_on_mars(product: TinyBERTOrchestrator, ca
         (["ask", "what is the atm limit", "--model", "what://x"], 4, "unknown model scheme 'what'"),
         (["ask", "what is the atm limit", "--model", "/no/such/file.gguf"], 5, "no model file"),
         (["kb", "add", "/no/such/folder"], 2, "no such file or folder"),
+        # The system does not even look for a name as long as this one.
+        (["ask", "what is the atm limit", "--model", f"/{'x' * 300}.gguf"], 5, "x" * 300),
+        (["kb", "add", "x" * 300], 2, "x" * 300),
         (["kb", "list", "-d", "nope"], 4, "unknown domain"),
         (["kb", "remove", "nope.md"], 4, "unknown document"),
         (["router", "eval", "/no/such/file"], 2, "cannot be read"),
@@ -361,7 +364,7 @@ def test_an_interrupted_question_ends_at_once(product: TinyBERTOrchestrator, com
     assert started.returncode in (0, 1, 130, -signal.SIGINT)
 
 
-CONVERSATION = b"how long is the warranty on a device?\nand on batteries?\n\n/new\n/what\n\x01\ncaf\xe9\nhi\n/bye\nnever read\n"
+CONVERSATION = b"how long is the warranty on a device?\nand on batteries?\n\n/new\n/what\n/set top_k 0\n/?\n\x01\ncaf\xe9\nhi\n/bye now\nnever read\n"
 
 
 def test_a_conversation_goes_on_from_what_was_asked(product: TinyBERTOrchestrator) -> None:
@@ -372,7 +375,7 @@ def test_a_conversation_goes_on_from_what_was_asked(product: TinyBERTOrchestrato
     assert "Batteries are covered for 6 months. [1]" in said
     assert "I answer questions from documents." in said
     assert said.count("timings") == 3
-    assert b"unknown command /what" in ran.stderr
+    assert b"unknown command /what\n" in ran.stderr and b"unknown command /set\n" in ran.stderr and ran.stderr.count(b"/help  this") == 3
     assert b"control character" in ran.stderr and b"not valid UTF-8" in ran.stderr
 
 
@@ -406,6 +409,24 @@ def test_a_conversation_outlives_an_interrupt_that_came_late(
     assert "Batteries are covered for 6 months. [1]" in out
 
 
+def test_a_question_that_was_stopped_is_one_to_go_on_from(
+    product: TinyBERTOrchestrator, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leant_on: list[list[str]] = []
+
+    def stopped(_: object, text: str, domain: object, asked: list[str]) -> None:
+        leant_on.append([*asked])
+        raise KeyboardInterrupt
+
+    typed = iter(["how long is the warranty on a device?", "and on batteries?", "what is in /etc/fstab?", "/etc/fstab", "/bye"])
+    monkeypatch.setattr(sys, "stdin", Mock(isatty=lambda: True))
+    monkeypatch.setattr("builtins.input", lambda _: next(typed))
+    monkeypatch.setattr("mdsa_local.cli.chat.show", stopped)
+    code, _, err = inside(capsys, "chat")
+    assert (code, err) == (0, "stopped\n" * 4)
+    assert leant_on[-1] == ["how long is the warranty on a device?", "and on batteries?", "what is in /etc/fstab?"]
+
+
 def test_a_conversation_in_json_is_a_line_an_answer(product: TinyBERTOrchestrator) -> None:
     ran = mdsa("chat", "--json", "-d", "support", stdin=CONVERSATION)
     assert ran.returncode == 0, ran.stderr
@@ -433,6 +454,13 @@ def test_an_error_stands_on_a_line_of_its_own(capsys: pytest.CaptureFixture[str]
     with pytest.raises(BackendError):
         ask.show(cast(TinyBERTOrchestrator, BreaksOff()), "how much", None)
     assert capsys.readouterr().out == "You can withdraw\n"
+
+
+def test_what_the_system_refuses_names_the_path(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(command, "tree", Mock(side_effect=PermissionError(13, "Permission denied", "locked/c.md")))
+    code, out, err = inside(capsys, "doctor")
+    assert (code, out) == (7, "")
+    assert err == "error: locked/c.md: Permission denied\n  Check the path, and the permissions of its folders.\n"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")

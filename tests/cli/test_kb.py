@@ -102,6 +102,17 @@ def test_a_refused_file_is_told_by_the_exit_code_after_the_others_were_added(hom
     assert inside(capsys, "kb", "add", str(docs), "--follow-deletes")[1] == "global: 0 added, 0 changed, 1 unchanged, 1 removed, 1 not read\n"
 
 
+def test_a_refused_file_of_a_domain_is_told_by_the_exit_code_too(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = home / "domains" / "garden" / "knowledge"
+    (folder / "photo.png").write_bytes(b"PNG")
+    assert inside(capsys, "kb", "sync")[0] == 0
+    (folder / "broken.md").write_bytes(b"\xff\xfe\xff")
+    code, out, err = inside(capsys, "kb", "sync")
+    assert (code, out) == (2, "garden: 0 added, 0 changed, 0 removed, 1 unchanged, 2 not read\n") and "broken.md" in err
+    code, out, _ = inside(capsys, "kb", "sync", "--json")
+    assert (code, len(json.loads(out)["garden"]["failed"])) == (2, 2)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
 def test_what_is_passed_over_in_a_folder_is_told_and_no_failure(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     docs = home / "docs"

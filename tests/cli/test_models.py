@@ -114,9 +114,11 @@ def test_pull_use_and_remove(capsys: Capture, hub: FileHub) -> None:
         (["pull", "qwen3-4b-2507"], 5, "no such file"),
         (["show", "nope"], 5, "unknown model 'nope'"),
         (["rm", "nano"], 5, "unknown model of yours"),
+        (["remove", "nano"], 5, "unknown model of yours"),
         (["add", "/no/such.gguf"], 5, "no model file"),
         (["quantize", "nano", "Q4_0"], 2, "already"),
         (["quantize", "nano", "Q3"], 4, "unknown quantisation"),
+        (["quantise", "nano", "Q3"], 4, "unknown quantisation"),
         (["fit", "nope"], 5, "unknown model"),
     ],
 )
@@ -128,6 +130,13 @@ def test_what_is_wrong_is_one_clear_error(capsys: Capture, hub: FileHub, argumen
     assert said in err
     assert "Traceback" not in err
     assert "quantising" not in err, "nothing was begun"
+
+
+def test_the_help_names_the_commands_there_are(capsys: Capture) -> None:
+    told = inside(capsys, "models", "--help")[1]
+    named = told.partition("Model files: ")[2].partition(".")[0].split(", ")
+    assert named == ["list", "show", "fit", "pull", "add", "rm", "quantize"]
+    assert sorted(named) == sorted(row.split()[0] for row in told.partition("Commands:")[2].splitlines() if row.strip())
 
 
 @pytest.mark.parametrize("token", ["hf_se\ncret", "hf_secrét"])

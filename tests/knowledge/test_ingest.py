@@ -49,7 +49,8 @@ def test_folders_are_read_with_all_below(tmp_path: Path, docs: Path) -> None:
     assert [(found.document, found.source) for found in knowledge_base.documents()] == [
         (name, str(docs.resolve() / name)) for name in ("cards.md", "loans/early.markdown", "notes.txt")
     ]
-    assert [step.files_done for step in heard] == [0, 1, 2, 3]
+    # All three are stored together, and count when they are.
+    assert [(step.files_done, step.bytes_done, step.chunks) for step in heard[:3]] == [(0, 0, 0)] * 3
     size = sum(path.stat().st_size for path in (docs / "cards.md", docs / "notes.txt", docs / "loans/early.markdown"))
     assert heard[-1] == Step(3, 3, size, size, 3, "")
     [vector] = knowledge_base.embedder.encode(["x"])
@@ -164,6 +165,15 @@ def test_files_that_cannot_be_used_are_reported(tmp_path: Path, docs: Path) -> N
         "pipe.txt": "not a file",
         "missing.md": "does not exist",
     }
+
+
+def test_what_the_system_does_not_let_us_see_is_told_and_the_rest_is_done(tmp_path: Path, docs: Path) -> None:
+    # No name can be so long.
+    unseen = tmp_path / ("x" * 300)
+    report = ingest(base(tmp_path / "kb"), [unseen, docs], follow_deletes=True)
+    assert len(report.added) == 3
+    [(path, reason)] = report.failed
+    assert path == str(unseen) and reason.startswith("cannot be read: ") and report.passed_over == ()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
@@ -313,6 +323,7 @@ def test_a_run_after_a_crash_completes(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_large_document_is_stored_in_parts_and_goes_on_after_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mdsa_local.knowledge.ingest.COMMIT_CHUNKS", 8)
     monkeypatch.setattr("mdsa_local.knowledge.store.PART_CHUNKS", 8)
+    monkeypatch.setattr("mdsa_local.knowledge.store.EMBED_BATCH", 4)
     path = write(tmp_path / "docs/book.md", "".join(f"# Chapter {n}\nwords of chapter {n}\n" for n in range(40)))
     embedder = ToyEmbedder()
     knowledge_base = KnowledgeBase(connect(tmp_path / "kb"), "finance", embedder)
@@ -325,7 +336,8 @@ def test_a_large_document_is_stored_in_parts_and_goes_on_after_a_crash(tmp_path:
 
     with pytest.raises(KeyboardInterrupt):
         ingest(knowledge_base, [path], stop)
-    assert [step.chunks for step in heard] == [0, 8, 16, 24]
+    assert [(step.chunks, step.embedded) for step in heard] == [(0, 0), (0, 4), (8, 0), (8, 4), (16, 0), (16, 4), (24, 0)]
+    assert [step.bytes_done for step in heard] == sorted({step.bytes_done for step in heard}), "each step is further on"
     assert 0 < heard[-1].bytes_done < heard[-1].bytes == path.stat().st_size
     [interrupted] = knowledge_base.documents()
     assert (interrupted.hash, interrupted.n_chunks) == ("", 23)

@@ -175,6 +175,9 @@ def test_nothing_is_overwritten_and_nothing_is_left_of_what_failed(tmp_path: Pat
     (tmp_path / "notes.md").write_text("mine")
     with pytest.raises(InputError, match=r"notes\.md"):
         rag.export(tmp_path / "notes.md")
+    # No name can be so long.
+    with pytest.raises(StorageError, match="x" * 300):
+        rag.export(tmp_path / ("x" * 300))
     with pytest.raises(StorageError, match="no/such"):
         rag.export(tmp_path / "no/such/file")
     with pytest.raises(InputError, match="no knowledge base"):

@@ -174,6 +174,13 @@ def test_failing_pip_shows_the_end_of_its_log_and_its_exit_code(checkout: Checko
     assert text.endswith("packages: failed with exit code 7; the whole log is .venv/mdsa-setup.log")
 
 
+def test_a_document_that_was_refused_is_told_and_stops_nothing(checkout: Checkout) -> None:
+    said = set_up(checkout, FakeRunner(checkout, {"knowledge bases": 2}, "not added: broken.md: not UTF-8 text"), knowledge=True)
+    assert "not added: broken.md" in said
+    with pytest.raises(SetupError, match="exit code 7"):
+        set_up(checkout, FakeRunner(checkout, {"knowledge bases": 7}), knowledge=True)
+
+
 def test_failing_pip_without_network_says_that_the_network_is_needed_once(checkout: Checkout) -> None:
     log = "WARNING: Retrying ... NewConnectionError: [Errno 101] Network is unreachable\nERROR: No matching distribution found for hatchling"
     with pytest.raises(SetupError, match="The first set-up needs the network once"):
