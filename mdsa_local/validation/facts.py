@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import pairwise, takewhile
 
+from mdsa_local.validation import writing
 from mdsa_local.validation.vocabulary import (
     BEFORE_A_MONTH,
     COMMON,
@@ -115,7 +116,7 @@ def _levelled(text: str) -> str:
 
 def read(text: str) -> Facts:
     """The facts of a sentence that carries no list mark."""
-    pieces = _pieces(_levelled(text))
+    pieces = _pieces(writing.one_way(_levelled(text)))
     units, ends = _units(pieces), _ends(pieces)
     for at, unit in units.items():
         # "$4.50" is $4.5, but behind a name it may be a version: Python 3.10 is not 3.1.
@@ -199,21 +200,30 @@ def _word(token: str, before: list[_Piece]) -> _Piece:
         return _Piece("one", "1")
     if token in WORD_NUMBERS:
         return _Piece("number", str(WORD_NUMBERS[token]))
+    if token in SCALES and before and before[-1].text == "a":
+        return _Piece("number", str(SCALES[token]))
     return _Piece("common", token) if token in COMMON else _Piece("content", stem(token))
 
 
 def _extends_number(pieces: list[_Piece], token: str, *, attached: bool) -> bool:
-    """Put ``four`` of "twenty four", ``million`` of "1.5 million" or ``m`` of "$5m" into the number before it."""
+    """Put ``four`` of "twenty four", ``twenty`` of "one hundred and twenty", ``million`` of "1.5 million" or ``m`` of "$5m" into the number before
+    it."""
+    small = WORD_NUMBERS.get(token, 0)
+    if small and len(pieces) > 1 and pieces[-1].text == "and" and pieces[-2].name in SCALES and pieces[max(len(pieces) - 3, 0)].text != "between":
+        pieces.pop()
     if not pieces or pieces[-1].group not in ("number", "one") or not re.fullmatch(r"\d+(?:\.\d+)?", pieces[-1].text):
         return False
-    last = Decimal(pieces[-1].text)
+    before, last = pieces[-1], Decimal(pieces[-1].text)
     money = attached and len(pieces) > 1 and pieces[-2].group == "sign"
     if scale := SCALES.get(token) or (SHORT_SCALES.get(token) if money else None):
-        pieces[-1] = _Piece("number", value(format(last * scale, "f")), dashed=pieces[-1].dashed)
-    elif last in TENS.values() and 0 < WORD_NUMBERS.get(token, 0) < 10:
-        pieces[-1] = _Piece("number", str(last + WORD_NUMBERS[token]), dashed=pieces[-1].dashed)
+        # "Two thousand five hundred" is no 2005 hundreds.
+        low = last % (scale * (10 if scale == 100 else 1000)) if before.name else last
+        last += low * (scale - 1)
+    elif (before.name in TENS and 0 < small < 10) or (before.name in SCALES and 0 < small < SCALES[before.name]):
+        last += small
     else:
         return False
+    pieces[-1] = _Piece("number", value(format(last, "f")), token, dashed=before.dashed)
     return True
 
 

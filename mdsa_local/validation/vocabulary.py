@@ -29,6 +29,7 @@ january jan|february feb|march mar|april apr|may|june jun|july jul|august aug|se
 monday mon|tuesday tue tues|wednesday wed|thursday thu thurs|friday fri|saturday|sunday
 """
 DATES = {way: line.split()[0] for line in re.split(r"[|\n]", DATE_LINES) if line for way in line.split()}
+MONTHS = tuple(line.split()[0] for line in DATE_LINES.strip().splitlines()[0].split("|"))
 MONTHS_OR_WORDS = frozenset({"may", "march", "august"})
 DOUBTFUL = MONTHS_OR_WORDS | (DATES.keys() - DATES.values())
 BEFORE_A_MONTH = frozenset("in of by since until till during from before after".split())

@@ -1,0 +1,45 @@
+"""One way to write what people write in several: times, dates and parts of a whole."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from mdsa_local.validation.vocabulary import DATES, MONTHS, SMALL
+
+_MONTH = "|".join(sorted((way for way, name in DATES.items() if name in MONTHS), key=len, reverse=True))
+_FEW = "|".join(SMALL[1:13])
+
+
+def _part(match: re.Match[str]) -> str:
+    """ "1/2" as 0.5, and "2 1/2" as 2.5; "24/7" and "5/4" stay."""
+    over, under = int(match[2]), int(match[3])
+    return f"{int(match[1] or 0) + over / under:.3f}".rstrip("0") if over < under else match[0]
+
+
+def _and_a_half(match: re.Match[str]) -> str:
+    return f"{SMALL.index(match[1].lower()) if match[1].isalpha() else match[1]}.5"
+
+
+def _date(match: re.Match[str]) -> str:
+    return f"{int(match[3])} {MONTHS[int(match[2]) - 1].title()} {match[1]}"
+
+
+_WAYS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
+    (r"(?<![^\W\d])([ap])\.\s?m\.?(?!\w)", r"\1m"),
+    (r"\bper cent\b", "percent"),
+    (r"(?<![\w.:,/])0(?=\d:[0-5]\d(?!\d))", ""),
+    (r"(?<![\w./-])((?:18|19|20)\d\d)-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])(?![\w-])", _date),
+    (rf"(?<![\w.:,/-])0?(\d{{1,2}})(?:st|nd|rd|th)?(?= (?:of )?(?:{_MONTH})\b)", r"\1"),
+    (rf"\b((?:{_MONTH})\.?) 0?(\d{{1,2}})(?:st|nd|rd|th)?(?![\w:]|[.,]\d)", r"\1 \2"),
+    (r"(?<![\w.,/:-])(?:(\d{1,2}) )?([1-7])/([2-8])(?![\w/]|[.,]\d)", _part),
+    (rf"\b(\d+|{_FEW}) and a half\b", _and_a_half),
+]
+WAYS = [(re.compile(pattern, re.IGNORECASE), way) for pattern, way in _WAYS]
+
+
+def one_way(text: str) -> str:
+    """``text`` with all of them written in one way: "5 p.m." as 5 pm, 09:00 as 9:00, 2024-05-03 as 3 May 2024, "½" and 1/2 as 0.5."""
+    for pattern, way in WAYS:
+        text = pattern.sub(way, text)
+    return text
