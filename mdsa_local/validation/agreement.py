@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Container
 
-from mdsa_local.validation.facts import Bound, Facts, value
-from mdsa_local.validation.vocabulary import OPPOSITE_PREFIXES, OPPOSITES
+from mdsa_local.validation.facts import UP_TO, Bound, Facts, value
+from mdsa_local.validation.vocabulary import CEILINGS, OPPOSITE_PREFIXES, OPPOSITES
 
 # A clause moved to the front leaves half in order.
 ORDER_ENOUGH = 0.5
@@ -80,10 +80,11 @@ def _moved(said: Bound, known: Bound, source: Facts) -> bool:
 
 
 def _same_modals(claim: Facts, source: Facts) -> bool:
-    """What may be need not be, and the other way round."""
+    """What may be need not be, and the other way round; what should be may at least be. What must not be is no matter of what must."""
     for said in claim.modals:
-        touched = {known.kind for known in source.modals if _touch(said, known)}
-        if touched and said.kind not in touched:
+        denied = said.kind.endswith(" not")
+        touched = {known.kind for known in source.modals if _touch(said, known) and known.kind.endswith(" not") == denied}
+        if touched and said.kind not in touched and not (said.kind == "may" and "should" in touched):
             return False
     return True
 
@@ -111,10 +112,25 @@ def _same_clause(claim: Facts, source: Facts) -> bool:
 def _same_limits(claim: Facts, source: Facts) -> bool:
     """No limit is made up, and none is left out whose object the claim holds: "less than 4 g" is not "4 g"."""
     content = set(claim.sequence)
-    if not all(any(said.kind == known.kind and _touch(said, known) for known in source.limits) for said in claim.limits):
+    if not all(any(_is_limit(said, known) for known in source.limits) or _tops(said, source) for said in claim.limits):
         return False
-    needed = Counter(limit.kind for limit in source.limits if limit.scope and limit.scope <= content)
-    return needed <= Counter(limit.kind for limit in claim.limits)
+    needed = Counter(limit.kind for limit in source.limits if limit.scope and limit.scope <= content and not _tops(limit, claim))
+    if needed[UP_TO]:
+        needed["at most"] += needed.pop(UP_TO)
+    return needed <= Counter("at most" if limit.kind == UP_TO else limit.kind for limit in claim.limits)
+
+
+def _is_limit(said: Bound, known: Bound) -> bool:
+    return (said.kind == known.kind or {said.kind, known.kind} == {UP_TO, "at most"}) and _touch(said, known)
+
+
+def _tops(limit: Bound, other: Facts) -> bool:
+    """Whether ``other`` says in its own way that it is "up to" so much: "may take 5", "the limit is 5", "4 to 5"."""
+    return limit.kind == UP_TO and (
+        any(modal.kind == "may" for modal in other.modals)
+        or bool(CEILINGS & other.words)
+        or any(number.end and number.kind in limit.scope for number in other.numbers)
+    )
 
 
 def _same_order(claim: Facts, source: Facts) -> bool:

@@ -14,8 +14,10 @@ from mdsa_local.validation.vocabulary import (
     BEFORE_A_MONTH,
     COMMON,
     DATES,
+    DENIED_MODALS,
     DOUBTFUL,
     LIMITS,
+    MODAL_VERBS,
     MODALS,
     MONTHS_OR_WORDS,
     NEGATIONS,
@@ -41,6 +43,7 @@ OPENING = " \t\n\"'(*_#>|-"
 CLAUSE_ENDS = frozenset("and but while whereas or".split())
 # Common words that two clauses may share without being built alike.
 LINKS = frozenset("a an the to in of for on at by with from as if it".split())
+UP_TO = "up to"
 # How many content words after a number or "not" belong to it.
 REACH = 3
 
@@ -127,11 +130,13 @@ def read(text: str) -> Facts:
     for at, piece in enumerate(pieces):
         if piece.group in ("content", "number", "date"):
             sequence.append(piece.text)
+        if kind := _modal(pieces, at):
+            found["modal"].append(Bound(kind, scope=frozenset(_scope(pieces, at))))
         if piece.group == "content":
             words.add(piece.text)
         elif piece.group == "one":
             ones |= {_next_word(pieces, at)} - {""}
-        elif piece.group in found and not (piece.group == "modal" and _group(pieces, at + 1) == "negation"):
+        elif piece.group in found and piece.group != "modal":
             scope, clause = frozenset(_scope(pieces, at)), frozenset(_clause(pieces, at)) if piece.group == "negation" else frozenset[str]()
             end = pieces[ends[at]].text if ends.get(at, -1) >= 0 else "0" if at in ends else ""
             of = _next_word(pieces, max(at, ends.get(at, at)))
@@ -167,7 +172,29 @@ def _pieces(text: str) -> list[_Piece]:
             pieces[at] = _Piece("number", "1")
         elif piece.name in DATES and (piece.name not in DOUBTFUL or _is_date(pieces, at)):
             pieces[at] = _Piece("date", DATES[piece.name], dashed=piece.dashed)
+        elif piece.text == UP_TO and not _counts(pieces, at):
+            pieces[at] = _Piece("common", "to", "to")
+        elif piece.name == "need" and at + 1 < len(pieces) and pieces[at + 1].name == "not":
+            pieces[at] = _Piece("modal", "need", "need")
     return pieces
+
+
+def _counts(pieces: list[_Piece], at: int) -> bool:
+    """Whether a number follows: "up to $500", but not "up to date"."""
+    following = (piece for piece in pieces[at + 1 :] if piece.group != "sign")
+    return getattr(next(following, None), "group", "") in ("number", "one", "date")
+
+
+def _modal(pieces: list[_Piece], at: int) -> str:
+    """What may, must or should be, or what need, must or should not; empty for another word."""
+    piece = pieces[at]
+    if piece.group == "modal":
+        following = pieces[at + 1] if _group(pieces, at + 1) == "negation" else None
+        return piece.text if not following else DENIED_MODALS[piece.text] if following.text == "not" else ""
+    if piece.text in MODAL_VERBS and at + 1 < len(pieces) and pieces[at + 1].text == "to":
+        may = MODAL_VERBS[piece.text]
+        return may if not at or pieces[at - 1].text != "not" else "must not" if may == "may" else "need not"
+    return ""
 
 
 def _is_date(pieces: list[_Piece], at: int) -> bool:
@@ -192,6 +219,8 @@ def _word(token: str, before: list[_Piece]) -> _Piece:
         return _Piece("negation", NEGATIONS.get(token, "not"))
     if token in ("least", "most") and before and before[-1].text == "at":
         return _Piece("limit", f"at {token}")
+    if token == "to" and before and before[-1].text == "up":
+        return _Piece("limit", UP_TO)
     if token in LIMITS:
         return _Piece("limit", LIMITS[token])
     if token in MODALS:
@@ -267,7 +296,7 @@ def _ends(pieces: list[_Piece]) -> dict[int, int]:
     ends: dict[int, int] = {}
     places = [at for at, piece in enumerate(pieces) if piece.group == "number"]
     for at in places:
-        if [piece.text for piece in pieces[max(at - 3, 0) : at] if piece.group != "sign"][-2:] == ["up", "to"]:
+        if [piece.text for piece in pieces[max(at - 2, 0) : at] if piece.group != "sign"][-1:] == [UP_TO]:
             ends[at] = -1
     for low, high in pairwise(places):
         between = [piece.text for piece in pieces[low + 1 : high] if piece.text not in UNITS]

@@ -14,7 +14,12 @@ COMMON = frozenset(
 NEGATIONS = dict.fromkeys("not no non never cannot none nor neither nobody nothing nowhere".split(), "not")
 NEGATIONS |= dict.fromkeys("hardly rarely seldom barely scarcely".split(), "rarely")
 NEGATIONS |= {word: word for word in "without unless only except".split()} | {"excluding": "except"}
-MODALS = dict.fromkeys("must shall".split(), "must") | dict.fromkeys("may might can".split(), "may")
+MODALS = dict.fromkeys("must shall".split(), "must") | dict.fromkeys("may might can".split(), "may") | {"should": "should"}
+DENIED_MODALS = {"must": "must not", "may": "must not", "should": "should not", "need": "need not"}
+# With "to" behind them, after stem().
+MODAL_VERBS = {"allow": "may", "permit": "may", "requir": "must", "oblig": "must"}
+# Words for the most there may be, after stem().
+CEILINGS = frozenset("maximum max limit cap ceil most".split())
 LIMITS = {"before": "before", "after": "after", "until": "until", "till": "until", "above": "more", "over": "more", "more": "more"}
 LIMITS |= dict.fromkeys(("below", "under", "less", "fewer"), "less")
 SMALL = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()

@@ -1,4 +1,4 @@
-"""One way to write what people write in several: times, dates and parts of a whole."""
+"""One way to write what people write in several: times, dates, parts of a whole, what must be."""
 
 from __future__ import annotations
 
@@ -33,13 +33,19 @@ _WAYS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (rf"(?<![\w.:,/-])0?(\d{{1,2}})(?:st|nd|rd|th)?(?= (?:of )?(?:{_MONTH})\b)", r"\1"),
     (rf"\b((?:{_MONTH})\.?) 0?(\d{{1,2}})(?:st|nd|rd|th)?(?![\w:]|[.,]\d)", r"\1 \2"),
     (r"(?<![\w.,/:-])(?:(\d{1,2}) )?([1-7])/([2-8])(?![\w/]|[.,]\d)", _part),
+    (r"\b(?:can't|cannot)(?!\w)", "can not"),
+    (r"\b(must|should|need|may|might|shall)n't(?!\w)", r"\1 not"),
+    (r"\b(?:do|does|did)(?: not|n't) (?:have|need) to\b", "need not"),
+    (r"\b(may|might|can|could) (?:have|need) to\b", r"\1"),
+    (r"\b(?:has|have|needs?) to\b(?! (?:hand|date)\b)", "must"),
+    (r"\bought to\b", "should"),
     (rf"\b(\d+|{_FEW}) and a half\b", _and_a_half),
 ]
 WAYS = [(re.compile(pattern, re.IGNORECASE), way) for pattern, way in _WAYS]
 
 
 def one_way(text: str) -> str:
-    """``text`` with all of them written in one way: "5 p.m." as 5 pm, 09:00 as 9:00, 2024-05-03 as 3 May 2024, "½" and 1/2 as 0.5."""
+    """``text`` with all of them written in one way: "5 p.m." as 5 pm, 09:00 as 9:00, 2024-05-03 as 3 May 2024, 1/2 as 0.5, "has to" as must."""
     for pattern, way in WAYS:
         text = pattern.sub(way, text)
     return text
