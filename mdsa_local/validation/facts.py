@@ -13,6 +13,7 @@ from mdsa_local.validation import writing
 from mdsa_local.validation.vocabulary import (
     BEFORE_A_MONTH,
     COMMON,
+    CURRENCIES,
     DATES,
     DENIED_MODALS,
     DOUBTFUL,
@@ -21,6 +22,8 @@ from mdsa_local.validation.vocabulary import (
     MODALS,
     MONTHS_OR_WORDS,
     NEGATIONS,
+    RATED,
+    RATES,
     SCALES,
     SHORT_SCALES,
     TENS,
@@ -34,7 +37,7 @@ FOLDED = str.maketrans(
 )
 PIECE = re.compile(
     r"(?P<code>[^\W\d_]+-?\d\w*(?:-\w+)*)|(?P<number>(?:(?<![\w)\]])-)?(?:\d+|(?<![\w.)\]])\.\d+)(?:[.,:/]\d+|\^-?\d+)*)"
-    r"|(?P<sign>[$€£¥%])|(?P<word>[^\W\d_]+(?:'[^\W\d_]+)*)|(?P<stop>[,;:()>])"
+    r"|(?P<sign>[$€£¥%¢฿₠-⃀])|(?P<word>[^\W\d_]+(?:'[^\W\d_]+)*)|(?P<stop>[,;:()>])"
 )
 VULGAR = re.compile(r"(?:(\d+) ?)?([¼-¾⅐-⅞])")
 RAISED = re.compile(r"(?<=\d)⁻?[⁰¹²³⁴-⁹]+")
@@ -160,7 +163,7 @@ def _pieces(text: str) -> list[_Piece]:
             pieces.append(_Piece("number", token))
         elif group != "word":
             pieces.append(_Piece(group, token))
-        elif _extends_number(pieces, token, attached=not between):
+        elif _extends_number(pieces, token, attached=not between) or _extends_unit(pieces, token, between.strip()):
             continue
         else:
             pieces.append(_word(token, pieces))
@@ -243,7 +246,7 @@ def _extends_number(pieces: list[_Piece], token: str, *, attached: bool) -> bool
     if not pieces or pieces[-1].group not in ("number", "one") or not re.fullmatch(r"\d+(?:\.\d+)?", pieces[-1].text):
         return False
     before, last = pieces[-1], Decimal(pieces[-1].text)
-    money = attached and len(pieces) > 1 and pieces[-2].group == "sign"
+    money = attached and len(pieces) > 1 and _unit(pieces[-2]) in CURRENCIES
     if scale := SCALES.get(token) or (SHORT_SCALES.get(token) if money else None):
         # "Two thousand five hundred" is no 2005 hundreds.
         low = last % (scale * (10 if scale == 100 else 1000)) if before.name else last
@@ -254,6 +257,18 @@ def _extends_number(pieces: list[_Piece], token: str, *, attached: bool) -> bool
         return False
     pieces[-1] = _Piece("number", value(format(last, "f")), token, dashed=before.dashed)
     return True
+
+
+def _extends_unit(pieces: list[_Piece], token: str, between: str) -> bool:
+    """Put the ``h`` of "80 km/h", "80 km per hour" or "80 km an hour" into the unit before it."""
+    rate = UNITS.get(stem(token), "")
+    at = len(pieces) - (2 if pieces and not between and pieces[-1].text in ("per", "a", "an") else 1)
+    if rate not in RATES or at < 1 or (between != "/" and at == len(pieces) - 1) or pieces[at - 1].group not in ("number", "one"):
+        return False
+    unit = UNITS.get(pieces[at].text, "")
+    if unit in RATED:
+        pieces[at:] = [_Piece("content", f"{unit}/{rate}")]
+    return unit in RATED
 
 
 def exact(number: str) -> str:
@@ -270,12 +285,17 @@ def value(number: str) -> str:
     return number.rstrip("0").rstrip(".") if re.fullmatch(r"-?\d+\.\d+", number) else number
 
 
+def _unit(piece: _Piece) -> str:
+    """The unit that a word or sign stands for; empty for another."""
+    return UNITS.get(piece.text) or (piece.text if piece.group == "sign" or (piece.group == "content" and "/" in piece.text) else "")
+
+
 def _own_unit(pieces: list[_Piece], at: int) -> str:
-    """The currency before a number, or the unit at most two content words behind it ("4 business days")."""
-    if at and (before := pieces[at - 1]).text in UNITS and UNITS[before.text] in "$€£¥":
-        return UNITS[before.text]
+    """The currency before a number, unless it is that of a number before it, or the unit at most two content words behind ("4 business days")."""
+    if at and (unit := _unit(pieces[at - 1])) in CURRENCIES and (at < 2 or pieces[at - 1].group == "sign" or pieces[at - 2].group != "number"):
+        return unit
     following = takewhile(lambda piece: piece.group in ("content", "sign"), pieces[at + 1 : at + 1 + REACH])
-    return next((UNITS[piece.text] for piece in following if piece.text in UNITS), "")
+    return next(filter(None, map(_unit, following)), "")
 
 
 def _units(pieces: list[_Piece]) -> dict[int, str]:
@@ -299,7 +319,7 @@ def _ends(pieces: list[_Piece]) -> dict[int, int]:
         if [piece.text for piece in pieces[max(at - 2, 0) : at] if piece.group != "sign"][-1:] == [UP_TO]:
             ends[at] = -1
     for low, high in pairwise(places):
-        between = [piece.text for piece in pieces[low + 1 : high] if piece.text not in UNITS]
+        between = [piece.text for piece in pieces[low + 1 : high] if not _unit(piece)]
         before = next((piece.text for piece in reversed(pieces[:low]) if piece.group != "sign"), "")
         dashed = not between and any(piece.dashed for piece in pieces[low + 1 : high + 1])
         if dashed or (between == ["to"] and before != "from") or (between == ["and"] and before == "between"):

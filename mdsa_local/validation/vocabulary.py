@@ -59,12 +59,28 @@ left|right
 """
 OPPOSITE_PREFIXES = ("un", "in", "im", "ir", "il", "non", "dis")
 # Every way to write a unit, after stem(); each line begins with the one it stands for.
-UNIT_LINES = """
-$ dollar usd|€ euro eur|£ gbp|¥ yen|% percent pct|hour hr h|minut min|second sec s|day|week|month|year yr|time|mg milligram|g gram gramm|kg kilogram
-ml millilitr milliliter|l litr liter|mm millimetr millimeter|cm centimetr centimeter|m metr meter|km kilometr kilometer|kb kilobyt|mb megabyt
-gb gigabyt|tb terabyt|hz hertz|mhz|ghz|w watt|v volt|mmhg|mmol|c celsiu celsius|f fahrenheit|point|mcg microgram|bpm|mbps
+CURRENCY_LINES = """
+$ dollar usd|€ euro eur|£ pound gbp|¥ yen jpy|₹ rupe inr|₽ roubl rubl rub|₩ krw|₪ shekel ils|₫ vnd|₴ uah|₺ lira|฿ baht thb|₿ bitcoin btc|¢ cent
+chf franc|sek|nok|dkk|czk|pln zloty|huf|bgn|aud|cad|nzd|sgd|hkd|twd|cny rmb yuan|brl|mxn|zar|aed|myr|idr
 """
-UNITS = {way: line.split()[0] for line in re.split(r"[|\n]", UNIT_LINES) if line for way in line.split()}
+UNIT_LINES = """
+% percent pct|hour hr h|minut min|second sec s|day|week|month|year yr|time|point|bpm|mmhg|mhz|ghz|hz hertz|v volt|kwh|mah|db decibel|psi|mbps
+mg milligram|mcg microgram|g gram gramm|kg kilogram|lb lbs|ounc oz|ton|ml millilitr milliliter|dl|l litr liter|gallon gal|pint
+mm millimetr millimeter|cm centimetr centimeter|m metr meter|km kilometr kilometer|inch|foot feet ft|yard yd|mil mile|acr acre|hectar ha
+kb kilobyt|mb megabyt|gb gigabyt|tb terabyt|mbit|gbit|pixel px|w watt|mmol|kcal calori calory|kj|c celsiu celsius|f fahrenheit
+mil/hour mph|km/hour kph kmh
+"""
+
+
+def _units(lines: str) -> dict[str, str]:
+    return {way: line.split()[0] for line in re.split(r"[|\n]", lines) if line for way in line.split()}
+
+
+UNITS = _units(CURRENCY_LINES) | _units(UNIT_LINES)
+CURRENCIES = frozenset(_units(CURRENCY_LINES).values())
+# So much a second, or a litre.
+RATED = frozenset("mg mcg g kg ml l gallon mm cm m km foot mil kb mb gb tb mbit gbit mmol w kcal".split())
+RATES = frozenset("second minut hour dl l kg".split())
 # Words that carry no content of their own, numbers in words among them.
 FUNCTION = COMMON | NEGATIONS.keys() | LIMITS.keys() | WORD_NUMBERS.keys() | SCALES.keys() | {"least", "most"}
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from mdsa_local.validation.vocabulary import DATES, MONTHS, SMALL
 
 _MONTH = "|".join(sorted((way for way, name in DATES.items() if name in MONTHS), key=len, reverse=True))
+# As they are written before the sign: "A$500".
+_DOLLARS = {"A": "AUD", "AU": "AUD", "C": "CAD", "CA": "CAD", "NZ": "NZD", "HK": "HKD", "S": "SGD", "SG": "SGD", "R": "BRL", "NT": "TWD", "MX": "MXN"}
 _FEW = "|".join(SMALL[1:13])
 
 
@@ -25,9 +27,15 @@ def _date(match: re.Match[str]) -> str:
     return f"{int(match[3])} {MONTHS[int(match[2]) - 1].title()} {match[1]}"
 
 
+def _dollars(match: re.Match[str]) -> str:
+    return f"{_DOLLARS[match[1].upper()]} "
+
+
 _WAYS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"(?<![^\W\d])([ap])\.\s?m\.?(?!\w)", r"\1m"),
     (r"\bper cent\b", "percent"),
+    (r"(?<!\w)US\$", "$"),
+    (r"(?<!\w)(A|AU|C|CA|NZ|HK|S|SG|R|NT|MX)\$", _dollars),
     (r"(?<![\w.:,/])0(?=\d:[0-5]\d(?!\d))", ""),
     (r"(?<![\w./-])((?:18|19|20)\d\d)-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])(?![\w-])", _date),
     (rf"(?<![\w.:,/-])0?(\d{{1,2}})(?:st|nd|rd|th)?(?= (?:of )?(?:{_MONTH})\b)", r"\1"),
