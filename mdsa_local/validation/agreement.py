@@ -8,6 +8,8 @@ from collections.abc import Container
 from mdsa_local.validation.facts import UP_TO, Bound, Facts, value
 from mdsa_local.validation.vocabulary import CEILINGS, OPPOSITE_PREFIXES, OPPOSITES
 
+# After stem(), behind a number: "twice a day".
+TIMES = "tim"
 # A clause moved to the front leaves half in order.
 ORDER_ENOUGH = 0.5
 
@@ -38,7 +40,10 @@ def _touch(one: Bound, other: Bound) -> bool:
     return not one.scope or not other.scope or bool(one.scope & other.scope)
 
 
-def _is_number(said: Bound, known: Bound) -> bool:
+def _is_number(said: Bound, known: Bound, often: bool) -> bool:
+    """Whether the two are one; where the source says how ``often``, the claim says it of nothing else."""
+    if often and said.of == TIMES != known.of:
+        return False
     if said.kind != known.kind and not ((said.unit or known.unit) and value(said.kind) == value(known.kind)):
         return False
     if said.unit != known.unit:
@@ -49,18 +54,19 @@ def _is_number(said: Bound, known: Bound) -> bool:
 def _same_numbers(claim: Facts, source: Facts, title: Facts) -> bool:
     """Every number of the claim is in the source; those of one unit stand in the same order, so that two prices cannot change places.
 
-    Of a range both ends are told, and "one bag" is not said of two bags.
+    Of a range both ends are told, "one bag" is not said of two bags, and what is done daily is done once a day.
     """
     at: Counter[str] = Counter()
     kinds = {said.kind for said in claim.numbers}
+    often = any(known.of == TIMES for known in source.numbers)
     for said in claim.numbers:
-        found = next((i for i in range(at[said.unit], len(source.numbers)) if _is_number(said, source.numbers[i])), None)
+        found = next((i for i in range(at[said.unit], len(source.numbers)) if _is_number(said, source.numbers[i], often)), None)
         if found is not None:
             known = source.numbers[found]
             if known.end not in ("", "0", *kinds) and not said.end and (said.unit or said.of == known.of != ""):
                 return False
             at[said.unit] = found + 1
-        elif not (said.kind == "1" and said.of in source.ones) and not any(
+        elif not (said.kind == "1" and (said.of in source.ones or (said.of == TIMES and not often))) and not any(
             said.kind == known.kind and said.unit == known.unit for known in title.numbers
         ):
             return False

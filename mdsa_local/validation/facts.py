@@ -22,6 +22,7 @@ from mdsa_local.validation.vocabulary import (
     MODALS,
     MONTHS_OR_WORDS,
     NEGATIONS,
+    PARTS,
     RATED,
     RATES,
     SCALES,
@@ -179,7 +180,24 @@ def _pieces(text: str) -> list[_Piece]:
             pieces[at] = _Piece("common", "to", "to")
         elif piece.name == "need" and at + 1 < len(pieces) and pieces[at + 1].name == "not":
             pieces[at] = _Piece("modal", "need", "need")
+    _join_parts(pieces)
     return pieces
+
+
+def _join_parts(pieces: list[_Piece]) -> None:
+    """Make one number of "2 h 30 min"."""
+    for at in range(len(pieces) - 4, -1, -1):
+        part, times = PARTS.get(_unit(pieces[at + 1]), ("", 0))
+        second = at + 2 + (pieces[at + 2].text == "and")
+        if (
+            part
+            and second + 1 < len(pieces)
+            and _unit(pieces[second + 1]) == part
+            and pieces[at].text.isdecimal()
+            and pieces[second].text.isdecimal()
+        ):
+            pieces[at].text = str(int(pieces[at].text) * times + int(pieces[second].text))
+            del pieces[at + 1 : second + 1]
 
 
 def _counts(pieces: list[_Piece], at: int) -> bool:
@@ -238,7 +256,7 @@ def _word(token: str, before: list[_Piece]) -> _Piece:
 
 
 def _extends_number(pieces: list[_Piece], token: str, *, attached: bool) -> bool:
-    """Put ``four`` of "twenty four", ``twenty`` of "one hundred and twenty", ``million`` of "1.5 million" or ``m`` of "$5m" into the number before
+    """Put ``four`` of "twenty four", ``twenty`` of "one hundred and twenty", ``million`` of "1.5 million" or ``k`` of "5k" into the number before
     it."""
     small = WORD_NUMBERS.get(token, 0)
     if small and len(pieces) > 1 and pieces[-1].text == "and" and pieces[-2].name in SCALES and pieces[max(len(pieces) - 3, 0)].text != "between":
@@ -247,7 +265,7 @@ def _extends_number(pieces: list[_Piece], token: str, *, attached: bool) -> bool
         return False
     before, last = pieces[-1], Decimal(pieces[-1].text)
     money = attached and len(pieces) > 1 and _unit(pieces[-2]) in CURRENCIES
-    if scale := SCALES.get(token) or (SHORT_SCALES.get(token) if money else None):
+    if scale := SCALES.get(token) or (SHORT_SCALES.get(token) if attached and (money or token != "m") else None):
         # "Two thousand five hundred" is no 2005 hundreds.
         low = last % (scale * (10 if scale == 100 else 1000)) if before.name else last
         last += low * (scale - 1)
@@ -294,7 +312,7 @@ def _own_unit(pieces: list[_Piece], at: int) -> str:
     """The currency before a number, unless it is that of a number before it, or the unit at most two content words behind ("4 business days")."""
     if at and (unit := _unit(pieces[at - 1])) in CURRENCIES and (at < 2 or pieces[at - 1].group == "sign" or pieces[at - 2].group != "number"):
         return unit
-    following = takewhile(lambda piece: piece.group in ("content", "sign"), pieces[at + 1 : at + 1 + REACH])
+    following = takewhile(lambda piece: piece.group in ("content", "sign") and piece.text not in ("every", "each"), pieces[at + 1 : at + 1 + REACH])
     return next(filter(None, map(_unit, following)), "")
 
 

@@ -25,9 +25,9 @@ LIMITS |= dict.fromkeys(("below", "under", "less", "fewer"), "less")
 SMALL = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
 TENS = {word: 10 * n for n, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
 WORD_NUMBERS = {word: n for n, word in enumerate(SMALL)} | TENS
-SCALES = {"hundred": 100, "thousand": 1000, "million": 1_000_000, "billion": 1_000_000_000}
-# Behind an amount of money, without a space.
-SHORT_SCALES = {"k": 1000, "m": 1_000_000, "mn": 1_000_000, "bn": 1_000_000_000}
+SCALES = {"hundred": 100, "thousand": 1000, "million": 1_000_000, "billion": 1_000_000_000, "trillion": 1_000_000_000_000, "dozen": 12}
+# Without a space behind a number; "m" behind an amount of money only.
+SHORT_SCALES = {"k": 1000, "m": 1_000_000, "mn": 1_000_000, "bn": 1_000_000_000, "tn": 1_000_000_000_000}
 # Days and months as they are written; the short forms and three of the months may be other words.
 DATE_LINES = """
 january jan|february feb|march mar|april apr|may|june jun|july jul|august aug|september sep sept|october oct|november nov|december dec
@@ -50,6 +50,8 @@ higher upper|lower
 open|closed
 begin start|end finish
 first|last
+first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth
+double|half|triple
 true|false
 am|pm
 enabled|disabled
@@ -66,7 +68,7 @@ chf franc|sek|nok|dkk|czk|pln zloty|huf|bgn|aud|cad|nzd|sgd|hkd|twd|cny rmb yuan
 UNIT_LINES = """
 % percent pct|hour hr h|minut min|second sec s|day|week|month|year yr|time|point|bpm|mmhg|mhz|ghz|hz hertz|v volt|kwh|mah|db decibel|psi|mbps
 mg milligram|mcg microgram|g gram gramm|kg kilogram|lb lbs|ounc oz|ton|ml millilitr milliliter|dl|l litr liter|gallon gal|pint
-mm millimetr millimeter|cm centimetr centimeter|m metr meter|km kilometr kilometer|inch|foot feet ft|yard yd|mil mile|acr acre|hectar ha
+mm millimetr millimeter|cm centimetr centimeter|m metr meter|km kilometr kilometer|inch|foot feet ft|yard yd|mil mile mi|acr acre|hectar ha
 kb kilobyt|mb megabyt|gb gigabyt|tb terabyt|mbit|gbit|pixel px|w watt|mmol|kcal calori calory|kj|c celsiu celsius|f fahrenheit
 mil/hour mph|km/hour kph kmh
 """
@@ -78,6 +80,8 @@ def _units(lines: str) -> dict[str, str]:
 
 UNITS = _units(CURRENCY_LINES) | _units(UNIT_LINES)
 CURRENCIES = frozenset(_units(CURRENCY_LINES).values())
+# What is told in two numbers: "2 h 30 min".
+PARTS = {"hour": ("minut", 60), "minut": ("second", 60), "year": ("month", 12), "foot": ("inch", 12)}
 # So much a second, or a litre.
 RATED = frozenset("mg mcg g kg ml l gallon mm cm m km foot mil kb mb gb tb mbit gbit mmol w kcal".split())
 RATES = frozenset("second minut hour dl l kg".split())
@@ -103,9 +107,11 @@ def stem(word: str) -> str:
 
 def _opposites() -> dict[str, frozenset[str]]:
     found: dict[str, frozenset[str]] = {}
-    for line in OPPOSITE_LINES.split("\n"):
-        one, _, other = (frozenset(stem(word) for word in side.split()) for side in line.partition("|"))
-        found |= {word: found.get(word, frozenset()) | other for word in one} | {word: found.get(word, frozenset()) | one for word in other}
+    for line in OPPOSITE_LINES.strip().split("\n"):
+        sides = [frozenset(stem(word) for word in side.split()) for side in line.split("|")]
+        for side in sides:
+            others = frozenset[str]().union(*(other for other in sides if other is not side))
+            found |= {word: found.get(word, frozenset()) | others for word in side}
     return found
 
 

@@ -14,7 +14,7 @@ _FEW = "|".join(SMALL[1:13])
 
 
 def _part(match: re.Match[str]) -> str:
-    """ "1/2" as 0.5, and "2 1/2" as 2.5; "24/7" and "5/4" stay."""
+    """Parts of a whole such as "1/2" and "2 1/2" as 0.5 and 2.5; "5/4" stays."""
     over, under = int(match[2]), int(match[3])
     return f"{int(match[1] or 0) + over / under:.3f}".rstrip("0") if over < under else match[0]
 
@@ -47,6 +47,14 @@ _WAYS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"\b(may|might|can|could) (?:have|need) to\b", r"\1"),
     (r"\b(?:has|have|needs?) to\b(?! (?:hand|date)\b)", "must"),
     (r"\bought to\b", "should"),
+    (r"(?<!\d )(?<!\w)minus (?=\d)", "-"),
+    (r"\bonce(?=,? (?:an?|per|each|every|daily|weekly|monthly|yearly)\b)", "1 time"),
+    (r"\btwice\b", "2 times"),
+    (r"\bthrice\b", "3 times"),
+    (r"\bthree quarters of an? ", "0.75 "),
+    (r"\b(?:a |one )?quarter of an? ", "0.25 "),
+    (r"\b(?:a )?half (?:of )?an? ", "0.5 "),
+    (r"\b(?:an?|one) (\w+) and a half\b", r"1.5 \1"),
     (rf"\b(\d+|{_FEW}) and a half\b", _and_a_half),
 ]
 WAYS = [(re.compile(pattern, re.IGNORECASE), way) for pattern, way in _WAYS]
