@@ -46,6 +46,8 @@ def _is_number(said: Bound, known: Bound, often: bool) -> bool:
         return False
     if said.kind != known.kind and not ((said.unit or known.unit) and value(said.kind) == value(known.kind)):
         return False
+    if said.edge and known.edge and (said.edge == "begin") != (known.edge == "begin"):
+        return False
     if said.unit != known.unit:
         return not said.unit and not said.scope
     return bool(said.unit) or _touch(said, known)
@@ -118,9 +120,9 @@ def _same_clause(claim: Facts, source: Facts) -> bool:
 def _same_limits(claim: Facts, source: Facts) -> bool:
     """No limit is made up, and none is left out whose object the claim holds: "less than 4 g" is not "4 g"."""
     content = set(claim.sequence)
-    if not all(any(_is_limit(said, known) for known in source.limits) or _tops(said, source) for said in claim.limits):
+    if not all(any(_is_limit(said, known) for known in source.limits) or _in_other_words(said, source) for said in claim.limits):
         return False
-    needed = Counter(limit.kind for limit in source.limits if limit.scope and limit.scope <= content and not _tops(limit, claim))
+    needed = Counter(limit.kind for limit in source.limits if limit.scope and limit.scope <= content and not _in_other_words(limit, claim))
     if needed[UP_TO]:
         needed["at most"] += needed.pop(UP_TO)
     return needed <= Counter("at most" if limit.kind == UP_TO else limit.kind for limit in claim.limits)
@@ -130,8 +132,10 @@ def _is_limit(said: Bound, known: Bound) -> bool:
     return (said.kind == known.kind or {said.kind, known.kind} == {UP_TO, "at most"}) and _touch(said, known)
 
 
-def _tops(limit: Bound, other: Facts) -> bool:
-    """Whether ``other`` says in its own way that it is "up to" so much: "may take 5", "the limit is 5", "4 to 5"."""
+def _in_other_words(limit: Bound, other: Facts) -> bool:
+    """Whether ``other`` says in its own way that it is "until" then ("from 3 to 5"), or "up to" so much: "may take 5", "the limit is 5", "4 to 5"."""
+    if limit.kind == "until":
+        return any(number.edge == "end" and number.kind in limit.scope for number in other.numbers)
     return limit.kind == UP_TO and (
         any(modal.kind == "may" for modal in other.modals)
         or bool(CEILINGS & other.words)

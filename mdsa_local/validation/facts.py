@@ -17,6 +17,7 @@ from mdsa_local.validation.vocabulary import (
     DATES,
     DENIED_MODALS,
     DOUBTFUL,
+    EDGES,
     LIMITS,
     MODAL_VERBS,
     MODALS,
@@ -56,7 +57,8 @@ REACH = 3
 class Bound:
     """A number, date, negation, limit or modal (``kind``), its ``unit`` if it is a number, and the content that follows it closely.
 
-    ``clause`` is all content of its clause, ``of`` the word right behind a number ("two bags"), ``end`` the other end of a range.
+    ``clause`` is all content of its clause, ``of`` the word right behind a number ("two bags"), ``end`` the other end of a range,
+    ``edge`` which end of it "from" or "to" tells it to be.
     """
 
     kind: str
@@ -65,6 +67,7 @@ class Bound:
     clause: frozenset[str] = frozenset()
     of: str = ""
     end: str = ""
+    edge: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +148,7 @@ def read(text: str) -> Facts:
             end = pieces[ends[at]].text if ends.get(at, -1) >= 0 else "0" if at in ends else ""
             of = _next_word(pieces, max(at, ends.get(at, at)))
             found["number" if piece.group == "date" else piece.group].append(
-                Bound(piece.text, "date" if piece.group == "date" else units.get(at, ""), scope, clause, of, end)
+                Bound(piece.text, "date" if piece.group == "date" else units.get(at, ""), scope, clause, of, end, _edge(pieces, at))
             )
     numbers, negations, limits, modals = (tuple(found[group]) for group in ("number", "negation", "limit", "modal"))
     return Facts(frozenset(words), tuple(sequence), numbers, negations, limits, modals, frozenset(ones), _clauses(pieces, units))
@@ -343,6 +346,11 @@ def _ends(pieces: list[_Piece]) -> dict[int, int]:
         if dashed or (between == ["to"] and before != "from") or (between == ["and"] and before == "between"):
             ends[low], ends[high] = high, low
     return ends
+
+
+def _edge(pieces: list[_Piece], at: int) -> str:
+    before = (piece.name for piece in reversed(pieces[max(at - 3, 0) : at]) if piece.group != "sign" and piece.name != "the")
+    return EDGES.get(next(before, ""), "")
 
 
 def _scope(pieces: list[_Piece], at: int) -> list[str]:

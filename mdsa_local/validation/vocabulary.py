@@ -37,6 +37,8 @@ DATES = {way: line.split()[0] for line in re.split(r"[|\n]", DATE_LINES) if line
 MONTHS = tuple(line.split()[0] for line in DATE_LINES.strip().splitlines()[0].split("|"))
 MONTHS_OR_WORDS = frozenset({"may", "march", "august"})
 DOUBTFUL = MONTHS_OR_WORDS | (DATES.keys() - DATES.values())
+# Right before a day, time or amount: where something begins, or where it ends.
+EDGES = dict.fromkeys("from since".split(), "begin") | dict.fromkeys("to until till".split(), "end") | {"by": "by"}
 BEFORE_A_MONTH = frozenset("in of by since until till during from before after".split())
 # A sentence with one of these does not say what another says with its opposite.
 OPPOSITE_LINES = """
@@ -52,6 +54,11 @@ begin start|end finish
 first|last
 first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth
 double|half|triple
+login|logout
+checkin|checkout
+optin|optout
+signin|signout
+clockin|clockout
 true|false
 am|pm
 enabled|disabled

@@ -1,4 +1,4 @@
-"""One way to write what people write in several: times, dates, parts of a whole, what must be."""
+"""One way to write what people write in several: times, dates, parts of a whole, what must be, "log in"."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from mdsa_local.validation.vocabulary import DATES, MONTHS, SMALL
 _MONTH = "|".join(sorted((way for way, name in DATES.items() if name in MONTHS), key=len, reverse=True))
 # As they are written before the sign: "A$500".
 _DOLLARS = {"A": "AUD", "AU": "AUD", "C": "CAD", "CA": "CAD", "NZ": "NZD", "HK": "HKD", "S": "SGD", "SG": "SGD", "R": "BRL", "NT": "TWD", "MX": "MXN"}
+# "Sign in the box" is no signing in.
+_THE = " (?:the|an?|your|our|its|their|this|that|these|those|each|every|any|advance|ink|person|writing)\\b"
 _FEW = "|".join(SMALL[1:13])
 
 
@@ -41,6 +43,9 @@ _WAYS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (rf"(?<![\w.:,/-])0?(\d{{1,2}})(?:st|nd|rd|th)?(?= (?:of )?(?:{_MONTH})\b)", r"\1"),
     (rf"\b((?:{_MONTH})\.?) 0?(\d{{1,2}})(?:st|nd|rd|th)?(?![\w:]|[.,]\d)", r"\1 \2"),
     (r"(?<![\w.,/:-])(?:(\d{1,2}) )?([1-7])/([2-8])(?![\w/]|[.,]\d)", _part),
+    (rf"\b(check|sign)(?:s|ed|ing)?[ -]?(in|out)\b(?!{_THE})", r"\1\2"),
+    (rf"\b(log|opt|clock)(?:s|[gt]?ed|[gt]?ing)?[ -]?(?:(in)(?:to\b|\b(?!{_THE}))|(out)\b)", r"\1\2\3"),
+    (r"\blog(?:s|ged|ging)?[ -]?(?:on\b|(off\b))", lambda match: "logout" if match[1] else "login"),
     (r"\b(?:can't|cannot)(?!\w)", "can not"),
     (r"\b(must|should|need|may|might|shall)n't(?!\w)", r"\1 not"),
     (r"\b(?:do|does|did)(?: not|n't) (?:have|need) to\b", "need not"),
