@@ -69,6 +69,7 @@ def supported(said: str, answer: str) -> bool:
         ("Take one tablet daily with water.", "Take one tablet once a day with water."),
         ("The trip takes 2 h 30 min.", "The trip takes two hours and thirty minutes."),
         ("It takes half an hour to the lake.", "It takes ½ hour to the lake."),
+        ("You have\nto walk for half\nan hour to the lake.", "You must walk for half an hour to the lake."),
         ("Keep it at minus 18 °C.", "Keep it at -18 °C."),
         ("Log in before you open the page.", "Log on before you open the page."),
         ("Guests check in at the desk.", "Check-in is at the desk for guests."),
