@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Container
 
-from mdsa_local.validation.facts import Bound, Facts, value
-from mdsa_local.validation.vocabulary import OPPOSITE_PREFIXES, OPPOSITES
+from mdsa_local.validation.facts import UP_TO, Bound, Facts, value
+from mdsa_local.validation.vocabulary import CEILINGS, OPPOSITE_PREFIXES, OPPOSITES
 
+# After stem(), behind a number: "twice a day".
+TIMES = "tim"
 # A clause moved to the front leaves half in order.
 ORDER_ENOUGH = 0.5
 
@@ -38,8 +40,13 @@ def _touch(one: Bound, other: Bound) -> bool:
     return not one.scope or not other.scope or bool(one.scope & other.scope)
 
 
-def _is_number(said: Bound, known: Bound) -> bool:
+def _is_number(said: Bound, known: Bound, often: bool) -> bool:
+    """Whether the two are one; where the source says how ``often``, the claim says it of nothing else."""
+    if often and said.of == TIMES != known.of:
+        return False
     if said.kind != known.kind and not ((said.unit or known.unit) and value(said.kind) == value(known.kind)):
+        return False
+    if said.edge and known.edge and (said.edge == "begin") != (known.edge == "begin"):
         return False
     if said.unit != known.unit:
         return not said.unit and not said.scope
@@ -49,18 +56,19 @@ def _is_number(said: Bound, known: Bound) -> bool:
 def _same_numbers(claim: Facts, source: Facts, title: Facts) -> bool:
     """Every number of the claim is in the source; those of one unit stand in the same order, so that two prices cannot change places.
 
-    Of a range both ends are told, and "one bag" is not said of two bags.
+    Of a range both ends are told, "one bag" is not said of two bags, and what is done daily is done once a day.
     """
     at: Counter[str] = Counter()
     kinds = {said.kind for said in claim.numbers}
+    often = any(known.of == TIMES for known in source.numbers)
     for said in claim.numbers:
-        found = next((i for i in range(at[said.unit], len(source.numbers)) if _is_number(said, source.numbers[i])), None)
+        found = next((i for i in range(at[said.unit], len(source.numbers)) if _is_number(said, source.numbers[i], often)), None)
         if found is not None:
             known = source.numbers[found]
             if known.end not in ("", "0", *kinds) and not said.end and (said.unit or said.of == known.of != ""):
                 return False
             at[said.unit] = found + 1
-        elif not (said.kind == "1" and said.of in source.ones) and not any(
+        elif not (said.kind == "1" and (said.of in source.ones or (said.of == TIMES and not often))) and not any(
             said.kind == known.kind and said.unit == known.unit for known in title.numbers
         ):
             return False
@@ -80,10 +88,11 @@ def _moved(said: Bound, known: Bound, source: Facts) -> bool:
 
 
 def _same_modals(claim: Facts, source: Facts) -> bool:
-    """What may be need not be, and the other way round."""
+    """What may be need not be, and the other way round; what should be may at least be. What must not be is no matter of what must."""
     for said in claim.modals:
-        touched = {known.kind for known in source.modals if _touch(said, known)}
-        if touched and said.kind not in touched:
+        denied = said.kind.endswith(" not")
+        touched = {known.kind for known in source.modals if _touch(said, known) and known.kind.endswith(" not") == denied}
+        if touched and said.kind not in touched and not (said.kind == "may" and "should" in touched):
             return False
     return True
 
@@ -111,10 +120,27 @@ def _same_clause(claim: Facts, source: Facts) -> bool:
 def _same_limits(claim: Facts, source: Facts) -> bool:
     """No limit is made up, and none is left out whose object the claim holds: "less than 4 g" is not "4 g"."""
     content = set(claim.sequence)
-    if not all(any(said.kind == known.kind and _touch(said, known) for known in source.limits) for said in claim.limits):
+    if not all(any(_is_limit(said, known) for known in source.limits) or _in_other_words(said, source) for said in claim.limits):
         return False
-    needed = Counter(limit.kind for limit in source.limits if limit.scope and limit.scope <= content)
-    return needed <= Counter(limit.kind for limit in claim.limits)
+    needed = Counter(limit.kind for limit in source.limits if limit.scope and limit.scope <= content and not _in_other_words(limit, claim))
+    if needed[UP_TO]:
+        needed["at most"] += needed.pop(UP_TO)
+    return needed <= Counter("at most" if limit.kind == UP_TO else limit.kind for limit in claim.limits)
+
+
+def _is_limit(said: Bound, known: Bound) -> bool:
+    return (said.kind == known.kind or {said.kind, known.kind} == {UP_TO, "at most"}) and _touch(said, known)
+
+
+def _in_other_words(limit: Bound, other: Facts) -> bool:
+    """Whether ``other`` says in its own way that it is "until" then ("from 3 to 5"), or "up to" so much: "may take 5", "the limit is 5", "4 to 5"."""
+    if limit.kind == "until":
+        return any(number.edge == "end" and number.kind in limit.scope for number in other.numbers)
+    return limit.kind == UP_TO and (
+        any(modal.kind == "may" for modal in other.modals)
+        or bool(CEILINGS & other.words)
+        or any(number.end and number.kind in limit.scope for number in other.numbers)
+    )
 
 
 def _same_order(claim: Facts, source: Facts) -> bool:

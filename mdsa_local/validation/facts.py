@@ -9,15 +9,23 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import pairwise, takewhile
 
+from mdsa_local.validation import writing
 from mdsa_local.validation.vocabulary import (
     BEFORE_A_MONTH,
     COMMON,
+    CURRENCIES,
     DATES,
+    DENIED_MODALS,
     DOUBTFUL,
+    EDGES,
     LIMITS,
+    MODAL_VERBS,
     MODALS,
     MONTHS_OR_WORDS,
     NEGATIONS,
+    PARTS,
+    RATED,
+    RATES,
     SCALES,
     SHORT_SCALES,
     TENS,
@@ -31,7 +39,7 @@ FOLDED = str.maketrans(
 )
 PIECE = re.compile(
     r"(?P<code>[^\W\d_]+-?\d\w*(?:-\w+)*)|(?P<number>(?:(?<![\w)\]])-)?(?:\d+|(?<![\w.)\]])\.\d+)(?:[.,:/]\d+|\^-?\d+)*)"
-    r"|(?P<sign>[$€£¥%])|(?P<word>[^\W\d_]+(?:'[^\W\d_]+)*)|(?P<stop>[,;:()>])"
+    r"|(?P<sign>[$€£¥%¢฿₠-⃀])|(?P<word>[^\W\d_]+(?:'[^\W\d_]+)*)|(?P<stop>[,;:()>])"
 )
 VULGAR = re.compile(r"(?:(\d+) ?)?([¼-¾⅐-⅞])")
 RAISED = re.compile(r"(?<=\d)⁻?[⁰¹²³⁴-⁹]+")
@@ -40,6 +48,7 @@ OPENING = " \t\n\"'(*_#>|-"
 CLAUSE_ENDS = frozenset("and but while whereas or".split())
 # Common words that two clauses may share without being built alike.
 LINKS = frozenset("a an the to in of for on at by with from as if it".split())
+UP_TO = "up to"
 # How many content words after a number or "not" belong to it.
 REACH = 3
 
@@ -48,7 +57,8 @@ REACH = 3
 class Bound:
     """A number, date, negation, limit or modal (``kind``), its ``unit`` if it is a number, and the content that follows it closely.
 
-    ``clause`` is all content of its clause, ``of`` the word right behind a number ("two bags"), ``end`` the other end of a range.
+    ``clause`` is all content of its clause, ``of`` the word right behind a number ("two bags"), ``end`` the other end of a range,
+    ``edge`` which end of it "from" or "to" tells it to be.
     """
 
     kind: str
@@ -57,6 +67,7 @@ class Bound:
     clause: frozenset[str] = frozenset()
     of: str = ""
     end: str = ""
+    edge: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +126,7 @@ def _levelled(text: str) -> str:
 
 def read(text: str) -> Facts:
     """The facts of a sentence that carries no list mark."""
-    pieces = _pieces(_levelled(text))
+    pieces = _pieces(writing.one_way(_levelled(text)))
     units, ends = _units(pieces), _ends(pieces)
     for at, unit in units.items():
         # "$4.50" is $4.5, but behind a name it may be a version: Python 3.10 is not 3.1.
@@ -126,16 +137,18 @@ def read(text: str) -> Facts:
     for at, piece in enumerate(pieces):
         if piece.group in ("content", "number", "date"):
             sequence.append(piece.text)
+        if kind := _modal(pieces, at):
+            found["modal"].append(Bound(kind, scope=frozenset(_scope(pieces, at))))
         if piece.group == "content":
             words.add(piece.text)
         elif piece.group == "one":
             ones |= {_next_word(pieces, at)} - {""}
-        elif piece.group in found and not (piece.group == "modal" and _group(pieces, at + 1) == "negation"):
+        elif piece.group in found and piece.group != "modal":
             scope, clause = frozenset(_scope(pieces, at)), frozenset(_clause(pieces, at)) if piece.group == "negation" else frozenset[str]()
             end = pieces[ends[at]].text if ends.get(at, -1) >= 0 else "0" if at in ends else ""
             of = _next_word(pieces, max(at, ends.get(at, at)))
             found["number" if piece.group == "date" else piece.group].append(
-                Bound(piece.text, "date" if piece.group == "date" else units.get(at, ""), scope, clause, of, end)
+                Bound(piece.text, "date" if piece.group == "date" else units.get(at, ""), scope, clause, of, end, _edge(pieces, at))
             )
     numbers, negations, limits, modals = (tuple(found[group]) for group in ("number", "negation", "limit", "modal"))
     return Facts(frozenset(words), tuple(sequence), numbers, negations, limits, modals, frozenset(ones), _clauses(pieces, units))
@@ -154,7 +167,7 @@ def _pieces(text: str) -> list[_Piece]:
             pieces.append(_Piece("number", token))
         elif group != "word":
             pieces.append(_Piece(group, token))
-        elif _extends_number(pieces, token, attached=not between):
+        elif _extends_number(pieces, token, attached=not between) or _extends_unit(pieces, token, between.strip()):
             continue
         else:
             pieces.append(_word(token, pieces))
@@ -166,7 +179,46 @@ def _pieces(text: str) -> list[_Piece]:
             pieces[at] = _Piece("number", "1")
         elif piece.name in DATES and (piece.name not in DOUBTFUL or _is_date(pieces, at)):
             pieces[at] = _Piece("date", DATES[piece.name], dashed=piece.dashed)
+        elif piece.text == UP_TO and not _counts(pieces, at):
+            pieces[at] = _Piece("common", "to", "to")
+        elif piece.name == "need" and at + 1 < len(pieces) and pieces[at + 1].name == "not":
+            pieces[at] = _Piece("modal", "need", "need")
+    _join_parts(pieces)
     return pieces
+
+
+def _join_parts(pieces: list[_Piece]) -> None:
+    """Make one number of "2 h 30 min"."""
+    for at in range(len(pieces) - 4, -1, -1):
+        part, times = PARTS.get(_unit(pieces[at + 1]), ("", 0))
+        second = at + 2 + (pieces[at + 2].text == "and")
+        if (
+            part
+            and second + 1 < len(pieces)
+            and _unit(pieces[second + 1]) == part
+            and pieces[at].text.isdecimal()
+            and pieces[second].text.isdecimal()
+        ):
+            pieces[at].text = str(int(pieces[at].text) * times + int(pieces[second].text))
+            del pieces[at + 1 : second + 1]
+
+
+def _counts(pieces: list[_Piece], at: int) -> bool:
+    """Whether a number follows: "up to $500", but not "up to date"."""
+    following = (piece for piece in pieces[at + 1 :] if piece.group != "sign")
+    return getattr(next(following, None), "group", "") in ("number", "one", "date")
+
+
+def _modal(pieces: list[_Piece], at: int) -> str:
+    """What may, must or should be, or what need, must or should not; empty for another word."""
+    piece = pieces[at]
+    if piece.group == "modal":
+        following = pieces[at + 1] if _group(pieces, at + 1) == "negation" else None
+        return piece.text if not following else DENIED_MODALS[piece.text] if following.text == "not" else ""
+    if piece.text in MODAL_VERBS and at + 1 < len(pieces) and pieces[at + 1].text == "to":
+        may = MODAL_VERBS[piece.text]
+        return may if not at or pieces[at - 1].text != "not" else "must not" if may == "may" else "need not"
+    return ""
 
 
 def _is_date(pieces: list[_Piece], at: int) -> bool:
@@ -191,6 +243,8 @@ def _word(token: str, before: list[_Piece]) -> _Piece:
         return _Piece("negation", NEGATIONS.get(token, "not"))
     if token in ("least", "most") and before and before[-1].text == "at":
         return _Piece("limit", f"at {token}")
+    if token == "to" and before and before[-1].text == "up":
+        return _Piece("limit", UP_TO)
     if token in LIMITS:
         return _Piece("limit", LIMITS[token])
     if token in MODALS:
@@ -199,22 +253,43 @@ def _word(token: str, before: list[_Piece]) -> _Piece:
         return _Piece("one", "1")
     if token in WORD_NUMBERS:
         return _Piece("number", str(WORD_NUMBERS[token]))
+    if token in SCALES and before and before[-1].text == "a":
+        return _Piece("number", str(SCALES[token]))
     return _Piece("common", token) if token in COMMON else _Piece("content", stem(token))
 
 
 def _extends_number(pieces: list[_Piece], token: str, *, attached: bool) -> bool:
-    """Put ``four`` of "twenty four", ``million`` of "1.5 million" or ``m`` of "$5m" into the number before it."""
+    """Put ``four`` of "twenty four", ``twenty`` of "one hundred and twenty", ``million`` of "1.5 million" or ``k`` of "5k" into the number before
+    it."""
+    small = WORD_NUMBERS.get(token, 0)
+    if small and len(pieces) > 1 and pieces[-1].text == "and" and pieces[-2].name in SCALES and pieces[max(len(pieces) - 3, 0)].text != "between":
+        pieces.pop()
     if not pieces or pieces[-1].group not in ("number", "one") or not re.fullmatch(r"\d+(?:\.\d+)?", pieces[-1].text):
         return False
-    last = Decimal(pieces[-1].text)
-    money = attached and len(pieces) > 1 and pieces[-2].group == "sign"
-    if scale := SCALES.get(token) or (SHORT_SCALES.get(token) if money else None):
-        pieces[-1] = _Piece("number", value(format(last * scale, "f")), dashed=pieces[-1].dashed)
-    elif last in TENS.values() and 0 < WORD_NUMBERS.get(token, 0) < 10:
-        pieces[-1] = _Piece("number", str(last + WORD_NUMBERS[token]), dashed=pieces[-1].dashed)
+    before, last = pieces[-1], Decimal(pieces[-1].text)
+    money = attached and len(pieces) > 1 and _unit(pieces[-2]) in CURRENCIES
+    if scale := SCALES.get(token) or (SHORT_SCALES.get(token) if attached and (money or token != "m") else None):
+        # "Two thousand five hundred" is no 2005 hundreds.
+        low = last % (scale * (10 if scale == 100 else 1000)) if before.name else last
+        last += low * (scale - 1)
+    elif (before.name in TENS and 0 < small < 10) or (before.name in SCALES and 0 < small < SCALES[before.name]):
+        last += small
     else:
         return False
+    pieces[-1] = _Piece("number", value(format(last, "f")), token, dashed=before.dashed)
     return True
+
+
+def _extends_unit(pieces: list[_Piece], token: str, between: str) -> bool:
+    """Put the ``h`` of "80 km/h", "80 km per hour" or "80 km an hour" into the unit before it."""
+    rate = UNITS.get(stem(token), "")
+    at = len(pieces) - (2 if pieces and not between and pieces[-1].text in ("per", "a", "an") else 1)
+    if rate not in RATES or at < 1 or (between != "/" and at == len(pieces) - 1) or pieces[at - 1].group not in ("number", "one"):
+        return False
+    unit = UNITS.get(pieces[at].text, "")
+    if unit in RATED:
+        pieces[at:] = [_Piece("content", f"{unit}/{rate}")]
+    return unit in RATED
 
 
 def exact(number: str) -> str:
@@ -231,12 +306,17 @@ def value(number: str) -> str:
     return number.rstrip("0").rstrip(".") if re.fullmatch(r"-?\d+\.\d+", number) else number
 
 
+def _unit(piece: _Piece) -> str:
+    """The unit that a word or sign stands for; empty for another."""
+    return UNITS.get(piece.text) or (piece.text if piece.group == "sign" or (piece.group == "content" and "/" in piece.text) else "")
+
+
 def _own_unit(pieces: list[_Piece], at: int) -> str:
-    """The currency before a number, or the unit at most two content words behind it ("4 business days")."""
-    if at and (before := pieces[at - 1]).text in UNITS and UNITS[before.text] in "$€£¥":
-        return UNITS[before.text]
-    following = takewhile(lambda piece: piece.group in ("content", "sign"), pieces[at + 1 : at + 1 + REACH])
-    return next((UNITS[piece.text] for piece in following if piece.text in UNITS), "")
+    """The currency before a number, unless it is that of a number before it, or the unit at most two content words behind ("4 business days")."""
+    if at and (unit := _unit(pieces[at - 1])) in CURRENCIES and (at < 2 or pieces[at - 1].group == "sign" or pieces[at - 2].group != "number"):
+        return unit
+    following = takewhile(lambda piece: piece.group in ("content", "sign") and piece.text not in ("every", "each"), pieces[at + 1 : at + 1 + REACH])
+    return next(filter(None, map(_unit, following)), "")
 
 
 def _units(pieces: list[_Piece]) -> dict[int, str]:
@@ -257,15 +337,20 @@ def _ends(pieces: list[_Piece]) -> dict[int, int]:
     ends: dict[int, int] = {}
     places = [at for at, piece in enumerate(pieces) if piece.group == "number"]
     for at in places:
-        if [piece.text for piece in pieces[max(at - 3, 0) : at] if piece.group != "sign"][-2:] == ["up", "to"]:
+        if [piece.text for piece in pieces[max(at - 2, 0) : at] if piece.group != "sign"][-1:] == [UP_TO]:
             ends[at] = -1
     for low, high in pairwise(places):
-        between = [piece.text for piece in pieces[low + 1 : high] if piece.text not in UNITS]
+        between = [piece.text for piece in pieces[low + 1 : high] if not _unit(piece)]
         before = next((piece.text for piece in reversed(pieces[:low]) if piece.group != "sign"), "")
         dashed = not between and any(piece.dashed for piece in pieces[low + 1 : high + 1])
         if dashed or (between == ["to"] and before != "from") or (between == ["and"] and before == "between"):
             ends[low], ends[high] = high, low
     return ends
+
+
+def _edge(pieces: list[_Piece], at: int) -> str:
+    before = (piece.name for piece in reversed(pieces[max(at - 3, 0) : at]) if piece.group != "sign" and piece.name != "the")
+    return EDGES.get(next(before, ""), "")
 
 
 def _scope(pieces: list[_Piece], at: int) -> list[str]:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
+from operator import eq
 
 from mdsa_local.errors import InputError
 from mdsa_local.sentences import FENCE, LIST_MARK, sentences, without_list_mark
@@ -20,9 +21,9 @@ LONGEST_ANSWER_WORDS = 600
 PREVIOUS_CHARS = 300
 # And of so many.
 PREVIOUS_TURNS = 6
-# Runs of four words count from this length on; below it, single words do.
-SHORT_WORDS, RUN_WORDS = 16, 4
-# A list whose lines end alike repeats an eighth of its runs, a loop nearly all.
+# What comes back has at least four words from this length on; below it, one is enough.
+SHORT_WORDS, LOOP_WORDS = 16, 4
+# This much of a text that goes round in a loop is the loop.
 REPEATED_SHARE = 1 / 3
 
 
@@ -82,21 +83,28 @@ def not_too_long(draft: str, finish_reason: str) -> Check:
 
 
 def not_repeated(draft: str) -> Check:
-    """Nothing keeps coming back: a sentence said three times, runs of four words, or in a short text one word."""
+    """Nothing keeps coming back: a sentence said three times, or some words again and again with nothing between."""
     prose = FENCE.sub("\n", citations.blanked(draft, citations.marks(draft)))
     again = _said_too_often(prose)
     if again:
         return Check("repetition", False, f"{again!r} is said at least three times")
-    words = [word.lower() for word in WORD.findall(prose)]
-    if not words:
-        return Check("repetition", True)
-    if len(words) < SHORT_WORDS:
-        word, times = Counter(words).most_common(1)[0]
-        return Check("repetition", times < 3 or times * 2 <= len(words), f"{word!r} occurs {times} times in {len(words)} words")
-    runs = Counter(tuple(words[at : at + RUN_WORDS]) for at in range(len(words) - RUN_WORDS + 1))
-    run, times = runs.most_common(1)[0]
-    repeated = sum(count for count in runs.values() if count >= 3)
-    return Check("repetition", repeated < REPEATED_SHARE * runs.total(), f"{' '.join(run)!r} occurs {times} times" if times >= 3 else "")
+    # A loop goes on to the end.
+    words = [word.lower() for word in WORD.findall(prose)][-LONGEST_ANSWER_WORDS:]
+    loop = _loop(words, 1 if len(words) < SHORT_WORDS else LOOP_WORDS)
+    return Check("repetition", not loop, f"{' '.join(loop)!r} comes back again and again" if loop else "")
+
+
+def _loop(words: Sequence[str], shortest: int) -> Sequence[str]:
+    """What comes three times or more with nothing between, and so makes up much of the text; empty where nothing does. In a list, as of opening
+    hours, each line has something of its own."""
+    for size in range(shortest, len(words) // 3 + 1):
+        at = 0
+        for same, run in groupby(map(eq, words, words[size:])):
+            length = len(list(run))
+            if same and length >= 2 * size and length + size >= REPEATED_SHARE * len(words):
+                return words[at : at + size]
+            at += length
+    return ()
 
 
 def _said_too_often(prose: str) -> str:

@@ -14,23 +14,31 @@ COMMON = frozenset(
 NEGATIONS = dict.fromkeys("not no non never cannot none nor neither nobody nothing nowhere".split(), "not")
 NEGATIONS |= dict.fromkeys("hardly rarely seldom barely scarcely".split(), "rarely")
 NEGATIONS |= {word: word for word in "without unless only except".split()} | {"excluding": "except"}
-MODALS = dict.fromkeys("must shall".split(), "must") | dict.fromkeys("may might can".split(), "may")
+MODALS = dict.fromkeys("must shall".split(), "must") | dict.fromkeys("may might can".split(), "may") | {"should": "should"}
+DENIED_MODALS = {"must": "must not", "may": "must not", "should": "should not", "need": "need not"}
+# With "to" behind them, after stem().
+MODAL_VERBS = {"allow": "may", "permit": "may", "requir": "must", "oblig": "must"}
+# Words for the most there may be, after stem().
+CEILINGS = frozenset("maximum max limit cap ceil most".split())
 LIMITS = {"before": "before", "after": "after", "until": "until", "till": "until", "above": "more", "over": "more", "more": "more"}
 LIMITS |= dict.fromkeys(("below", "under", "less", "fewer"), "less")
 SMALL = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
 TENS = {word: 10 * n for n, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
 WORD_NUMBERS = {word: n for n, word in enumerate(SMALL)} | TENS
-SCALES = {"hundred": 100, "thousand": 1000, "million": 1_000_000, "billion": 1_000_000_000}
-# Behind an amount of money, without a space.
-SHORT_SCALES = {"k": 1000, "m": 1_000_000, "mn": 1_000_000, "bn": 1_000_000_000}
+SCALES = {"hundred": 100, "thousand": 1000, "million": 1_000_000, "billion": 1_000_000_000, "trillion": 1_000_000_000_000, "dozen": 12}
+# Without a space behind a number; "m" behind an amount of money only.
+SHORT_SCALES = {"k": 1000, "m": 1_000_000, "mn": 1_000_000, "bn": 1_000_000_000, "tn": 1_000_000_000_000}
 # Days and months as they are written; the short forms and three of the months may be other words.
 DATE_LINES = """
 january jan|february feb|march mar|april apr|may|june jun|july jul|august aug|september sep sept|october oct|november nov|december dec
 monday mon|tuesday tue tues|wednesday wed|thursday thu thurs|friday fri|saturday|sunday
 """
 DATES = {way: line.split()[0] for line in re.split(r"[|\n]", DATE_LINES) if line for way in line.split()}
+MONTHS = tuple(line.split()[0] for line in DATE_LINES.strip().splitlines()[0].split("|"))
 MONTHS_OR_WORDS = frozenset({"may", "march", "august"})
 DOUBTFUL = MONTHS_OR_WORDS | (DATES.keys() - DATES.values())
+# Right before a day, time or amount: where something begins, or where it ends.
+EDGES = dict.fromkeys("from since".split(), "begin") | dict.fromkeys("to until till".split(), "end") | {"by": "by"}
 BEFORE_A_MONTH = frozenset("in of by since until till during from before after".split())
 # A sentence with one of these does not say what another says with its opposite.
 OPPOSITE_LINES = """
@@ -44,6 +52,13 @@ higher upper|lower
 open|closed
 begin start|end finish
 first|last
+first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth
+double|half|triple
+login|logout
+checkin|checkout
+optin|optout
+signin|signout
+clockin|clockout
 true|false
 am|pm
 enabled|disabled
@@ -53,12 +68,30 @@ left|right
 """
 OPPOSITE_PREFIXES = ("un", "in", "im", "ir", "il", "non", "dis")
 # Every way to write a unit, after stem(); each line begins with the one it stands for.
-UNIT_LINES = """
-$ dollar usd|€ euro eur|£ gbp|¥ yen|% percent pct|hour hr h|minut min|second sec s|day|week|month|year yr|time|mg milligram|g gram gramm|kg kilogram
-ml millilitr milliliter|l litr liter|mm millimetr millimeter|cm centimetr centimeter|m metr meter|km kilometr kilometer|kb kilobyt|mb megabyt
-gb gigabyt|tb terabyt|hz hertz|mhz|ghz|w watt|v volt|mmhg|mmol|c celsiu celsius|f fahrenheit|point|mcg microgram|bpm|mbps
+CURRENCY_LINES = """
+$ dollar usd|€ euro eur|£ pound gbp|¥ yen jpy|₹ rupe inr|₽ roubl rubl rub|₩ krw|₪ shekel ils|₫ vnd|₴ uah|₺ lira|฿ baht thb|₿ bitcoin btc|¢ cent
+chf franc|sek|nok|dkk|czk|pln zloty|huf|bgn|aud|cad|nzd|sgd|hkd|twd|cny rmb yuan|brl|mxn|zar|aed|myr|idr
 """
-UNITS = {way: line.split()[0] for line in re.split(r"[|\n]", UNIT_LINES) if line for way in line.split()}
+UNIT_LINES = """
+% percent pct|hour hr h|minut min|second sec s|day|week|month|year yr|time|point|bpm|mmhg|mhz|ghz|hz hertz|v volt|kwh|mah|db decibel|psi|mbps
+mg milligram|mcg microgram|g gram gramm|kg kilogram|lb lbs|ounc oz|ton|ml millilitr milliliter|dl|l litr liter|gallon gal|pint
+mm millimetr millimeter|cm centimetr centimeter|m metr meter|km kilometr kilometer|inch|foot feet ft|yard yd|mil mile mi|acr acre|hectar ha
+kb kilobyt|mb megabyt|gb gigabyt|tb terabyt|mbit|gbit|pixel px|w watt|mmol|kcal calori calory|kj|c celsiu celsius|f fahrenheit
+mil/hour mph|km/hour kph kmh
+"""
+
+
+def _units(lines: str) -> dict[str, str]:
+    return {way: line.split()[0] for line in re.split(r"[|\n]", lines) if line for way in line.split()}
+
+
+UNITS = _units(CURRENCY_LINES) | _units(UNIT_LINES)
+CURRENCIES = frozenset(_units(CURRENCY_LINES).values())
+# What is told in two numbers: "2 h 30 min".
+PARTS = {"hour": ("minut", 60), "minut": ("second", 60), "year": ("month", 12), "foot": ("inch", 12)}
+# So much a second, or a litre.
+RATED = frozenset("mg mcg g kg ml l gallon mm cm m km foot mil kb mb gb tb mbit gbit mmol w kcal".split())
+RATES = frozenset("second minut hour dl l kg".split())
 # Words that carry no content of their own, numbers in words among them.
 FUNCTION = COMMON | NEGATIONS.keys() | LIMITS.keys() | WORD_NUMBERS.keys() | SCALES.keys() | {"least", "most"}
 
@@ -81,9 +114,11 @@ def stem(word: str) -> str:
 
 def _opposites() -> dict[str, frozenset[str]]:
     found: dict[str, frozenset[str]] = {}
-    for line in OPPOSITE_LINES.split("\n"):
-        one, _, other = (frozenset(stem(word) for word in side.split()) for side in line.partition("|"))
-        found |= {word: found.get(word, frozenset()) | other for word in one} | {word: found.get(word, frozenset()) | one for word in other}
+    for line in OPPOSITE_LINES.strip().split("\n"):
+        sides = [frozenset(stem(word) for word in side.split()) for side in line.split("|")]
+        for side in sides:
+            others = frozenset[str]().union(*(other for other in sides if other is not side))
+            found |= {word: found.get(word, frozenset()) | others for word in side}
     return found
 
 

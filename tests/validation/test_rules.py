@@ -73,6 +73,9 @@ def test_a_byte_order_mark_is_no_part_of_the_question() -> None:
         "1. Tap Next. 2. Tap Next. 3. Tap Next.",
         "1. Tap Next.\n2. Tap Back.\n3. Tap Next.\n4. Tap Back.\n5. Tap Next.\n6. Tap Back.",
         "The card arrives in four business days at your home " * 3,
+        "The shop is open on weekdays and it is closed on all holidays. For more see the list: " + "open from 8 am to 6 pm, " * 4,
+        "the fee the fee the fee the",
+        "- Monday: 8 am to 6 pm\n- Tuesday: 8 am to 6 pm\n" * 3,
     ],
 )
 def test_repetition_is_found(text: str) -> None:
@@ -89,6 +92,11 @@ def test_repetition_is_found(text: str) -> None:
         "1. Tap Next.\n2. Enter your name.\n3. Tap Next.\n4. Enter your PIN.\n5. Tap Next.\n6. Tap Done.",
         "A payment from a new country raises the fraud score. An amount 5 times the usual spending raises the fraud score. "
         "A payment from a new device raises the fraud score.",
+        "Our bar is open " + ", ".join(f"{day} from 8 am to 6 pm" for day in ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday")) + ".",
+        "- Mon: 8 am to 6 pm\n- Tue: 8 am to 6 pm\n- Wed: 8 am to 6 pm",
+        "- Fri: closed\n- Sat: closed\n- Sun: closed",
+        "Line 1 runs from 6 am to 11 pm, line 2 runs from 6 am to 11 pm, and line 3 runs from 6 am to 11 pm.",
+        "- Basic: $5 per user per month\n- Plus: $5 per user per month\n- Team: $5 per user per month\n- Pro: $5 per user per month",
     ],
 )
 def test_real_prose_and_steps_are_no_repetition(text: str) -> None:
