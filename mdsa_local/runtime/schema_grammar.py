@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from os.path import commonprefix
 from typing import Any
 
@@ -80,9 +80,12 @@ TELLING = {
 
 
 def schema_rules(schema: Mapping[str, Any]) -> Rules:
-    """The rules of a schema. Raises :class:`InputError` for a reference that leads nowhere or back to itself, an unknown type, and what nothing can
-    follow."""
-    return _Converter(schema).convert()
+    """The rules of a schema. Raises :class:`InputError` for a reference that leads nowhere or back to itself, an unknown type, what nothing can
+    follow, and what is too deep."""
+    try:
+        return _Converter(schema).convert()
+    except RecursionError:
+        raise InputError("the JSON schema is too deep to be followed, or its references are", "Make it flatter, with fewer in a row.") from None
 
 
 class _Converter:
@@ -92,7 +95,7 @@ class _Converter:
         self.rules: dict[str, Node] = {}
         self._root = root
         self._forms = Forms(root)
-        # Of references, and of forms as they are written, because a schema may contain what it is itself joined with.
+        # Of references, of forms as they are written, because a schema may contain what it is itself joined with, and of rests of names.
         self._names: dict[str, str] = {}
         self._pending: list[tuple[str, Callable[[], Node]]] = []
         self._refused: list[str] = []
@@ -204,7 +207,7 @@ class _Converter:
                 return self._nothing(f"the property {name!r} is required, but not allowed")
         more: Node | None = None
         if others is not False and not (anything and properties):
-            more = Seq((_other_than([_constant(name)[1:-1] for name in named]), COLON, self.node(others)))
+            more = Seq((self._other_than([_constant(name)[1:-1] for name in named]), COLON, self.node(others)))
         return Seq(("{", Ref("space"), self._members(members, more), Ref("space"), "}"))
 
     def _members(self, members: Sequence[tuple[Node, bool]], more: Node | None) -> Node:
@@ -219,6 +222,21 @@ class _Converter:
                 opened[started] = Ref(name)
             tails = opened
         return tails[False]
+
+    def _other_than(self, names: Sequence[str]) -> Node:
+        """Strings that are none of ``names``: the one kind of property for which a schema says that it is like no other."""
+        return Seq(('"', self._rest_other_than([name for name in names if "\\" not in name]), '"')) if names else Ref("string")
+
+    def _rest_other_than(self, rests: Sequence[str]) -> Node:
+        """One rule a character, because in each other those of a long name would be too deep."""
+        following: dict[str, list[str]] = {}
+        for rest in sorted(filter(None, rests)):
+            following.setdefault(rest[0], []).append(rest[1:])
+        # No escape where they part, because it could write the same character in another way.
+        others = Chars((*((ord(c), ord(c)) for c in following), (0x22, 0x22), (0x5C, 0x5C), (0x00, 0x1F), (0x7F, 0x7F)), True)
+        ways: list[Node] = [Seq((others, Repeat(Ref("char"))))]
+        ways += [Seq((c, self._rule(json.dumps(after), partial(self._rest_other_than, after)))) for c, after in following.items()]
+        return Alt(tuple(ways) if "" in rests else (*ways, ""))
 
     def _named(self, node: Node) -> Node:
         """The node, as a rule of its own where it is long: written out twice, arrays in each other would double with each."""
@@ -256,20 +274,6 @@ class _Converter:
 def _from_zero(least: Any) -> bool:
     # In draft 4 `exclusiveMinimum` says yes or no.
     return least is not None and not isinstance(least, bool) and least >= 0
-
-
-def _other_than(names: Sequence[str]) -> Node:
-    """Strings that are none of ``names``: the one kind of property for which a schema says that it is like no other."""
-    return Seq(('"', _rest_other_than([name for name in names if "\\" not in name]), '"')) if names else Ref("string")
-
-
-def _rest_other_than(rests: Sequence[str]) -> Node:
-    following = sorted({rest[0] for rest in rests if rest})
-    # No escape where they part, because it could write the same character in another way.
-    others = Chars((*((ord(c), ord(c)) for c in following), (0x22, 0x22), (0x5C, 0x5C), (0x00, 0x1F), (0x7F, 0x7F)), True)
-    ways: list[Node] = [Seq((others, Repeat(Ref("char"))))]
-    ways += [Seq((c, _rest_other_than([rest[1:] for rest in rests if rest.startswith(c)]))) for c in following]
-    return Alt(tuple(ways)) if "" in rests else Repeat(Alt(tuple(ways)), 0, 1)
 
 
 def _either(nodes: Sequence[Node]) -> Node:

@@ -113,6 +113,14 @@ SCHEMAS: dict[str, Any] = {
     "what cannot be is left out": {"properties": {"a": {"anyOf": [False]}, "b": {"type": "null"}, "c": {"type": "array", "items": False}}},
     "alternatives that cannot be": {"anyOf": [{"type": "object", "required": ["a"], "additionalProperties": False}, {"type": "integer"},
                                               {"type": "string", "minLength": 2, "maxLength": 1}]},
+    "whole numbers with a point": {
+        "type": "array", "prefixItems": [{"type": "string", "minLength": 1.0, "maxLength": 5.0}], "minItems": 2.0, "maxItems": 3.0,
+        "items": {"type": "array", "prefixItems": [{"type": "null"}, {"type": "null"}], "maxItems": 2.0},
+    },
+    "others beside long names": {"properties": {"a" * 40: {"type": "null"}, "a" * 300: {"type": "null"}}, "additionalProperties": {"const": 1}},
+    "an anchor": {"properties": {"a": {"$ref": "#part"}}, "$defs": {"a": {"$anchor": "part", "type": "integer"}}},
+    "an anchor of draft 7": {"$schema": "http://json-schema.org/draft-07/schema#", "type": "array", "items": {"$ref": "#part"},
+                             "definitions": {"a": {"$id": "#part", "type": "integer"}}},
     "items beyond the most": {"type": "array", "prefixItems": [{"type": "null"}, {"type": "null"}], "maxItems": 1, "items": {"type": "integer"}},
 }  # fmt: skip
 # Of these there is but one text.
@@ -277,6 +285,8 @@ def test_texts_that_go_on_from_each_other_nest_no_deeper_than_llama_cpp_goes() -
     [
         ({"$ref": "#/nowhere"}, "nowhere"),
         ({"$ref": "https://example.com/x"}, "nowhere"),
+        ({"$ref": "#part", "part": {}}, "'#part' leads nowhere"),
+        ({"$schema": "https://example.com/x", "$ref": "#part"}, "'#part' leads nowhere"),
         ({"properties": {"a": {"anyOf": [False]}}, "required": ["a"]}, "nothing can follow the schema: false"),
         ({"properties": {"a": {"type": "null"}}, "required": ["a", "b"], "additionalProperties": False}, "'b' is required, but not allowed"),
         ({"$ref": "#"}, "'#' leads back to itself"),
@@ -298,9 +308,16 @@ def test_what_cannot_be_followed_is_refused(schema: dict[str, Any], said: str) -
         schema_rules(schema)
 
 
+def test_references_too_deep_for_python_are_refused() -> None:
+    parts: dict[str, Any] = {f"m{n}": {"$ref": f"#/$defs/m{n + 1}", "title": str(n)} for n in range(2000)}
+    with pytest.raises(InputError, match="too deep"):
+        schema_rules({"$ref": "#/$defs/m0", "minLength": 1, "$defs": {**parts, "m2000": {"type": "string"}}})
+
+
 @pytest.mark.parametrize(
     ("schema", "right", "wrong"),
     [
+        (SCHEMAS["others beside long names"], [f'{{"{"a" * 299}":1}}', f'{{"{"a" * 301}":1}}'], [f'{{"{"a" * 300}":1}}']),
         (SCHEMAS["recursive optional"], ['{"v":1,"child":{"v":2,"child":null}}'], ['{"child":null}']),
         (SCHEMAS["others are anything"], ["{}", '{"a":[1]}'], []),
         (SCHEMAS["required without a name"], ['{"a":1,"b":[]}'], ['{"a":1}']),
