@@ -121,6 +121,18 @@ SCHEMAS: dict[str, Any] = {
     "an anchor": {"properties": {"a": {"$ref": "#part"}}, "$defs": {"a": {"$anchor": "part", "type": "integer"}}},
     "an anchor of draft 7": {"$schema": "http://json-schema.org/draft-07/schema#", "type": "array", "items": {"$ref": "#part"},
                              "definitions": {"a": {"$id": "#part", "type": "integer"}}},
+    "alternatives that begin alike": {
+        "$ref": "#/$defs/e",
+        "$defs": {
+            "and": {"properties": {"left": {"$ref": "#/$defs/e"}, "op": {"const": "and"}, "x": {"type": "null"}}, "required": ["left", "op"]},
+            "e": {"anyOf": [
+                {"$ref": "#/$defs/and"},
+                {"properties": {"left": {"$ref": "#/$defs/e"}, "op": {"const": "or"}}, "required": ["op"], "additionalProperties": {"const": 1}},
+                {"properties": {"left": {"$ref": "#/$defs/e"}}, "required": ["left"]},
+                {"properties": {"left": {"$ref": "#/$defs/nothing"}}, "required": ["left"]},
+                {"type": "string"}]},
+            "nothing": False},
+    },
     "items beyond the most": {"type": "array", "prefixItems": [{"type": "null"}, {"type": "null"}], "maxItems": 1, "items": {"type": "integer"}},
 }  # fmt: skip
 # Of these there is but one text.
@@ -270,6 +282,30 @@ def test_a_choice_among_thousands_is_followed_along_few_ways(schema: dict[str, A
     assert not Follower(rules).accepts('"product x')
 
 
+@pytest.mark.parametrize("required", [("left", "op"), ("kind", "left", "op"), ("op",)])
+def test_alternatives_that_begin_alike_are_followed_along_few_ways(required: tuple[str, ...]) -> None:
+    """They contain themselves: of alternatives apart from each other the ways would be as many as their number to the power of the depth."""
+
+    def one(op: str) -> dict[str, Any]:
+        properties = {"kind": {"const": op}, "left": {"$ref": "#/$defs/e"}, "op": {"const": op}, "right": {"$ref": "#/$defs/e"}}
+        return {"type": "object", "properties": properties, "required": list(required)}
+
+    names = {f"n{n}": one(op) for n, op in enumerate(("and", "or", "<", "=", ">"))}
+    schema = {"$ref": "#/$defs/e", "$defs": {**names, "e": {"anyOf": [*({"$ref": f"#/$defs/{name}"} for name in names), {"type": "string"}]}}}
+    follower = Follower(schema_rules(schema))
+    kind = '"kind":"<",' if "kind" in required else ""
+    for character in f'{{{kind}"left":' * 12 + '"x"' + ',"op":"<","right":"y"}' * 12:
+        assert len(follower._stacks) < 20
+        follower.feed(character)
+    assert follower.may_end
+
+
+def test_objects_with_ever_other_members_in_common_are_a_bounded_grammar() -> None:
+    rng = random.Random(3)
+    parts = [{"properties": {f"{rng.choice('ab')}{n}": {"type": "null"} for n in range(20)}, "required": [f"x{k}"]} for k in range(60)]
+    assert len(schema_rules({"type": "object", "anyOf": parts})) < 10_000
+
+
 def test_texts_that_go_on_from_each_other_nest_no_deeper_than_llama_cpp_goes() -> None:
     rules = schema_rules({"enum": ["a" * n for n in range(1000)]})
     text = gbnf(rules)
@@ -318,6 +354,11 @@ def test_references_too_deep_for_python_are_refused() -> None:
     ("schema", "right", "wrong"),
     [
         (SCHEMAS["others beside long names"], [f'{{"{"a" * 299}":1}}', f'{{"{"a" * 301}":1}}'], [f'{{"{"a" * 300}":1}}']),
+        (
+            SCHEMAS["alternatives that begin alike"],
+            ['{"left":{"left":"a"},"op":"and","x":null}', '{"left":"a","op":"or","y":1}', '{"op":"or"}', '{"left":"a"}'],
+            ['{"op":"and"}', '{"left":"a","op":"or","x":null}', '{"left":"a","op":"and","y":1}', "{}"],
+        ),
         (SCHEMAS["recursive optional"], ['{"v":1,"child":{"v":2,"child":null}}'], ['{"child":null}']),
         (SCHEMAS["others are anything"], ["{}", '{"a":[1]}'], []),
         (SCHEMAS["required without a name"], ['{"a":1,"b":[]}'], ['{"a":1}']),
