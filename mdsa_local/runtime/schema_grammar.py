@@ -237,7 +237,7 @@ class _Converter:
         more: Node | None = None
         if others is not False and not (_anything(others) and properties):
             more = Seq((self._other_than([_constant(name)[1:-1] for name in named]), COLON, self.node(others)))
-        members = tuple((f"{_constant(name)}:{json.dumps(part)}", name, part, name in required) for name, part in named.items() if part is not False)
+        members = tuple((_constant(name) + _remarkless(part), name, part, name in required) for name, part in named.items() if part is not False)
         self._shapes[key] = _Shape(members, more)
         return self._shapes[key]
 
@@ -262,9 +262,10 @@ class _Converter:
             if at == len(shape.members):
                 ended.append(shape)
                 continue
-            key, *_, needed = shape.members[at]
+            key, _, part, needed = shape.members[at]
             following.setdefault(key, []).append(shape)
-            if not needed:
+            # What tells objects apart is written, because without it they might go on alike.
+            if not needed and not (len(shapes) > 1 and "const" in told(part)):
                 without.append(shape)
         rest = [self._members(tuple(without), at + 1, started)] if without else []
         taken = [self._taken(key, tuple(group), at, started) for key, group in following.items()]
@@ -334,6 +335,11 @@ def _kinds(form: Form) -> Sequence[str]:
 
 def _anything(schema: Any) -> bool:
     return schema is not False and not told(schema)
+
+
+def _remarkless(schema: Any) -> str:
+    """What a schema says of values, as a text."""
+    return json.dumps({key: schema[key] for key in sorted(schema) if key in told(schema) or key == "additionalItems"} if told(schema) else {})
 
 
 def _any_object(form: Form) -> bool:

@@ -282,18 +282,20 @@ def test_a_choice_among_thousands_is_followed_along_few_ways(schema: dict[str, A
     assert not Follower(rules).accepts('"product x')
 
 
-@pytest.mark.parametrize("required", [("left", "op"), ("kind", "left", "op"), ("op",)])
-def test_alternatives_that_begin_alike_are_followed_along_few_ways(required: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("members", "required"), [("left op right", "left op"), ("left op right", "op"), ("kind left op right", "left"), ("kind left op right", "kind")]
+)
+def test_alternatives_that_begin_alike_are_followed_along_few_ways(members: str, required: str) -> None:
     """They contain themselves: of alternatives apart from each other the ways would be as many as their number to the power of the depth."""
 
     def one(op: str) -> dict[str, Any]:
-        properties = {"kind": {"const": op}, "left": {"$ref": "#/$defs/e"}, "op": {"const": op}, "right": {"$ref": "#/$defs/e"}}
-        return {"type": "object", "properties": properties, "required": list(required)}
+        properties = {name: {"const": op} if name in ("kind", "op") else {"$ref": "#/$defs/e"} for name in members.split()}
+        return {"type": "object", "properties": properties, "required": required.split()}
 
     names = {f"n{n}": one(op) for n, op in enumerate(("and", "or", "<", "=", ">"))}
     schema = {"$ref": "#/$defs/e", "$defs": {**names, "e": {"anyOf": [*({"$ref": f"#/$defs/{name}"} for name in names), {"type": "string"}]}}}
     follower = Follower(schema_rules(schema))
-    kind = '"kind":"<",' if "kind" in required else ""
+    kind = '"kind":"<",' if "kind" in members else ""
     for character in f'{{{kind}"left":' * 12 + '"x"' + ',"op":"<","right":"y"}' * 12:
         assert len(follower._stacks) < 20
         follower.feed(character)
@@ -369,6 +371,11 @@ def test_references_too_deep_for_python_are_refused() -> None:
         (SCHEMAS["enumeration beside a reference"], ['"x"'], ['"z"', "1"]),
         (SCHEMAS["type beside alternatives"], ['"abc"'], ["1", '"abcd"', '""']),
         (SCHEMAS["all of one property"], ['{"a":1}'], ['{"a":1.5}', '{"a":-1}']),
+        (
+            {"anyOf": [{"properties": {"k": {"const": 1}}}, {"properties": {"k": {"const": 2}, "a": {"type": "null"}}}]},
+            ['{"k":1}', '{"k":2}', '{"k":2,"a":null}'],
+            ["{}", '{"a":null}', '{"k":1,"a":null}'],
+        ),
         ({"items": [{"type": "string"}], "type": "array"}, ['["a"]'], ["[1]"]),
         ({"type": "integer", "minimum": -5, "exclusiveMinimum": True}, ["-3"], []),
         ({"type": "integer", "minimum": -5, "exclusiveMinimum": False}, ["-3"], []),
