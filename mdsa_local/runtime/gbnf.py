@@ -2,16 +2,17 @@
 
 llama.cpp keeps a stack for each way in which the text so far can be read, and looks at a token along each of them. Where the same text can be read
 in many ways (``"a"? "a"? "a"? ...``) these multiply with each of its characters. So from each place of the grammar the ways are counted along the
-characters that the most of them take.
+characters that the most of them take. And where a rule leads back to itself in two ways on the same text (``e ::= "(" e "+" e ")" | "(" e "-" e ")"
+| "x"``), they double with each level, however many tokens that takes.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from functools import lru_cache
-from itertools import pairwise
+from itertools import combinations, islice, pairwise, product
 
 from mdsa_local.errors import InputError
 from mdsa_local.runtime.grammar import Chars, Ref
@@ -30,6 +31,10 @@ MOST_PLACES = 400_000
 LENGTH = 40
 COSTLY = "the grammar can read the same text in too many ways, and a token would take seconds or hours"
 ADVICE = 'Put at most fifteen optional parts beside each other that may be alike: write [ ]{0,20} in place of " "? " "? ..., and one of ws ws ws.'
+# Two ways that are looked at together: a second or two.
+MOST_COMPARED = 100_000
+DOUBLING = "the grammar or JSON schema has alternatives that begin alike and contain each other, and a token would take seconds or hours"
+APART = "Put what tells the alternatives apart first: in objects a property that each of them requires, with a value of its own."
 TOKEN = re.compile(
     r"""(?P<blank>[ \t]+|\#[^\r\n]*)|(?P<line>\r?\n)|(?P<name>[A-Za-z0-9-]+)(?P<rule>\s*::=)?
     |(?P<text>"(?:\\.|[^"\\])*")|(?P<chars>\[(?:\\.|[^\]\\])*\])
@@ -52,6 +57,14 @@ def check_gbnf(text: str) -> None:
     """Raise :class:`InputError` for a grammar that would be too much for llama.cpp. What is no GBNF passes: llama.cpp says so itself."""
     if (grammar := parsed(text)) is not None:
         _Ways(grammar).check()
+        _Circles(grammar).check()
+
+
+@lru_cache(maxsize=64)
+def check_circles(text: str) -> None:
+    """Raise :class:`InputError` for a grammar with ways that double with each level: of what else is too much, schemas make none."""
+    if (grammar := parsed(text)) is not None:
+        _Circles(grammar).check()
 
 
 def parsed(text: str) -> Grammar | None:
@@ -204,8 +217,10 @@ def _repeat(grammar: Grammar, items: list[Terminal | Ref], start: int, least: in
 class _Ways:
     """Stacks of places in a grammar, as numbers; 0 is the empty one."""
 
-    def __init__(self, grammar: Grammar) -> None:
+    def __init__(self, grammar: Grammar, closed: Set[str] = frozenset()) -> None:
         self._grammar = grammar
+        # Rules that are not gone into.
+        self._closed = closed
         self._stacks: list[tuple[Alternative, int, int]] = [((), 0, 0)]
         self._numbers: dict[tuple[int, int, int], int] = {}
         self._opened: dict[int, tuple[int, ...]] = {}
@@ -227,7 +242,7 @@ class _Ways:
         yield "root", 0
         # Depth first, so that who leads back is found on the way. Of each rule on it: its name, the stack below it, what it names that is still to be
         # looked at, and the place behind it in the rule before.
-        way: list[_Step] = [("root", 0, self._named("root"), ((), 0))]
+        way: list[_Step] = [("root", 0, _named(self._grammar, "root"), ((), 0))]
         heights = {"root": 0}
         while way:
             name, below, named, _ = way[-1]
@@ -243,7 +258,7 @@ class _Ways:
             if inner not in known:
                 known.add(inner)
                 heights[inner] = len(way)
-                way.append((inner, stack, self._named(inner), place))
+                way.append((inner, stack, _named(self._grammar, inner), place))
 
     def _around(self, way: list[_Step], height: int, place: _Place) -> Iterator[tuple[str, int]]:
         """The rules of a circle, from that at a height of the way on, as high above each other as if it had been gone round and round."""
@@ -255,13 +270,6 @@ class _Ways:
         for rule, around in circle:
             stack = self._push(*around, stack)
             yield rule, stack
-
-    def _named(self, name: str) -> Iterator[tuple[str, _Place]]:
-        """The rules that a rule names, and the place behind each."""
-        for alternative in self._grammar[name]:
-            for at, item in enumerate(alternative, 1):
-                if isinstance(item, Ref):
-                    yield item.name, (alternative, at)
 
     def _push(self, alternative: Alternative, at: int, below: int) -> int:
         if at == len(alternative):
@@ -288,7 +296,7 @@ class _Ways:
                 top = pending.pop()
                 alternative, at, below = self._stacks[top]
                 item = alternative[at] if top else ""
-                if not isinstance(item, Ref):
+                if not isinstance(item, Ref) or item.name in self._closed:
                     done.append(top)
                     continue
                 rest = self._push(alternative, at + 1, below)
@@ -316,6 +324,106 @@ class _Ways:
             if after.total() > MOST_WAYS:
                 raise InputError(COSTLY, ADVICE)
             ways = dict(after)
+
+
+class _Circles(_Ways):
+    """Looks for two ways into the same rule along the same text, of a rule which that rule leads back to. Rules are gone into as far as they do not
+    lead back to themselves, and each is taken to go on alike in both ways."""
+
+    def __init__(self, grammar: Grammar) -> None:
+        super().__init__(grammar, _closing(grammar))
+        self._reached = {name: _reached(grammar, name) for name in sorted(self._closed)}
+        self._seen: set[tuple[int, int]] = set()
+        self._many: list[set[int]] = []
+
+    def check(self) -> None:
+        """Raise :class:`InputError` where there are. Where there is too much to look at, some may not be found."""
+        for name in dict.fromkeys(name for reached in self._reached.values() for name in reached):
+            rule = self._grammar[name]
+            self._compare(name, {top for alternative in rule for top in self._open(self._push(alternative, 0, 0))})
+            for alternative in rule:
+                for at in range(1, len(alternative)):
+                    self._compare(name, set(self._open(self._push(alternative, at, 0))))
+
+    def _compare(self, name: str, tops: set[int]) -> None:
+        """Follow what may come next in a rule, by two."""
+        if len(tops) > 20:
+            # The members of an object from each on are among those from the first on.
+            if any(tops <= many for many in self._many):
+                return
+            self._many.append(tops)
+        pending = self._fresh(combinations(sorted(tops), 2))
+        while pending and len(self._seen) < MOST_COMPARED:
+            one, other = pending.pop()
+            if not self._alike(one, other):
+                continue
+            behind, beside = self._behind(one), self._behind(other)
+            if behind == beside:
+                continue
+            item = self._next(one)
+            if behind and beside and isinstance(item, Ref) and name in self._reached[item.name]:
+                raise InputError(DOUBLING, APART)
+            pending += self._fresh(product(self._open(behind), self._open(beside)))
+
+    def _fresh(self, pairs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+        fresh = {(min(pair), max(pair)) for pair in islice(pairs, MOST_COMPARED) if pair[0] != pair[1]} - self._seen
+        self._seen |= fresh
+        return sorted(fresh)
+
+    def _alike(self, one: int, other: int) -> bool:
+        """Whether the same text may come next in both."""
+        first, second = self._next(one), self._next(other)
+        if first == second:
+            return bool(one and other)
+        if not isinstance(first, Chars) and not isinstance(second, Chars):
+            return False
+        taken = _most_taken([(first, 1), (second, 1)])
+        return _takes(first, taken) and _takes(second, taken)
+
+    def _next(self, stack: int) -> Terminal | Ref:
+        alternative, at, _ = self._stacks[stack]
+        return alternative[at] if stack else ""
+
+    def _behind(self, stack: int) -> int:
+        alternative, at, below = self._stacks[stack]
+        return self._push(alternative, at + 1, below)
+
+
+def _named(grammar: Grammar, name: str) -> Iterator[tuple[str, _Place]]:
+    """The rules that a rule names, and the place behind each."""
+    for alternative in grammar[name]:
+        for at, item in enumerate(alternative, 1):
+            if isinstance(item, Ref):
+                yield item.name, (alternative, at)
+
+
+def _closing(grammar: Grammar) -> Set[str]:
+    """Rules without which none would lead back to itself, but to repeat what it begins with."""
+    found, known = set(), {"root"}
+    way = {"root": _named(grammar, "root")}
+    while way:
+        name, named = next(reversed(way.items()))
+        if (step := next(named, None)) is None:
+            way.popitem()
+            continue
+        inner, (alternative, at) = step
+        if inner in way and (inner != name or at < len(alternative)):
+            found.add(inner)
+        elif inner not in known:
+            known.add(inner)
+            way[inner] = _named(grammar, inner)
+    return found
+
+
+def _reached(grammar: Grammar, name: str) -> Mapping[str, None]:
+    """The rule and those that it leads to, in the order in which they are named."""
+    reached, pending = {name: None}, [name]
+    while pending:
+        for inner, _ in _named(grammar, pending.pop()):
+            if inner not in reached:
+                reached[inner] = None
+                pending.append(inner)
+    return reached
 
 
 def _takes(terminal: Terminal | Ref, character: str) -> bool:

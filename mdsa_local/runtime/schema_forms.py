@@ -11,6 +11,7 @@ from mdsa_local.errors import InputError
 
 Form = dict[str, Any]
 LEAST, MOST = ("minItems", "minLength", "minimum", "exclusiveMinimum"), ("maxItems", "maxLength", "maximum", "exclusiveMaximum")
+COUNTS = "minItems", "minLength", "maxItems", "maxLength"
 # What a grammar looks at.
 HELD = (
     "type", "enum", "anyOf", "oneOf", "properties", "required", "additionalProperties", "prefixItems", "items", "format", "pattern", "multipleOf",
@@ -69,6 +70,8 @@ class Forms:
         """What a reference leads to."""
         found: Any = self._root
         start, _, path = pointer.partition("#")
+        if path and not path.startswith("/"):
+            found, path = self._anchored(pointer), ""
         for part in filter(None, unquote(path).split("/")):
             key = part.replace("~1", "/").replace("~0", "~")
             if isinstance(found, list):
@@ -78,6 +81,18 @@ class Forms:
         if start or not isinstance(found, Mapping | bool):
             raise InputError(f"the schema's reference {pointer!r} leads nowhere", "References begin with # and stay within the schema.")
         return found
+
+    def _anchored(self, reference: str) -> Any:
+        """What has the ``$anchor`` that a reference names; None where nothing has it."""
+        from referencing import Registry, Resource
+        from referencing.exceptions import Unresolvable
+        from referencing.jsonschema import DRAFT202012
+
+        root = Resource.from_contents(self._root, default_specification=DRAFT202012)
+        try:
+            return Registry[Any]().resolver_with_root(root).lookup(reference).contents
+        except Unresolvable:
+            return None
 
 
 def circular(pointer: str) -> InputError:
@@ -89,6 +104,8 @@ def circular(pointer: str) -> InputError:
 def _own(schema: Mapping[str, Any]) -> Form:
     """The form of what a schema says itself."""
     own = {key: schema[key] for key in HELD if key in schema}
+    # JSON schemas take 5.0 for an integer.
+    own |= {key: int(own[key]) for key in COUNTS if isinstance(own.get(key), float) and own[key].is_integer()}
     checked = {key: schema[key] for key in CHECKED if key in schema}
     if isinstance(own.get("type"), str):
         own["type"] = [own["type"]]

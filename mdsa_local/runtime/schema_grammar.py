@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, partial
 from os.path import commonprefix
-from typing import Any
+from typing import Any, Literal, TypeGuard
 
 from mdsa_local.errors import InputError
 from mdsa_local.runtime.grammar import Alt, Chars, Node, Ref, Repeat, Rules, Seq, begins_with_itself, chars, productive
@@ -69,6 +70,8 @@ FREE: Rules = {
 }
 # Branches in each other into which texts are parted by how they go on; llama.cpp goes into each by recursion.
 MOST_BRANCHED = 50
+# Rules for objects with members in common, from where on each is written for itself: which have what in common may be different with each member.
+MOST_SHARED = 5000
 TYPES = "object", "array", "string", "number", "integer", "boolean", "null"
 # Keywords by which a schema without `type` shows which one it means.
 TELLING = {
@@ -80,9 +83,20 @@ TELLING = {
 
 
 def schema_rules(schema: Mapping[str, Any]) -> Rules:
-    """The rules of a schema. Raises :class:`InputError` for a reference that leads nowhere or back to itself, an unknown type, and what nothing can
-    follow."""
-    return _Converter(schema).convert()
+    """The rules of a schema. Raises :class:`InputError` for a reference that leads nowhere or back to itself, an unknown type, what nothing can
+    follow, and what is too deep."""
+    try:
+        return _Converter(schema).convert()
+    except RecursionError:
+        raise InputError("the JSON schema is too deep to be followed, or its references are", "Make it flatter, with fewer in a row.") from None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Shape:
+    """The members of an object: of each a text that no other has, its name, its schema and whether it is required; and those of other names."""
+
+    members: tuple[tuple[str, str, Any, bool], ...]
+    more: Node | None
 
 
 class _Converter:
@@ -92,10 +106,14 @@ class _Converter:
         self.rules: dict[str, Node] = {}
         self._root = root
         self._forms = Forms(root)
-        # Of references, and of forms as they are written, because a schema may contain what it is itself joined with.
+        # Of references, of forms as they are written, because a schema may contain what it is itself joined with, and of rests of names.
         self._names: dict[str, str] = {}
         self._pending: list[tuple[str, Callable[[], Node]]] = []
         self._refused: list[str] = []
+        # Of objects, of what may follow in each of several from a member on, and of members: each is written once.
+        self._shapes: dict[str, _Shape] = {}
+        self._tails: dict[tuple[tuple[_Shape, ...], int, bool], str] = {}
+        self._written_members: dict[str, Node] = {}
 
     def convert(self) -> Rules:
         """The rules of the whole schema."""
@@ -170,10 +188,17 @@ class _Converter:
         for key in ("anyOf", "oneOf"):
             if key in form:
                 rest = {name: value for name, value in form.items() if name != key}
-                return _either([self.node({"allOf": [rest, option]} if rest else option) for option in form[key]])
-        kinds = form.get("type") or [next((name for name, keys in TELLING.items() if any(key in form for key in keys)), "value")]
-        nodes = tuple(self._typed(kind, form) for kind in kinds)
+                return self._one_of([{"allOf": [rest, option]} if rest else option for option in form[key]])
+        nodes = tuple(self._typed(kind, form) for kind in _kinds(form))
         return nodes[0] if len(nodes) == 1 else Alt(nodes)
+
+    def _one_of(self, options: Sequence[Any]) -> Node:
+        forms = [self._forms.form(option) for option in options]
+        objects = [form for form in forms if _of_members(form)]
+        if len(objects) < 2:
+            return _either([self.node(option) for option in options])
+        others = (self.node(option) for option, form in zip(options, forms, strict=True) if not _of_members(form))
+        return _either([self._objects(objects), *others])
 
     def _typed(self, kind: str, form: Form) -> Node:
         match kind:
@@ -191,34 +216,83 @@ class _Converter:
                 raise InputError(f"the schema has the unknown type {kind!r}", f"Types: {', '.join(TYPES)}.")
 
     def _object(self, form: Form) -> Node:
-        properties, required, others = form.get("properties", {}), form.get("required", ()), form.get("additionalProperties", True)
-        anything = others is not False and not told(others)
-        if not properties and not required and anything:
-            return Ref("object")
-        named = {**properties, **{name: others for name in required if name not in properties}}
-        members: list[tuple[Node, bool]] = []
-        for name, part in named.items():
-            if part is not False:
-                members.append((Seq((_constant(name), COLON, self.node(part))), name in required))
-            elif name in required:
-                return self._nothing(f"the property {name!r} is required, but not allowed")
-        more: Node | None = None
-        if others is not False and not (anything and properties):
-            more = Seq((_other_than([_constant(name)[1:-1] for name in named]), COLON, self.node(others)))
-        return Seq(("{", Ref("space"), self._members(members, more), Ref("space"), "}"))
+        return Ref("object") if _any_object(form) else self._objects([form])
 
-    def _members(self, members: Sequence[tuple[Node, bool]], more: Node | None) -> Node:
-        """Members in order, the optional ones with or without. One rule a place, because alternatives written out would double with each."""
-        tails: dict[bool, Node] = {False: Repeat(_listed(more, 1), 0, 1) if more else "", True: Repeat(Seq((COMMA, more))) if more else ""}
-        for member, needed in reversed(members):
-            opened: dict[bool, Node] = {}
-            for started in (False, True):
-                taken = Seq((*[COMMA] * started, member, tails[True]))
-                name = f"tail{len(self.rules)}"
-                self.rules[name] = taken if needed else Alt((taken, tails[started]))
-                opened[started] = Ref(name)
-            tails = opened
-        return tails[False]
+    def _objects(self, forms: Sequence[Form]) -> Node:
+        """Objects by one of several forms."""
+        shapes = tuple(dict.fromkeys(filter(None, map(self._shape, forms))))
+        return Seq(("{", Ref("space"), self._members(shapes, 0, False), Ref("space"), "}")) if shapes else Alt(())
+
+    def _shape(self, form: Form) -> _Shape | None:
+        """The members of an object; None where nothing can be one."""
+        properties, required, others = form.get("properties", {}), form.get("required", ()), form.get("additionalProperties", True)
+        key = json.dumps([properties, required, others])
+        if key in self._shapes:
+            return self._shapes[key]
+        named = {**properties, **{name: others for name in required if name not in properties}}
+        for name, part in named.items():
+            if part is False and name in required:
+                self._refused.append(f"the property {name!r} is required, but not allowed")
+                return None
+        more: Node | None = None
+        if others is not False and not (_anything(others) and properties):
+            more = Seq((self._other_than([_constant(name)[1:-1] for name in named]), COLON, self.node(others)))
+        members = tuple((_constant(name) + _remarkless(part), name, part, name in required) for name, part in named.items() if part is not False)
+        self._shapes[key] = _Shape(members, more)
+        return self._shapes[key]
+
+    def _members(self, shapes: tuple[_Shape, ...], at: int, started: bool) -> Node:
+        """The members of objects from a place on, in order, the optional ones with or without. One rule a place, because alternatives written out
+        would double with each; what several objects have in common there is written once, because in objects within each other llama.cpp would
+        have twice as many ways to follow with each level."""
+        if all(at == len(shape.members) for shape in shapes):
+            return _ends(shapes, started)
+        key = shapes, at, started
+        if key not in self._tails:
+            self._tails[key] = f"tail{len(self._tails)}"
+            self._pending.append((self._tails[key], partial(self._tail, *key)))
+        return Ref(self._tails[key])
+
+    def _tail(self, shapes: tuple[_Shape, ...], at: int, started: bool) -> Node:
+        if len(shapes) > 1 and len(self._tails) > MOST_SHARED:
+            return Alt(tuple(self._members((shape,), at, started) for shape in shapes))
+        following: dict[str, list[_Shape]] = {}
+        ended, without = [], []
+        for shape in shapes:
+            if at == len(shape.members):
+                ended.append(shape)
+                continue
+            key, _, part, needed = shape.members[at]
+            following.setdefault(key, []).append(shape)
+            # What tells objects apart is written, because without it they might go on alike.
+            if not needed and not (len(shapes) > 1 and "const" in told(part)):
+                without.append(shape)
+        rest = [self._members(tuple(without), at + 1, started)] if without else []
+        taken = [self._taken(key, tuple(group), at, started) for key, group in following.items()]
+        ways = (*taken, *rest, *([_ends(ended, started)] if ended else []))
+        return ways[0] if len(ways) == 1 else Alt(ways)
+
+    def _taken(self, key: str, shapes: tuple[_Shape, ...], at: int, started: bool) -> Node:
+        """A member, and those behind it."""
+        if key not in self._written_members:
+            _, name, part, _ = shapes[0].members[at]
+            self._written_members[key] = Seq((_constant(name), COLON, self.node(part)))
+        return Seq((*[COMMA] * started, self._written_members[key], self._members(shapes, at + 1, True)))
+
+    def _other_than(self, names: Sequence[str]) -> Node:
+        """Strings that are none of ``names``: the one kind of property for which a schema says that it is like no other."""
+        return Seq(('"', self._rest_other_than([name for name in names if "\\" not in name]), '"')) if names else Ref("string")
+
+    def _rest_other_than(self, rests: Sequence[str]) -> Node:
+        """One rule a character, because in each other those of a long name would be too deep."""
+        following: dict[str, list[str]] = {}
+        for rest in sorted(filter(None, rests)):
+            following.setdefault(rest[0], []).append(rest[1:])
+        # No escape where they part, because it could write the same character in another way.
+        others = Chars((*((ord(c), ord(c)) for c in following), (0x22, 0x22), (0x5C, 0x5C), (0x00, 0x1F), (0x7F, 0x7F)), True)
+        ways: list[Node] = [Seq((others, Repeat(Ref("char"))))]
+        ways += [Seq((c, self._rule(json.dumps(after), partial(self._rest_other_than, after)))) for c, after in following.items()]
+        return Alt(tuple(ways) if "" in rests else (*ways, ""))
 
     def _named(self, node: Node) -> Node:
         """The node, as a rule of its own where it is long: written out twice, arrays in each other would double with each."""
@@ -253,23 +327,45 @@ class _Converter:
         return Seq(('"', Repeat(Ref("char"), least, most), '"')) if least or most is not None else Ref("string")
 
 
+def _kinds(form: Form) -> Sequence[str]:
+    """The types of a form, told by other keywords where it says none."""
+    kinds: Sequence[str] = form.get("type") or [next((name for name, keys in TELLING.items() if any(key in form for key in keys)), "value")]
+    return kinds
+
+
+def _anything(schema: Any) -> bool:
+    return schema is not False and not told(schema)
+
+
+def _remarkless(schema: Any) -> str:
+    """What a schema says of values, as a text."""
+    return json.dumps({key: schema[key] for key in sorted(schema) if key in told(schema) or key == "additionalItems"} if told(schema) else {})
+
+
+def _any_object(form: Form) -> bool:
+    return not form.get("properties") and not form.get("required") and _anything(form.get("additionalProperties", True))
+
+
+def _of_members(form: Form | Literal[False]) -> TypeGuard[Form]:
+    """Whether what follows a form are objects, and of which members."""
+    return form is not False and not form.keys() & {"enum", "anyOf", "oneOf"} and list(_kinds(form)) == ["object"] and not _any_object(form)
+
+
+def _ends(shapes: Sequence[_Shape], started: bool) -> Node:
+    """What may be behind the last of the members that objects name."""
+    ends = [_end(more, started) for more in dict.fromkeys(shape.more for shape in shapes)]
+    return ends[0] if len(ends) == 1 else Alt(tuple(ends))
+
+
+def _end(more: Node | None, started: bool) -> Node:
+    if more is None:
+        return ""
+    return Repeat(Seq((COMMA, more))) if started else Repeat(_listed(more, 1), 0, 1)
+
+
 def _from_zero(least: Any) -> bool:
     # In draft 4 `exclusiveMinimum` says yes or no.
     return least is not None and not isinstance(least, bool) and least >= 0
-
-
-def _other_than(names: Sequence[str]) -> Node:
-    """Strings that are none of ``names``: the one kind of property for which a schema says that it is like no other."""
-    return Seq(('"', _rest_other_than([name for name in names if "\\" not in name]), '"')) if names else Ref("string")
-
-
-def _rest_other_than(rests: Sequence[str]) -> Node:
-    following = sorted({rest[0] for rest in rests if rest})
-    # No escape where they part, because it could write the same character in another way.
-    others = Chars((*((ord(c), ord(c)) for c in following), (0x22, 0x22), (0x5C, 0x5C), (0x00, 0x1F), (0x7F, 0x7F)), True)
-    ways: list[Node] = [Seq((others, Repeat(Ref("char"))))]
-    ways += [Seq((c, _rest_other_than([rest[1:] for rest in rests if rest.startswith(c)]))) for c in following]
-    return Alt(tuple(ways)) if "" in rests else Repeat(Alt(tuple(ways)), 0, 1)
 
 
 def _either(nodes: Sequence[Node]) -> Node:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn, cast
 from mdsa_local.domains.config import HALF, Generation
 from mdsa_local.errors import ContextOverflowError, InputError, InvalidOutputError, expected
 from mdsa_local.runtime.backend import Backend, Finished, Message
-from mdsa_local.runtime.gbnf import check_gbnf
+from mdsa_local.runtime.gbnf import check_circles, check_gbnf
 from mdsa_local.runtime.grammar import gbnf
 from mdsa_local.runtime.schema_forms import validator_of
 from mdsa_local.runtime.schema_grammar import schema_rules
@@ -131,6 +131,7 @@ def constrained_by_grammar(generation: Generation) -> Generation:
     checked_validator(generation.json_schema)
     grammar = gbnf(schema_rules(generation.json_schema))
     _refuse_half_characters(grammar)
+    check_circles(grammar)
     return generation.model_copy(update={"grammar": grammar, "json_schema": None})
 
 

@@ -13,6 +13,7 @@ from mdsa_local.runtime.backend import Backend, Message
 from mdsa_local.runtime.gbnf import MOST_NEXT, MOST_WAYS, check_gbnf, parsed
 from mdsa_local.runtime.grammar import Chars, Ref, gbnf
 from mdsa_local.runtime.schema_grammar import schema_rules
+from mdsa_local.runtime.structured import constrained_by_grammar
 
 from .test_grammar import SCHEMAS
 
@@ -29,6 +30,9 @@ HEAVY = {
     "a rule that begins with itself": 'root ::= root "a" | "b"',
     "rules that all lead to each other": "root ::= r0\n"
     + "\n".join(f"r{n} ::= " + " | ".join(f'"{n}-{m}" r{m} "."' for m in range(20)) + ' | "x"' for n in range(20)),
+    "alternatives that begin alike": 'root ::= "sum of (" root " and " root ")" | "sum of (" root " or " root ")" | [a-z]+',
+    "alternatives that begin alike behind other parts": 'root ::= e\ne ::= "a name " [a-z]+ " of " e " plus " | "a name " [a-c]+ " of " list "x"\n'
+    'list ::= e ("," e)* | "."',
     "too many alternatives": "root ::= " + " | ".join(f'"{n}"' for n in range(MOST_NEXT + 1)),
 }  # fmt: skip
 LIGHT = {
@@ -37,6 +41,8 @@ LIGHT = {
     "a list": 'root ::= item ("," ws item){0,1000}\nitem ::= [a-z]{1,200}\nws ::= " "*',
     "else that may belong to either if": 'root ::= s\ns ::= "if " c s (" else " s)? | "x;"\nc ::= "(" [a-z]+ ")"',
     "arithmetic": 'root ::= term ([-+*/] term)*\nterm ::= ws (num | "(" ws root ws ")") ws\nnum ::= [0-9]+\nws ::= [ \\t]*',
+    "alternatives that are told apart first": 'root ::= "+(" root "," root ")" | "-(" root "," root ")" | [a-z]+',
+    "what is read alike and leads nowhere back": 'root ::= ("(" list "+" | "(" list "-") root | "."\nlist ::= "[" list* "]"',
     "names": "root ::= " + " | ".join(f'"name {n * 7919 % 100_003}"' for n in range(1000)),
     "sentences": "root ::= (sentence \"\\n\"){1,3}\nsentence ::= " + " | ".join(f'"{"word " * 100}{n}."' for n in range(50)),
     "lines and comments": "# an answer\nroot ::=\n  \"a\" |\n  \"b\" # or b\n",
@@ -89,6 +95,43 @@ def test_grammars_of_schemas_pass() -> None:
         text = gbnf(schema_rules(schema))
         assert parsed(text)
         check_gbnf(text)
+
+
+def branching(*alternatives: dict[str, Any]) -> dict[str, Any]:
+    parts = [{"type": "object", "required": list(properties), "properties": properties} for properties in alternatives]
+    return {"$ref": "#/$defs/e", "$defs": {"e": {"anyOf": [*parts, {"type": "string"}]}}}
+
+
+E = {"$ref": "#/$defs/e"}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        branching({"left": E, "op": {"const": "and"}}, {"left": {"anyOf": [E, {"type": "null"}]}, "op": {"const": "or"}}),
+        branching({"name": {"type": "string"}, "parts": {"items": E}}, {"name": {"type": "string"}, "parts": {"items": E, "minItems": 1}, "n": True}),
+        {"anyOf": [{"type": "array", "prefixItems": [{"$ref": "#"}, {"const": n}]} for n in range(2)] + [{"type": "null"}]},
+    ],
+    ids=["first parts", "second parts", "tuples"],
+)
+def test_schemas_whose_alternatives_are_told_apart_late_are_refused(schema: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="JSON schema has alternatives that begin alike") as caught:
+        constrained_by_grammar(Generation(json_schema=schema))
+    assert "first" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        branching({"left": E, "op": {"const": "and"}}, {"left": E, "op": {"const": "or"}}),
+        branching({"op": {"const": "and"}, "left": E}, {"op": {"const": "or"}, "left": {"anyOf": [E, {"type": "null"}]}}),
+        branching({"any": {}, "left": E}, {"all": {}, "left": E}),
+        branching({"left": {**E, "description": "one"}, "op": {"const": "and"}}, {"left": {"title": "two", **E}, "op": {"const": "or"}}),
+    ],
+    ids=["first parts alike", "told apart first", "other names", "described otherwise"],
+)
+def test_schemas_whose_alternatives_are_told_apart_pass(schema: dict[str, Any]) -> None:
+    assert constrained_by_grammar(Generation(json_schema=schema)).grammar
 
 
 def test_the_bound_is_where_ways_multiply() -> None:

@@ -113,6 +113,26 @@ SCHEMAS: dict[str, Any] = {
     "what cannot be is left out": {"properties": {"a": {"anyOf": [False]}, "b": {"type": "null"}, "c": {"type": "array", "items": False}}},
     "alternatives that cannot be": {"anyOf": [{"type": "object", "required": ["a"], "additionalProperties": False}, {"type": "integer"},
                                               {"type": "string", "minLength": 2, "maxLength": 1}]},
+    "whole numbers with a point": {
+        "type": "array", "prefixItems": [{"type": "string", "minLength": 1.0, "maxLength": 5.0}], "minItems": 2.0, "maxItems": 3.0,
+        "items": {"type": "array", "prefixItems": [{"type": "null"}, {"type": "null"}], "maxItems": 2.0},
+    },
+    "others beside long names": {"properties": {"a" * 40: {"type": "null"}, "a" * 300: {"type": "null"}}, "additionalProperties": {"const": 1}},
+    "an anchor": {"properties": {"a": {"$ref": "#part"}}, "$defs": {"a": {"$anchor": "part", "type": "integer"}}},
+    "an anchor of draft 7": {"$schema": "http://json-schema.org/draft-07/schema#", "type": "array", "items": {"$ref": "#part"},
+                             "definitions": {"a": {"$id": "#part", "type": "integer"}}},
+    "alternatives that begin alike": {
+        "$ref": "#/$defs/e",
+        "$defs": {
+            "and": {"properties": {"left": {"$ref": "#/$defs/e"}, "op": {"const": "and"}, "x": {"type": "null"}}, "required": ["left", "op"]},
+            "e": {"anyOf": [
+                {"$ref": "#/$defs/and"},
+                {"properties": {"left": {"$ref": "#/$defs/e"}, "op": {"const": "or"}}, "required": ["op"], "additionalProperties": {"const": 1}},
+                {"properties": {"left": {"$ref": "#/$defs/e"}}, "required": ["left"]},
+                {"properties": {"left": {"$ref": "#/$defs/nothing"}}, "required": ["left"]},
+                {"type": "string"}]},
+            "nothing": False},
+    },
     "items beyond the most": {"type": "array", "prefixItems": [{"type": "null"}, {"type": "null"}], "maxItems": 1, "items": {"type": "integer"}},
 }  # fmt: skip
 # Of these there is but one text.
@@ -262,6 +282,32 @@ def test_a_choice_among_thousands_is_followed_along_few_ways(schema: dict[str, A
     assert not Follower(rules).accepts('"product x')
 
 
+@pytest.mark.parametrize(
+    ("members", "required"), [("left op right", "left op"), ("left op right", "op"), ("kind left op right", "left"), ("kind left op right", "kind")]
+)
+def test_alternatives_that_begin_alike_are_followed_along_few_ways(members: str, required: str) -> None:
+    """They contain themselves: of alternatives apart from each other the ways would be as many as their number to the power of the depth."""
+
+    def one(op: str) -> dict[str, Any]:
+        properties = {name: {"const": op} if name in ("kind", "op") else {"$ref": "#/$defs/e"} for name in members.split()}
+        return {"type": "object", "properties": properties, "required": required.split()}
+
+    names = {f"n{n}": one(op) for n, op in enumerate(("and", "or", "<", "=", ">"))}
+    schema = {"$ref": "#/$defs/e", "$defs": {**names, "e": {"anyOf": [*({"$ref": f"#/$defs/{name}"} for name in names), {"type": "string"}]}}}
+    follower = Follower(schema_rules(schema))
+    kind = '"kind":"<",' if "kind" in members else ""
+    for character in f'{{{kind}"left":' * 12 + '"x"' + ',"op":"<","right":"y"}' * 12:
+        assert len(follower._stacks) < 20
+        follower.feed(character)
+    assert follower.may_end
+
+
+def test_objects_with_ever_other_members_in_common_are_a_bounded_grammar() -> None:
+    rng = random.Random(3)
+    parts = [{"properties": {f"{rng.choice('ab')}{n}": {"type": "null"} for n in range(20)}, "required": [f"x{k}"]} for k in range(60)]
+    assert len(schema_rules({"type": "object", "anyOf": parts})) < 10_000
+
+
 def test_texts_that_go_on_from_each_other_nest_no_deeper_than_llama_cpp_goes() -> None:
     rules = schema_rules({"enum": ["a" * n for n in range(1000)]})
     text = gbnf(rules)
@@ -277,6 +323,8 @@ def test_texts_that_go_on_from_each_other_nest_no_deeper_than_llama_cpp_goes() -
     [
         ({"$ref": "#/nowhere"}, "nowhere"),
         ({"$ref": "https://example.com/x"}, "nowhere"),
+        ({"$ref": "#part", "part": {}}, "'#part' leads nowhere"),
+        ({"$schema": "https://example.com/x", "$ref": "#part"}, "'#part' leads nowhere"),
         ({"properties": {"a": {"anyOf": [False]}}, "required": ["a"]}, "nothing can follow the schema: false"),
         ({"properties": {"a": {"type": "null"}}, "required": ["a", "b"], "additionalProperties": False}, "'b' is required, but not allowed"),
         ({"$ref": "#"}, "'#' leads back to itself"),
@@ -298,9 +346,21 @@ def test_what_cannot_be_followed_is_refused(schema: dict[str, Any], said: str) -
         schema_rules(schema)
 
 
+def test_references_too_deep_for_python_are_refused() -> None:
+    parts: dict[str, Any] = {f"m{n}": {"$ref": f"#/$defs/m{n + 1}", "title": str(n)} for n in range(2000)}
+    with pytest.raises(InputError, match="too deep"):
+        schema_rules({"$ref": "#/$defs/m0", "minLength": 1, "$defs": {**parts, "m2000": {"type": "string"}}})
+
+
 @pytest.mark.parametrize(
     ("schema", "right", "wrong"),
     [
+        (SCHEMAS["others beside long names"], [f'{{"{"a" * 299}":1}}', f'{{"{"a" * 301}":1}}'], [f'{{"{"a" * 300}":1}}']),
+        (
+            SCHEMAS["alternatives that begin alike"],
+            ['{"left":{"left":"a"},"op":"and","x":null}', '{"left":"a","op":"or","y":1}', '{"op":"or"}', '{"left":"a"}'],
+            ['{"op":"and"}', '{"left":"a","op":"or","x":null}', '{"left":"a","op":"and","y":1}', "{}"],
+        ),
         (SCHEMAS["recursive optional"], ['{"v":1,"child":{"v":2,"child":null}}'], ['{"child":null}']),
         (SCHEMAS["others are anything"], ["{}", '{"a":[1]}'], []),
         (SCHEMAS["required without a name"], ['{"a":1,"b":[]}'], ['{"a":1}']),
@@ -311,6 +371,11 @@ def test_what_cannot_be_followed_is_refused(schema: dict[str, Any], said: str) -
         (SCHEMAS["enumeration beside a reference"], ['"x"'], ['"z"', "1"]),
         (SCHEMAS["type beside alternatives"], ['"abc"'], ["1", '"abcd"', '""']),
         (SCHEMAS["all of one property"], ['{"a":1}'], ['{"a":1.5}', '{"a":-1}']),
+        (
+            {"anyOf": [{"properties": {"k": {"const": 1}}}, {"properties": {"k": {"const": 2}, "a": {"type": "null"}}}]},
+            ['{"k":1}', '{"k":2}', '{"k":2,"a":null}'],
+            ["{}", '{"a":null}', '{"k":1,"a":null}'],
+        ),
         ({"items": [{"type": "string"}], "type": "array"}, ['["a"]'], ["[1]"]),
         ({"type": "integer", "minimum": -5, "exclusiveMinimum": True}, ["-3"], []),
         ({"type": "integer", "minimum": -5, "exclusiveMinimum": False}, ["-3"], []),
