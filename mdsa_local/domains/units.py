@@ -8,7 +8,19 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 
 from mdsa_local import mail
-from mdsa_local.sentences import BLANK_ROW, BOLD, FENCE, LIST_MARK, indentation, is_total, line_start, spans, unmarked, without_list_mark
+from mdsa_local.sentences import (
+    BLANK_ROW,
+    BOLD,
+    FENCE,
+    LIST_MARK,
+    indentation,
+    is_total,
+    line_start,
+    other_lists,
+    spans,
+    unmarked,
+    without_list_mark,
+)
 from mdsa_local.validation import denials
 from mdsa_local.validation.grounding import YES_OR_NO
 
@@ -291,11 +303,14 @@ def _led_in(text: str, places: list[_Place]) -> list[_Place]:
     over = list[tuple[int, _Place]]()
     last: _Place | None = None
     listing = False
+    others = other_lists(text)
     for at, place in enumerate(places):
         far = indentation(text, place.start) + place.bare
         between = text[last.end : place.start] if last else ""
         if place.item:
-            if not listing:
+            if listing and line_start(text, place.start) in others:
+                over = []
+            elif not listing:
                 # What is quoted leads in no list but one that is quoted too.
                 apart = last is None or last.code or between.strip() or (text[last.start] == ">") != (text[place.start] == ">")
                 over = [(-1, last)] if last and not apart and _leads_in(text, last, place.steps) else []

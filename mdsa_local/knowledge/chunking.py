@@ -17,7 +17,7 @@ from typing import Literal
 from unicodedata import normalize
 
 from mdsa_local.knowledge.loaders import LINE, Section, below
-from mdsa_local.sentences import BLANK_ROW, BOLD
+from mdsa_local.sentences import BLANK_ROW, BOLD, other_lists
 
 MAX_TOKENS = 110
 # Of numbered steps, which say little where some are missing: the encoder's window of 256 less its two marks and a short title. Under a longer title
@@ -197,7 +197,8 @@ def _chunk(source: str, count_tokens: Callable[[str], int], title: str, markdown
 
     chunks: list[Chunk] = []
     at_char = at_byte = 0
-    for heading, blocks, _ in _sections(source, title, markdown, path):
+    for heading, found, _ in _sections(source, title, markdown, path):
+        blocks = [part for block in found for part in _lists(source, block)]
         pieces, procedures, lists = _pieces(source, blocks, cost, *limits)
         heads = [head for before, block in pairwise([None, *blocks]) if block and (head := _head(source, before, block))]
         passed = told = 0
@@ -328,6 +329,14 @@ def _begin_table(blocks: list[_Block], start: int, end: int) -> None:
     if last.kind == "paragraph":
         blocks[-1:] = [_Block("paragraph", last.start, start)] if last.start < start else []
         blocks.append(_Block("lines", start, end))
+
+
+def _lists(source: str, block: _Block) -> list[_Block]:
+    """A list, or the lists that it is: what leads in one of bullets says nothing of the steps behind that."""
+    if block.kind != "list":
+        return [block]
+    starts = sorted(block.start + at for at in other_lists(source[block.start : block.end]))
+    return [_Block("list", start, end) for start, end in pairwise([block.start, *starts, block.end])]
 
 
 def _leads(line: str) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise, zip_longest
 from typing import TYPE_CHECKING
 
-from mdsa_local.sentences import FENCE, LIST_MARK, indentation, sentences, spans, unmarked, without_list_mark
+from mdsa_local.sentences import FENCE, LIST_MARK, indentation, line_start, other_lists, sentences, spans, unmarked, without_list_mark
 from mdsa_local.types import Passage
 from mdsa_local.validation import agreement, citations, denials, facts
 from mdsa_local.validation.facts import Facts
@@ -204,13 +204,16 @@ def _parts_of(text: str) -> list[_Part]:
     lead = _Part("", facts.read(""))
     until, far, bare = 0, -1, False
     blocks = [match.span() for match in FENCE.finditer(text)]
+    others = other_lists(text)
     for start, end in spans(text):
         sentence, between = text[start:end], text[until:start]
         inward, item = indentation(text, start), bool(LIST_MARK.match(sentence))
         code = any(first <= start < last for first, last in blocks)
         bare = bare and not item
-        # A list goes on with its items, those without a mark too; one that stands no deeper than the item which denies is beside that, not below.
-        if code or ("\n" in between and (inward <= far if item else not (bare and unmarked(between, sentence)))):
+        # A list goes on with its items, those without a mark too; one that stands no deeper than the item which denies is beside that, not below, and
+        # so is another list.
+        other = item and line_start(text, start) in others
+        if code or other or ("\n" in between and (inward <= far if item else not (bare and unmarked(between, sentence)))):
             lead, far, bare = _Part("", facts.read("")), -1, False
         until = end
         told = facts.read(without_list_mark(sentence))

@@ -143,6 +143,10 @@ NEVER = "Never do the following:\n\n- Wash the tent in a machine.\n- Use bleach 
         ("> We do not pay:\n> - Taxis", ["> We do not pay:\n> - Taxis"]),
         # A line in bold stands over it.
         ("Not here:\n- Fires\n**Allowed**\n- Dogs", ["Not here:\n- Fires", "**Allowed**", "**Allowed**\n- Dogs"]),
+        # Steps behind items are of another list, but for what an item leads in; so are items behind steps, but not those between two.
+        ("Never:\n- Iron it.\n- Bleach it.\n\n1. Wash it.\n2. Dry it.", ["Never:\n- Iron it.", "Never:\n- Bleach it.", "1. Wash it.\n2. Dry it."]),
+        ("Never:\n- if damp:\n1. Iron it.\n2. Fold it.", ["Never:\n- if damp:", "Never:\n1. Iron it.\n2. Fold it."]),
+        ("Never:\n1. Iron it.\n- hot\n- damp\n2. Bleach it.\n- Keep it.", ["Never:\n1. Iron it.\n- hot\n- damp\n2. Bleach it.", "- Keep it."]),
         # The next paragraph, and code, are no list.
         ("Never:\n- Iron it.\n\nNow wash.\n- By hand.", ["Never:\n- Iron it.", "Now wash.", "- By hand."]),
         ("```yaml\nsteps:\n- run: x\n```", ["```yaml\nsteps:\n- run: x\n```"]),

@@ -222,6 +222,17 @@ def test_a_list_right_below_another_is_headed_by_what_leads_in_that(lead: str, t
     assert not any("Games" in piece.text and "Fires" in piece.text for piece in chunks)
 
 
+@pytest.mark.parametrize("blank", ["", "\n"])
+def test_steps_behind_a_list_are_not_headed_by_what_leads_in_that(blank: str) -> None:
+    nevers = "".join(f"- Pour thing number {n} into a cup or a glass.\n{blank}" for n in range(6))
+    steps = f"\n{blank}".join(STEPS[:3])
+    text = f"Never do the following:\n{blank}{nevers}{steps}"
+    chunks = chunk(text, count, title="Kettle", max_tokens=60)
+    exact(text, chunks)
+    assert {piece.title for piece in chunks if "- Pour" in piece.text and "Never" not in piece.text} == {"Kettle > Never do the following"}
+    assert [piece.title for piece in chunks if "1. Turn" in piece.text] == ["Kettle"]
+
+
 def test_underlined_lines_are_headings() -> None:
     text = "Plans\n=====\nTwo.\n\nPlan A {#a}\n---\nIt is $5.\n\nPlan B\n------\nIt is $9.\nAll of it\n---\n\nThe end.\n---\n\n- one\n---\n# C {.x}"
     found = [(piece.title, piece.text) for piece in chunk(f"{text}\nEnd", count)]
