@@ -13,6 +13,8 @@ FENCE = re.compile(r"^[ \t]*(```|~~~)[^\n]*(?:\n.*?(?:^[ \t]*\1[ \t]*$|\Z)|\Z)",
 LIST_MARK = re.compile(r"[ \t>#]*(?:\*\*)?(?:[-*+•–—·▪◦‣✓✔✗✘]|(?:step[ \t]+)?\d{1,2}[.):])(?:\*\*)?[ \t]+", re.IGNORECASE)
 # A line that is bold as a whole stands over what is below it.
 BOLD = re.compile(r"\s*(\*\*|__)(?=\S)((?:(?!\1)[^\n])+)\1\s*")
+# The end of a sentence.
+WHOLE = re.compile(r"""[.!?…]["'”’»)\]*_`]*$""")
 # A row of a Markdown table that leaves its first cell to those above it.
 BLANK_ROW = re.compile(r"[ \t]*\|[ \t]*\|")
 

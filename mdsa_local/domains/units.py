@@ -13,6 +13,7 @@ from mdsa_local.sentences import (
     BOLD,
     FENCE,
     LIST_MARK,
+    WHOLE,
     indentation,
     is_total,
     line_start,
@@ -56,7 +57,6 @@ GOES_ON = re.compile(
 MOST_WORDS = 60
 # A line between two steps belongs to the first, if the next has the next number and so few sentences stand between.
 WITHIN_STEPS = 4
-WHOLE = re.compile(r"""[.!?…]["'”’»)\]*_`]*$""")
 # A Markdown table: the names of the columns, the line below them, and rows.
 TABLE = re.compile(r"^[^\n|]*\|[^\n]*\n[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*(?:\n[^\n]*\|[^\n]*)+", re.MULTILINE)
 # A list of steps of more words than these is read in parts: the judge reads 128 tokens with the question, and what the last step says is asked too.
@@ -119,7 +119,8 @@ class Unit:
 
 @dataclass(slots=True)
 class _Place:
-    """Where a unit is, before it is known what leads it in; it ``asks`` when a question is the last of it."""
+    """Where a unit is, before it is known what leads it in; it ``asks`` when a question is the last of it, and ``lacks`` what stands below it when
+    that goes on with it."""
 
     start: int
     end: int
@@ -131,6 +132,7 @@ class _Place:
     bare: bool = False
     above: str = ""
     leads: bool = False
+    lacks: bool = False
 
 
 def units(text: str) -> list[str]:
@@ -149,7 +151,7 @@ def quotable(text: str) -> list[Unit]:
     told = [
         (place.start, Unit(_row_told(text, place) or text[place.start : place.end], place.above, place.item or place.steps))
         for place in places
-        if not ((place.asks and not place.above) or (place.leads and (place.asks or text[: place.end].rstrip(EMPHASIS).endswith(":"))))
+        if not ((place.asks and not place.above) or (place.leads and (place.asks or place.lacks or text[: place.end].rstrip(EMPHASIS).endswith(":"))))
     ]
     for first, last in tables:
         heading, _, *rows = text[first:last].strip("\n").split("\n")
@@ -318,6 +320,7 @@ def _led_in(text: str, places: list[_Place]) -> list[_Place]:
             over = [(other, above) for other, above in over if other < far]
             for _, above in over:
                 above.leads = True
+                above.lacks = above.lacks or (not above.item and _lacks(text, above, place))
             place.above = "\n".join(" ".join(text[above.start : above.end].split()) for _, above in over)
             below = at + 1 < len(places) and places[at + 1].item and indentation(text, places[at + 1].start) > far
             if not place.steps and (below or _leads_in(text, place, False)):
@@ -337,6 +340,11 @@ def _led_in(text: str, places: list[_Place]) -> list[_Place]:
                 place.above = last.above
         last = place
     return places
+
+
+def _lacks(text: str, place: _Place, item: _Place) -> bool:
+    """Whether a line that leads in a list says nothing without its items, which begin in lower case: "Do not take it" above "- if you are ill"."""
+    return not WHOLE.search(text[place.start : place.end]) and without_list_mark(text[item.start : item.end])[:1].islower()
 
 
 def _leads_in(text: str, place: _Place, steps: bool) -> bool:

@@ -2,8 +2,8 @@
 
 A chunk never spans two headings. Within a heading, blocks are put together while they fit; a block that fits stays whole, and one that
 does not is split at items or lines, then at sentence ends, then at words. The row that names a table's columns is the last heading of a chunk that
-begins below it, and so is the line that leads in a list ("Never do the following:"). Numbered steps stay together, with the line that leads them in,
-to more than twice the length; a chunk with a part of them only is headed by which ("steps 5 to 8 of 20").
+begins below it, and so is the line that leads in a list ("Never do the following:", "Do not use it"). Numbered steps stay together, with the line
+that leads them in, to more than twice the length; a chunk with a part of them only is headed by which ("steps 5 to 8 of 20").
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Literal
 from unicodedata import normalize
 
 from mdsa_local.knowledge.loaders import LINE, Section, below
-from mdsa_local.sentences import BLANK_ROW, BOLD, other_lists
+from mdsa_local.sentences import BLANK_ROW, BOLD, WHOLE, other_lists, sentences
+from mdsa_local.validation import denials
 
 MAX_TOKENS = 110
 # Of numbered steps, which say little where some are missing: the encoder's window of 256 less its two marks and a short title. Under a longer title
@@ -242,13 +243,16 @@ def _columns(source: str, block: _Block) -> _Head | None:
 
 
 def _lead_in(source: str, before: _Block, block: _Block) -> _Head | None:
-    """The sentence before a list that ends with a colon, without it, or the line in bold, and the list."""
+    """The sentence before a list that ends with a colon, without it, or denies and has no end, or the line in bold, and the list."""
     text = source[before.start : before.end].rstrip()
     if bold := BOLD.fullmatch(text):
         text = f"{bold[2].strip().rstrip(':：')}:"
-    if not text.endswith((":", "：")):
-        return None
-    last = " ".join(text[max([0, *_sentences(text)]) : -1].split())
+    if text.endswith((":", "：")):
+        last = " ".join(text[max([0, *_sentences(text)]) : -1].split())
+    else:
+        last = " ".join(next(reversed(sentences(text)), "").split())
+        if WHOLE.search(last) or not denials.denies(last):
+            return None
     return _Head(last, block.start, block.end, True) if 0 < len(last) <= _MOST_COLUMNS_CHARS else None
 
 

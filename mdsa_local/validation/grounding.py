@@ -131,7 +131,8 @@ def _cited(found: Sequence[citations.Mark], start: int, until: int) -> tuple[int
 
 def _parts(bare: str, span: tuple[int, int], found: Sequence[citations.Mark], quotes: Container[str]) -> Iterator[tuple[int, int]]:
     """A sentence, divided at marks behind a letter by itself: "take vitamin C. [1] Rest. [2]" is two, though "C. Rest" might be a name; and between
-    quotations, which may be rows or lines without a full stop. A heading that goes on in other words is no quotation."""
+    quotations, which may be rows or lines without a full stop, or an item below what leads it in. A heading that goes on in other words is no
+    quotation."""
     start, end = span
     inside = [mark for mark in found if start < mark.start < mark.end < end]
     for mark, following in zip_longest(inside, inside[1:]):
@@ -139,8 +140,19 @@ def _parts(bare: str, span: tuple[int, int], found: Sequence[citations.Mark], qu
         until = following.start if following else end
         quoted = plain(before) in quotes and plain(bare[mark.end : until].strip()) in quotes
         if quoted or (LETTER.search(before) and after.lstrip()[:1].isupper()):
-            yield start, start + len(before)
+            yield from _lines(bare, (start, start + len(before)), quotes)
             start = end - len(after.lstrip())
+    yield from _lines(bare, (start, end), quotes)
+
+
+def _lines(bare: str, span: tuple[int, int], quotes: Container[str]) -> Iterator[tuple[int, int]]:
+    """A sentence, divided where a line ends between two quotations."""
+    start, end = span
+    ends = [at for at in range(start, end) if bare[at] == "\n"]
+    for at, until in pairwise([*ends, end]):
+        if plain(bare[start:at]) in quotes and plain(bare[at:until].strip()) in quotes:
+            yield start, at
+            start = at + 1
     yield start, end
 
 

@@ -118,6 +118,8 @@ NEVER = "Never do the following:\n\n- Wash the tent in a machine.\n- Use bleach 
             "We do not pay for these.\n* Taxis\n* Fines",
             ["We do not pay for these.", "We do not pay for these.\n* Taxis", "We do not pay for these.\n* Fines"],
         ),
+        ("We do not pay\n- for taxis\n- for fines", ["We do not pay\n- for taxis", "We do not pay\n- for fines"]),
+        ("Not open\n\n- Sundays", ["Not open", "Not open\n- Sundays"]),
         ("Two ways are open.\n- By train.\n- By bus.", ["Two ways are open.", "- By train.", "- By bus."]),
         ("It never costs more.\n\n1. Open it.\n2. Close it.", ["It never costs more.", "1. Open it.\n2. Close it."]),
         ("Never:\n1. Iron it.\n2. Bleach it.\n\nFine.", ["Never:\n1. Iron it.\n2. Bleach it.", "Fine."]),

@@ -241,6 +241,14 @@ def test_underlined_lines_are_headings() -> None:
     assert [piece.title for piece in chunk(text, count, title="file", markdown=False)] == ["file"]
 
 
+@pytest.mark.parametrize(("lead", "title"), [("Keep it dry. Do not use it", " > Do not use it"), ("Never use it.", ""), ("It may be used", "")])
+def test_a_list_is_headed_by_what_denies_and_has_no_end(lead: str, title: str) -> None:
+    items = "".join(f"- if part number {n} of the machine is wet\n" for n in range(9))
+    chunks = chunk(f"A machine.\n{lead}\n\n{items}", count, title="Saw", max_tokens=40)
+    inside = {piece.title for piece in chunks if piece.text.startswith("- if")}
+    assert inside == {f"Saw{title}"}
+
+
 @pytest.mark.parametrize("markdown", [True, False])
 def test_what_goes_on_with_a_list_is_headed_by_what_leads_it_in(markdown: bool) -> None:
     items = "".join(f"- Do not wash item number {n} in the machine.\n" for n in range(20))

@@ -256,6 +256,18 @@ def test_what_can_be_quoted_is_accepted_as_a_quotation(title: str, text: str, en
         assert all(claim.quoted for claim in grounding.check(answer, passage, encoder.encode)), answer
 
 
+def test_what_leads_in_a_list_without_an_end_is_a_quotation_beside_its_item(encoder: Encoder) -> None:
+    text = "Do not take it\n- if you are allergic\n- if you have had an ulcer"
+    passage = [Passage("p", "p.md", "x", "", text, 0, len(text), 0.5)]
+    found = grounding.check("Do not take it\n- if you have had an ulcer [1]", passage, encoder.encode)
+    assert [(claim.text, claim.cited, claim.quoted) for claim in found] == [
+        ("Do not take it", (1,), True),
+        ("- if you have had an ulcer", (1,), True),
+    ]
+    (claim,) = grounding.check("Do not take it\n- if you have had a cold [1]", passage, encoder.encode)
+    assert not claim.quoted
+
+
 def test_an_item_is_not_denied_by_the_item_before_it(encoder: Encoder) -> None:
     rent = "- Not included in the rent:\n  - Snow chains\n- Included in the rent:\n  - Winter tyres\n\nNot covered:\nDamage by pets\n\nFire"
     passage = [Passage("p", "p.md", "x", "", rent, 0, len(rent), 0.5)]
