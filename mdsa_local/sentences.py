@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate, islice
 
 Span = tuple[int, int]
 
@@ -21,6 +21,10 @@ BLANK_ROW = re.compile(r"[ \t]*\|[ \t]*\|")
 _LINE = re.compile(r"[^\n]+")
 _ANY_LINE = re.compile(r"[^\r\n]+")
 _NUMBERED = re.compile(r"[ \t>#]*(?:\*\*)?(?:step[ \t]+)?(\d{1,2})[.):]", re.IGNORECASE)
+# Lines that may stand over a section of a text without headings: "3. HOW TO TAKE IT", "2.1 Fees", "§ 5 Meetings", "Art. 7 Boats".
+_CHAPTER = re.compile(r"\d{1,2}(?:(?:\.\d{1,2})+\.?|[.)])[ \t]+(?=\S)")
+_ARTICLE = re.compile(r"(?:§+|(?:art(?:icle|ikel|\.)|section|clause|chapter)[ \t])[ \t]*\d", re.IGNORECASE)
+_MOST_OVER_CHARS = 60
 # From so many blanks on an item stands below another.
 _BELOW = 2
 _END = re.compile(r"""[.!?…]+["'”’»)\]*_`]*(?=\s|$)|[。！？]+[」』”’)"]*""")
@@ -178,6 +182,27 @@ def _next_number(lines: Sequence[_Line], at: int, far: int, number: int) -> int:
         if line.far < far + _BELOW and (line.number or (line.number is None and line.ends_list)):
             return place if line.number == number else 0
     return 0
+
+
+def is_over(before: str, line: str, following: str) -> bool:
+    """Whether ``line``, between two others, stands over what begins right below it: it has a number, and no end. It is no step then."""
+    line, below = line.rstrip(), following.strip()
+    if not below or following[0] in " \t" or len(line) > _MOST_OVER_CHARS or line.endswith(",") or _HAS_AN_END.search(line):
+        return False
+    number = _CHAPTER.match(line)
+    # One of several items has others beside it.
+    chapter = number and line[number.end()].isupper() and not _CHAPTER.match(before)
+    if not (chapter or _ARTICLE.match(line)) or any(kind.match(below) for kind in (LIST_MARK, _CHAPTER, _ARTICLE)):
+        return False
+    return (below[0].isupper() or below[0].isdigit() or below[0] in "(\"“„'‘") and not _goes_on(line, following)
+
+
+def overs(text: str) -> frozenset[int]:
+    """Where the lines begin that stand over others, see :func:`is_over`."""
+    lines = text.split("\n")
+    starts = accumulate((len(line) + 1 for line in lines), initial=0)
+    beside = zip(starts, ["", *lines], lines, [*lines[1:], ""], strict=False)
+    return frozenset(start for start, before, line, following in beside if is_over(before, line, following))
 
 
 def _of_prose(text: str, start: int, end: int) -> Iterator[Span]:

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from mdsa_local.sentences import other_lists, sentences, spans, without_list_mark
+from mdsa_local.sentences import other_lists, overs, sentences, spans, without_list_mark
 
 
 @pytest.mark.parametrize(
@@ -109,6 +109,22 @@ def test_list_marks(sentence: str, bare: str) -> None:
 )
 def test_where_another_list_begins(text: str, others: list[str]) -> None:
     assert [text[at:].splitlines()[0] for at in sorted(other_lists(text))] == others
+
+
+def test_which_lines_stand_over_others() -> None:
+    over = ["1. WHAT IT IS", "2.1 Fees", "§ 5 Meetings", "Art. 7 Boats", "Section 8"]
+    text = "\n".join(f"{line}\n(1) It is so." for line in over)
+    assert [text[at:].splitlines()[0] for at in sorted(overs(text))] == over
+    # Steps and items, what goes on in the next line, and what has an end or nothing right below it.
+    others = [
+        "1. Eggs\n2. Milk\nBuy them.",
+        "1. Send it to the\nOffice.",
+        "1. Wait\nuntil it is.",
+        "1. Wait.\nGo.",
+        "§ 5\n\nIt is so.",
+        "1. Go\n- on",
+    ]
+    assert not any(map(overs, others))
 
 
 def test_many_lists_take_no_longer_each() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
+from itertools import pairwise, takewhile
 
 from mdsa_local import mail
 from mdsa_local.sentences import (
@@ -18,6 +18,7 @@ from mdsa_local.sentences import (
     is_total,
     line_start,
     other_lists,
+    overs,
     spans,
     unmarked,
     without_list_mark,
@@ -120,7 +121,7 @@ class Unit:
 @dataclass(slots=True)
 class _Place:
     """Where a unit is, before it is known what leads it in; it ``asks`` when a question is the last of it, and ``lacks`` what stands below it when
-    that goes on with it."""
+    that goes on with it. What is ``over`` others is a line that stands so in a text without headings."""
 
     start: int
     end: int
@@ -133,6 +134,7 @@ class _Place:
     above: str = ""
     leads: bool = False
     lacks: bool = False
+    over: bool = False
 
 
 def units(text: str) -> list[str]:
@@ -144,14 +146,18 @@ def quotable(text: str) -> list[Unit]:
     """What can be quoted of a passage: its sentences, each list of steps as a whole, and each row of a table below the row that names its columns.
 
     A question is one with what follows it, and no unit by itself. An item of a list stands below the line that leads it in, where that ends with a
-    colon or a question mark, or denies: "Use bleach" may be what never to do. Neither is that line one by itself, if it ends so.
+    colon or a question mark, or denies: "Use bleach" may be what never to do. Neither is that line one by itself, if it ends so or
+    its items go on with it, nor is a line with a number, and no end, over what stands right below it: what nothing else leads in stands below that.
     """
     tables = [(match.start(), match.end()) for match in TABLE.finditer(text)]
-    places = _led_in(text, _joined(text, _places(text, tables)))
+    places = _headed(text, _led_in(text, _joined(text, _places(text, tables))))
     told = [
         (place.start, Unit(_row_told(text, place) or text[place.start : place.end], place.above, place.item or place.steps))
         for place in places
-        if not ((place.asks and not place.above) or (place.leads and (place.asks or place.lacks or text[: place.end].rstrip(EMPHASIS).endswith(":"))))
+        if not (
+            (place.asks and not place.above)
+            or (place.leads and (place.asks or place.lacks or place.over or text[: place.end].rstrip(EMPHASIS).endswith(":")))
+        )
     ]
     for first, last in tables:
         heading, _, *rows = text[first:last].strip("\n").split("\n")
@@ -201,6 +207,7 @@ def _places(text: str, tables: Sequence[tuple[int, int]]) -> list[_Place]:
     records = _records(text)
     found = list[_Place]()
     leading = False
+    heads = overs(text)
     for start, end in spans(text):
         code = any(first <= start < last for first, last in blocks)
         said = text[start:end] if code else TAG.sub("", text[start:end])
@@ -216,11 +223,12 @@ def _places(text: str, tables: Sequence[tuple[int, int]]) -> list[_Place]:
             # A record tells of what its first value names.
             found[-1].end = end
             continue
-        item = not code and not text[line_start(text, start) : start].strip() and bool(LIST_MARK.match(text, start))
-        leading = leading and not code and not item and unmarked(text[found[-1].end : start], text[start:end])
-        step = STEP.match(text, start)
+        over = not code and start in heads
+        item = not (code or over) and not text[line_start(text, start) : start].strip() and bool(LIST_MARK.match(text, start))
+        leading = leading and not (code or item or over) and unmarked(text[found[-1].end : start], text[start:end])
+        step = None if over else STEP.match(text, start)
         asks = not code and _asks(text[start:end])
-        found.append(_Place(start, end, code, item or leading, bool(step), asks, int(step[1]) if step else 0, leading))
+        found.append(_Place(start, end, code, item or leading, bool(step), asks, int(step[1]) if step else 0, leading, over=over))
         leading = leading or (not code and text[:end].rstrip(EMPHASIS).endswith(":"))
     return found
 
@@ -258,7 +266,7 @@ def _joined(text: str, places: Sequence[_Place]) -> list[_Place]:
             place.steps = following is not None and not following.asks
         if last and last.steps and (place.steps or _of_step(text, last, places, at)):
             last.end, last.asks, last.number = place.end, False, place.number or last.number
-        elif last and last.asks and not place.item and not place.code and not between.strip():
+        elif last and last.asks and not (place.item or place.code or place.over) and not between.strip():
             last.end, last.asks = place.end, place.asks
         elif last and _goes_on(text, last, place):
             last.end = place.end
@@ -339,6 +347,17 @@ def _led_in(text: str, places: list[_Place]) -> list[_Place]:
             elif place.code and last and last.code and not FENCE_MARK.search(between) and denials.denies(last.above):
                 place.above = last.above
         last = place
+    return places
+
+
+def _headed(text: str, places: list[_Place]) -> list[_Place]:
+    """``places``, each that nothing leads in with the line that stands over it, up to a blank line."""
+    head: _Place | None = None
+    for before, place in pairwise(places):
+        head = None if "\n\n" in text[before.end : place.start] else before if before.over else head
+        if head and not (place.above or place.over or place.code or place.asks):
+            head.leads = True
+            place.above = " ".join(text[head.start : head.end].split())
     return places
 
 

@@ -17,7 +17,7 @@ from typing import Literal
 from unicodedata import normalize
 
 from mdsa_local.knowledge.loaders import LINE, Section, below
-from mdsa_local.sentences import BLANK_ROW, BOLD, WHOLE, other_lists, sentences
+from mdsa_local.sentences import BLANK_ROW, BOLD, WHOLE, is_over, other_lists, sentences
 from mdsa_local.validation import denials
 
 MAX_TOKENS = 110
@@ -73,7 +73,7 @@ class _Block:
 
 @dataclass(frozen=True, slots=True)
 class _Head:
-    """What stands over a part of a text, and where that begins and ends; ``leads_in``: that is a list."""
+    """What stands over a part of a text, and where that begins and ends; ``leads_in``: that is a list, or below a line that is over it."""
 
     text: str
     start: int
@@ -123,7 +123,8 @@ def chunk(
     """Split ``source`` into chunks of at most ``max_tokens`` by ``count_tokens``, numbered steps ``max_steps_tokens``; every character that is not
     blank or in a heading is in one.
 
-    ``title`` stands in for the headings where there are none. Without ``markdown`` only blank lines and list items have a meaning.
+    ``title`` stands in for the headings where there are none. Without ``markdown`` only blank lines, list items and lines
+    with a number that stand over others have a meaning.
     """
     return _chunk(source, count_tokens, title, markdown, (max_tokens, max_steps_tokens), {})
 
@@ -222,9 +223,14 @@ def _chunk(source: str, count_tokens: Callable[[str], int], title: str, markdown
 
 
 def _head(source: str, before: _Block | None, block: _Block) -> _Head | None:
-    """What a chunk that begins within ``block`` is headed by: the names of a table's columns, or what leads in a list; None without either."""
+    """What a chunk that begins within ``block`` is headed by: the names of a table's columns, what leads in a list, or the line over a paragraph;
+    None without any."""
     if block.kind == "lines":
         return _columns(source, block)
+    if block.kind == "paragraph":
+        lines = [match[0] for match in islice(LINE.finditer(source, block.start, block.end), 2)]
+        over = len(lines) == 2 and is_over("", *lines)
+        return _Head(" ".join(lines[0].split()), block.start + len(lines[0]), block.end, True) if over else None
     if block.kind == "list" and before and before.kind == "paragraph":
         return _lead_in(source, before, block)
     return None
@@ -287,7 +293,11 @@ def _sections(source: str, title: str, markdown: bool, path: dict[int, str]) -> 
         else:
             if markdown and not fresh and "|" in line and "|" in source[above:start] and _RULE.fullmatch(line.strip()):
                 _begin_table(blocks, above, start)
-            _place(blocks, line, start, end, fresh, markdown)
+            following = LINE.match(source, end)
+            if is_over(source[above:start], line, following[0] if following else ""):
+                _extend(blocks, "paragraph", start, end, fresh=True)
+            else:
+                _place(blocks, line, start, end, fresh, markdown)
             fresh = False
         above = start
     yield _joined(path) or title, blocks, begin

@@ -159,6 +159,18 @@ def test_an_item_is_quoted_below_what_leads_it_in(text: str, units: list[str]) -
     assert units_of(text) == units
 
 
+def test_what_has_a_line_with_a_number_over_it_is_quoted_below_that() -> None:
+    text = "2. STORAGE\nKeep it dry. Do not freeze it.\nNot beside\n- gas\n- oil\n§ 3 Fees\n(1) None.\n\nThe end."
+    assert [(unit.above, unit.own) for unit in quotable(text)] == [
+        ("2. STORAGE", "Keep it dry."),
+        ("2. STORAGE", "Do not freeze it."),
+        ("Not beside", "- gas"),
+        ("Not beside", "- oil"),
+        ("§ 3 Fees", "(1) None."),
+        ("", "The end."),
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "units"),
     [

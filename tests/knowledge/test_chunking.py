@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import time
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -157,6 +158,16 @@ def test_steps_that_go_on_behind_something_else_are_parts() -> None:
     assert rest[0].title == "Go on > step 5 of 5 to 8"
     # Years, or the answers to a quiz, are no steps that go on.
     assert {piece.title for piece in chunk("# T\n" + "\n".join(f"{n}. It was a year." for n in range(1990, 2020, 3)), count, max_tokens=20)} == {"T"}
+
+
+@pytest.mark.parametrize("between", ["", "\n"])
+def test_a_line_with_a_number_over_others_is_no_step_and_heads_them(between: str) -> None:
+    said = "Take one in the morning, and one more at night. " * 3
+    text = between.join(f"{line}\n{said}\n" for line in ("1. HOW TO TAKE IT", "2. HOW TO STORE IT", "§ 3 Law"))
+    chunks = chunk(text, count, title="leaflet", markdown=False, max_tokens=30)
+    exact(text, chunks)
+    titles = ["leaflet", "leaflet > 1. HOW TO TAKE IT", "leaflet", "leaflet > 2. HOW TO STORE IT", "leaflet", "leaflet > § 3 Law"]
+    assert [title for title, _ in groupby(piece.title for piece in chunks)] == titles
 
 
 def test_a_list_that_is_whole_hides_none_that_is_not() -> None:

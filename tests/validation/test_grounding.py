@@ -242,6 +242,7 @@ def test_a_yes_or_no_quoted_from_another_passage_stays_apart(encoder: Encoder) -
         ("Faq > 3.2. May I bring a bicycle?", "Yes, at the desk."),
         ("Prices", "Not included:\n- Towels\n- Parking\nThe kitchen closes at 10 pm"),
         ("Prices", "- Not included:\nTowels\nParking"),
+        ("Leaflet", "3. HOW TO TAKE IT\nOne a day. Not\n- at night\n- with milk\n§ 4 Law\n(1) None holds."),
         ("Heater", "Never do the following:\n\n- Spray it\n- Open it\n\n1. Unplug it.\n2. Wipe it."),
         ("Not insured", "Tyres. Damage to glass.\n\nWe pay for windows."),
         ("Code", "```python\nexcept KeyError:\n    retry()\n```"),
