@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, islice
 
 Span = tuple[int, int]
 
@@ -11,10 +13,20 @@ FENCE = re.compile(r"^[ \t]*(```|~~~)[^\n]*(?:\n.*?(?:^[ \t]*\1[ \t]*$|\Z)|\Z)",
 LIST_MARK = re.compile(r"[ \t>#]*(?:\*\*)?(?:[-*+•–—·▪◦‣✓✔✗✘]|(?:step[ \t]+)?\d{1,2}[.):])(?:\*\*)?[ \t]+", re.IGNORECASE)
 # A line that is bold as a whole stands over what is below it.
 BOLD = re.compile(r"\s*(\*\*|__)(?=\S)((?:(?!\1)[^\n])+)\1\s*")
+# The end of a sentence.
+WHOLE = re.compile(r"""[.!?…]["'”’»)\]*_`]*$""")
 # A row of a Markdown table that leaves its first cell to those above it.
 BLANK_ROW = re.compile(r"[ \t]*\|[ \t]*\|")
 
 _LINE = re.compile(r"[^\n]+")
+_ANY_LINE = re.compile(r"[^\r\n]+")
+_NUMBERED = re.compile(r"[ \t>#]*(?:\*\*)?(?:step[ \t]+)?(\d{1,2})[.):]", re.IGNORECASE)
+# Lines that may stand over a section of a text without headings: "3. HOW TO TAKE IT", "2.1 Fees", "§ 5 Meetings", "Art. 7 Boats".
+_CHAPTER = re.compile(r"\d{1,2}(?:(?:\.\d{1,2})+\.?|[.)])[ \t]+(?=\S)")
+_ARTICLE = re.compile(r"(?:§+|(?:art(?:icle|ikel|\.)|section|clause|chapter)[ \t])[ \t]*\d", re.IGNORECASE)
+_MOST_OVER_CHARS = 60
+# From so many blanks on an item stands below another.
+_BELOW = 2
 _END = re.compile(r"""[.!?…]+["'”’»)\]*_`]*(?=\s|$)|[。！？]+[」』”’)"]*""")
 _NEXT = re.compile(r"""\s*["'“‘«(\[*_`¿¡]*(\S)""")
 _COMMENT = re.compile(r"\s*<!--")
@@ -108,6 +120,89 @@ def unmarked(between: str, sentence: str) -> bool:
     """Whether ``sentence``, with ``between`` it and a line that leads in a list or an item of that, is an item without a mark: the next line, and no
     sentence."""
     return between.count("\n") == 1 and not between.strip() and not _HAS_AN_END.search(sentence)
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A line of a text, how far in it stands, and the ``number`` of an item, 0 with another mark, None for what is none."""
+
+    start: int
+    far: int
+    number: int | None
+    ends_list: bool
+    leads: bool
+
+
+def other_lists(text: str) -> frozenset[int]:
+    """Where lines begin with the first item of a list right behind another one: with a number behind items without, or the other way about, and no
+    deeper. Not so an item that the one before leads in with a colon, nor what stands between two items whose numbers go on."""
+    found = set[int]()
+    lines = _lines_told(text)
+    numbered: bool | None = None
+    far = last = until = 0
+    for at, line in enumerate(lines):
+        if numbered is not None and line.far >= far + _BELOW:
+            continue
+        if line.number is None:
+            numbered = None if line.ends_list else numbered
+            continue
+        other = numbered is not None and numbered != bool(line.number) and not lines[at - 1].leads
+        if other and line.number:
+            other = not last or line.number != last + 1
+        elif other:
+            until = until if at < until else _next_number(lines, at, far, last + 1)
+            other = not until
+        if numbered is None or other:
+            numbered, far, last, until = bool(line.number), line.far, 0, 0
+            found |= {line.start} if other else set()
+        far, last = min(far, line.far), line.number or last
+    return frozenset(found)
+
+
+def _lines_told(text: str) -> list[_Line]:
+    lines = list[_Line]()
+    end = 0
+    for match in _ANY_LINE.finditer(text):
+        line = match[0].rstrip()
+        if not line:
+            continue
+        bare = line.lstrip(" \t>")
+        number = _NUMBERED.match(line)
+        item = int(number[1]) if number else 0
+        blank = len(text[end : match.start()].splitlines()) > 1
+        leads = line.rstrip("*_` ").endswith((":", "："))
+        lines.append(_Line(match.start(), len(line) - len(bare), item if LIST_MARK.match(match[0]) else None, blank or not bare[:1].islower(), leads))
+        end = match.end()
+    return lines
+
+
+def _next_number(lines: Sequence[_Line], at: int, far: int, number: int) -> int:
+    """Which line has the item ``number`` that a list goes on with behind ``at``; 0 for none."""
+    for place, line in enumerate(islice(lines, at, None), at):
+        if line.far < far + _BELOW and (line.number or (line.number is None and line.ends_list)):
+            return place if line.number == number else 0
+    return 0
+
+
+def is_over(before: str, line: str, following: str) -> bool:
+    """Whether ``line``, between two others, stands over what begins right below it: it has a number, and no end. It is no step then."""
+    line, below = line.rstrip(), following.strip()
+    if not below or following[0] in " \t" or len(line) > _MOST_OVER_CHARS or line.endswith(",") or _HAS_AN_END.search(line):
+        return False
+    number = _CHAPTER.match(line)
+    # One of several items has others beside it.
+    chapter = number and line[number.end()].isupper() and not _CHAPTER.match(before)
+    if not (chapter or _ARTICLE.match(line)) or any(kind.match(below) for kind in (LIST_MARK, _CHAPTER, _ARTICLE)):
+        return False
+    return (below[0].isupper() or below[0].isdigit() or below[0] in "(\"“„'‘") and not _goes_on(line, following)
+
+
+def overs(text: str) -> frozenset[int]:
+    """Where the lines begin that stand over others, see :func:`is_over`."""
+    lines = text.split("\n")
+    starts = accumulate((len(line) + 1 for line in lines), initial=0)
+    beside = zip(starts, ["", *lines], lines, [*lines[1:], ""], strict=False)
+    return frozenset(start for start, before, line, following in beside if is_over(before, line, following))
 
 
 def _of_prose(text: str, start: int, end: int) -> Iterator[Span]:

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from mdsa_local.sentences import sentences, spans, without_list_mark
+from mdsa_local.sentences import other_lists, overs, sentences, spans, without_list_mark
 
 
 @pytest.mark.parametrize(
@@ -92,6 +92,45 @@ def test_sentences(text: str, expected: list[str]) -> None:
 )
 def test_list_marks(sentence: str, bare: str) -> None:
     assert without_list_mark(sentence) == bare
+
+
+@pytest.mark.parametrize(
+    ("text", "others"),
+    [
+        ("Never:\n\n- a\n\n- b\n\n1. c\n2. d", ["1. c"]),
+        ("1. a\n2. b\r\n- c\ngoes on\n- d\n1. e", ["- c", "1. e"]),
+        ("> - a\n> 1. b", ["> 1. b"]),
+        # Deeper, led in, between two steps, and of a list that begins anew.
+        ("- a\n  1. b\n- Of these:\n1. c\n2. d\n- e", []),
+        ("1. a\n- b\n- c\n2. d", []),
+        ("- a\n- b\n\nThen:\n1. c", []),
+        ("- a\nNever:\n1. b", []),
+    ],
+)
+def test_where_another_list_begins(text: str, others: list[str]) -> None:
+    assert [text[at:].splitlines()[0] for at in sorted(other_lists(text))] == others
+
+
+def test_which_lines_stand_over_others() -> None:
+    over = ["1. WHAT IT IS", "2.1 Fees", "§ 5 Meetings", "Art. 7 Boats", "Section 8"]
+    text = "\n".join(f"{line}\n(1) It is so." for line in over)
+    assert [text[at:].splitlines()[0] for at in sorted(overs(text))] == over
+    # Steps and items, what goes on in the next line, and what has an end or nothing right below it.
+    others = [
+        "1. Eggs\n2. Milk\nBuy them.",
+        "1. Send it to the\nOffice.",
+        "1. Wait\nuntil it is.",
+        "1. Wait.\nGo.",
+        "§ 5\n\nIt is so.",
+        "1. Go\n- on",
+    ]
+    assert not any(map(overs, others))
+
+
+def test_many_lists_take_no_longer_each() -> None:
+    began = time.process_time()
+    other_lists("1. a\n" + "- b\n" * 50_000 + "2. c\n" + "- d\n1. e\n" * 20_000)
+    assert time.process_time() - began < 5
 
 
 def test_many_abbreviations_take_no_longer_each() -> None:

@@ -5,10 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
+from itertools import pairwise, takewhile
 
 from mdsa_local import mail
-from mdsa_local.sentences import BLANK_ROW, BOLD, FENCE, LIST_MARK, indentation, is_total, line_start, spans, unmarked, without_list_mark
+from mdsa_local.sentences import (
+    BLANK_ROW,
+    BOLD,
+    FENCE,
+    LIST_MARK,
+    WHOLE,
+    indentation,
+    is_total,
+    line_start,
+    other_lists,
+    overs,
+    spans,
+    unmarked,
+    without_list_mark,
+)
 from mdsa_local.validation import denials
 from mdsa_local.validation.grounding import YES_OR_NO
 
@@ -44,7 +58,6 @@ GOES_ON = re.compile(
 MOST_WORDS = 60
 # A line between two steps belongs to the first, if the next has the next number and so few sentences stand between.
 WITHIN_STEPS = 4
-WHOLE = re.compile(r"""[.!?…]["'”’»)\]*_`]*$""")
 # A Markdown table: the names of the columns, the line below them, and rows.
 TABLE = re.compile(r"^[^\n|]*\|[^\n]*\n[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*(?:\n[^\n]*\|[^\n]*)+", re.MULTILINE)
 # A list of steps of more words than these is read in parts: the judge reads 128 tokens with the question, and what the last step says is asked too.
@@ -107,7 +120,8 @@ class Unit:
 
 @dataclass(slots=True)
 class _Place:
-    """Where a unit is, before it is known what leads it in; it ``asks`` when a question is the last of it."""
+    """Where a unit is, before it is known what leads it in; it ``asks`` when a question is the last of it, and ``lacks`` what stands below it when
+    that goes on with it. What is ``over`` others is a line that stands so in a text without headings."""
 
     start: int
     end: int
@@ -119,6 +133,8 @@ class _Place:
     bare: bool = False
     above: str = ""
     leads: bool = False
+    lacks: bool = False
+    over: bool = False
 
 
 def units(text: str) -> list[str]:
@@ -130,14 +146,18 @@ def quotable(text: str) -> list[Unit]:
     """What can be quoted of a passage: its sentences, each list of steps as a whole, and each row of a table below the row that names its columns.
 
     A question is one with what follows it, and no unit by itself. An item of a list stands below the line that leads it in, where that ends with a
-    colon or a question mark, or denies: "Use bleach" may be what never to do. Neither is that line one by itself, if it ends so.
+    colon or a question mark, or denies: "Use bleach" may be what never to do. Neither is that line one by itself, if it ends so or
+    its items go on with it, nor is a line with a number, and no end, over what stands right below it: what nothing else leads in stands below that.
     """
     tables = [(match.start(), match.end()) for match in TABLE.finditer(text)]
-    places = _led_in(text, _joined(text, _places(text, tables)))
+    places = _headed(text, _led_in(text, _joined(text, _places(text, tables))))
     told = [
         (place.start, Unit(_row_told(text, place) or text[place.start : place.end], place.above, place.item or place.steps))
         for place in places
-        if not ((place.asks and not place.above) or (place.leads and (place.asks or text[: place.end].rstrip(EMPHASIS).endswith(":"))))
+        if not (
+            (place.asks and not place.above)
+            or (place.leads and (place.asks or place.lacks or place.over or text[: place.end].rstrip(EMPHASIS).endswith(":")))
+        )
     ]
     for first, last in tables:
         heading, _, *rows = text[first:last].strip("\n").split("\n")
@@ -187,6 +207,7 @@ def _places(text: str, tables: Sequence[tuple[int, int]]) -> list[_Place]:
     records = _records(text)
     found = list[_Place]()
     leading = False
+    heads = overs(text)
     for start, end in spans(text):
         code = any(first <= start < last for first, last in blocks)
         said = text[start:end] if code else TAG.sub("", text[start:end])
@@ -202,11 +223,12 @@ def _places(text: str, tables: Sequence[tuple[int, int]]) -> list[_Place]:
             # A record tells of what its first value names.
             found[-1].end = end
             continue
-        item = not code and not text[line_start(text, start) : start].strip() and bool(LIST_MARK.match(text, start))
-        leading = leading and not code and not item and unmarked(text[found[-1].end : start], text[start:end])
-        step = STEP.match(text, start)
+        over = not code and start in heads
+        item = not (code or over) and not text[line_start(text, start) : start].strip() and bool(LIST_MARK.match(text, start))
+        leading = leading and not (code or item or over) and unmarked(text[found[-1].end : start], text[start:end])
+        step = None if over else STEP.match(text, start)
         asks = not code and _asks(text[start:end])
-        found.append(_Place(start, end, code, item or leading, bool(step), asks, int(step[1]) if step else 0, leading))
+        found.append(_Place(start, end, code, item or leading, bool(step), asks, int(step[1]) if step else 0, leading, over=over))
         leading = leading or (not code and text[:end].rstrip(EMPHASIS).endswith(":"))
     return found
 
@@ -244,7 +266,7 @@ def _joined(text: str, places: Sequence[_Place]) -> list[_Place]:
             place.steps = following is not None and not following.asks
         if last and last.steps and (place.steps or _of_step(text, last, places, at)):
             last.end, last.asks, last.number = place.end, False, place.number or last.number
-        elif last and last.asks and not place.item and not place.code and not between.strip():
+        elif last and last.asks and not (place.item or place.code or place.over) and not between.strip():
             last.end, last.asks = place.end, place.asks
         elif last and _goes_on(text, last, place):
             last.end = place.end
@@ -291,11 +313,14 @@ def _led_in(text: str, places: list[_Place]) -> list[_Place]:
     over = list[tuple[int, _Place]]()
     last: _Place | None = None
     listing = False
+    others = other_lists(text)
     for at, place in enumerate(places):
         far = indentation(text, place.start) + place.bare
         between = text[last.end : place.start] if last else ""
         if place.item:
-            if not listing:
+            if listing and line_start(text, place.start) in others:
+                over = []
+            elif not listing:
                 # What is quoted leads in no list but one that is quoted too.
                 apart = last is None or last.code or between.strip() or (text[last.start] == ">") != (text[place.start] == ">")
                 over = [(-1, last)] if last and not apart and _leads_in(text, last, place.steps) else []
@@ -303,6 +328,7 @@ def _led_in(text: str, places: list[_Place]) -> list[_Place]:
             over = [(other, above) for other, above in over if other < far]
             for _, above in over:
                 above.leads = True
+                above.lacks = above.lacks or (not above.item and _lacks(text, above, place))
             place.above = "\n".join(" ".join(text[above.start : above.end].split()) for _, above in over)
             below = at + 1 < len(places) and places[at + 1].item and indentation(text, places[at + 1].start) > far
             if not place.steps and (below or _leads_in(text, place, False)):
@@ -322,6 +348,22 @@ def _led_in(text: str, places: list[_Place]) -> list[_Place]:
                 place.above = last.above
         last = place
     return places
+
+
+def _headed(text: str, places: list[_Place]) -> list[_Place]:
+    """``places``, each that nothing leads in with the line that stands over it, up to a blank line."""
+    head: _Place | None = None
+    for before, place in pairwise(places):
+        head = None if "\n\n" in text[before.end : place.start] else before if before.over else head
+        if head and not (place.above or place.over or place.code or place.asks):
+            head.leads = True
+            place.above = " ".join(text[head.start : head.end].split())
+    return places
+
+
+def _lacks(text: str, place: _Place, item: _Place) -> bool:
+    """Whether a line that leads in a list says nothing without its items, which begin in lower case: "Do not take it" above "- if you are ill"."""
+    return not WHOLE.search(text[place.start : place.end]) and without_list_mark(text[item.start : item.end])[:1].islower()
 
 
 def _leads_in(text: str, place: _Place, steps: bool) -> bool:

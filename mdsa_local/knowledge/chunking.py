@@ -2,8 +2,8 @@
 
 A chunk never spans two headings. Within a heading, blocks are put together while they fit; a block that fits stays whole, and one that
 does not is split at items or lines, then at sentence ends, then at words. The row that names a table's columns is the last heading of a chunk that
-begins below it, and so is the line that leads in a list ("Never do the following:"). Numbered steps stay together, with the line that leads them in,
-to more than twice the length; a chunk with a part of them only is headed by which ("steps 5 to 8 of 20").
+begins below it, and so is the line that leads in a list ("Never do the following:", "Do not use it"). Numbered steps stay together, with the line
+that leads them in, to more than twice the length; a chunk with a part of them only is headed by which ("steps 5 to 8 of 20").
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Literal
 from unicodedata import normalize
 
 from mdsa_local.knowledge.loaders import LINE, Section, below
-from mdsa_local.sentences import BLANK_ROW, BOLD
+from mdsa_local.sentences import BLANK_ROW, BOLD, WHOLE, is_over, other_lists, sentences
+from mdsa_local.validation import denials
 
 MAX_TOKENS = 110
 # Of numbered steps, which say little where some are missing: the encoder's window of 256 less its two marks and a short title. Under a longer title
@@ -72,7 +73,7 @@ class _Block:
 
 @dataclass(frozen=True, slots=True)
 class _Head:
-    """What stands over a part of a text, and where that begins and ends; ``leads_in``: that is a list."""
+    """What stands over a part of a text, and where that begins and ends; ``leads_in``: that is a list, or below a line that is over it."""
 
     text: str
     start: int
@@ -122,7 +123,8 @@ def chunk(
     """Split ``source`` into chunks of at most ``max_tokens`` by ``count_tokens``, numbered steps ``max_steps_tokens``; every character that is not
     blank or in a heading is in one.
 
-    ``title`` stands in for the headings where there are none. Without ``markdown`` only blank lines and list items have a meaning.
+    ``title`` stands in for the headings where there are none. Without ``markdown`` only blank lines, list items and lines
+    with a number that stand over others have a meaning.
     """
     return _chunk(source, count_tokens, title, markdown, (max_tokens, max_steps_tokens), {})
 
@@ -198,7 +200,8 @@ def _chunk(source: str, count_tokens: Callable[[str], int], title: str, markdown
 
     chunks: list[Chunk] = []
     at_char = at_byte = 0
-    for heading, blocks, _ in _sections(source, title, markdown, path):
+    for heading, found, _ in _sections(source, title, markdown, path):
+        blocks = [part for block in found for part in _lists(source, block)]
         pieces, procedures, lists = _pieces(source, blocks, cost, *limits)
         heads = [head for before, block in pairwise([None, *blocks]) if block and (head := _head(source, before, block))]
         passed = told = 0
@@ -221,9 +224,14 @@ def _chunk(source: str, count_tokens: Callable[[str], int], title: str, markdown
 
 
 def _head(source: str, before: _Block | None, block: _Block) -> _Head | None:
-    """What a chunk that begins within ``block`` is headed by: the names of a table's columns, or what leads in a list; None without either."""
+    """What a chunk that begins within ``block`` is headed by: the names of a table's columns, what leads in a list, or the line over a paragraph;
+    None without any."""
     if block.kind == "lines":
         return _columns(source, block)
+    if block.kind == "paragraph":
+        lines = [match[0] for match in islice(LINE.finditer(source, block.start, block.end), 2)]
+        over = len(lines) == 2 and is_over("", *lines)
+        return _Head(" ".join(lines[0].split()), block.start + len(lines[0]), block.end, True) if over else None
     if block.kind == "list" and before and before.kind == "paragraph":
         return _lead_in(source, before, block)
     return None
@@ -242,13 +250,16 @@ def _columns(source: str, block: _Block) -> _Head | None:
 
 
 def _lead_in(source: str, before: _Block, block: _Block) -> _Head | None:
-    """The sentence before a list that ends with a colon, without it, or the line in bold, and the list."""
+    """The sentence before a list that ends with a colon, without it, or denies and has no end, or the line in bold, and the list."""
     text = source[before.start : before.end].rstrip()
     if bold := BOLD.fullmatch(text):
         text = f"{bold[2].strip().rstrip(':：')}:"
-    if not text.endswith((":", "：")):
-        return None
-    last = " ".join(text[max([0, *_sentences(text)]) : -1].split())
+    if text.endswith((":", "：")):
+        last = " ".join(text[max([0, *_sentences(text)]) : -1].split())
+    else:
+        last = " ".join(next(reversed(sentences(text)), "").split())
+        if WHOLE.search(last) or not denials.denies(last):
+            return None
     return _Head(last, block.start, block.end, True) if 0 < len(last) <= _MOST_COLUMNS_CHARS else None
 
 
@@ -283,7 +294,11 @@ def _sections(source: str, title: str, markdown: bool, path: dict[int, str]) -> 
         else:
             if markdown and not fresh and "|" in line and "|" in source[above:start] and _RULE.fullmatch(line.strip()):
                 _begin_table(blocks, above, start)
-            _place(blocks, line, start, end, fresh, markdown)
+            following = LINE.match(source, end)
+            if is_over(source[above:start], line, following[0] if following else ""):
+                _extend(blocks, "paragraph", start, end, fresh=True)
+            else:
+                _place(blocks, line, start, end, fresh, markdown)
             fresh = False
         above = start
     yield _joined(path) or title, blocks, begin
@@ -329,6 +344,14 @@ def _begin_table(blocks: list[_Block], start: int, end: int) -> None:
     if last.kind == "paragraph":
         blocks[-1:] = [_Block("paragraph", last.start, start)] if last.start < start else []
         blocks.append(_Block("lines", start, end))
+
+
+def _lists(source: str, block: _Block) -> list[_Block]:
+    """A list, or the lists that it is: what leads in one of bullets says nothing of the steps behind that."""
+    if block.kind != "list":
+        return [block]
+    starts = sorted(block.start + at for at in other_lists(source[block.start : block.end]))
+    return [_Block("list", start, end) for start, end in pairwise([block.start, *starts, block.end])]
 
 
 def _leads(line: str) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise, zip_longest
 from typing import TYPE_CHECKING
 
-from mdsa_local.sentences import FENCE, LIST_MARK, indentation, sentences, spans, unmarked, without_list_mark
+from mdsa_local.sentences import FENCE, LIST_MARK, indentation, line_start, other_lists, sentences, spans, unmarked, without_list_mark
 from mdsa_local.types import Passage
 from mdsa_local.validation import agreement, citations, denials, facts
 from mdsa_local.validation.facts import Facts
@@ -131,7 +131,8 @@ def _cited(found: Sequence[citations.Mark], start: int, until: int) -> tuple[int
 
 def _parts(bare: str, span: tuple[int, int], found: Sequence[citations.Mark], quotes: Container[str]) -> Iterator[tuple[int, int]]:
     """A sentence, divided at marks behind a letter by itself: "take vitamin C. [1] Rest. [2]" is two, though "C. Rest" might be a name; and between
-    quotations, which may be rows or lines without a full stop. A heading that goes on in other words is no quotation."""
+    quotations, which may be rows or lines without a full stop, or an item below what leads it in. A heading that goes on in other words is no
+    quotation."""
     start, end = span
     inside = [mark for mark in found if start < mark.start < mark.end < end]
     for mark, following in zip_longest(inside, inside[1:]):
@@ -139,8 +140,19 @@ def _parts(bare: str, span: tuple[int, int], found: Sequence[citations.Mark], qu
         until = following.start if following else end
         quoted = plain(before) in quotes and plain(bare[mark.end : until].strip()) in quotes
         if quoted or (LETTER.search(before) and after.lstrip()[:1].isupper()):
-            yield start, start + len(before)
+            yield from _lines(bare, (start, start + len(before)), quotes)
             start = end - len(after.lstrip())
+    yield from _lines(bare, (start, end), quotes)
+
+
+def _lines(bare: str, span: tuple[int, int], quotes: Container[str]) -> Iterator[tuple[int, int]]:
+    """A sentence, divided where a line ends between two quotations."""
+    start, end = span
+    ends = [at for at in range(start, end) if bare[at] == "\n"]
+    for at, until in pairwise([*ends, end]):
+        if plain(bare[start:at]) in quotes and plain(bare[at:until].strip()) in quotes:
+            yield start, at
+            start = at + 1
     yield start, end
 
 
@@ -204,13 +216,16 @@ def _parts_of(text: str) -> list[_Part]:
     lead = _Part("", facts.read(""))
     until, far, bare = 0, -1, False
     blocks = [match.span() for match in FENCE.finditer(text)]
+    others = other_lists(text)
     for start, end in spans(text):
         sentence, between = text[start:end], text[until:start]
         inward, item = indentation(text, start), bool(LIST_MARK.match(sentence))
         code = any(first <= start < last for first, last in blocks)
         bare = bare and not item
-        # A list goes on with its items, those without a mark too; one that stands no deeper than the item which denies is beside that, not below.
-        if code or ("\n" in between and (inward <= far if item else not (bare and unmarked(between, sentence)))):
+        # A list goes on with its items, those without a mark too; one that stands no deeper than the item which denies is beside that, not below, and
+        # so is another list.
+        other = item and line_start(text, start) in others
+        if code or other or ("\n" in between and (inward <= far if item else not (bare and unmarked(between, sentence)))):
             lead, far, bare = _Part("", facts.read("")), -1, False
         until = end
         told = facts.read(without_list_mark(sentence))

@@ -118,6 +118,8 @@ NEVER = "Never do the following:\n\n- Wash the tent in a machine.\n- Use bleach 
             "We do not pay for these.\n* Taxis\n* Fines",
             ["We do not pay for these.", "We do not pay for these.\n* Taxis", "We do not pay for these.\n* Fines"],
         ),
+        ("We do not pay\n- for taxis\n- for fines", ["We do not pay\n- for taxis", "We do not pay\n- for fines"]),
+        ("Not open\n\n- Sundays", ["Not open", "Not open\n- Sundays"]),
         ("Two ways are open.\n- By train.\n- By bus.", ["Two ways are open.", "- By train.", "- By bus."]),
         ("It never costs more.\n\n1. Open it.\n2. Close it.", ["It never costs more.", "1. Open it.\n2. Close it."]),
         ("Never:\n1. Iron it.\n2. Bleach it.\n\nFine.", ["Never:\n1. Iron it.\n2. Bleach it.", "Fine."]),
@@ -143,6 +145,10 @@ NEVER = "Never do the following:\n\n- Wash the tent in a machine.\n- Use bleach 
         ("> We do not pay:\n> - Taxis", ["> We do not pay:\n> - Taxis"]),
         # A line in bold stands over it.
         ("Not here:\n- Fires\n**Allowed**\n- Dogs", ["Not here:\n- Fires", "**Allowed**", "**Allowed**\n- Dogs"]),
+        # Steps behind items are of another list, but for what an item leads in; so are items behind steps, but not those between two.
+        ("Never:\n- Iron it.\n- Bleach it.\n\n1. Wash it.\n2. Dry it.", ["Never:\n- Iron it.", "Never:\n- Bleach it.", "1. Wash it.\n2. Dry it."]),
+        ("Never:\n- if damp:\n1. Iron it.\n2. Fold it.", ["Never:\n- if damp:", "Never:\n1. Iron it.\n2. Fold it."]),
+        ("Never:\n1. Iron it.\n- hot\n- damp\n2. Bleach it.\n- Keep it.", ["Never:\n1. Iron it.\n- hot\n- damp\n2. Bleach it.", "- Keep it."]),
         # The next paragraph, and code, are no list.
         ("Never:\n- Iron it.\n\nNow wash.\n- By hand.", ["Never:\n- Iron it.", "Now wash.", "- By hand."]),
         ("```yaml\nsteps:\n- run: x\n```", ["```yaml\nsteps:\n- run: x\n```"]),
@@ -151,6 +157,18 @@ NEVER = "Never do the following:\n\n- Wash the tent in a machine.\n- Use bleach 
 )
 def test_an_item_is_quoted_below_what_leads_it_in(text: str, units: list[str]) -> None:
     assert units_of(text) == units
+
+
+def test_what_has_a_line_with_a_number_over_it_is_quoted_below_that() -> None:
+    text = "2. STORAGE\nKeep it dry. Do not freeze it.\nNot beside\n- gas\n- oil\n§ 3 Fees\n(1) None.\n\nThe end."
+    assert [(unit.above, unit.own) for unit in quotable(text)] == [
+        ("2. STORAGE", "Keep it dry."),
+        ("2. STORAGE", "Do not freeze it."),
+        ("Not beside", "- gas"),
+        ("Not beside", "- oil"),
+        ("§ 3 Fees", "(1) None."),
+        ("", "The end."),
+    ]
 
 
 @pytest.mark.parametrize(

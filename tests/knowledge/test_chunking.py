@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import time
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,16 @@ def test_steps_that_go_on_behind_something_else_are_parts() -> None:
     assert {piece.title for piece in chunk("# T\n" + "\n".join(f"{n}. It was a year." for n in range(1990, 2020, 3)), count, max_tokens=20)} == {"T"}
 
 
+@pytest.mark.parametrize("between", ["", "\n"])
+def test_a_line_with_a_number_over_others_is_no_step_and_heads_them(between: str) -> None:
+    said = "Take one in the morning, and one more at night. " * 3
+    text = between.join(f"{line}\n{said}\n" for line in ("1. HOW TO TAKE IT", "2. HOW TO STORE IT", "§ 3 Law"))
+    chunks = chunk(text, count, title="leaflet", markdown=False, max_tokens=30)
+    exact(text, chunks)
+    titles = ["leaflet", "leaflet > 1. HOW TO TAKE IT", "leaflet", "leaflet > 2. HOW TO STORE IT", "leaflet", "leaflet > § 3 Law"]
+    assert [title for title, _ in groupby(piece.title for piece in chunks)] == titles
+
+
 def test_a_list_that_is_whole_hides_none_that_is_not() -> None:
     text = "# T\n1. One.\n2. Two.\n\nThen:\n" + "\n".join(STEPS)
     first, *_ = chunk(text, count, max_tokens=40, max_steps_tokens=50)
@@ -222,12 +233,31 @@ def test_a_list_right_below_another_is_headed_by_what_leads_in_that(lead: str, t
     assert not any("Games" in piece.text and "Fires" in piece.text for piece in chunks)
 
 
+@pytest.mark.parametrize("blank", ["", "\n"])
+def test_steps_behind_a_list_are_not_headed_by_what_leads_in_that(blank: str) -> None:
+    nevers = "".join(f"- Pour thing number {n} into a cup or a glass.\n{blank}" for n in range(6))
+    steps = f"\n{blank}".join(STEPS[:3])
+    text = f"Never do the following:\n{blank}{nevers}{steps}"
+    chunks = chunk(text, count, title="Kettle", max_tokens=60)
+    exact(text, chunks)
+    assert {piece.title for piece in chunks if "- Pour" in piece.text and "Never" not in piece.text} == {"Kettle > Never do the following"}
+    assert [piece.title for piece in chunks if "1. Turn" in piece.text] == ["Kettle"]
+
+
 def test_underlined_lines_are_headings() -> None:
     text = "Plans\n=====\nTwo.\n\nPlan A {#a}\n---\nIt is $5.\n\nPlan B\n------\nIt is $9.\nAll of it\n---\n\nThe end.\n---\n\n- one\n---\n# C {.x}"
     found = [(piece.title, piece.text) for piece in chunk(f"{text}\nEnd", count)]
     rest = "It is $9.\nAll of it\n---\n\nThe end.\n---\n\n- one\n---"
     assert found == [("Plans", "Two."), ("Plans > Plan A", "It is $5."), ("Plans > Plan B", rest), ("C", "End")]
     assert [piece.title for piece in chunk(text, count, title="file", markdown=False)] == ["file"]
+
+
+@pytest.mark.parametrize(("lead", "title"), [("Keep it dry. Do not use it", " > Do not use it"), ("Never use it.", ""), ("It may be used", "")])
+def test_a_list_is_headed_by_what_denies_and_has_no_end(lead: str, title: str) -> None:
+    items = "".join(f"- if part number {n} of the machine is wet\n" for n in range(9))
+    chunks = chunk(f"A machine.\n{lead}\n\n{items}", count, title="Saw", max_tokens=40)
+    inside = {piece.title for piece in chunks if piece.text.startswith("- if")}
+    assert inside == {f"Saw{title}"}
 
 
 @pytest.mark.parametrize("markdown", [True, False])

@@ -242,6 +242,8 @@ def test_a_yes_or_no_quoted_from_another_passage_stays_apart(encoder: Encoder) -
         ("Faq > 3.2. May I bring a bicycle?", "Yes, at the desk."),
         ("Prices", "Not included:\n- Towels\n- Parking\nThe kitchen closes at 10 pm"),
         ("Prices", "- Not included:\nTowels\nParking"),
+        ("Leaflet", "3. HOW TO TAKE IT\nOne a day. Not\n- at night\n- with milk\n§ 4 Law\n(1) None holds."),
+        ("Heater", "Never do the following:\n\n- Spray it\n- Open it\n\n1. Unplug it.\n2. Wipe it."),
         ("Not insured", "Tyres. Damage to glass.\n\nWe pay for windows."),
         ("Code", "```python\nexcept KeyError:\n    retry()\n```"),
         ("Claims", "1. Call.\n\n   Never wait.\n\n2. Write to us.\n\nDo not send\nPictures by post."),
@@ -253,6 +255,18 @@ def test_what_can_be_quoted_is_accepted_as_a_quotation(title: str, text: str, en
     for unit in units.quotable(text):
         answer = Extract(0, unit.text, above=unit.above, section=unit.section(title)).quoted
         assert all(claim.quoted for claim in grounding.check(answer, passage, encoder.encode)), answer
+
+
+def test_what_leads_in_a_list_without_an_end_is_a_quotation_beside_its_item(encoder: Encoder) -> None:
+    text = "Do not take it\n- if you are allergic\n- if you have had an ulcer"
+    passage = [Passage("p", "p.md", "x", "", text, 0, len(text), 0.5)]
+    found = grounding.check("Do not take it\n- if you have had an ulcer [1]", passage, encoder.encode)
+    assert [(claim.text, claim.cited, claim.quoted) for claim in found] == [
+        ("Do not take it", (1,), True),
+        ("- if you have had an ulcer", (1,), True),
+    ]
+    (claim,) = grounding.check("Do not take it\n- if you have had a cold [1]", passage, encoder.encode)
+    assert not claim.quoted
 
 
 def test_an_item_is_not_denied_by_the_item_before_it(encoder: Encoder) -> None:

@@ -145,6 +145,18 @@ def test_texts_with_blank_cells_or_messages_are_read_again(tmp_path: Path, text:
 
 @pytest.mark.parametrize(
     "text",
+    ["Never:\n- a\n  more\n\n1. b\n", "1. a\r\n2. b\r\n\r\n- c\r\n", "Do not use it\n\n- if ill\n", "3. USE\r\nTake it.", "A\n§ 2 Fees\n(1) None."],
+)
+def test_texts_whose_lists_are_told_otherwise_now_are_read_again(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(text.encode())
+    assert fingerprint(path)[64:] == "-6"
+    path.write_bytes(b"- a\n- b\n\nThen:\n\n1. c\n\nSection 3 holds.\nIt does.\n")
+    assert fingerprint(path)[64:] == ""
+
+
+@pytest.mark.parametrize(
+    "text",
     [
         "# Title\n---\na: 1\n---\n",
         "---\nno end: 1\n",
