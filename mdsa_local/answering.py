@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 # So many passages, of different headings, are named where none answers.
 NEAREST = 3
+# Why what was streamed does not stand, where nothing is wrong with the answer itself.
+THOUGHTS = "it began with the model's thoughts"
 
 
 class Answering:
@@ -65,10 +67,10 @@ class Answering:
             draft = yield from self._generate(domain, read.text, evidence)
             judged = (read.text, draft, evidence.passages, self._embed, evidence.answering, domain.generation)
             verdict = self._timed("validate", lambda: ladder.judge(*judged))
-            kind: Literal["citations", "replaced"] = "citations" if verdict.status == "success" else "replaced"
+            kind: Literal["citations", "replaced"] = "citations" if verdict.status == "success" and not draft.withdrawn else "replaced"
             verdict = parts.marked(verdict)
-            if verdict.text != draft.text:
-                yield Revised(verdict.text, verdict.reason, kind)
+            if draft.withdrawn or verdict.text != draft.text:
+                yield Revised(verdict.text, verdict.reason or (THOUGHTS if draft.withdrawn else ""), kind)
         self._go_on()
         answer = self._answer(route, draft, verdict)
         if answer.status == "not_found":

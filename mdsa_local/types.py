@@ -145,7 +145,7 @@ class Citation:
 @dataclass(frozen=True, slots=True)
 class Draft:
     """What a model wrote, before validation; or the refusal, with the ``doubt`` for which no model was asked. ``thought``: whether it
-    wrote thoughts before, which are not in the text."""
+    wrote thoughts before, which are not in the text; ``withdrawn``: whether they were streamed as if they were."""
 
     text: str
     model: str
@@ -154,6 +154,7 @@ class Draft:
     tokens_generated: int
     doubt: str = ""
     thought: bool = False
+    withdrawn: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from mdsa_local.domains.config import Generation
 from mdsa_local.errors import MDSAError
 from mdsa_local.runtime.backend import Finished, Message
+from mdsa_local.runtime.stopping import unopened
 from mdsa_local.settings import Settings
 
 CONTEXT_TOKENS = 2000
@@ -40,7 +41,7 @@ class Scripted:
                 yield Finished("length", 1, number)
                 return
             yield word if number == 0 else f" {word}"
-        yield Finished("stop", 1, len(words))
+        yield Finished("stop", 1, len(words), withdrawn=unopened(said))
 
     def close(self) -> None:
         self.closed.append(True)

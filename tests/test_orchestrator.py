@@ -382,6 +382,23 @@ def test_an_invented_answer_is_withdrawn_and_marked(says: TinyBERTOrchestrator, 
     assert capsys.readouterr().out.count(answer.answer.reason) == 1
 
 
+def test_thoughts_that_were_streamed_are_withdrawn(says: TinyBERTOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
+    scripted.SAYS["finance"] = NOT_FOUND
+    passage = next(event for event in says.stream("What does an overdraft cost?") if isinstance(event, Retrieved)).passages[0]
+    quoted = next(sentence for sentence in sentences(passage.text) if "overdraft" in sentence)
+    for thoughts in ("", "A moon costs 77 euros. </think>\n\n"):
+        scripted.SAYS["finance"] = f"{thoughts}{quoted} [1]"
+        events = list(says.stream("What does an overdraft cost?"))
+        assert isinstance(events[-1], Completed)
+        answer = events[-1].answer
+        assert (answer.response, answer.status) == (f"{quoted} [1]", "success")
+        revised = [(event.text, event.kind) for event in events if isinstance(event, Revised)]
+        assert revised == ([(answer.response, "replaced")] if thoughts else [])
+    capsys.readouterr()
+    show(says, "What does an overdraft cost?", None)
+    assert f"withdrawn: it began with the model's thoughts. Instead:\n{quoted}" in capsys.readouterr().out
+
+
 def test_the_models_refusal_is_an_honest_not_found(says: TinyBERTOrchestrator) -> None:
     scripted.SAYS["finance"] = NOT_FOUND
     assert says.ask("What does an overdraft cost?").status == "not_found"

@@ -95,9 +95,10 @@ class DomainExecutor:
         stream = backend.stream(asked.messages, asked.generation, deadline_s=deadline - time.monotonic())
         for piece in leash.hold(stream):
             if isinstance(piece, Finished):
-                text = "".join(written)
+                text = "".join(written)[piece.withdrawn :]
                 shown = text if domain.generation.formed else text.strip()
-                yield Draft(shown, reference, piece.reason, piece.prompt_tokens, piece.tokens_generated, thought=bool(piece.thinking))
+                thought, withdrawn = bool(piece.thinking), piece.withdrawn > 0
+                yield Draft(shown, reference, piece.reason, piece.prompt_tokens, piece.tokens_generated, thought=thought, withdrawn=withdrawn)
             else:
                 written.append(piece)
                 yield piece

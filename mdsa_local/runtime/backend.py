@@ -57,6 +57,7 @@ class Finished:
     """The end of a stream. ``reason`` is ``stop`` (the model or a stop string ended it), ``length`` (no tokens left) or ``cancelled``.
 
     ``tool_calls`` and ``thinking`` (what the model wrote before its answer) come from runtimes that tell them apart from the text.
+    ``withdrawn``: so many characters that the text began with were thinking, as it turned out; the answer is what follows them.
     ``probabilities``: one for each token, where :attr:`Generation.probabilities` asked for them and the runtime has them. What ``choices``
     and ``refusal`` put into the answer has those that the model gives it.
     """
@@ -67,6 +68,7 @@ class Finished:
     tool_calls: tuple[ToolCall, ...] = ()
     thinking: str = ""
     probabilities: tuple[TokenProbability, ...] = ()
+    withdrawn: int = 0
 
 
 class Backend(Protocol):

@@ -7,9 +7,10 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
 
 from mdsa_local.machine import available_cores
@@ -42,6 +43,8 @@ WINDOWS_NUMBERS = {"sse3": 13, "avx": 39, "avx2": 40, "avx512f": 41, "asimd": 19
 PROBE_TIMEOUT_S = 5.0
 # Of the memory that is free, what models may take together.
 FREE_SHARE = 0.7
+# What Linux says of this process.
+PROCESS = Path("/proc/self")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +111,8 @@ class HardwareDetector:
 
     @cached_property
     def cpu_count(self) -> Integer:
-        """Logical processors that this process may use: fewer than the machine has where a container limits it."""
-        count = available_cores()
-        quota = cgroup_cpus(_text("/sys/fs/cgroup/cpu.max"))
-        return Integer(min(count, math.ceil(quota)) if quota else count)
+        """Logical processors that this process may use: fewer than the machine has where a container or a service is limited."""
+        return Integer(min([available_cores(), *(math.ceil(quota) for group in _groups("cpu") if (quota := _quota(group)))]))
 
     @cached_property
     def physical_cores(self) -> Integer:
@@ -147,7 +148,7 @@ class HardwareDetector:
 
     @cached_property
     def memory_gb(self) -> Number:
-        """Memory in gigabytes (10^9 bytes): what is installed, or what a container may use where that is less."""
+        """Memory in gigabytes (10^9 bytes): what is installed, or what a container or a service may use where that is less."""
         return Number(round(self.memory_bytes / 1e9, 1))
 
     @cached_property
@@ -155,9 +156,7 @@ class HardwareDetector:
         """The same in bytes."""
         import psutil
 
-        limit = _text("/sys/fs/cgroup/memory.max").strip()
-        total = psutil.virtual_memory().total
-        return Integer(min(total, int(limit)) if limit.isdigit() else total)
+        return Integer(min([psutil.virtual_memory().total, *(limit for limit, _ in _memory_limits())]))
 
     @property
     def available_memory_gb(self) -> Number:
@@ -254,23 +253,57 @@ def nvidia_gpus(csv: str) -> list[Gpu]:
 
 
 def cgroup_cpus(text: str) -> float:
-    """Processors that a container's ``cpu.max`` allows, 0.0 for no limit."""
+    """Processors that a control group's ``cpu.max`` allows, 0.0 for no limit."""
     match = re.fullmatch(r"(\d+) (\d+)", text.strip())
     return int(match[1]) / int(match[2]) if match and int(match[2]) else 0.0
+
+
+def _groups(controller: str) -> Iterator[Path]:
+    """Folders of the control groups that may limit this process, of ``memory`` or ``cpu``: its own and all above it that can be seen, of cgroup v2
+    and v1. A limit of any of them holds."""
+    own: dict[str, str] = {}
+    for names, path in re.findall(r"^\d+:([^:]*):(.*)$", _text(PROCESS / "cgroup"), re.MULTILINE):
+        own |= dict.fromkeys(names.split(","), path)
+    mounts = re.findall(r"^\S+ \S+ \S+ (\S+) (\S+) .* - (cgroup2?) \S+ (\S+)$", _text(PROCESS / "mountinfo"), re.MULTILINE)
+    for root, mounted, kind, options in mounts:
+        # Version 2 has one tree for all, and names none.
+        if kind == "cgroup" and controller not in options.split(","):
+            continue
+        path = PurePosixPath(own.get("" if kind == "cgroup2" else controller, root))
+        below = path.relative_to(root).parts if path.is_relative_to(root) else ()
+        yield from (Path(mounted, *below[:depth]) for depth in range(len(below) + 1))
+
+
+def _quota(group: Path) -> float:
+    """Processors that a control group allows, 0.0 for no limit."""
+    return cgroup_cpus(_text(group / "cpu.max") or f"{_text(group / 'cpu.cfs_quota_us').strip()} {_text(group / 'cpu.cfs_period_us')}")
+
+
+def _memory_limits() -> Iterator[tuple[int, int]]:
+    """The limit of each control group that has one, and what is taken of it, but for what the system would give back."""
+    for group in _groups("memory"):
+        for most, used, unused in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            limit, taken = _text(group / most).strip(), _text(group / used).strip()
+            if limit.isdigit():
+                cached = re.search(rf"^{unused} (\d+)$", _text(group / "memory.stat"), re.MULTILINE)
+                yield int(limit), (int(taken) if taken.isdigit() else 0) - (int(cached[1]) if cached else 0)
 
 
 def _amd_gpus(drm: Path = Path("/sys/class/drm")) -> list[Gpu]:
     """AMD GPUs by the Linux kernel's tables. Those without memory of their own, part of a processor, are left out."""
     found = []
     for card in sorted(drm.glob("card[0-9]*/device/mem_info_vram_total")):
-        size = _text(str(card)).strip()
+        size = _text(card).strip()
         if size.isdigit() and int(size) > 2**30:
-            name = _text(str(card.with_name("product_name"))).strip()
+            name = _text(card.with_name("product_name")).strip()
             found.append(Gpu("rocm", name or "AMD GPU", int(size)))
     return found
 
 
-def _text(path: str) -> str:
+def _text(path: str | Path) -> str:
     """A small file of the system; empty where there is none."""
     try:
         return Path(path).read_text(encoding="utf-8", errors="replace")
@@ -295,13 +328,9 @@ def memory_budget_bytes(configured_mb: int) -> int:
 
 
 def available_bytes() -> int:
-    """Memory that programs could take now: of the machine, or of a container's limit where that leaves less. What the system would give back counts
-    as free: of a container the pages of files that were not used lately."""
+    """Memory that programs could take now: of the machine, or of a container's or a service's limit where that leaves less. What the system would
+    give back counts as free: below a limit the pages of files that were not used lately."""
     import psutil
 
     free = int(psutil.virtual_memory().available)
-    limit, taken = (_text(f"/sys/fs/cgroup/memory.{name}").strip() for name in ("max", "current"))
-    if not (limit.isdigit() and taken.isdigit()):
-        return free
-    cached = re.search(r"^inactive_file (\d+)$", _text("/sys/fs/cgroup/memory.stat"), re.MULTILINE)
-    return max(0, min(free, int(limit) - int(taken) + (int(cached[1]) if cached else 0)))
+    return max(0, min([free, *(limit - taken for limit, taken in _memory_limits())]))

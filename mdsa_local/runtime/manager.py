@@ -188,13 +188,16 @@ class ModelManager:
         return ManagedStream(self, self._names.target(ref), as_messages(messages), generation, deadline_s)
 
     def generate(self, ref: str, messages: Prompt, generation: Generation = DEFAULT_GENERATION, *, deadline_s: float | None = None) -> str:
-        """The whole text of :meth:`stream`. Raises as that, and what :meth:`cut_off` gives where it ends as ``cancelled``."""
+        """The whole text of :meth:`stream`, without what it withdraws. Raises as that, and what :meth:`cut_off` gives where it ends as
+        ``cancelled``."""
         written = list[str]()
         for piece in self.stream(ref, messages, generation, deadline_s=deadline_s):
             if isinstance(piece, str):
                 written.append(piece)
             elif piece.reason == "cancelled":
                 raise self.cut_off(f"the model {ref}")
+            else:
+                written = ["".join(written)[piece.withdrawn :]]
         return "".join(written)
 
     def cut_off(self, model: str) -> BackendError:

@@ -55,6 +55,15 @@ class Thoughts:
         return held
 
 
+def unopened(text: str) -> int:
+    """How many of its first characters are thoughts that only end, on a line that ``</think>`` ends: the prompts of some servers open them. 0 without
+    such an end."""
+    told, end, rest = text.partition(THOUGHT)
+    answer = rest.lstrip()
+    ends = end and THINKS not in told and (not answer or "\n" in rest[: len(rest) - len(answer)])
+    return len(text) - len(answer) if ends else 0
+
+
 class StopFilter:
     """Bytes in, text out. Text that may begin a stop string is held back until it is known; a stop string is never passed on.
 

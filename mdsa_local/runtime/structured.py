@@ -188,7 +188,7 @@ def _collected(backend: Backend, messages: Sequence[Message], generation: Genera
     with closing(cast("Any", stream)):
         for piece in stream:
             if isinstance(piece, Finished):
-                return text, piece
+                return text[piece.withdrawn :], piece
             text += piece
             blank = blank + len(piece) if piece.isspace() else len(piece) - len(piece.rstrip())
             if blank >= MOST_WHITESPACE:

@@ -10,13 +10,15 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 from urllib.parse import urlsplit
 
 from mdsa_local.errors import BackendError, BackendTimeoutError, ConfigError, MDSAError
 from mdsa_local.runtime.backend import Finished, Message
+from mdsa_local.runtime.stopping import THOUGHT, unopened
 from mdsa_local.settings import sendable
 from mdsa_local.stoppable import Leash, never, unwanted
 
@@ -129,7 +131,8 @@ class Wires:
         with self.request(deadline_s) as wire:
             leash.hold(wire)
             try:
-                yield from answer(wire)
+                with closing(cast("Any", answer(wire))) as pieces:
+                    yield from _thoughts_apart(pieces)
             except MDSAError:
                 if wire.cut_by != "close":
                     raise
@@ -141,6 +144,17 @@ class Wires:
             self.closed = True
             for wire in self._open:
                 wire.cut("close")
+
+
+def _thoughts_apart(pieces: Iterator[str | Finished]) -> Iterator[str | Finished]:
+    """An answer whose end says whether it began with thoughts that nothing opened: by then they have been passed on."""
+    text = list[str]()
+    for piece in pieces:
+        if isinstance(piece, str):
+            text.append(piece)
+        elif not piece.thinking and (size := unopened("".join(text))):
+            piece = replace(piece, thinking="".join(text)[:size].rstrip().removesuffix(THOUGHT), withdrawn=size)
+        yield piece
 
 
 def _watch(wire: Wire, due: float, over: threading.Event, stopped: Callable[[], bool]) -> None:

@@ -196,7 +196,8 @@ class OllamaHandler(JsonHandler):
         if kind == "tooler":
             call = {"function": {"name": "get_order_status", "arguments": {"order_id": 7}}}
             self._line({"message": {"role": "assistant", "content": "", "tool_calls": [call]}, "done": False})
-        for piece in {"musing": ("<thi", "nk>so", " so</think>\n\n", *PIECES), "separated": SEPARATED}.get(kind, PIECES):
+        thoughts = {"musing": ("<thi", "nk>so", " so</think>\n\n"), "unopened": ("so", " so</th", "ink>\n\n")}.get(kind, ())
+        for piece in (*thoughts, *(SEPARATED if kind == "separated" else PIECES)):
             self._line({"message": {"role": "assistant", "content": piece}, "done": False})
             if kind == "broken":
                 self.drop()

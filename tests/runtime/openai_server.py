@@ -97,6 +97,9 @@ class OpenAIHandler(JsonHandler):
         if kind == "inline-thinker":
             for part in ("<thi", "nk>so", " so</think>\n\n"):
                 self._delta({"content": part})
+        if kind == "unopened":
+            for part in ("so", " so</th", "ink>\n\n"):
+                self._delta({"content": part})
         if kind == "thinker":
             self._delta({"reasoning_content": "hmm"})
         if kind == "tooler":

@@ -112,18 +112,138 @@ def test_containers(text: str, cpus: float) -> None:
     assert cgroup_cpus(text) == cpus
 
 
+def limited(folder: Path, monkeypatch: pytest.MonkeyPatch, own: str, mounts: dict[str, str], files: dict[str, str]) -> None:
+    """A machine of 64 GB and 16 processors whose Linux says ``own`` of this process and has mounted ``mounts`` (what: its root) in
+    folders 0, 1 and so on, with ``files``."""
+    lines = [f"{30 + at} 24 0:{at} {root} {folder}/{at} rw,nosuid shared:9 - {kind}\n" for at, (kind, root) in enumerate(mounts.items())]
+    for path, text in {"cgroup": own, "mountinfo": "".join(lines), **files}.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text)
+    monkeypatch.setattr(hardware, "PROCESS", folder)
+    monkeypatch.setattr(hardware, "available_cores", lambda: 16)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=40_000_000_000, total=64_000_000_000))
+
+
+STAT = "anon 900\ninactive_file 500000000\nactive_file 7\ntotal_inactive_file 600000000\n"
+
+
+def memory(at: str, limit: str, taken: str) -> dict[str, str]:
+    return {f"{at}/memory.max": f"{limit}\n", f"{at}/memory.current": f"{taken}\n", f"{at}/memory.stat": STAT}
+
+
+def old_memory(at: str, limit: str, taken: str) -> dict[str, str]:
+    return {f"{at}/memory.limit_in_bytes": f"{limit}\n", f"{at}/memory.usage_in_bytes": f"{taken}\n", f"{at}/memory.stat": STAT}
+
+
 @pytest.mark.parametrize(
     ("limit", "taken", "free"),
     [("4000000000", "1500000000", 3_000_000_000), ("max", "1", 40_000_000_000), ("", "", 40_000_000_000), ("10", "1000000000", 0)],
 )
-def test_free_memory_is_what_a_container_leaves(monkeypatch: pytest.MonkeyPatch, limit: str, taken: str, free: int) -> None:
-    told = {"memory.max": f"{limit}\n", "memory.current": f"{taken}\n", "memory.stat": "anon 900\ninactive_file 500000000\nactive_file 7\n"}
-    monkeypatch.setattr(hardware, "_text", lambda path: told.get(Path(path).name, ""))
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=40_000_000_000, total=64_000_000_000))
+def test_free_memory_is_what_a_container_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, taken: str, free: int) -> None:
+    limited(tmp_path, monkeypatch, "0::/\n", {"cgroup2 cgroup2 rw": "/"}, memory("0", limit, taken))
     assert hardware.available_bytes() == free
     assert hardware.memory_budget_bytes(0) == int(0.7 * free)
     assert hardware.memory_budget_bytes(2000) == 2_000_000_000
     assert HardwareDetector().available_memory_gb() == round(free / 1e9, 1)
+
+
+V1 = "4:memory:/docker/ab\n3:cpu,cpuacct:/docker/ab\n1:name=systemd:/docker/ab\n0::/docker/ab\n"
+V1_MOUNTS = ("tmpfs tmpfs rw,mode=755", "cgroup cgroup rw,memory", "cgroup cgroup rw,cpu,cpuacct", "cgroup2 cgroup2 rw,nsdelegate")
+HUGE = "9223372036854771712"
+
+
+@pytest.mark.parametrize(
+    ("own", "mounts", "files", "free", "total", "cores"),
+    [
+        pytest.param(
+            "0::/system.slice/mdsa.service\n",
+            {"cgroup2 cgroup2 rw,nsdelegate": "/"},
+            {
+                **memory("0/system.slice/mdsa.service", "4000000000", "1500000000"),
+                **memory("0/system.slice", "max", "9000000000"),
+                "0/system.slice/mdsa.service/cpu.max": "150000 100000\n",
+                **memory("0/other.slice", "1000", "1"),
+            },
+            3_000_000_000,
+            4_000_000_000,
+            2,
+            id="a service",
+        ),
+        pytest.param(
+            "0::/a/b\n",
+            {"cgroup2 cgroup2 rw": "/"},
+            {
+                **memory("0/a/b", "8000000000", "1500000000"),
+                **memory("0/a", "9000000000", "8500000000"),
+                "0/a/b/cpu.max": "max 100000\n",
+                "0/a/cpu.max": "300000 100000\n",
+            },
+            1_000_000_000,
+            8_000_000_000,
+            3,
+            id="a level above leaves less",
+        ),
+        pytest.param(
+            V1,
+            dict.fromkeys(V1_MOUNTS, "/"),
+            {
+                **old_memory("1", HUGE, "30000000000"),
+                **old_memory("1/docker/ab", "4000000000", "1600000000"),
+                "2/docker/ab/cpu.cfs_quota_us": "250000\n",
+                "2/docker/ab/cpu.cfs_period_us": "100000\n",
+            },
+            3_000_000_000,
+            4_000_000_000,
+            3,
+            id="version 1, the machine's groups seen",
+        ),
+        pytest.param(
+            V1,
+            dict.fromkeys(V1_MOUNTS, "/docker/ab"),
+            {**old_memory("1", "4000000000", "1600000000"), "2/cpu.cfs_quota_us": "250000\n", "2/cpu.cfs_period_us": "100000\n"},
+            3_000_000_000,
+            4_000_000_000,
+            3,
+            id="version 1, a container's own groups seen",
+        ),
+        pytest.param(
+            "0::/../../elsewhere\n",
+            {"cgroup2 cgroup2 rw": "/"},
+            memory("0", "4000000000", "1500000000"),
+            3_000_000_000,
+            4_000_000_000,
+            16,
+            id="its own group cannot be seen",
+        ),
+        pytest.param(
+            V1,
+            dict.fromkeys(V1_MOUNTS, "/"),
+            {
+                **old_memory("1/docker/ab", HUGE, "1600000000"),
+                "2/docker/ab/cpu.cfs_quota_us": "-1\n",
+                "2/docker/ab/cpu.cfs_period_us": "100000\n",
+            },
+            40_000_000_000,
+            64_000_000_000,
+            16,
+            id="version 1 without limits",
+        ),
+        pytest.param("", {}, {}, 40_000_000_000, 64_000_000_000, 16, id="no groups"),
+    ],
+)
+def test_limits_of_control_groups(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    own: str,
+    mounts: dict[str, str],
+    files: dict[str, str],
+    free: int,
+    total: int,
+    cores: int,
+) -> None:
+    limited(tmp_path, monkeypatch, own, mounts, files)
+    machine = HardwareDetector()
+    assert (hardware.available_bytes(), machine.memory_bytes, machine.cpu_count) == (free, total, cores)
 
 
 def test_a_probe_that_is_missing_or_hangs_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -402,6 +402,11 @@ def test_close_ends_streams_and_refuses_more(manager: ModelManager) -> None:
         manager.generate("a", QUESTION, SHORT)
 
 
+def test_a_text_has_no_thoughts_that_were_withdrawn(manager: ModelManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manager, "stream", lambda *_, **__: iter(["hm</think>\n\n", "Hi", Finished("stop", 1, 2, thinking="hm", withdrawn=12)]))
+    assert manager.generate("a", QUESTION) == "Hi"
+
+
 def test_half_a_text_is_none(manager: ModelManager, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manager, "stream", lambda *_, **__: iter(["half", Finished("cancelled", 1, 1)]))
     with pytest.raises(BackendUnavailableError, match="the model a was stopped before its answer was complete"):

@@ -330,6 +330,7 @@ def test_thinking_is_off_unless_asked_for_and_kept_apart(daemon: Daemon, connect
     assert "think" not in daemon.chats[-1], "with thinking off some releases ignore the schema"
     assert daemon.chats[-1]["format"] == {"type": "object"}
     assert ask(connect("musing")) == ["Grüße", ", ", "world", Finished("stop", 11, 3, thinking="so so")], "the daemon does not tell them apart"
+    assert ask(connect("unopened"))[-1] == Finished("stop", 11, 3, thinking="so so", withdrawn=len("so so</think>\n\n"))
 
 
 def test_a_daemon_too_old_to_refuse_is_not_given_what_it_might_cut(connect: Connect) -> None:

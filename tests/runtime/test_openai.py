@@ -113,6 +113,13 @@ def test_thoughts_in_the_text_are_kept_apart(connect: Connect) -> None:
     assert finished.thinking == "so so"
 
 
+def test_thoughts_that_only_end_are_withdrawn_at_the_end(connect: Connect) -> None:
+    *pieces, finished = ask(connect("unopened"))
+    assert isinstance(finished, Finished)
+    assert finished == Finished("stop", 11, 3, thinking="so so", withdrawn=len("so so</think>\n\n"))
+    assert "".join(map(str, pieces))[finished.withdrawn :] == "".join(map(str, ask(connect("plain"))[:-1]))
+
+
 def test_a_system_message_that_the_server_refuses_goes_before_the_first_question(server: Daemon, connect: Connect) -> None:
     messages = [Message("system", "Be brief."), Message("user", "hello")]
     assert list(connect("gemma").stream(messages, Generation(), deadline_s=20))[-1] == Finished("stop", 11, 3)

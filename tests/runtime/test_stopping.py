@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdsa_local.runtime.stopping import MOST_BLANKS, StopFilter, Thoughts
+from mdsa_local.runtime.stopping import MOST_BLANKS, StopFilter, Thoughts, unopened
 
 LETTERS = st.text("abé", max_size=12)
 
@@ -55,6 +55,20 @@ def test_thoughts_before_the_answer_are_kept_apart(sizes: list[int]) -> None:
             out += filter_.feed(raw[:size])
             raw = raw[size:]
         assert (out + filter_.flush(), filter_.thoughts.told) == (answer, thoughts)
+
+
+def test_thoughts_that_only_end_are_told_from_words_about_them() -> None:
+    for text, answer in (
+        ("hm</think>\n\nHi", "Hi"),
+        ("hm\n</think> \nHi </think>\n", "Hi </think>\n"),
+        ("hm\n</think>", ""),
+        ("</think>\n\nHi", "Hi"),
+        ("The mark `</think>` ends them.", "The mark `</think>` ends them."),
+        ("Write <think>hm</think>\n", "Write <think>hm</think>\n"),
+        ("Hi", "Hi"),
+        ("", ""),
+    ):
+        assert text[unopened(text) :] == answer
 
 
 def test_blanks_without_end_are_seen() -> None:

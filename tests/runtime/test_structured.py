@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from mdsa_local.domains.config import Generation
 from mdsa_local.errors import ContextOverflowError, InputError, InvalidOutputError
 from mdsa_local.runtime.backend import Backend, Finished, Message
+from mdsa_local.runtime.stopping import unopened
 from mdsa_local.runtime.structured import checked_validator, constrained_by_grammar, generate_json, instructed, parse, wrong
 
 QUESTION = [Message("system", "Be brief."), Message("user", "What is the status?")]
@@ -39,7 +40,7 @@ class Sayings:
         for at in range(0, len(text), 3):
             self.written += 3
             yield text[at : at + 3]
-        yield Finished("stop", 1, len(text))
+        yield Finished("stop", 1, len(text), withdrawn=unopened(text))
 
     def close(self) -> None:
         """Nothing is open."""
@@ -50,7 +51,13 @@ def ask(backend: Backend, schema: dict[str, Any] = SCHEMA) -> Any:
 
 
 def test_a_right_answer_is_taken_as_it_is() -> None:
-    for text in ('{"status": "open"}', ' \n{"status": "open"}\n', '```json\n{"status": "open"}\n```', '```\n{"status": "open"}```'):
+    for text in (
+        '{"status": "open"}',
+        'hm {</think>\n\n{"status": "open"}',
+        ' \n{"status": "open"}\n',
+        '```json\n{"status": "open"}\n```',
+        '```\n{"status": "open"}```',
+    ):
         backend = Sayings(text)
         found = ask(backend)
         assert (found.value, found.repaired, len(backend.heard)) == ({"status": "open"}, False, 1)
