@@ -213,7 +213,7 @@ def evaluate(
             router.fit(learned)
     unknown = Counter(name for _, name in pairs if name is not None and name not in router.domains)
     if unknown:
-        listed = ", ".join(f"{name} ({n})" for name, n in unknown.most_common())
+        listed = ", ".join(f"{name!r} ({n})" for name, n in unknown.most_common())
         note(
             f"warning: these domains are not registered, so their questions cannot be right: {listed}. Known: {', '.join(router.domains) or 'none'}."
         )

@@ -217,7 +217,7 @@ def test_eval_tells_of_domains_that_are_not_there(product: TinyBERTOrchestrator,
     code, out, err = inside(capsys, "router", "eval", str(path), "--json")
     assert code == 0
     assert json.loads(out)["accuracy"] == 0
-    assert "fianance (1)" in err
+    assert "'fianance' (1)" in err
     assert "Known: finance" in err
     # Its questions are counted in the table for people, too.
     code, out, _ = inside(capsys, "router", "eval", str(path))
