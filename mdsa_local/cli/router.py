@@ -99,7 +99,7 @@ def fit(
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
     as_json: Json = False,
 ) -> None:
-    """Learn from the domains' examples and those of a file; what is learned is used from then on.
+    """Learn from the domains' examples and those of a file; programs started from then on use what is learned.
 
     Lines of domains that are installed add to their examples; what one of them gives elsewhere is no example of the others any more. The report
     tells accuracy on held-out examples and the thresholds chosen; of lines out of scope how many the threshold alone refuses.
