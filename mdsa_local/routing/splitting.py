@@ -93,12 +93,25 @@ def _unlisted(text: str) -> str:
     return plain
 
 
+def _fewer(spans: Sequence[Piece]) -> list[Piece]:
+    """``spans`` divided only where another matter opens, or between two questions."""
+    found = list(spans[:1])
+    for span in spans[1:]:
+        if span.strong or (found[-1].asks and span.asks):
+            found.append(span)
+        else:
+            found[-1] = replace(found[-1], end=span.end)
+    return found
+
+
 def parts(text: str, score: Callable[[list[str]], Scored]) -> tuple[Part, ...]:
     """The division of ``text`` whose parts are each surely of a domain, neighbours of different ones; empty when it is better left whole.
 
     The best of all divisions at the joints is found by dynamic programming over the log probabilities of the parts.
     """
     spans = pieces(text)
+    if len(spans) > MOST_PIECES:
+        spans = _fewer(spans)
     if not 2 <= len(spans) <= MOST_PIECES:
         return ()
     runs = [(i, j) for i in range(len(spans)) for j in range(i + 1, len(spans) + 1)]

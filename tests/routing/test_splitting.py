@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdsa_local.orchestrator import TinyBERTOrchestrator
-from mdsa_local.routing.splitting import pieces
+from mdsa_local.routing.splitting import MOST_PIECES, pieces
 from tests.conftest import DATA
 
 
@@ -98,6 +98,17 @@ def test_so_in_mid_sentence_opens_no_other_question() -> None:
 def test_a_list_is_divided(product: TinyBERTOrchestrator) -> None:
     parts = product.router.route("1) how do I freeze my card\n2) why does the app show error 401").parts
     assert [(part.domain, part.text) for part in parts] == [("finance", "how do I freeze my card"), ("technical", "why does the app show error 401")]
+
+
+def test_a_long_message_is_divided_between_its_sentences(product: TinyBERTOrchestrator) -> None:
+    card = "My card was stolen at the market, with all my cash, my bank statement, a savings book and my cheque book, so I need a new card"
+    app = "The app shows error 401, on wifi and on mobile data, and a webhook fails with error 500"
+    assert len(pieces(f"{card}. {app}.")) > MOST_PIECES
+    assert [(part.domain, part.text) for part in product.router.route(f"{card}. {app}.").parts] == [("finance", card), ("technical", app)]
+
+
+def test_of_too_many_matters_nothing_is_divided(product: TinyBERTOrchestrator) -> None:
+    assert product.router.route("; ".join(["how do I freeze my card", "why does the app show error 401"] * 5)).parts == ()
 
 
 def test_a_run_of_blanks_takes_no_time() -> None:
