@@ -31,8 +31,9 @@ from typing import Any, Self
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The known name that ``name`` is most like, empty where none is near."""
-    return next(iter(get_close_matches(name, sorted(known), 1)), "")
+    """The known name that ``name`` is most like, in whatever case, empty where none is near."""
+    folded = {other.casefold(): other for other in sorted(known)}
+    return next((folded[close] for close in get_close_matches(name.casefold(), folded, 1)), "")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

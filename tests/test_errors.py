@@ -8,6 +8,7 @@ from mdsa_local.errors import UnknownNameError
 def test_few_known_names_are_all_told() -> None:
     error = UnknownNameError.among("domain", "finanse", ["support", "finance"])
     assert (str(error), error.hint) == ("unknown domain 'finanse'", "Did you mean 'finance'? Known: finance, support.")
+    assert UnknownNameError.among("domain", "HR", ["hr", "sales"]).hint == "Did you mean 'hr'? Known: hr, sales."
     assert UnknownNameError.among("domain", "x", []).hint == "Known: none."
 
 

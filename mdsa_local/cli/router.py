@@ -99,10 +99,10 @@ def fit(
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
     as_json: Json = False,
 ) -> None:
-    """Learn from the domains' examples and those of a file; what is learned is used from then on.
+    """Learn from the domains' examples and those of a file; programs started from then on use what is learned.
 
-    Lines of domains that are installed add to their examples. The report tells accuracy on held-out examples and the thresholds chosen; of lines out
-    of scope how many the threshold alone refuses.
+    Lines of domains that are installed add to their examples; what one of them gives elsewhere is no example of the others any more. The report
+    tells accuracy on held-out examples and the thresholds chosen; of lines out of scope how many the threshold alone refuses.
     """
     from mdsa_local.orchestrator import TinyBERTOrchestrator
     from mdsa_local.routing.fitting import LEAST_OWN, refuse_unwritable
@@ -118,15 +118,18 @@ def fit(
             raise UnknownNameError(f"{file}: {error}", error.hint) from None
     new = {folded(text) for text, _ in given}
     known = [(text, domain.name) for domain in orchestrator.registry for text in domain.examples if folded(text) in new]
-    tell_contradictions([*known, *given], "and each learns it")
+    twice = contradictions(given)
+    tell_contradictions(given, "and each learns it")
+    tell_contradictions(((text, name) for text, name in [*known, *given] if folded(text) not in twice), "and the file's word goes")
     # What was learned before is not given up for what words alone could be fitted to.
     encoder = at_work(orchestrator)
     target = orchestrator.settings.router_file
     refuse_unwritable(target)
     router = IntentRouter.for_settings(orchestrator.settings, encoder, encoder.calibration, orchestrator.settings.home / "cache" / "anchors")
     for domain in orchestrator.registry:
+        kept = [text for text in domain.examples if folded(text) not in new]
         added = [text for text, name in given if name == domain.name]
-        router.register(domain.model_copy(update={"examples": tuple(dict.fromkeys([*domain.examples, *added]))}))
+        router.register(domain.model_copy(update={"examples": tuple(dict.fromkeys([*kept, *added]))}))
     with waiting(f"fitting to {sum(router.examples.values())} examples"):
         router.fit([(text, None) for text, name in given if name is None], seed, per_domain=per_domain)
     router.save(target, orchestrator.registry)
@@ -210,7 +213,7 @@ def evaluate(
             router.fit(learned)
     unknown = Counter(name for _, name in pairs if name is not None and name not in router.domains)
     if unknown:
-        listed = ", ".join(f"{name} ({n})" for name, n in unknown.most_common())
+        listed = ", ".join(f"{name!r} ({n})" for name, n in unknown.most_common())
         note(
             f"warning: these domains are not registered, so their questions cannot be right: {listed}. Known: {', '.join(router.domains) or 'none'}."
         )

@@ -130,11 +130,13 @@ class DomainWatcher:
             self._unregister(name)
             return Change(name, True, "removed")
         domain = DomainConfig.read(stamp[0][0].parent)
-        began = time.monotonic()
-        if before is None or (before.model, before.sampling) != (domain.model, domain.sampling):
-            self._prove(domain)
-        self._register(domain)
         model = domain.model or self._default_model
+        if before is not None and (before.model, before.sampling) == (domain.model, domain.sampling):
+            self._register(domain)
+            return Change(name, True, f"what was edited is taken over; {model} goes on answering")
+        began = time.monotonic()
+        self._prove(domain)
+        self._register(domain)
         return Change(name, True, f"answers with {model} from now on; loaded and tried in {time.monotonic() - began:.1f} s")
 
     def _prove(self, domain: DomainConfig) -> None:

@@ -30,10 +30,15 @@ JOINT = re.compile(
 )
 # A new sentence or a word that opens another matter; a comma, "and" or "while" join within one matter more often than not.
 STRONG = re.compile(r"[.?!;\n]|also|plus|by the way|btw|separately|another thing|second", re.IGNORECASE)
+# What a line of a list begins with, and the numbers of a list within a line; there a number alone may be anything.
+LINE_MARK = re.compile(r"^[^\S\n]*(?:[-*•‣▪–—]+|\(?(?:\d{1,2}|[a-z])[.)]|q\d{1,2}[:.)])[^\S\n]+", re.IGNORECASE | re.MULTILINE)
+NUMBER = re.compile(r"(?<!\S)(?:\(?(?P<number>\d{1,2})[.)]|\(?(?P<letter>[a-z])\)|q(?P<question>\d{1,2})[:.)])\s", re.IGNORECASE)
 # Two questions side by side ("when is payday and how long do eggs take"): whatever joins them, the second is as likely as not another matter, and one
-# domain for both has to be so much surer.
+# domain for both has to be so much surer. A joining word before a question is no part of it; a "so" in mid-sentence makes it one with what is before.
 ASKS = re.compile(
-    r"(?:how|what|when|where|who|whose|which|why|until when|can|could|may|do|does|did|is|are|am|will|should|must|has|have)\b", re.IGNORECASE
+    rf"((?:(?:{BUT_PLUS}|(?<![,\w]\s)so|first(?:ly)?|second(?:ly)?|two things)(?!\w)[\s,:.]*)*)[\"'“”„‘’«»]?"
+    r"(?:how|what|when|where|who|whose|which|why|until when|can|could|may|do|does|did|is|are|am|will|should|must|has|have)\b",
+    re.IGNORECASE,
 )
 ONE_FOR_BOTH = 0.3
 WORD = re.compile(r"\w+")
@@ -57,11 +62,14 @@ def pieces(text: str) -> list[Piece]:
     """``text`` divided wherever it may be, without the joining words; what is too short goes to the piece before it."""
     found: list[Piece] = []
     start, strong = 0, True
-    for joint in [*JOINT.finditer(text), None]:
+    plain = _unlisted(text)
+    for joint in [*JOINT.finditer(plain), None]:
         end = joint.start() if joint else len(text)
-        body = text[start:end].rstrip(" ,.;:!?\n-")
+        asks = ASKS.match(plain, start, end)
+        start = asks.end(1) if asks else start
+        body = plain[start:end].rstrip(" ,.;:!?\n-")
         if len(WORD.findall(body)) >= SHORTEST_WORDS:
-            found.append(Piece(start, start + len(body), strong, bool(ASKS.match(body))))
+            found.append(Piece(start, start + len(body), strong, bool(asks)))
             strong = False
         elif found and body:
             found[-1] = replace(found[-1], end=start + len(body))
@@ -72,12 +80,38 @@ def pieces(text: str) -> list[Piece]:
     return found
 
 
+def _unlisted(text: str) -> str:
+    """``text`` with a new line in place of each mark of a list, as long as before; within a line those that count from one up."""
+    counted: list[re.Match[str]] = []
+    for mark in NUMBER.finditer(text):
+        at = ord(mark["letter"].lower()) - ord("a") + 1 if mark["letter"] else int(mark["number"] or mark["question"])
+        if at == len(counted) + 1:
+            counted.append(mark)
+    plain = LINE_MARK.sub(lambda mark: "\n".ljust(len(mark[0])), text)
+    for mark in counted if len(counted) > 1 else []:
+        plain = plain[: mark.start()] + "\n".ljust(len(mark[0])) + plain[mark.end() :]
+    return plain
+
+
+def _fewer(spans: Sequence[Piece]) -> list[Piece]:
+    """``spans`` divided only where another matter opens, or between two questions."""
+    found = list(spans[:1])
+    for span in spans[1:]:
+        if span.strong or (found[-1].asks and span.asks):
+            found.append(span)
+        else:
+            found[-1] = replace(found[-1], end=span.end)
+    return found
+
+
 def parts(text: str, score: Callable[[list[str]], Scored]) -> tuple[Part, ...]:
     """The division of ``text`` whose parts are each surely of a domain, neighbours of different ones; empty when it is better left whole.
 
     The best of all divisions at the joints is found by dynamic programming over the log probabilities of the parts.
     """
     spans = pieces(text)
+    if len(spans) > MOST_PIECES:
+        spans = _fewer(spans)
     if not 2 <= len(spans) <= MOST_PIECES:
         return ()
     runs = [(i, j) for i in range(len(spans)) for j in range(i + 1, len(spans) + 1)]

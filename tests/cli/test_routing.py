@@ -11,6 +11,7 @@ import pytest
 
 from mdsa_local.cli import bench
 from mdsa_local.cli.router import contradictions, labelled, read_pairs
+from mdsa_local.jsonlines import folded
 from mdsa_local.orchestrator import TinyBERTOrchestrator
 from mdsa_local.routing import plots
 from tests.cli.test_cli import inside
@@ -96,6 +97,19 @@ def test_fit_is_used_from_then_on(own: Path, questions: Path, capsys: pytest.Cap
     code, out, _ = inside(capsys, "route", "--json", "where is my parcel")
     assert code == 0
     assert json.loads(out)["domain"] == "support"
+
+
+def test_a_line_of_the_file_goes_before_an_example(
+    product: TinyBERTOrchestrator, own: Path, questions: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = product.registry.get("finance").examples[0]
+    with questions.open("a", encoding="utf-8") as more:
+        more.write("\n" + json.dumps({"text": example.upper(), "domain": None}))
+    code, _, err = inside(capsys, "router", "fit", str(questions))
+    assert code == 0, err
+    assert f"one question is given for more than one domain, and the file's word goes: {folded(example)!r} for finance, none" in err
+    assert "each learns it" not in err
+    assert json.loads(inside(capsys, "route", "--json", example)[1])["domain"] is None
 
 
 def test_what_cannot_be_written_is_told_before_the_fit(
@@ -203,7 +217,7 @@ def test_eval_tells_of_domains_that_are_not_there(product: TinyBERTOrchestrator,
     code, out, err = inside(capsys, "router", "eval", str(path), "--json")
     assert code == 0
     assert json.loads(out)["accuracy"] == 0
-    assert "fianance (1)" in err
+    assert "'fianance' (1)" in err
     assert "Known: finance" in err
     # Its questions are counted in the table for people, too.
     code, out, _ = inside(capsys, "router", "eval", str(path))

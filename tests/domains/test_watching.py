@@ -221,6 +221,13 @@ def test_a_domain_without_a_model_is_tried_with_that_of_the_settings(tmp_path: P
         assert f"answers with {models[1]} from now on" in orchestrator.changes[0].message
 
 
+def test_of_an_edit_that_leaves_the_model_no_trial_is_told(mdsa: TinyBERTOrchestrator, garden: Path, models: list[Path]) -> None:
+    garden.write_text(f"description: plants\nmodel: {models[0]}\nkeywords: [rose]\n")
+    assert until(lambda: bool(mdsa.changes))
+    assert (mdsa.changes[0].applied, mdsa.registry.get("garden").keywords) == (True, ("rose",))
+    assert mdsa.changes[0].message == f"what was edited is taken over; {models[0]} goes on answering"
+
+
 def test_domains_come_and_go(mdsa: TinyBERTOrchestrator, garden: Path, models: list[Path]) -> None:
     other = garden.parent.parent / "kitchen"
     other.mkdir()

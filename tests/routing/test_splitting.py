@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from itertools import pairwise
 from typing import Any
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdsa_local.orchestrator import TinyBERTOrchestrator
-from mdsa_local.routing.splitting import pieces
+from mdsa_local.routing.splitting import MOST_PIECES, pieces
 from tests.conftest import DATA
 
 
@@ -60,6 +61,54 @@ def test_numbers_and_addresses_stay_whole() -> None:
 )
 def test_plus_as_a_name_joins_nothing(text: str, found: list[str]) -> None:
     assert [text[piece.start : piece.end] for piece in pieces(text)] == found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1. when is payday\n2. which tyres fit",
+        "1) when is payday?\n2) which tyres fit?",
+        "(a) when is payday\n  (b) which tyres fit",
+        "Q1: when is payday Q2: which tyres fit",
+        "1. when is payday 2. which tyres fit",
+        "Hello, 1) when is payday 2) which tyres fit",
+        "- when is payday\n- which tyres fit",
+        "• when is payday\n\n• which tyres fit",
+        "So when is payday? And which tyres fit?",
+        "and when is payday, and which tyres fit",
+    ],
+)
+def test_marks_of_a_list_and_words_before_a_question_are_no_part_of_it(text: str) -> None:
+    assert [(text[piece.start : piece.end], piece.asks) for piece in pieces(text)] == [("when is payday", True), ("which tyres fit", True)]
+
+
+def test_quoted_questions_are_questions() -> None:
+    assert [piece.asks for piece in pieces('"when is payday?" and “which tyres fit?”')] == [True, True]
+
+
+@pytest.mark.parametrize("text", ["my lease ends in 2. may I stay", "the hub shows error 7. why is that", "is vitamin c) or d) better"])
+def test_a_number_that_counts_nothing_stays(text: str) -> None:
+    assert all(word in "".join(text[piece.start : piece.end] for piece in pieces(text)) for word in re.findall(r"\b[\dcd]\b", text))
+
+
+def test_so_in_mid_sentence_opens_no_other_question() -> None:
+    assert [piece.asks for piece in pieces("I started in April, so what am I entitled to")] == [False, False]
+
+
+def test_a_list_is_divided(product: TinyBERTOrchestrator) -> None:
+    parts = product.router.route("1) how do I freeze my card\n2) why does the app show error 401").parts
+    assert [(part.domain, part.text) for part in parts] == [("finance", "how do I freeze my card"), ("technical", "why does the app show error 401")]
+
+
+def test_a_long_message_is_divided_between_its_sentences(product: TinyBERTOrchestrator) -> None:
+    card = "My card was stolen at the market, with all my cash, my bank statement, a savings book and my cheque book, so I need a new card"
+    app = "The app shows error 401, on wifi and on mobile data, and a webhook fails with error 500"
+    assert len(pieces(f"{card}. {app}.")) > MOST_PIECES
+    assert [(part.domain, part.text) for part in product.router.route(f"{card}. {app}.").parts] == [("finance", card), ("technical", app)]
+
+
+def test_of_too_many_matters_nothing_is_divided(product: TinyBERTOrchestrator) -> None:
+    assert product.router.route("; ".join(["how do I freeze my card", "why does the app show error 401"] * 5)).parts == ()
 
 
 def test_a_run_of_blanks_takes_no_time() -> None:
