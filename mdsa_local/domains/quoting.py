@@ -22,7 +22,7 @@ from mdsa_local.domains.units import PAIR, STEP, quotable
 from mdsa_local.routing.splitting import LINKS, MOST_PIECES, pieces
 from mdsa_local.sentences import LIST_MARK, without_list_mark
 from mdsa_local.types import Turn
-from mdsa_local.validation import citations, denials, facts, identifiers
+from mdsa_local.validation import citations, denials, facts, identifiers, vocabulary
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,8 +67,12 @@ PART_ODDS, WHOLE_ODDS = 0.0, 0.5
 # A judge cannot read names such as `queue_limit`. Where nothing but what one is is asked, a unit that has it answers with at least such odds, and one
 # that begins with it with one more; else what has all of those in the question gains so much.
 TOLD_BY_NAME, NAMED = 2.0, 2.0
-# Of rows, records and items that differ in a number or code of the question, those that have it gain so much.
+# Of rows, records and items that differ in a number or code of the question, those that have it, or whose heading has it, gain so much.
 TOLD_APART = 2.0
+# A judge cannot read such numbers either. Where this asks, what stands under them and is all else that the question names answers as above; what
+# versions are said to be or to have is no more than that.
+ASKS_WHAT = re.compile(r"(?<!\w)(?:what|which)(?!\w)", re.IGNORECASE)
+OF_VERSIONS = frozenset(map(vocabulary.stem, "what's version release update bug feature".split()))
 # What a message quotes of an older one counts so much less than what it says itself.
 OLDER = 2.0
 # From these odds on it leads in any case, and the documents answer a question of which they answer a part. Of 24 questions with two parts in two
@@ -254,8 +258,8 @@ def _judged(
     weighing = judge.weighing
     nearest = [(-cosines).argsort(kind="stable")[: READ_FOR_PART if at else READ].tolist() for at, cosines in enumerate(near)]
     names, naming = _naming(asked[0], found)
-    telling = _telling(asked[0], found)
-    nearest[0] += sorted((naming | {*telling}) - {*nearest[0]}, key=lambda place: -near[0, place])[:READ_FOR_PART]
+    telling, headed = _telling(asked[0], found), _headed(asked[0], found, titled)
+    nearest[0] += sorted((naming | {*telling}) - {*nearest[0]}, key=lambda place: (place not in headed, -near[0, place]))[:READ_FOR_PART]
     read = list(dict.fromkeys(place for places in nearest for place in places))
     out, leading = list(found), set[int]()
     # All at once: two cores then have work of one size.
@@ -270,6 +274,8 @@ def _judged(
         odds, cosine = told[asked[0], place], float(near[0, place])
         if names and place in naming:
             odds = _told_by_name(names, found[place], odds)
+        if place in headed:
+            odds = max(odds, TOLD_BY_NAME)
         score = odds + weighing.nearness * cosine + telling.get(place, 0.0)
         out[place] = replace(out[place], nearness=cosine, judged=odds, score=score, beside=(weighing.same, weighing.other))
     highest = max(out[place].score for place in read)
@@ -291,12 +297,29 @@ def _naming(message: str, found: Sequence[Extract]) -> tuple[Names | None, set[i
 
 
 def _telling(message: str, found: Sequence[Extract]) -> dict[int, float]:
-    """What rows, records and items of lists gain by what of the message stands in them, and not in all of them."""
+    """What rows, records and items of lists gain by what of the message stands in them or above them, and not so for all of them."""
     codes = identifiers.telling(message)
     rows = [place for place, unit in enumerate(found) if unit.columns or LIST_MARK.match(unit.own)] if codes else []
-    having = [{place for place in rows if identifiers.has(found[place].own, code)} for code in codes]
+    having = [{place for place in rows if identifiers.has(f"{found[place].section} {found[place].above} {found[place].own}", code)} for code in codes]
     apart = [places for places in having if 0 < len(places) < len(rows)]
     return {place: TOLD_APART * sum(place in places for places in apart) / len(apart) for place in set[int]().union(*apart)}
+
+
+def _headed(message: str, found: Sequence[Extract], titled: Sequence[Sequence[str]]) -> set[int]:
+    """The places of what stands under a heading that names all that a message asks for, as "4.1.2 > Fixed", but for what it or its title names."""
+    codes, words = identifiers.telling(message), facts.read(message).words - OF_VERSIONS
+    if not (codes and words and ASKS_WHAT.search(message)):
+        return set()
+
+    def named(section: str, text: str) -> bool:
+        return (
+            all(identifiers.has(section, code) for code in codes)
+            and denials.denies(section) == denials.denies(message)
+            and not words.isdisjoint(facts.read(section).words)
+            and words <= facts.read(text).words
+        )
+
+    return {place for place, unit in enumerate(found) if named(unit.section, titled[place][0])}
 
 
 def _told_by_name(names: Names, unit: Extract, odds: float) -> float:

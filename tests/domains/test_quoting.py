@@ -407,6 +407,21 @@ def test_of_rows_those_with_a_number_of_the_question_gain(encoder: Encoder) -> N
     ]
 
 
+def test_a_heading_with_a_number_of_the_question_tells_what_stands_under_it(encoder: Encoder) -> None:
+    """Whatever a judge makes of it, which cannot tell one number from another."""
+    above = "Notes on Kestrel > "
+    passages = [(f"{above}4.1.2 > Fixed", "- Crash on start."), (f"{above}4.2.0 > Fixed", "- Slow search."), (f"{above}4.2.0 > Removed", "- Import.")]
+
+    def found(asked: str) -> list[tuple[str, float | None, float]]:
+        units = quoting.shortlist(asked, passages, encoder.encode, judge=Told({(asked, f"{above}4.1.2 > Fixed: - Crash on start."): -3.0}))
+        return sorted(((unit.own, unit.judged, unit.score) for unit in units), key=lambda told: -told[2])
+
+    for asked in ("What was fixed in 4.2.0?", "What's fixed in Kestrel version 4.2.0?", "Which slow search was fixed in 4.2.0?"):
+        assert found(asked) == [("- Slow search.", 2.0, 4.0), ("- Crash on start.", -3.0, -3.0), ("- Import.", -9.0, -7.0)]
+    for asked in ("What was never fixed in 4.2.0?", "What was fixed in 4.3.0?", "What fixed price has 4.2.0?", "When was 4.2.0 fixed?"):
+        assert all(judged is not None and judged < 0 for _, judged, _ in found(asked)), asked
+
+
 def test_what_a_message_quotes_counts_less_than_what_it_says(encoder: Encoder) -> None:
     asked, new, old = "When is the party?", "The party is on 22 June.", "> The party is on 15 June."
     passages = [("mail > quoted: On 3 May Peter wrote", old), ("mail", new)]
