@@ -12,15 +12,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice, pairwise
+from itertools import islice, pairwise, takewhile
 from math import ceil
+from textwrap import dedent
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mdsa_local import mail
 from mdsa_local.domains.prompts import NOT_FOUND
-from mdsa_local.domains.units import PAIR, STEP, quotable
+from mdsa_local.domains.units import MOST_WORDS, PAIR, STEP, STRUCK, quotable
 from mdsa_local.routing.splitting import LINKS, MOST_PIECES, pieces
-from mdsa_local.sentences import LIST_MARK, without_list_mark
+from mdsa_local.sentences import LIST_MARK, line_start, without_list_mark
 from mdsa_local.types import Turn
 from mdsa_local.validation import citations, denials, facts, identifiers, vocabulary
 
@@ -111,7 +112,8 @@ class Extract:
     It ``leads`` when it is the best for a part of a question that asks several things. ``judged`` are the judge's log odds that it answers the
     question, or surely a part of it; None without a judge. ``score`` orders units; ``beside`` is how much less than the best's it may be for a unit
     of the same passage, or of the same ``document`` where that is known, and of another one, to be quoted beside it. ``above`` are the lines that
-    lead in a list, with which the text of an item begins; ``section`` is the heading it is quoted under, which is not in the text.
+    lead in a list, with which the text of an item begins; ``section`` is the heading it is quoted under, which is not in the text; ``place`` is where
+    it stands among all.
     """
 
     passage: int
@@ -124,6 +126,7 @@ class Extract:
     document: str = field(default="", compare=False)
     above: str = field(default="", compare=False)
     section: str = field(default="", compare=False)
+    place: int = field(default=0, compare=False)
 
     @property
     def quoted(self) -> str:
@@ -140,6 +143,16 @@ class Extract:
     def listed(self) -> bool:
         """Whether it is quoted below a line that others of its list stand under too."""
         return bool(self.above or self.section)
+
+    @property
+    def of_list(self) -> tuple[int, str] | None:
+        """Of an item that is quoted below such a line, which list it is of."""
+        return (self.passage, self.heading) if self.listed and LIST_MARK.match(self.own) and not STEP.match(self.own) else None
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is such a list, and no item."""
+        return bool(self.of_list) and sum(bool(LIST_MARK.match(line)) for line in self.own.split("\n")) > 1
 
     @property
     def _names(self) -> str:
@@ -189,12 +202,15 @@ def shortlist(
     """The ``most`` units of all passages ``(title, text)`` that answer the question best by ``judge``, or are nearest by ``embed`` (unit vectors).
 
     A unit is read under its title, which often holds what the sentence only refers to, and, without a judge, alone too; of a long list of steps the
-    best part counts. One that says the same as a better one is left out.
+    best part counts. One that says the same as a better one is left out, and a short list that the question asks for stands for its items.
     Of a question that asks several things, ``parts`` (None to find them), the best for each part are always among them. ``question`` may be a
     ``turn`` of a conversation.
     """
     units = [(index, unit) for index, (_, text) in enumerate(passages) for unit in dict.fromkeys(quotable(text))]
-    found = [Extract(index, unit.text, above=unit.above, section=unit.section(passages[index][0])) for index, unit in units]
+    found = [
+        Extract(index, unit.text, above=unit.above, section=unit.section(passages[index][0]), place=place)
+        for place, (index, unit) in enumerate(units)
+    ]
     if not found:
         return []
     titles = [denials.part(title)[0] for title, _ in passages]
@@ -215,7 +231,8 @@ def shortlist(
         older = {index for index, title in enumerate(titles) if f"{denials.BETWEEN_HEADINGS}{mail.QUOTED}" in title}
         found = [replace(unit, score=unit.score - OLDER) if unit.passage in older else unit for unit in found]
         order = _ranked(found)
-    return _chosen([replace(found[at], leads=at in leading) for at in order], most)
+    chosen = _chosen([replace(found[at], leads=at in leading) for at in order], most)
+    return _listed(turn.message if turn else question, chosen, [unit for unit in found if unit.of_list], [text for _, text in passages])
 
 
 def _near(embed: Callable[[list[str]], NDArray[np.float32]], asked: Sequence[str], readings: Sequence[Sequence[str]]) -> NDArray[np.float32]:
@@ -364,6 +381,37 @@ def _chosen(ordered: Sequence[Extract], most: int) -> list[Extract]:
     return [extract for extract in chosen if extract.leads or extract in spared][:most]
 
 
+def _listed(question: str, chosen: Sequence[Extract], items: Sequence[Extract], texts: Sequence[str]) -> list[Extract]:
+    """``chosen`` with a list as a whole in place of its ``items``, where some of them would be all that is quoted, or be quoted below what the
+    question asks for: else they would seem to be all."""
+    quoted = [chosen[at].of_list for at in (0, *company(chosen, 0))]
+    at_hand = quoted[0]
+    if at_hand is None or not (quoted.count(at_hand) == MOST_QUOTED or (quoted.count(at_hand) > 1 and _asks_for(question, at_hand[1]))):
+        return list(chosen)
+    items = [item for item in items if item.of_list == at_hand]
+    whole = _whole(texts[at_hand[0]], items[0])
+    if len(whole.split()) > MOST_WORDS or STRUCK.search(whole) or not all(item.own in whole for item in items):
+        return list(chosen)
+    text = f"{items[0].above}\n{whole}" if items[0].above else whole
+    others = [extract for extract in chosen[1:] if extract.of_list != at_hand]
+    leads = any(extract.leads for extract in chosen if extract.of_list == at_hand)
+    return [replace(chosen[0], text=text, leads=leads, place=items[0].place), *others]
+
+
+def _asks_for(question: str, heading: str) -> bool:
+    """Whether a question says all that the last line of a heading does."""
+    last = heading.rpartition("\n")[2].rpartition(denials.BETWEEN_HEADINGS)[2]
+    words = facts.read(last).words - OF_VERSIONS
+    return bool(words) and words <= facts.read(question).words and denials.denies(last) == denials.denies(question)
+
+
+def _whole(text: str, first: Extract) -> str:
+    """The list in ``text`` that begins with an item, without the blank lines in it."""
+    lines = text[line_start(text, text.index(first.own)) :].split("\n")
+    listed = takewhile(lambda line: not line.strip() or line[0] in " \t" or (LIST_MARK.match(line) and not STEP.match(line)), lines)
+    return dedent("\n".join(line.rstrip() for line in listed if line.strip()))
+
+
 def _alike(one: Extract, other: Extract) -> bool:
     """Whether two extracts say the same; what both stand below tells nothing of that."""
     if one.heading and one.heading == other.heading:
@@ -404,8 +452,9 @@ def _grammar(extracts: Sequence[Extract], roots: Sequence[str]) -> str:
 
 
 def _together(extracts: Sequence[Extract], chosen: Sequence[int]) -> tuple[str, str]:
-    """What a quotation of those ``chosen``, in this order, begins with, and its rule. What two stand below is said once. An item with no line before
-    or behind it is written without the mark of a list."""
+    """What a quotation of those ``chosen``, in this order but for items of one list, begins with, and its rule. What two stand below is said once. An
+    item with no line before or behind it is written without the mark of a list."""
+    chosen = _in_order(extracts, chosen)
     gaps = ["", *(_gap(extracts[before], extracts[at]) for before, at in pairwise(chosen)), ""]
     forms, heading = list[str](), ""
     for at, beside in zip(chosen, pairwise(gaps), strict=True):
@@ -416,6 +465,14 @@ def _together(extracts: Sequence[Extract], chosen: Sequence[int]) -> tuple[str, 
     first = extracts[chosen[0]]
     rule = " ".join(f"{gap} {form}{at}" for gap, form, at in zip(gaps, forms, chosen, strict=False)).strip()
     return first.apart if forms[0] == APART else first.quoted, rule
+
+
+def _in_order(extracts: Sequence[Extract], chosen: Sequence[int]) -> list[int]:
+    """``chosen`` with the items of each list in the order that it has them."""
+    lists = [extracts[at].of_list or at for at in chosen]
+    ordered = sorted(zip(chosen, lists, strict=True), key=lambda pair: extracts[pair[0]].place)
+    items = {name: iter([at for at, other in ordered if other == name]) for name in lists}
+    return [next(items[name]) for name in lists]
 
 
 def _gap(last: Extract, extract: Extract) -> str:
@@ -430,7 +487,8 @@ def _gap(last: Extract, extract: Extract) -> str:
 
 def company(extracts: Sequence[Extract], first: int, lengths: Sequence[int] = (), most: int = 0) -> list[int]:
     """Which extracts, nearest first, follow the one chosen to begin with: about as near to the question, so that no choice between them is safe, or
-    the nearest to another part of the question. Where their ``lengths`` in tokens are given, no more than surely come to ``most`` with it."""
+    the nearest to another part of the question; beside a whole list only these. Where their ``lengths`` in tokens are given, no more than surely
+    come to ``most`` with it."""
     chosen = extracts[first]
     columns = chosen.columns
 
@@ -438,7 +496,7 @@ def company(extracts: Sequence[Extract], first: int, lengths: Sequence[int] = ()
         at_hand = extract.passage == chosen.passage or bool(extract.document and extract.document == chosen.document)
         return ROW_BESIDE if columns & extract.columns else extract.beside[not at_hand]
 
-    near = [at for at, extract in enumerate(extracts) if extract.leads or extracts[0].score - extract.score <= beside(extract)]
+    near = [at for at, extract in enumerate(extracts) if extract.leads or (not chosen.whole and extracts[0].score - extract.score <= beside(extract))]
     found = [at for at in sorted(near, key=lambda at: not extracts[at].leads) if at != first][: MOST_QUOTED - 1]
     while lengths and found and SPLIT_UP * (lengths[first] + sum(lengths[at] for at in found)) > most:
         del found[-1]

@@ -324,6 +324,39 @@ def test_an_item_without_another_before_or_behind_it_has_no_mark_of_a_list() -> 
         assert begins == [extract.quoted if len(extracts) == 2 and other in extracts else extract.quoted.removeprefix("- ") for extract in extracts]
 
 
+def test_a_short_list_that_is_asked_for_is_quoted_whole(encoder: Encoder) -> None:
+    listed = "Bring:\n  - a torch. Not a big one.\n  - boots\n\n  - a cup"
+    passages = [("Trip", f"{listed}\n\n1. Go.\n2. Wait."), ("Fees", "A cup costs 2 euros.")]
+
+    def found(asked: str, *odds: float, text: str = listed) -> list[str]:
+        told = dict(zip(("- a torch.", "- boots", "- a cup"), odds, strict=False))
+        judge = Told({(asked, f"Trip: Bring:\n{item}"): odd for item, odd in told.items()} | {(asked, "Fees: A cup costs 2 euros."): 1.0})
+        units = quoting.shortlist(asked, [("Trip", text), passages[1]], encoder.encode, judge=judge)
+        assert units[0].judged == max(odds)
+        return [unit.own for unit in (units[0], *(units[at] for at in quoting.company(units, 0)))]
+
+    whole = "- a torch. Not a big one.\n- boots\n- a cup"
+    assert found("What do I bring?", 1.0, 3.0, text=passages[0][1]) == [whole]
+    assert found("What do I need?", 1.0, 2.0, 1.0) == [whole]
+    # One item answers, or what is asked is not what the list tells.
+    assert found("Do I bring boots?", -3.0, 3.0) == ["- boots"]
+    assert found("Do I need boots?", 2.5, 3.0) == ["- boots", "- a torch."]
+    assert found("What do I not bring?", 2.5, 3.0) == ["- boots", "- a torch."]
+    assert found("What do I bring?", 2.5, 3.0, text=f"{listed}{' and' * 60}") == ["- boots", "- a torch."]
+    quoted = Extract(0, f"Bring:\n{whole}", above="Bring:").quoted
+    assert quoted == f"Bring:\n{whole} [1]"
+    trip = [Passage("trip.md#1", "trip.md", "x", "Trip", passages[0][1], 0, 1, 0.9)]
+    assert all(claim.by == 0 and claim.cited == (1,) for claim in grounding.check(quoted, trip, encoder.encode))
+
+
+def test_items_of_one_list_stand_in_its_order() -> None:
+    items = [Extract(0, f"Bring:\n- {what}", score=1.0, above="Bring:", place=place) for what, place in (("boots", 3), ("a cup", 5), ("a torch", 2))]
+    grammar = quoting.constraints(items)["grammar"].splitlines()[0]
+    assert grammar == r'root ::= q2 "\n" r0 "\n" r1 | q2 "\n" r0 "\n" r1 | q2 "\n" r0 "\n" r1'
+    other = Extract(1, "Wait.", score=1.0)
+    assert quoting.constraints([items[0], other, items[2]])["grammar"].startswith(r'root ::= q2 "\n\n" q1 "\n\n" q0 | q1 "\n\n" q2 "\n" r0')
+
+
 def test_items_of_one_list_do_not_say_the_same_for_what_leads_them_in(encoder: Encoder) -> None:
     text = "To open an account for a company in another country you need:\n- Passport.\n- Lease."
     found = quoting.shortlist("what do I need to open an account", [("", text)], encoder.encode)
