@@ -137,7 +137,7 @@ class Extract:
     def heading(self) -> str:
         """Of a row of a table the names of its columns, of an item of a list what leads it in, each below its section; empty for all else."""
         section = self.section + ":" * (self.section[-1:] not in ":?!.…")
-        return "\n".join(part for part in (section, self.above or self._names) if part)
+        return "\n".join(part for part in (section, self.above or self._names) if any(map(str.isalnum, part)))
 
     @property
     def listed(self) -> bool:
@@ -371,10 +371,15 @@ def _followed(
 
 
 def _chosen(ordered: Sequence[Extract], most: int) -> list[Extract]:
-    """The first ``most``, with those that lead in any case, and none that says the same as one before."""
+    """The first ``most``, with those that lead in any case, and none that says the same as one before; of two that would be quoted together, of which
+    one holds the other, as a row does that says what the next one is of, that one."""
     chosen: list[Extract] = []
     for extract in ordered:
-        if (extract.leads or len(chosen) < most) and not any(_alike(extract, other) for other in chosen):
+        within = next((at for at, other in enumerate(chosen) if _contains(extract, other) and other.score - extract.score <= other.beside[0]), None)
+        if within is not None:
+            part = chosen[within]
+            chosen[within] = replace(extract, score=part.score, judged=part.judged, nearness=part.nearness, leads=part.leads or extract.leads)
+        elif (extract.leads or len(chosen) < most) and not any(_contains(other, extract) or _alike(extract, other) for other in chosen):
             chosen.append(extract)
     others = max(most - sum(extract.leads for extract in chosen), 1)
     spared = [extract for extract in chosen if not extract.leads][:others]
@@ -410,6 +415,11 @@ def _whole(text: str, first: Extract) -> str:
     lines = text[line_start(text, text.index(first.own)) :].split("\n")
     listed = takewhile(lambda line: not line.strip() or line[0] in " \t" or (LIST_MARK.match(line) and not STEP.match(line)), lines)
     return dedent("\n".join(line.rstrip() for line in listed if line.strip()))
+
+
+def _contains(whole: Extract, part: Extract) -> bool:
+    """Whether the lines of an extract are among those of another one of its passage."""
+    return whole.passage == part.passage and whole.section == part.section and f"\n{part.own}\n" in f"\n{whole.own}\n"
 
 
 def _alike(one: Extract, other: Extract) -> bool:

@@ -656,6 +656,30 @@ def test_a_row_that_begins_blank_is_quoted_below_those_that_say_what_it_is_of() 
     assert [unit.own for unit in quotable("| A | B | x |\n| | | y |\n| | C | 2 |")][1:] == ["| A | B | x |\n| | | y |", "| A | B | x |\n| | C | 2 |"]
 
 
+def test_a_row_is_not_quoted_beside_itself(encoder: Encoder) -> None:
+    passages = [("Courses", TABLE), ("Hall", "The hall is closed.")]
+    one, both = "| Course | Day |\n| Yoga | Monday |", "| Course | Day |\n| Yoga | Monday |\n| | Thursday |"
+
+    def found(asked: str, alone: float, together: float) -> list[tuple[str, float]]:
+        told = {(asked, f"Courses: {one}"): alone, (asked, f"Courses: {both}"): together, (asked, "Hall: The hall is closed."): -1.0}
+        return [(unit.text, unit.score) for unit in quoting.shortlist(asked, passages, encoder.encode, judge=Told(told)) if unit.score > -2]
+
+    assert found("When is yoga?", 5.0, 4.0) == [(both, 5.0), ("The hall is closed.", -1.0)]
+    assert found("When is yoga?", 4.0, 5.0) == [(both, 5.0), ("The hall is closed.", -1.0)]
+    assert found("Is yoga on Mondays?", 5.0, 0.5) == [(one, 5.0), (both, 0.5), ("The hall is closed.", -1.0)]
+
+
+def test_blank_names_of_columns_are_not_quoted(encoder: Encoder) -> None:
+    table = "| | |\n|---|---|\n| Rent | 400 |\n| Heating | 90 |"
+    rows = [Extract(0, text, score=1.0) for text in units_of(table)]
+    rent, heating = rows
+    assert (rent.quoted, rent.columns == heating.columns) == ("| Rent | 400 | [1]", True)
+    assert replace(rent, section="Costs").quoted == "Costs:\n| Rent | 400 | [1]"
+    assert quoting.constraints(rows)["grammar"].startswith(r'root ::= q0 "\n" q1')
+    passages = [Passage("flat.md#1", "flat.md", "x", "Flat", table, 0, 1, 0.9)]
+    assert all(claim.quoted for claim in grounding.check(f"{rent.quoted}\n{heating.quoted}", passages, encoder.encode))
+
+
 def test_what_a_message_begins_with_is_no_answer() -> None:
     head = "From: Ann\nTo: All\nDate: 3 May 2024\nSubject: Party\n\n"
     assert [unit.own for unit in quotable(f"{head}It is in June.")] == ["It is in June."]
