@@ -12,17 +12,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice, pairwise
+from itertools import islice, pairwise, takewhile
 from math import ceil
+from textwrap import dedent
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mdsa_local import mail
 from mdsa_local.domains.prompts import NOT_FOUND
-from mdsa_local.domains.units import PAIR, STEP, quotable
+from mdsa_local.domains.units import MOST_WORDS, PAIR, STEP, STRUCK, quotable
 from mdsa_local.routing.splitting import LINKS, MOST_PIECES, pieces
-from mdsa_local.sentences import LIST_MARK, without_list_mark
+from mdsa_local.sentences import LIST_MARK, line_start, without_list_mark
 from mdsa_local.types import Turn
-from mdsa_local.validation import citations, denials, facts, identifiers
+from mdsa_local.validation import citations, denials, facts, identifiers, vocabulary
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,8 +68,12 @@ PART_ODDS, WHOLE_ODDS = 0.0, 0.5
 # A judge cannot read names such as `queue_limit`. Where nothing but what one is is asked, a unit that has it answers with at least such odds, and one
 # that begins with it with one more; else what has all of those in the question gains so much.
 TOLD_BY_NAME, NAMED = 2.0, 2.0
-# Of rows, records and items that differ in a number or code of the question, those that have it gain so much.
+# Of rows, records and items that differ in a number or code of the question, those that have it, or whose heading has it, gain so much.
 TOLD_APART = 2.0
+# A judge cannot read such numbers either. Where this asks, what stands under them and is all else that the question names answers as above; what
+# versions are said to be or to have is no more than that.
+ASKS_WHAT = re.compile(r"(?<!\w)(?:what|which)(?!\w)", re.IGNORECASE)
+OF_VERSIONS = frozenset(map(vocabulary.stem, "what's version release update bug feature".split()))
 # What a message quotes of an older one counts so much less than what it says itself.
 OLDER = 2.0
 # From these odds on it leads in any case, and the documents answer a question of which they answer a part. Of 24 questions with two parts in two
@@ -107,7 +112,8 @@ class Extract:
     It ``leads`` when it is the best for a part of a question that asks several things. ``judged`` are the judge's log odds that it answers the
     question, or surely a part of it; None without a judge. ``score`` orders units; ``beside`` is how much less than the best's it may be for a unit
     of the same passage, or of the same ``document`` where that is known, and of another one, to be quoted beside it. ``above`` are the lines that
-    lead in a list, with which the text of an item begins; ``section`` is the heading it is quoted under, which is not in the text.
+    lead in a list, with which the text of an item begins; ``section`` is the heading it is quoted under, which is not in the text; ``place`` is where
+    it stands among all.
     """
 
     passage: int
@@ -120,6 +126,7 @@ class Extract:
     document: str = field(default="", compare=False)
     above: str = field(default="", compare=False)
     section: str = field(default="", compare=False)
+    place: int = field(default=0, compare=False)
 
     @property
     def quoted(self) -> str:
@@ -130,12 +137,22 @@ class Extract:
     def heading(self) -> str:
         """Of a row of a table the names of its columns, of an item of a list what leads it in, each below its section; empty for all else."""
         section = self.section + ":" * (self.section[-1:] not in ":?!.…")
-        return "\n".join(part for part in (section, self.above or self._names) if part)
+        return "\n".join(part for part in (section, self.above or self._names) if any(map(str.isalnum, part)))
 
     @property
     def listed(self) -> bool:
         """Whether it is quoted below a line that others of its list stand under too."""
         return bool(self.above or self.section)
+
+    @property
+    def of_list(self) -> tuple[int, str] | None:
+        """Of an item that is quoted below such a line, which list it is of."""
+        return (self.passage, self.heading) if self.listed and LIST_MARK.match(self.own) and not STEP.match(self.own) else None
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is such a list, and no item."""
+        return bool(self.of_list) and sum(bool(LIST_MARK.match(line)) for line in self.own.split("\n")) > 1
 
     @property
     def _names(self) -> str:
@@ -185,12 +202,15 @@ def shortlist(
     """The ``most`` units of all passages ``(title, text)`` that answer the question best by ``judge``, or are nearest by ``embed`` (unit vectors).
 
     A unit is read under its title, which often holds what the sentence only refers to, and, without a judge, alone too; of a long list of steps the
-    best part counts. One that says the same as a better one is left out.
+    best part counts. One that says the same as a better one is left out, and a short list that the question asks for stands for its items.
     Of a question that asks several things, ``parts`` (None to find them), the best for each part are always among them. ``question`` may be a
     ``turn`` of a conversation.
     """
     units = [(index, unit) for index, (_, text) in enumerate(passages) for unit in dict.fromkeys(quotable(text))]
-    found = [Extract(index, unit.text, above=unit.above, section=unit.section(passages[index][0])) for index, unit in units]
+    found = [
+        Extract(index, unit.text, above=unit.above, section=unit.section(passages[index][0]), place=place)
+        for place, (index, unit) in enumerate(units)
+    ]
     if not found:
         return []
     titles = [denials.part(title)[0] for title, _ in passages]
@@ -211,7 +231,8 @@ def shortlist(
         older = {index for index, title in enumerate(titles) if f"{denials.BETWEEN_HEADINGS}{mail.QUOTED}" in title}
         found = [replace(unit, score=unit.score - OLDER) if unit.passage in older else unit for unit in found]
         order = _ranked(found)
-    return _chosen([replace(found[at], leads=at in leading) for at in order], most)
+    chosen = _chosen([replace(found[at], leads=at in leading) for at in order], most)
+    return _listed(turn.message if turn else question, chosen, [unit for unit in found if unit.of_list], [text for _, text in passages])
 
 
 def _near(embed: Callable[[list[str]], NDArray[np.float32]], asked: Sequence[str], readings: Sequence[Sequence[str]]) -> NDArray[np.float32]:
@@ -254,8 +275,8 @@ def _judged(
     weighing = judge.weighing
     nearest = [(-cosines).argsort(kind="stable")[: READ_FOR_PART if at else READ].tolist() for at, cosines in enumerate(near)]
     names, naming = _naming(asked[0], found)
-    telling = _telling(asked[0], found)
-    nearest[0] += sorted((naming | {*telling}) - {*nearest[0]}, key=lambda place: -near[0, place])[:READ_FOR_PART]
+    telling, headed = _telling(asked[0], found), _headed(asked[0], found, titled)
+    nearest[0] += sorted((naming | {*telling}) - {*nearest[0]}, key=lambda place: (place not in headed, -near[0, place]))[:READ_FOR_PART]
     read = list(dict.fromkeys(place for places in nearest for place in places))
     out, leading = list(found), set[int]()
     # All at once: two cores then have work of one size.
@@ -270,6 +291,8 @@ def _judged(
         odds, cosine = told[asked[0], place], float(near[0, place])
         if names and place in naming:
             odds = _told_by_name(names, found[place], odds)
+        if place in headed:
+            odds = max(odds, TOLD_BY_NAME)
         score = odds + weighing.nearness * cosine + telling.get(place, 0.0)
         out[place] = replace(out[place], nearness=cosine, judged=odds, score=score, beside=(weighing.same, weighing.other))
     highest = max(out[place].score for place in read)
@@ -291,12 +314,29 @@ def _naming(message: str, found: Sequence[Extract]) -> tuple[Names | None, set[i
 
 
 def _telling(message: str, found: Sequence[Extract]) -> dict[int, float]:
-    """What rows, records and items of lists gain by what of the message stands in them, and not in all of them."""
+    """What rows, records and items of lists gain by what of the message stands in them or above them, and not so for all of them."""
     codes = identifiers.telling(message)
     rows = [place for place, unit in enumerate(found) if unit.columns or LIST_MARK.match(unit.own)] if codes else []
-    having = [{place for place in rows if identifiers.has(found[place].own, code)} for code in codes]
+    having = [{place for place in rows if identifiers.has(f"{found[place].section} {found[place].above} {found[place].own}", code)} for code in codes]
     apart = [places for places in having if 0 < len(places) < len(rows)]
     return {place: TOLD_APART * sum(place in places for places in apart) / len(apart) for place in set[int]().union(*apart)}
+
+
+def _headed(message: str, found: Sequence[Extract], titled: Sequence[Sequence[str]]) -> set[int]:
+    """The places of what stands under a heading that names all that a message asks for, as "4.1.2 > Fixed", but for what it or its title names."""
+    codes, words = identifiers.telling(message), facts.read(message).words - OF_VERSIONS
+    if not (codes and words and ASKS_WHAT.search(message)):
+        return set()
+
+    def named(section: str, text: str) -> bool:
+        return (
+            all(identifiers.has(section, code) for code in codes)
+            and denials.denies(section) == denials.denies(message)
+            and not words.isdisjoint(facts.read(section).words)
+            and words <= facts.read(text).words
+        )
+
+    return {place for place, unit in enumerate(found) if named(unit.section, titled[place][0])}
 
 
 def _told_by_name(names: Names, unit: Extract, odds: float) -> float:
@@ -331,14 +371,55 @@ def _followed(
 
 
 def _chosen(ordered: Sequence[Extract], most: int) -> list[Extract]:
-    """The first ``most``, with those that lead in any case, and none that says the same as one before."""
+    """The first ``most``, with those that lead in any case, and none that says the same as one before; of two that would be quoted together, of which
+    one holds the other, as a row does that says what the next one is of, that one."""
     chosen: list[Extract] = []
     for extract in ordered:
-        if (extract.leads or len(chosen) < most) and not any(_alike(extract, other) for other in chosen):
+        within = next((at for at, other in enumerate(chosen) if _contains(extract, other) and other.score - extract.score <= other.beside[0]), None)
+        if within is not None:
+            part = chosen[within]
+            chosen[within] = replace(extract, score=part.score, judged=part.judged, nearness=part.nearness, leads=part.leads or extract.leads)
+        elif (extract.leads or len(chosen) < most) and not any(_contains(other, extract) or _alike(extract, other) for other in chosen):
             chosen.append(extract)
     others = max(most - sum(extract.leads for extract in chosen), 1)
     spared = [extract for extract in chosen if not extract.leads][:others]
     return [extract for extract in chosen if extract.leads or extract in spared][:most]
+
+
+def _listed(question: str, chosen: Sequence[Extract], items: Sequence[Extract], texts: Sequence[str]) -> list[Extract]:
+    """``chosen`` with a list as a whole in place of its ``items``, where some of them would be all that is quoted, or be quoted below what the
+    question asks for: else they would seem to be all."""
+    quoted = [chosen[at].of_list for at in (0, *company(chosen, 0))]
+    at_hand = quoted[0]
+    if at_hand is None or not (quoted.count(at_hand) == MOST_QUOTED or (quoted.count(at_hand) > 1 and _asks_for(question, at_hand[1]))):
+        return list(chosen)
+    items = [item for item in items if item.of_list == at_hand]
+    whole = _whole(texts[at_hand[0]], items[0])
+    if len(whole.split()) > MOST_WORDS or STRUCK.search(whole) or not all(item.own in whole for item in items):
+        return list(chosen)
+    text = f"{items[0].above}\n{whole}" if items[0].above else whole
+    others = [extract for extract in chosen[1:] if extract.of_list != at_hand]
+    leads = any(extract.leads for extract in chosen if extract.of_list == at_hand)
+    return [replace(chosen[0], text=text, leads=leads, place=items[0].place), *others]
+
+
+def _asks_for(question: str, heading: str) -> bool:
+    """Whether a question says all that the last line of a heading does."""
+    last = heading.rpartition("\n")[2].rpartition(denials.BETWEEN_HEADINGS)[2]
+    words = facts.read(last).words - OF_VERSIONS
+    return bool(words) and words <= facts.read(question).words and denials.denies(last) == denials.denies(question)
+
+
+def _whole(text: str, first: Extract) -> str:
+    """The list in ``text`` that begins with an item, without the blank lines in it."""
+    lines = text[line_start(text, text.index(first.own)) :].split("\n")
+    listed = takewhile(lambda line: not line.strip() or line[0] in " \t" or (LIST_MARK.match(line) and not STEP.match(line)), lines)
+    return dedent("\n".join(line.rstrip() for line in listed if line.strip()))
+
+
+def _contains(whole: Extract, part: Extract) -> bool:
+    """Whether the lines of an extract are among those of another one of its passage."""
+    return whole.passage == part.passage and whole.section == part.section and f"\n{part.own}\n" in f"\n{whole.own}\n"
 
 
 def _alike(one: Extract, other: Extract) -> bool:
@@ -381,8 +462,9 @@ def _grammar(extracts: Sequence[Extract], roots: Sequence[str]) -> str:
 
 
 def _together(extracts: Sequence[Extract], chosen: Sequence[int]) -> tuple[str, str]:
-    """What a quotation of those ``chosen``, in this order, begins with, and its rule. What two stand below is said once. An item with no line before
-    or behind it is written without the mark of a list."""
+    """What a quotation of those ``chosen``, in this order but for items of one list, begins with, and its rule. What two stand below is said once. An
+    item with no line before or behind it is written without the mark of a list."""
+    chosen = _in_order(extracts, chosen)
     gaps = ["", *(_gap(extracts[before], extracts[at]) for before, at in pairwise(chosen)), ""]
     forms, heading = list[str](), ""
     for at, beside in zip(chosen, pairwise(gaps), strict=True):
@@ -393,6 +475,14 @@ def _together(extracts: Sequence[Extract], chosen: Sequence[int]) -> tuple[str, 
     first = extracts[chosen[0]]
     rule = " ".join(f"{gap} {form}{at}" for gap, form, at in zip(gaps, forms, chosen, strict=False)).strip()
     return first.apart if forms[0] == APART else first.quoted, rule
+
+
+def _in_order(extracts: Sequence[Extract], chosen: Sequence[int]) -> list[int]:
+    """``chosen`` with the items of each list in the order that it has them."""
+    lists = [extracts[at].of_list or at for at in chosen]
+    ordered = sorted(zip(chosen, lists, strict=True), key=lambda pair: extracts[pair[0]].place)
+    items = {name: iter([at for at, other in ordered if other == name]) for name in lists}
+    return [next(items[name]) for name in lists]
 
 
 def _gap(last: Extract, extract: Extract) -> str:
@@ -407,7 +497,8 @@ def _gap(last: Extract, extract: Extract) -> str:
 
 def company(extracts: Sequence[Extract], first: int, lengths: Sequence[int] = (), most: int = 0) -> list[int]:
     """Which extracts, nearest first, follow the one chosen to begin with: about as near to the question, so that no choice between them is safe, or
-    the nearest to another part of the question. Where their ``lengths`` in tokens are given, no more than surely come to ``most`` with it."""
+    the nearest to another part of the question; beside a whole list only these. Where their ``lengths`` in tokens are given, no more than surely
+    come to ``most`` with it."""
     chosen = extracts[first]
     columns = chosen.columns
 
@@ -415,7 +506,7 @@ def company(extracts: Sequence[Extract], first: int, lengths: Sequence[int] = ()
         at_hand = extract.passage == chosen.passage or bool(extract.document and extract.document == chosen.document)
         return ROW_BESIDE if columns & extract.columns else extract.beside[not at_hand]
 
-    near = [at for at, extract in enumerate(extracts) if extract.leads or extracts[0].score - extract.score <= beside(extract)]
+    near = [at for at, extract in enumerate(extracts) if extract.leads or (not chosen.whole and extracts[0].score - extract.score <= beside(extract))]
     found = [at for at in sorted(near, key=lambda at: not extracts[at].leads) if at != first][: MOST_QUOTED - 1]
     while lengths and found and SPLIT_UP * (lengths[first] + sum(lengths[at] for at in found)) > most:
         del found[-1]

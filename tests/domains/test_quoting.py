@@ -342,6 +342,39 @@ def test_an_item_without_another_before_or_behind_it_has_no_mark_of_a_list() -> 
         assert begins == [extract.quoted if len(extracts) == 2 and other in extracts else extract.quoted.removeprefix("- ") for extract in extracts]
 
 
+def test_a_short_list_that_is_asked_for_is_quoted_whole(encoder: Encoder) -> None:
+    listed = "Bring:\n  - a torch. Not a big one.\n  - boots\n\n  - a cup"
+    passages = [("Trip", f"{listed}\n\n1. Go.\n2. Wait."), ("Fees", "A cup costs 2 euros.")]
+
+    def found(asked: str, *odds: float, text: str = listed) -> list[str]:
+        told = dict(zip(("- a torch.", "- boots", "- a cup"), odds, strict=False))
+        judge = Told({(asked, f"Trip: Bring:\n{item}"): odd for item, odd in told.items()} | {(asked, "Fees: A cup costs 2 euros."): 1.0})
+        units = quoting.shortlist(asked, [("Trip", text), passages[1]], encoder.encode, judge=judge)
+        assert units[0].judged == max(odds)
+        return [unit.own for unit in (units[0], *(units[at] for at in quoting.company(units, 0)))]
+
+    whole = "- a torch. Not a big one.\n- boots\n- a cup"
+    assert found("What do I bring?", 1.0, 3.0, text=passages[0][1]) == [whole]
+    assert found("What do I need?", 1.0, 2.0, 1.0) == [whole]
+    # One item answers, or what is asked is not what the list tells.
+    assert found("Do I bring boots?", -3.0, 3.0) == ["- boots"]
+    assert found("Do I need boots?", 2.5, 3.0) == ["- boots", "- a torch."]
+    assert found("What do I not bring?", 2.5, 3.0) == ["- boots", "- a torch."]
+    assert found("What do I bring?", 2.5, 3.0, text=f"{listed}{' and' * 60}") == ["- boots", "- a torch."]
+    quoted = Extract(0, f"Bring:\n{whole}", above="Bring:").quoted
+    assert quoted == f"Bring:\n{whole} [1]"
+    trip = [Passage("trip.md#1", "trip.md", "x", "Trip", passages[0][1], 0, 1, 0.9)]
+    assert all(claim.by == 0 and claim.cited == (1,) for claim in grounding.check(quoted, trip, encoder.encode))
+
+
+def test_items_of_one_list_stand_in_its_order() -> None:
+    items = [Extract(0, f"Bring:\n- {what}", score=1.0, above="Bring:", place=place) for what, place in (("boots", 3), ("a cup", 5), ("a torch", 2))]
+    grammar = quoting.constraints(items)["grammar"].splitlines()[0]
+    assert grammar == r'root ::= q2 "\n" r0 "\n" r1 | q2 "\n" r0 "\n" r1 | q2 "\n" r0 "\n" r1'
+    other = Extract(1, "Wait.", score=1.0)
+    assert quoting.constraints([items[0], other, items[2]])["grammar"].startswith(r'root ::= q2 "\n\n" q1 "\n\n" q0 | q1 "\n\n" q2 "\n" r0')
+
+
 def test_items_of_one_list_do_not_say_the_same_for_what_leads_them_in(encoder: Encoder) -> None:
     text = "To open an account for a company in another country you need:\n- Passport.\n- Lease."
     found = quoting.shortlist("what do I need to open an account", [("", text)], encoder.encode)
@@ -423,6 +456,21 @@ def test_of_rows_those_with_a_number_of_the_question_gain(encoder: Encoder) -> N
         ("| 7 | 23:50 |", 3.5, 3.5),
         ("| N5 | 4:00 |", 3.0, 3.0),
     ]
+
+
+def test_a_heading_with_a_number_of_the_question_tells_what_stands_under_it(encoder: Encoder) -> None:
+    """Whatever a judge makes of it, which cannot tell one number from another."""
+    above = "Notes on Kestrel > "
+    passages = [(f"{above}4.1.2 > Fixed", "- Crash on start."), (f"{above}4.2.0 > Fixed", "- Slow search."), (f"{above}4.2.0 > Removed", "- Import.")]
+
+    def found(asked: str) -> list[tuple[str, float | None, float]]:
+        units = quoting.shortlist(asked, passages, encoder.encode, judge=Told({(asked, f"{above}4.1.2 > Fixed: - Crash on start."): -3.0}))
+        return sorted(((unit.own, unit.judged, unit.score) for unit in units), key=lambda told: -told[2])
+
+    for asked in ("What was fixed in 4.2.0?", "What's fixed in Kestrel version 4.2.0?", "Which slow search was fixed in 4.2.0?"):
+        assert found(asked) == [("- Slow search.", 2.0, 4.0), ("- Crash on start.", -3.0, -3.0), ("- Import.", -9.0, -7.0)]
+    for asked in ("What was never fixed in 4.2.0?", "What was fixed in 4.3.0?", "What fixed price has 4.2.0?", "When was 4.2.0 fixed?"):
+        assert all(judged is not None and judged < 0 for _, judged, _ in found(asked)), asked
 
 
 def test_what_a_message_quotes_counts_less_than_what_it_says(encoder: Encoder) -> None:
@@ -624,6 +672,30 @@ def test_a_row_that_begins_blank_is_quoted_below_those_that_say_what_it_is_of() 
     assert [unit.own for unit in quotable(TABLE.replace("Dance", "Yoga"))][1] == "| Course | Day |\n| | Thursday |"
     assert len(quotable(TABLE.replace("Yoga", "~~Yoga~~"))) == 2
     assert [unit.own for unit in quotable("| A | B | x |\n| | | y |\n| | C | 2 |")][1:] == ["| A | B | x |\n| | | y |", "| A | B | x |\n| | C | 2 |"]
+
+
+def test_a_row_is_not_quoted_beside_itself(encoder: Encoder) -> None:
+    passages = [("Courses", TABLE), ("Hall", "The hall is closed.")]
+    one, both = "| Course | Day |\n| Yoga | Monday |", "| Course | Day |\n| Yoga | Monday |\n| | Thursday |"
+
+    def found(asked: str, alone: float, together: float) -> list[tuple[str, float]]:
+        told = {(asked, f"Courses: {one}"): alone, (asked, f"Courses: {both}"): together, (asked, "Hall: The hall is closed."): -1.0}
+        return [(unit.text, unit.score) for unit in quoting.shortlist(asked, passages, encoder.encode, judge=Told(told)) if unit.score > -2]
+
+    assert found("When is yoga?", 5.0, 4.0) == [(both, 5.0), ("The hall is closed.", -1.0)]
+    assert found("When is yoga?", 4.0, 5.0) == [(both, 5.0), ("The hall is closed.", -1.0)]
+    assert found("Is yoga on Mondays?", 5.0, 0.5) == [(one, 5.0), (both, 0.5), ("The hall is closed.", -1.0)]
+
+
+def test_blank_names_of_columns_are_not_quoted(encoder: Encoder) -> None:
+    table = "| | |\n|---|---|\n| Rent | 400 |\n| Heating | 90 |"
+    rows = [Extract(0, text, score=1.0) for text in units_of(table)]
+    rent, heating = rows
+    assert (rent.quoted, rent.columns == heating.columns) == ("| Rent | 400 | [1]", True)
+    assert replace(rent, section="Costs").quoted == "Costs:\n| Rent | 400 | [1]"
+    assert quoting.constraints(rows)["grammar"].startswith(r'root ::= q0 "\n" q1')
+    passages = [Passage("flat.md#1", "flat.md", "x", "Flat", table, 0, 1, 0.9)]
+    assert all(claim.quoted for claim in grounding.check(f"{rent.quoted}\n{heating.quoted}", passages, encoder.encode))
 
 
 def test_what_a_message_begins_with_is_no_answer() -> None:

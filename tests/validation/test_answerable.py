@@ -42,6 +42,13 @@ def test_another_form_or_name_of_a_known_word_hardly_does(encoder: Encoder) -> N
     assert found(encoder, "what about paying by credit card", "credit").unsaid < found(encoder, "what about paying by elephant", "elephant").unsaid
 
 
+def test_words_that_go_with_anything_do_not(encoder: Encoder) -> None:
+    told = found(encoder, "what shows that a payment goes through instead, and do I get bitcoins?", "shows", "goes", "instead", "get", "bitcoins")
+    assert told.missing == ("bitcoins",)
+    # They are of the question all the same.
+    assert 0 < told.unsaid < found(encoder, "do I pay bitcoins?", "bitcoins").unsaid
+
+
 def test_only_words_that_the_passages_lack_are_looked_up(encoder: Encoder) -> None:
     asked: list[list[str]] = []
 
