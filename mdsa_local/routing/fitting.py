@@ -205,13 +205,14 @@ def fit(index: Index, calibration: Calibration, outside: Anchors | None = None, 
         return Fit(None, 0.0, calibration, Thresholds(), {"examples": len(vectors), "held_out": 0, "head_weight": 0.0})
     names, labels = index.names, owner[held]
     evidence = index.evidence(vectors[held], rows[held])
+    believed = mixed(evidence, None, 0.0, calibration.among(index.crowd)).shares
     if len(names) > 1:
-        calibration = replace(calibration, temperature=fit_temperature(evidence, labels, TEMPERATURES), sharpness=1.0, crowding=0.0)
+        calibration = replace(calibration, temperature=fit_temperature(evidence, labels, TEMPERATURES, believed), sharpness=1.0, crowding=0.0)
     texts = [index.texts[row] for row in rows]
     weight, share, judged = _weighed(texts, index, held, evidence, calibration, rng, seed)
     if len(names) > 1:
         shares = mixed(evidence, judged, weight, calibration).shares
-        calibration = replace(calibration, sharpness=1 / fit_temperature(np.log(np.maximum(shares, 1e-12)), labels, 1 / SHARPNESS))
+        calibration = replace(calibration, sharpness=1 / fit_temperature(np.log(np.maximum(shares, 1e-12)), labels, 1 / SHARPNESS, believed))
     near = mixed(evidence, judged, weight, calibration)
     judge = _judge(texts, vectors, [names[i] for i in owner], share, seed) if weight > 0 else None
     beyond: _Confidence | None = None

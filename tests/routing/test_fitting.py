@@ -19,10 +19,10 @@ from mdsa_local.errors import ConfigError, InputError, StorageError
 from mdsa_local.orchestrator import TinyBERTOrchestrator
 from mdsa_local.routing import fitting, words
 from mdsa_local.routing.anchors import Anchors, Floats, Index
-from mdsa_local.routing.calibration import Calibration, expected_calibration_error
+from mdsa_local.routing.calibration import Calibration, expected_calibration_error, fit_temperature
 from mdsa_local.routing.encoder import Encoder
 from mdsa_local.routing.fitting import WORD_SHARES, WORDY, Fit, Opinion, Thresholds, fit, mixed
-from mdsa_local.routing.head import train
+from mdsa_local.routing.head import softmax, train
 from mdsa_local.routing.router import IntentRouter
 from mdsa_local.settings import Settings
 from tests.conftest import DATA
@@ -564,6 +564,21 @@ def test_of_few_examples_neither_scope_nor_threshold_is_read_off() -> None:
     assert (few.calibration.scope, few.calibration.slope) == (Calibration().scope, Calibration().slope)
     more = fit(index_of(blobs(40, 1)), Calibration(), beyond(blobs(20, 7)["c"][:, ::-1]))
     assert (more.calibration.scope, more.calibration.slope) != (Calibration().scope, Calibration().slope)
+
+
+def test_a_few_examples_that_are_all_right_make_nothing_certain(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, grid = 0.05, fitting.TEMPERATURES
+
+    def fitted(n: int) -> float:
+        evidence = np.tile([0.1, 0.05], (n, 1))
+        assert fit_temperature(evidence, np.zeros(n, np.int64), grid) == grid[0]
+        return fit_temperature(evidence, np.zeros(n, np.int64), grid, softmax(evidence / own))
+
+    assert own > fitted(10) > own / 2 > fitted(100) > fitted(4000)
+    monkeypatch.setattr(fitting, "WEIGHTS", (0.0,))
+    found = fit(index_of(blobs(6, 1, spread=0.05)), Calibration())
+    assert found.report["accuracy"] == 1
+    assert found.calibration.temperature / found.calibration.sharpness > Calibration().temperature / 2
 
 
 def test_a_question_that_went_astray_is_not_lost_when_it_is_refused() -> None:
