@@ -89,10 +89,11 @@ class IntentRouter:
         self._background, self._closed = background, closed
         self._lock = threading.Lock()
         self._now = Snapshot(Index({}), Fit(None, 0.0, self._calibration, Thresholds(), {}), self._calibration)
-        # What was fitted last, and what :meth:`fit` or :meth:`restore` gave last: what a refit in the background finds must not replace that, and it
-        # is what holds whenever the domains are as they were then.
+        # What was fitted last, and what :meth:`fit` or :meth:`restore` gave last: what a refit in the background finds must not replace that.
         self._fitted = self._now
         self._asked: Snapshot | None = None
+        # What holds whenever the domains are as they were then: what was asked for, or before that those that no fit was to follow.
+        self._settled: Snapshot | None = None
         self._options: dict[str, Any] = {"seed": 0, "per_domain": False}
         # What the domains are known by beside examples.
         self._described: dict[str, list[tuple[str, str]]] = {}
@@ -160,6 +161,8 @@ class IntentRouter:
         with self._lock:
             self._described |= {domain.name: described(domain) for domain in domains}
             self._change({**self._now.index.anchors, **added}, refit)
+            if not refit and self._asked is None:
+                self._settled = self._now
 
     def unregister(self, name: str) -> None:
         """Remove a domain. Raises :class:`UnknownNameError`."""
@@ -171,11 +174,11 @@ class IntentRouter:
             self._change({key: value for key, value in self._now.index.anchors.items() if key != name}, True)
 
     def _change(self, anchors: dict[str, Anchors], refit: bool) -> None:
-        """Take other anchors, with what :func:`fitting.going_on` leaves of the last fit; where they are again those of the last that was asked for,
-        with that. Called with the lock held."""
-        index = Index(anchors)
-        if self._asked is not None and len(index.unchanged(self._asked.index)) == len(index.names) == len(self._asked.index.names):
-            self._now = self._fitted = self._asked
+        """Take other anchors, with what :func:`fitting.going_on` leaves of the last fit; where they are again those of what was settled, that. Called
+        with the lock held."""
+        index, settled = Index(anchors), self._settled
+        if settled is not None and len(index.unchanged(settled.index)) == len(index.names) == len(settled.index.names):
+            self._now = self._fitted = settled
             return
         fit = fitting.going_on(self._fitted.fit, index.unchanged(self._fitted.index), index.names, self._calibration)
         self._now = replace(self._now, index=index, fit=fit)
@@ -196,7 +199,7 @@ class IntentRouter:
                 except Exception:
                     logger.exception("the router's head could not be refitted; routing goes on by the nearest examples")
             with self._lock:
-                covered = self._asked is not None and self._now.index is self._asked.index
+                covered = self._settled is not None and self._now.index is self._settled.index
                 if covered or (self._now.index is now.index and self._asked is asked):
                     if found is not None and not covered:
                         thresholds = found.thresholds if asked is None else asked.fit.thresholds.among(now.index.names)
@@ -246,7 +249,7 @@ class IntentRouter:
             found = fitting.fit(known.index, self._calibration, known.outside, seed=seed, per_domain=per_domain)
             with self._lock:
                 if self._now.index is before.index and self._now.outside is before.outside:
-                    self._now = self._fitted = self._asked = replace(known, fit=found)
+                    self._now = self._fitted = self._asked = self._settled = replace(known, fit=found)
                     self._options = options
                     return dict(found.report)
         raise ConfigError("the domains kept changing while the router was fitted", "Fit again when none is being registered or removed.")
@@ -275,7 +278,7 @@ class IntentRouter:
         saved = fitting.load(path, self._encoder.fingerprint, stamp(domains))
         with self._lock:
             self._described = {domain.name: described(domain) for domain in domains}
-            self._now = self._fitted = self._asked = Snapshot(Index(saved.anchors), saved.fit, self._calibration, saved.outside)
+            self._now = self._fitted = self._asked = self._settled = Snapshot(Index(saved.anchors), saved.fit, self._calibration, saved.outside)
             self._options = self._options | {"seed": saved.seed}
 
     def route(self, text: str, history: Sequence[str] = (), *, split: bool = True) -> Route:

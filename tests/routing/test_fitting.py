@@ -252,6 +252,37 @@ def test_thresholds_stay_as_they_were_learned(encoder: Encoder, domains: list[Do
     assert (router.thresholds, router.report["examples"]) == (learned, 4 * len(few)), "as it was when it was fitted"
 
 
+def test_what_was_fitted_without_classifiers_goes_with_the_last_of_its_domains(
+    encoder: Encoder, domains: list[DomainConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned = Calibration(temperature=0.01, sharpness=3.0)
+    monkeypatch.setattr("mdsa_local.routing.fitting.fit", lambda *_, **__: Fit(None, 0.0, learned, Thresholds(0.7, 0.4), {"examples": 1}))
+    few = small(domains, 1)
+    router = IntentRouter(encoder, encoder.calibration, background=True)
+    router.register_all(few, refit=False)
+    router.fit()
+    router.register(GARDEN)
+    assert router.settle(60) and router.calibration == learned
+    for domain in few[1:]:
+        router.unregister(domain.name)
+    assert router.settle(60) and (router.calibration, router.thresholds) == (learned, Thresholds(0.7, 0.4))
+    router.unregister(few[0].name)
+    assert router.settle(60) and (router.calibration, router.thresholds) == (encoder.calibration, Thresholds())
+    router.unregister("garden")
+    router.register_all(few)
+    assert router.settle(60) and (router.calibration, router.report) == (learned, {"examples": 1})
+
+
+def test_where_nothing_was_fitted_a_domain_that_goes_again_leaves_nothing(encoder: Encoder, domains: list[DomainConfig]) -> None:
+    router = IntentRouter(encoder, encoder.calibration, background=True)
+    router.register_all(small(domains, 4), refit=False)
+    before = router._now
+    router.register(FIVE)
+    assert router.settle(120) and router.report["examples"] == 4 * len(domains) + 5
+    router.unregister("garden")
+    assert router.settle(120) and router._now is before
+
+
 def test_the_head_goes_on_for_the_domains_it_knows(
     encoder: Encoder, domains: list[DomainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
