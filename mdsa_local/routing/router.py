@@ -285,7 +285,7 @@ class IntentRouter:
         """The route of one question.
 
         The question decides. When it does not stand alone, or two domains fit it about equally, the last of ``history`` (earlier user
-        turns, oldest first) that names its topic is read with it. ``split``: look for parts that belong to different domains.
+        turns, oldest first) that names its topic and is no small talk is read with it. ``split``: look for parts that belong to different domains.
         """
         began = time.perf_counter()
         route, _ = self._reading().route(text, history, split=split)
@@ -297,6 +297,11 @@ class IntentRouter:
         reading = self._reading()
         route, read = reading.route(text, history, chosen=chosen)
         return route, reading.encode([read])[0]
+
+    def topic(self, history: Sequence[str], chosen: DomainConfig | None = None) -> str:
+        """The turn of ``history``, earlier user turns, oldest first and at least one, that a message goes on from where it does not stand alone: the
+        last that names its topic and is no small talk. ``chosen`` as in :meth:`routed`."""
+        return self._reading().topic(history, chosen)
 
     def decided(self, texts: Sequence[str]) -> tuple[list[Route], list[str | None]]:
         """The routes of questions by themselves, untimed and not looked into for parts, as :meth:`route` gives them but scored together; and the
