@@ -97,6 +97,9 @@ class IntentRouter:
         self._options: dict[str, Any] = {"seed": 0, "per_domain": False}
         # What the domains are known by beside examples.
         self._described: dict[str, list[tuple[str, str]]] = {}
+        # By what texts the domains were registered, and by which when :meth:`fit` or :meth:`restore` learned more of them.
+        self._given: dict[str, list[tuple[str, str]]] = {}
+        self._given_then: dict[str, list[tuple[str, str]]] = {}
         self._refitting: threading.Thread | None = None
 
     @classmethod
@@ -148,21 +151,31 @@ class IntentRouter:
         return frozenset((*now.index.texts, *(now.outside.texts if now.outside else ())))
 
     def register(self, domain: DomainConfig) -> None:
-        """Add or replace a domain; takes effect with the next question."""
+        """Add or replace a domain; takes effect with the next question. One known by the same texts as before keeps what was learned for it."""
         self.register_all([domain])
 
     def register_all(self, domains: Iterable[DomainConfig], *, refit: bool = True) -> None:
-        """Add or replace several domains at once. ``refit``: have the head follow, when the router was made with ``background``."""
+        """Add or replace several domains at once, as :meth:`register` does one. ``refit``: have the head follow, when the router was made with
+        ``background``."""
         domains = list(domains)
         for domain in domains:
             expected(domain, DomainConfig, "the domain", NO_CONFIG, ConfigError)
-        present = self._now.index.anchors
-        added = {domain.name: Anchors.made(anchor_texts(domain), self._encoder, self._cache, present.get(domain.name)) for domain in domains}
+        present, given = self._now.index.anchors, {domain.name: anchor_texts(domain) for domain in domains}
+        made = {name: Anchors.made(texts, self._encoder, self._cache, present.get(name)) for name, texts in given.items()}
         with self._lock:
+            added = {name: self._learned(name, texts) or made[name] for name, texts in given.items()}
             self._described |= {domain.name: described(domain) for domain in domains}
+            self._given |= given
             self._change({**self._now.index.anchors, **added}, refit)
             if not refit and self._asked is None:
                 self._settled = self._now
+
+    def _learned(self, name: str, texts: list[tuple[str, str]]) -> Anchors | None:
+        """What a domain is known by that was registered by the same ``texts`` before, or when more was learned of it; None where it was not. Called
+        with the lock held."""
+        if self._given.get(name) == texts:
+            return self._now.index.anchors[name]
+        return self._asked.index.anchors.get(name) if self._asked is not None and self._given_then.get(name) == texts else None
 
     def unregister(self, name: str) -> None:
         """Remove a domain. Raises :class:`UnknownNameError`."""
@@ -171,6 +184,7 @@ class IntentRouter:
             if name not in self._now.index.anchors:
                 raise UnknownNameError.among("domain", name, self._now.index.anchors)
             self._described.pop(name, None)
+            self._given.pop(name, None)
             self._change({key: value for key, value in self._now.index.anchors.items() if key != name}, True)
 
     def _change(self, anchors: dict[str, Anchors], refit: bool) -> None:
@@ -250,7 +264,7 @@ class IntentRouter:
             with self._lock:
                 if self._now.index is before.index and self._now.outside is before.outside:
                     self._now = self._fitted = self._asked = self._settled = replace(known, fit=found)
-                    self._options = options
+                    self._given_then, self._options = dict(self._given), options
                     return dict(found.report)
         raise ConfigError("the domains kept changing while the router was fitted", "Fit again when none is being registered or removed.")
 
@@ -278,6 +292,8 @@ class IntentRouter:
         saved = fitting.load(path, self._encoder.fingerprint, stamp(domains))
         with self._lock:
             self._described = {domain.name: described(domain) for domain in domains}
+            self._given = {domain.name: anchor_texts(domain) for domain in domains if domain.name in saved.anchors}
+            self._given_then = dict(self._given)
             self._now = self._fitted = self._asked = self._settled = Snapshot(Index(saved.anchors), saved.fit, self._calibration, saved.outside)
             self._options = self._options | {"seed": saved.seed}
 

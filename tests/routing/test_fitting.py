@@ -283,6 +283,35 @@ def test_where_nothing_was_fitted_a_domain_that_goes_again_leaves_nothing(encode
     assert router.settle(120) and router._now is before
 
 
+def test_a_domain_registered_again_with_the_same_texts_keeps_what_was_learned(
+    encoder: Encoder, domains: list[DomainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mdsa_local.routing.fitting.fit", lambda *given, **_: Fit(None, 0.0, given[1], Thresholds(), {"examples": 1}))
+    few = small(domains, 4)
+    fitted = IntentRouter(encoder, encoder.calibration)
+    fitted.register_all(few)
+    fitted.fit([(text, domain.name) for domain in few for text in (*domain.examples, "a zebra squeaks")])
+    fitted.save(tmp_path / "router.npz", few)
+    restored = IntentRouter(encoder, encoder.calibration)
+    restored.restore(tmp_path / "router.npz", few)
+    edited = few[0].model_copy(update={"system_prompt": "Be brief."})
+    for router in (fitted, restored):
+        learned = router._now
+        router.register(edited)
+        assert router._now is learned
+        router.register(edited.model_copy(update={"examples": ("one other",)}))
+        assert router.examples[edited.name] == 1
+        router.register(edited)
+        assert router._now is learned
+        router.unregister(edited.name)
+        router.register(edited)
+        assert router._now is learned and router.examples[edited.name] == 5
+    # Of what was never fitted nothing is kept either.
+    fitted.register(GARDEN)
+    fitted.register(GARDEN.model_copy(update={"keywords": ("lawn",)}))
+    assert "lawn" in fitted.texts and "roses" not in fitted.texts
+
+
 def test_the_head_goes_on_for_the_domains_it_knows(
     encoder: Encoder, domains: list[DomainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
