@@ -29,12 +29,9 @@ class Read:
 
 def understood(query: Query, encoder: Encoder | LexicalEncoder, router: Callable[[], IntentRouter]) -> Read:
     """How ``query`` is understood. ``router`` is asked for only where it is needed: a question without history whose domain was chosen needs none."""
-    if len(query.history) > 1:
-        # Slow to import, and most questions are the first.
-        from mdsa_local.routing.conversation import topic
-
-        query = replace(query, history=(topic(query.history),))
     chosen = query.domain
+    if len(query.history) > 1:
+        query = replace(query, history=(router().topic(query.history, chosen),))
     if chosen is not None and not query.history:
         route = Route(chosen.name, 1.0, {chosen.name: 1.0}, "chosen by the caller")
         return Read(route, query.text, encoder.encode([query.text])[0], {"truncated": encoder.cuts(query.text)})

@@ -14,6 +14,8 @@ from mdsa_local.errors import ConfigError
 OUTSIDE_SHARE = 0.08
 # The number of anchors a domain for which the temperature of an encoder's own calibration is given.
 USUAL = 30
+# As how many labelled questions what was believed before them counts.
+BELIEVED = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +88,31 @@ def fit_scope(
     return float(-intercept / slope), float(slope), float(sureness)
 
 
-def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64], temperatures: NDArray[np.floating]) -> float:
-    """That of ``temperatures`` under which ``softmax(logits / t)`` gives the labels the highest likelihood. ``logits`` is ``(n, domains)``."""
-    return float(min(temperatures, key=lambda temperature: log_loss(logits / temperature, labels)))
+def fit_temperature(
+    logits: NDArray[np.floating],
+    labels: NDArray[np.int64],
+    temperatures: NDArray[np.floating],
+    believed: NDArray[np.floating] | None = None,
+) -> float:
+    """That of ``temperatures`` under which ``softmax(logits / t)`` gives the labels the highest likelihood. ``logits`` is ``(n, domains)``; so are
+    the probabilities ``believed`` before, where they are given, and count as :data:`BELIEVED` labels: a few that are all right say nothing of how
+    sure to be."""
+    told = np.eye(logits.shape[1])[labels]
+    if believed is not None:
+        told += BELIEVED / len(labels) * believed
+    return float(min(temperatures, key=lambda temperature: -(told * log_likelihood(logits / temperature)).sum()))
 
 
 def log_loss(logits: NDArray[np.floating], labels: NDArray[np.int64], weights: NDArray[np.floating] | None = None) -> float:
     """Mean negative log likelihood of ``labels`` under the softmax of ``logits``, weighted where ``weights`` ``(n,)`` are given."""
+    return -float(np.average(log_likelihood(logits)[np.arange(len(labels)), labels], weights=weights))
+
+
+def log_likelihood(logits: NDArray[np.floating]) -> NDArray[np.floating]:
+    """The logarithm of the softmax of ``logits`` ``(n, domains)``."""
     shifted = logits - logits.max(axis=1, keepdims=True)
-    return float(np.average(np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels], weights=weights))
+    found: NDArray[np.floating] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return found
 
 
 def auroc(inside: Sequence[float], outside: Sequence[float]) -> float:

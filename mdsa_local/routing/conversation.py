@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import dropwhile
 from typing import NamedTuple
 
 from mdsa_local.routing.fitting import Thresholds
@@ -96,10 +97,13 @@ def leaning(text: str) -> Leaning:
     )
 
 
-def topic(turns: Sequence[str]) -> str:
+def topic(turns: Sequence[str], idle: Callable[[str], bool] = lambda _: False) -> str:
     """The last of a user's ``turns``, at least one, that names its topic; the last where none does: after "how long is the warranty?" and "and on
-    batteries?", "and on straps?" goes on from the first."""
-    return next((turn for turn in reversed(turns) if leaning(turn).stands), turns[-1])
+    batteries?", "and on straps?" goes on from the first. What is ``idle``, small talk, is passed over unless all of them are."""
+    spoken = list(dropwhile(idle, reversed(turns)))
+    if not spoken:
+        return topic(turns)
+    return next((turn for turn in spoken if leaning(turn).stands and not idle(turn)), spoken[0])
 
 
 def route(

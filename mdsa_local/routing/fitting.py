@@ -172,16 +172,16 @@ def learnable_of(index: Index) -> list[str]:
 def going_on(fitted: Fit, known: Collection[str], names: Collection[str], own: Calibration) -> Fit:
     """What holds of ``fitted`` when the domains have changed to ``names``, of which those ``known`` are still what was learned.
 
-    The classifiers go on for these. Where they know none, all that was fitted together with them goes as well, back to the encoder's ``own``
-    calibration. Thresholds of domains that are gone go.
+    The classifiers go on for these, and so does the calibration. Where none of them is what the fit, or its classifiers, learned, all that was fitted
+    goes, back to the encoder's ``own`` calibration. Thresholds of domains that are gone go.
     """
-    thresholds = fitted.thresholds.among(names)
-    if fitted.judge is None:
-        return replace(fitted, calibration=replace(fitted.calibration, sharpness=1.0), thresholds=thresholds, report={})
-    judge = replace(fitted.judge, gone=fitted.judge.gone | (set(fitted.judge.domains) - set(known)))
-    if judge.gone.issuperset(judge.domains):
+    judge, nothing = fitted.judge, not known
+    if judge is not None:
+        judge = replace(judge, gone=judge.gone | (set(judge.domains) - set(known)))
+        nothing = judge.gone.issuperset(judge.domains)
+    if nothing:
         return Fit(None, 0.0, own, Thresholds(), {})
-    return replace(fitted, judge=judge, thresholds=thresholds, report={})
+    return replace(fitted, judge=judge, thresholds=fitted.thresholds.among(names), report={})
 
 
 def fit(index: Index, calibration: Calibration, outside: Anchors | None = None, *, seed: int = 0, per_domain: bool = False) -> Fit:
@@ -205,13 +205,14 @@ def fit(index: Index, calibration: Calibration, outside: Anchors | None = None, 
         return Fit(None, 0.0, calibration, Thresholds(), {"examples": len(vectors), "held_out": 0, "head_weight": 0.0})
     names, labels = index.names, owner[held]
     evidence = index.evidence(vectors[held], rows[held])
+    believed = mixed(evidence, None, 0.0, calibration.among(index.crowd)).shares
     if len(names) > 1:
-        calibration = replace(calibration, temperature=fit_temperature(evidence, labels, TEMPERATURES), sharpness=1.0, crowding=0.0)
+        calibration = replace(calibration, temperature=fit_temperature(evidence, labels, TEMPERATURES, believed), sharpness=1.0, crowding=0.0)
     texts = [index.texts[row] for row in rows]
     weight, share, judged = _weighed(texts, index, held, evidence, calibration, rng, seed)
     if len(names) > 1:
         shares = mixed(evidence, judged, weight, calibration).shares
-        calibration = replace(calibration, sharpness=1 / fit_temperature(np.log(np.maximum(shares, 1e-12)), labels, 1 / SHARPNESS))
+        calibration = replace(calibration, sharpness=1 / fit_temperature(np.log(np.maximum(shares, 1e-12)), labels, 1 / SHARPNESS, believed))
     near = mixed(evidence, judged, weight, calibration)
     judge = _judge(texts, vectors, [names[i] for i in owner], share, seed) if weight > 0 else None
     beyond: _Confidence | None = None

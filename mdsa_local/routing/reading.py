@@ -111,8 +111,7 @@ class Reading:
         clean_text(text, "the question")
         previous = ""
         if history:
-            clean_texts(history, "the history")
-            previous = conversation.topic(list(history))
+            previous = self.topic(history, chosen)
         route = self._routes([text])[0]
         # Of what was said before, "how do they work?" is a question.
         leaning = conversation.leaning(text) if history else None
@@ -121,6 +120,17 @@ class Reading:
         if history:
             route, text = conversation.route(text, previous, route, self._routes, self._cosine, self.thresholds)
         return self._within(text, route), text
+
+    def topic(self, history: Sequence[str], chosen: DomainConfig | None = None) -> str:
+        """The turn of ``history``, of one or more, that a message after them goes on from, where it does not stand alone."""
+        clean_texts(history, "the history")
+
+        def idle(turn: str) -> bool:
+            (route,) = self._routes([turn])
+            return self._chatting(turn, route, conversation.leaning(turn).leans, chosen) is not None
+
+        turns = list(history)
+        return conversation.topic(turns, idle) if len(turns) > 1 else turns[0]
 
     def _cosine(self, text: str, other: str) -> float:
         one, two = self.encode([text, other])

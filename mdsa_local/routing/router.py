@@ -89,13 +89,17 @@ class IntentRouter:
         self._background, self._closed = background, closed
         self._lock = threading.Lock()
         self._now = Snapshot(Index({}), Fit(None, 0.0, self._calibration, Thresholds(), {}), self._calibration)
-        # What was fitted last, and what :meth:`fit` or :meth:`restore` gave last: what a refit in the background finds must not replace that, and it
-        # is what holds whenever the domains are as they were then.
+        # What was fitted last, and what :meth:`fit` or :meth:`restore` gave last: what a refit in the background finds must not replace that.
         self._fitted = self._now
         self._asked: Snapshot | None = None
+        # What holds whenever the domains are as they were then: what was asked for, or before that those that no fit was to follow.
+        self._settled: Snapshot | None = None
         self._options: dict[str, Any] = {"seed": 0, "per_domain": False}
         # What the domains are known by beside examples.
         self._described: dict[str, list[tuple[str, str]]] = {}
+        # By what texts the domains were registered, and by which when :meth:`fit` or :meth:`restore` learned more of them.
+        self._given: dict[str, list[tuple[str, str]]] = {}
+        self._given_then: dict[str, list[tuple[str, str]]] = {}
         self._refitting: threading.Thread | None = None
 
     @classmethod
@@ -147,19 +151,31 @@ class IntentRouter:
         return frozenset((*now.index.texts, *(now.outside.texts if now.outside else ())))
 
     def register(self, domain: DomainConfig) -> None:
-        """Add or replace a domain; takes effect with the next question."""
+        """Add or replace a domain; takes effect with the next question. One known by the same texts as before keeps what was learned for it."""
         self.register_all([domain])
 
     def register_all(self, domains: Iterable[DomainConfig], *, refit: bool = True) -> None:
-        """Add or replace several domains at once. ``refit``: have the head follow, when the router was made with ``background``."""
+        """Add or replace several domains at once, as :meth:`register` does one. ``refit``: have the head follow, when the router was made with
+        ``background``."""
         domains = list(domains)
         for domain in domains:
             expected(domain, DomainConfig, "the domain", NO_CONFIG, ConfigError)
-        present = self._now.index.anchors
-        added = {domain.name: Anchors.made(anchor_texts(domain), self._encoder, self._cache, present.get(domain.name)) for domain in domains}
+        present, given = self._now.index.anchors, {domain.name: anchor_texts(domain) for domain in domains}
+        made = {name: Anchors.made(texts, self._encoder, self._cache, present.get(name)) for name, texts in given.items()}
         with self._lock:
+            added = {name: self._learned(name, texts) or made[name] for name, texts in given.items()}
             self._described |= {domain.name: described(domain) for domain in domains}
+            self._given |= given
             self._change({**self._now.index.anchors, **added}, refit)
+            if not refit and self._asked is None:
+                self._settled = self._now
+
+    def _learned(self, name: str, texts: list[tuple[str, str]]) -> Anchors | None:
+        """What a domain is known by that was registered by the same ``texts`` before, or when more was learned of it; None where it was not. Called
+        with the lock held."""
+        if self._given.get(name) == texts:
+            return self._now.index.anchors[name]
+        return self._asked.index.anchors.get(name) if self._asked is not None and self._given_then.get(name) == texts else None
 
     def unregister(self, name: str) -> None:
         """Remove a domain. Raises :class:`UnknownNameError`."""
@@ -168,14 +184,15 @@ class IntentRouter:
             if name not in self._now.index.anchors:
                 raise UnknownNameError.among("domain", name, self._now.index.anchors)
             self._described.pop(name, None)
+            self._given.pop(name, None)
             self._change({key: value for key, value in self._now.index.anchors.items() if key != name}, True)
 
     def _change(self, anchors: dict[str, Anchors], refit: bool) -> None:
-        """Take other anchors, with what :func:`fitting.going_on` leaves of the last fit; where they are again those of the last that was asked for,
-        with that. Called with the lock held."""
-        index = Index(anchors)
-        if self._asked is not None and len(index.unchanged(self._asked.index)) == len(index.names) == len(self._asked.index.names):
-            self._now = self._fitted = self._asked
+        """Take other anchors, with what :func:`fitting.going_on` leaves of the last fit; where they are again those of what was settled, that. Called
+        with the lock held."""
+        index, settled = Index(anchors), self._settled
+        if settled is not None and len(index.unchanged(settled.index)) == len(index.names) == len(settled.index.names):
+            self._now = self._fitted = settled
             return
         fit = fitting.going_on(self._fitted.fit, index.unchanged(self._fitted.index), index.names, self._calibration)
         self._now = replace(self._now, index=index, fit=fit)
@@ -196,7 +213,7 @@ class IntentRouter:
                 except Exception:
                     logger.exception("the router's head could not be refitted; routing goes on by the nearest examples")
             with self._lock:
-                covered = self._asked is not None and self._now.index is self._asked.index
+                covered = self._settled is not None and self._now.index is self._settled.index
                 if covered or (self._now.index is now.index and self._asked is asked):
                     if found is not None and not covered:
                         thresholds = found.thresholds if asked is None else asked.fit.thresholds.among(now.index.names)
@@ -246,8 +263,8 @@ class IntentRouter:
             found = fitting.fit(known.index, self._calibration, known.outside, seed=seed, per_domain=per_domain)
             with self._lock:
                 if self._now.index is before.index and self._now.outside is before.outside:
-                    self._now = self._fitted = self._asked = replace(known, fit=found)
-                    self._options = options
+                    self._now = self._fitted = self._asked = self._settled = replace(known, fit=found)
+                    self._given_then, self._options = dict(self._given), options
                     return dict(found.report)
         raise ConfigError("the domains kept changing while the router was fitted", "Fit again when none is being registered or removed.")
 
@@ -275,14 +292,16 @@ class IntentRouter:
         saved = fitting.load(path, self._encoder.fingerprint, stamp(domains))
         with self._lock:
             self._described = {domain.name: described(domain) for domain in domains}
-            self._now = self._fitted = self._asked = Snapshot(Index(saved.anchors), saved.fit, self._calibration, saved.outside)
+            self._given = {domain.name: anchor_texts(domain) for domain in domains if domain.name in saved.anchors}
+            self._given_then = dict(self._given)
+            self._now = self._fitted = self._asked = self._settled = Snapshot(Index(saved.anchors), saved.fit, self._calibration, saved.outside)
             self._options = self._options | {"seed": saved.seed}
 
     def route(self, text: str, history: Sequence[str] = (), *, split: bool = True) -> Route:
         """The route of one question.
 
         The question decides. When it does not stand alone, or two domains fit it about equally, the last of ``history`` (earlier user
-        turns, oldest first) that names its topic is read with it. ``split``: look for parts that belong to different domains.
+        turns, oldest first) that names its topic and is no small talk is read with it. ``split``: look for parts that belong to different domains.
         """
         began = time.perf_counter()
         route, _ = self._reading().route(text, history, split=split)
@@ -294,6 +313,11 @@ class IntentRouter:
         reading = self._reading()
         route, read = reading.route(text, history, chosen=chosen)
         return route, reading.encode([read])[0]
+
+    def topic(self, history: Sequence[str], chosen: DomainConfig | None = None) -> str:
+        """The turn of ``history``, earlier user turns, oldest first and at least one, that a message goes on from where it does not stand alone: the
+        last that names its topic and is no small talk. ``chosen`` as in :meth:`routed`."""
+        return self._reading().topic(history, chosen)
 
     def decided(self, texts: Sequence[str]) -> tuple[list[Route], list[str | None]]:
         """The routes of questions by themselves, untimed and not looked into for parts, as :meth:`route` gives them but scored together; and the

@@ -152,3 +152,13 @@ def test_the_topic_is_what_was_last_named() -> None:
     assert topic(turns) == topic([*turns, "and on straps?"]) == turns[0]
     assert topic([*turns, "what does express delivery cost"]) == "what does express delivery cost"
     assert topic(["and then?", "why?"]) == "why?"
+    assert topic([*turns[:2], "that was perfect"], "that was perfect".__eq__) == turns[0]
+    assert topic(["nice weather", "and on batteries?", "cool"], {"nice weather", "cool"}.__contains__) == "and on batteries?"
+    assert topic(["good morning", "cool"], lambda _: True) == "cool"
+
+
+@pytest.mark.parametrize("said", ["awesome", "lol", "haha cool", "good morning"])
+def test_small_talk_between_two_turns_is_no_topic(product: TinyBERTOrchestrator, said: str) -> None:
+    before, then = "what does an overdraft cost", "and when do i have to pay it?"
+    assert product.router.route(then, [before, said]).scores == product.router.route(then, [before]).scores
+    assert product.ask(then, history=[before, said]).response == product.ask(then, history=[before]).response

@@ -19,10 +19,10 @@ from mdsa_local.errors import ConfigError, InputError, StorageError
 from mdsa_local.orchestrator import TinyBERTOrchestrator
 from mdsa_local.routing import fitting, words
 from mdsa_local.routing.anchors import Anchors, Floats, Index
-from mdsa_local.routing.calibration import Calibration, expected_calibration_error
+from mdsa_local.routing.calibration import Calibration, expected_calibration_error, fit_temperature
 from mdsa_local.routing.encoder import Encoder
 from mdsa_local.routing.fitting import WORD_SHARES, WORDY, Fit, Opinion, Thresholds, fit, mixed
-from mdsa_local.routing.head import train
+from mdsa_local.routing.head import softmax, train
 from mdsa_local.routing.router import IntentRouter
 from mdsa_local.settings import Settings
 from tests.conftest import DATA
@@ -250,6 +250,66 @@ def test_thresholds_stay_as_they_were_learned(encoder: Encoder, domains: list[Do
     router.register(few[0])
     assert router.settle(60)
     assert (router.thresholds, router.report["examples"]) == (learned, 4 * len(few)), "as it was when it was fitted"
+
+
+def test_what_was_fitted_without_classifiers_goes_with_the_last_of_its_domains(
+    encoder: Encoder, domains: list[DomainConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned = Calibration(temperature=0.01, sharpness=3.0)
+    monkeypatch.setattr("mdsa_local.routing.fitting.fit", lambda *_, **__: Fit(None, 0.0, learned, Thresholds(0.7, 0.4), {"examples": 1}))
+    few = small(domains, 1)
+    router = IntentRouter(encoder, encoder.calibration, background=True)
+    router.register_all(few, refit=False)
+    router.fit()
+    router.register(GARDEN)
+    assert router.settle(60) and router.calibration == learned
+    for domain in few[1:]:
+        router.unregister(domain.name)
+    assert router.settle(60) and (router.calibration, router.thresholds) == (learned, Thresholds(0.7, 0.4))
+    router.unregister(few[0].name)
+    assert router.settle(60) and (router.calibration, router.thresholds) == (encoder.calibration, Thresholds())
+    router.unregister("garden")
+    router.register_all(few)
+    assert router.settle(60) and (router.calibration, router.report) == (learned, {"examples": 1})
+
+
+def test_where_nothing_was_fitted_a_domain_that_goes_again_leaves_nothing(encoder: Encoder, domains: list[DomainConfig]) -> None:
+    router = IntentRouter(encoder, encoder.calibration, background=True)
+    router.register_all(small(domains, 4), refit=False)
+    before = router._now
+    router.register(FIVE)
+    assert router.settle(120) and router.report["examples"] == 4 * len(domains) + 5
+    router.unregister("garden")
+    assert router.settle(120) and router._now is before
+
+
+def test_a_domain_registered_again_with_the_same_texts_keeps_what_was_learned(
+    encoder: Encoder, domains: list[DomainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mdsa_local.routing.fitting.fit", lambda *given, **_: Fit(None, 0.0, given[1], Thresholds(), {"examples": 1}))
+    few = small(domains, 4)
+    fitted = IntentRouter(encoder, encoder.calibration)
+    fitted.register_all(few)
+    fitted.fit([(text, domain.name) for domain in few for text in (*domain.examples, "a zebra squeaks")])
+    fitted.save(tmp_path / "router.npz", few)
+    restored = IntentRouter(encoder, encoder.calibration)
+    restored.restore(tmp_path / "router.npz", few)
+    edited = few[0].model_copy(update={"system_prompt": "Be brief."})
+    for router in (fitted, restored):
+        learned = router._now
+        router.register(edited)
+        assert router._now is learned
+        router.register(edited.model_copy(update={"examples": ("one other",)}))
+        assert router.examples[edited.name] == 1
+        router.register(edited)
+        assert router._now is learned
+        router.unregister(edited.name)
+        router.register(edited)
+        assert router._now is learned and router.examples[edited.name] == 5
+    # Of what was never fitted nothing is kept either.
+    fitted.register(GARDEN)
+    fitted.register(GARDEN.model_copy(update={"keywords": ("lawn",)}))
+    assert "lawn" in fitted.texts and "roses" not in fitted.texts
 
 
 def test_the_head_goes_on_for_the_domains_it_knows(
@@ -564,6 +624,21 @@ def test_of_few_examples_neither_scope_nor_threshold_is_read_off() -> None:
     assert (few.calibration.scope, few.calibration.slope) == (Calibration().scope, Calibration().slope)
     more = fit(index_of(blobs(40, 1)), Calibration(), beyond(blobs(20, 7)["c"][:, ::-1]))
     assert (more.calibration.scope, more.calibration.slope) != (Calibration().scope, Calibration().slope)
+
+
+def test_a_few_examples_that_are_all_right_make_nothing_certain(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, grid = 0.05, fitting.TEMPERATURES
+
+    def fitted(n: int) -> float:
+        evidence = np.tile([0.1, 0.05], (n, 1))
+        assert fit_temperature(evidence, np.zeros(n, np.int64), grid) == grid[0]
+        return fit_temperature(evidence, np.zeros(n, np.int64), grid, softmax(evidence / own))
+
+    assert own > fitted(10) > own / 2 > fitted(100) > fitted(4000)
+    monkeypatch.setattr(fitting, "WEIGHTS", (0.0,))
+    found = fit(index_of(blobs(6, 1, spread=0.05)), Calibration())
+    assert found.report["accuracy"] == 1
+    assert found.calibration.temperature / found.calibration.sharpness > Calibration().temperature / 2
 
 
 def test_a_question_that_went_astray_is_not_lost_when_it_is_refused() -> None:
