@@ -32,11 +32,12 @@ CONTAINED = {"html", "pdf", "docx", "json"}
 LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 # Families whose loader has come to take other text from the same file, or whose text is split otherwise; one more each time, that files read before
 # are read again.
-REVISIONS = {"html": 7, "pdf": 6, "docx": 7, "json": 5, "jsonl": 4, "text": 5, "rows": 5}
+REVISIONS = {"html": 8, "pdf": 7, "docx": 8, "json": 6, "jsonl": 5, "text": 6, "rows": 5}
 # Of texts the second revision read those with front matter otherwise, the third splits those with numbered steps so: the second of such. Looked for
 # by its digit, which takes a ninth of the time of a look at each line. The fourth, those with headings told by what is below or around them, tables
-# without outer bars, and lists directly below others. The fifth, tables with rows whose first cell is blank, and messages.
-FRONT, STEPS, FORMS, BLANKS = 2, 3, 4, 5
+# without outer bars, and lists directly below others. The fifth, tables with rows whose first cell is blank, and messages. The sixth, those
+# with a line that stands over what comes behind a blank line.
+FRONT, STEPS, FORMS, BLANKS, OVER = 2, 3, 4, 5, 6
 _SECOND_STEP = re.compile(rb"2[.)][ \t](?:(?<=[\r\n]...)|(?<=[\r\n] ...)|(?<=[\r\n]  ...)|(?<=[\r\n]   ...))", re.DOTALL)
 _FORMS = re.compile(
     rb"[\r\n](?:(?:(?<=[^\r\n][\r\n])|(?<=[^\r\n]\r\n)) {0,3}(?:={3,}|-{3,})[ \t]*(?:[\r\n]|\Z)"
@@ -47,8 +48,10 @@ _BLANKS = re.compile(
     rb"[\r\n](?:[ \t]*\|[ \t]*\||(?:from|von|de|subject|betreff|objet|asunto)[ \t]?:)|(?:wrote|schrieb|crit|escribi..?)[^\r\n:]{0,80}:\s{1,8}>",
     re.IGNORECASE,
 )
+# Such a line ends with "?" or ":", the wide ones too, or with what ends emphasis.
+_OVER = re.compile(rb"(?:[?:*_]|\xef\xbc[\x9a\x9f])[ \t]*(?:\r\n|\r(?!\n)|\n)[ \t]*[\r\n]|\?[*_]*[ \t]*\r?[\r\n](?:[-*+]|\d{1,9}[.)]) ")
 # The newest first.
-_BY_FORM = ((BLANKS, _BLANKS), (FORMS, _FORMS), (STEPS, _SECOND_STEP))
+_BY_FORM = ((OVER, _OVER), (BLANKS, _BLANKS), (FORMS, _FORMS), (STEPS, _SECOND_STEP))
 _BLOCK_BYTES, _OVERLAP_BYTES = 1 << 20, 1 << 10
 # Family to the module it needs, and the extra that brings it.
 NEEDS = {"pdf": ("pypdf", "docs"), "docx": ("docx", "docs")}
