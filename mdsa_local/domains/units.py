@@ -246,7 +246,7 @@ def _joined(text: str, places: Sequence[_Place]) -> list[_Place]:
             last.end, last.asks, last.number = place.end, False, place.number or last.number
         elif last and last.asks and not place.item and not place.code and not between.strip():
             last.end, last.asks = place.end, place.asks
-        elif last and _goes_on(text, last, place):
+        elif last and _goes_on(text, last, place, places[at - 1]):
             last.end = place.end
         else:
             if place.steps:
@@ -255,10 +255,11 @@ def _joined(text: str, places: Sequence[_Place]) -> list[_Place]:
     return found
 
 
-def _goes_on(text: str, last: _Place, place: _Place) -> bool:
-    """Whether a sentence says something of the one before it in its paragraph, or takes some of that back."""
+def _goes_on(text: str, last: _Place, place: _Place, before: _Place) -> bool:
+    """Whether a sentence says something of the one ``before`` it in its paragraph, or takes some of that back, as of a bare "Yes."."""
     between = text[last.end : place.start]
-    if place.item or place.code or place.asks or last.code or not GOES_ON.match(text, place.start, place.end):
+    answered = YES_OR_NO.fullmatch(text, before.start, before.end)
+    if place.item or place.code or place.asks or last.code or not (answered or GOES_ON.match(text, place.start, place.end)):
         return False
     beside = not between.strip() and between.count("\n") <= (not last.item) and WHOLE.search(text[last.start : last.end])
     return bool(beside) and len(text[last.start : place.end].split()) <= MOST_WORDS

@@ -160,6 +160,11 @@ def test_an_item_is_quoted_below_what_leads_it_in(text: str, units: list[str]) -
         ("**How long does shipping take?** 3 to 5 days.\n\nIs it free?", ["**How long does shipping take?** 3 to 5 days."]),
         ("Q: Who pays?\nA: The company pays. Always.", ["Q: Who pays?\nA: The company pays.", "Always."]),
         ("**Who pays?**\n\nThe company.", ["**Who pays?**\n\nThe company."]),
+        # A bare "Yes" may be taken back by what is behind it.
+        ("**Is it free?**\nYes. Below $5 you pay. Call us.", ["**Is it free?**\nYes. Below $5 you pay.", "Call us."]),
+        ("Is it free?\n\n**No.** You pay.\n\nYes.\n\nCall us.", ["Is it free?\n\n**No.** You pay.", "Yes.", "Call us."]),
+        ("Yes. Below $5 you pay. Call us.", ["Yes. Below $5 you pay.", "Call us."]),
+        ("- Is it free? No. Pay us. Wait.\n- No. Why?", ["- Is it free? No. Pay us.", "Wait.", "- No."]),
         ("“Who pays?” The company.", ["“Who pays?” The company."]),
         ("Lost it? Stolen? Call us. We help.", ["Lost it? Stolen? Call us.", "We help."]),
         ("It stopped. Why? It ran dry. Fill it.", ["It stopped.", "Why? It ran dry.", "Fill it."]),
@@ -241,7 +246,7 @@ def test_what_a_heading_denies_is_quoted_below_it(encoder: Encoder) -> None:
     # What is no sentence says nothing, and a bare answer what was asked.
     assert quotable("Damage to tyres.")[0].section("Cars > Not insured") == "Not insured"
     for title, section in (("Faq > Do you deliver on Sundays?", "Do you deliver on Sundays?"), ("Faq > Deliveries", "")):
-        assert [unit.section(title) for unit in quotable("No. Never. No, we rest. We rest on Sundays.")] == [section, section, section, ""]
+        assert [unit.section(title) for unit in quotable("No.\n\nNever. No, we rest. We rest on Sundays.")] == [section, section, section, ""]
     assert quotable("- Taxis.")[0].section("Not paid > In the city") == "Not paid"
     assert quotable("These:\n- Taxis.")[0].section("Why is it not paid?") == "Why is it not paid?"
     assert Extract(0, "- Taxis.", section="Why is it not paid?").quoted == "Why is it not paid?\n- Taxis. [1]"
