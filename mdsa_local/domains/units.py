@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 
 from mdsa_local import mail
-from mdsa_local.sentences import BLANK_ROW, BOLD, FENCE, LIST_MARK, indentation, is_total, line_start, spans, unmarked, without_list_mark
+from mdsa_local.sentences import BLANK_ROW, BOLD, FENCE, LIST_MARK, indentation, is_total, line_start, spans, unmarked, unwrapped, without_list_mark
 from mdsa_local.validation import denials
 from mdsa_local.validation.grounding import YES_OR_NO
 
@@ -132,6 +132,7 @@ def quotable(text: str) -> list[Unit]:
     A question is one with what follows it, and no unit by itself. An item of a list stands below the line that leads it in, where that ends with a
     colon or a question mark, or denies: "Use bleach" may be what never to do. Neither is that line one by itself, if it ends so.
     """
+    text = unwrapped(text)
     tables = [(match.start(), match.end()) for match in TABLE.finditer(text)]
     places = _led_in(text, _joined(text, _places(text, tables)))
     told = [

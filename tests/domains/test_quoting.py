@@ -64,6 +64,11 @@ def test_a_record_is_quoted_with_what_it_tells_of() -> None:
     ]
 
 
+def test_what_goes_on_behind_a_long_line_is_quoted_in_one_line() -> None:
+    lines = ["Children under ten years may be in the water without a grown-up only on", "Saturdays.", "The sauna is open."]
+    assert units_of("\n".join(lines)) == [" ".join(lines[:2]), lines[2]]
+
+
 def test_a_comment_is_not_quoted() -> None:
     assert units_of("It costs 5 euros.\n\n<!-- It is free for staff. Hush. -->\n\nIt takes a day.") == ["It costs 5 euros.", "It takes a day."]
 
