@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
@@ -40,6 +40,8 @@ GOES_ON = re.compile(
     r"|(?:\S+\s+){1,4}?(?:(?:is|are|do|does|can|may|must|will)(?:\s+not)?|cannot|\w+n['’]t|(?:is|are)\s+(?:exempt(?:ed)?|excepted|excluded))[.!]$)(?!\w)",
     re.IGNORECASE,
 )
+# What the sentences of a line are about: "Adults: 10 ml. Not more than 40 ml a day."
+LABEL = re.compile(r"(?:\*\*|__)?[^.!?:|\n]{1,40}:[*_]*[ \t]+\S")
 # So many words at most are put together that way.
 MOST_WORDS = 60
 # A line between two steps belongs to the first, if the next has the next number and so few sentences stand between.
@@ -236,6 +238,7 @@ def _asks(sentence: str) -> bool:
 def _joined(text: str, places: Sequence[_Place]) -> list[_Place]:
     """Steps put together, and questions with what follows them."""
     found = list[_Place]()
+    labels = _labels(text, places)
     for at, place in enumerate(places):
         last = found[-1] if found else None
         between = text[last.end : place.start] if last else ""
@@ -247,7 +250,7 @@ def _joined(text: str, places: Sequence[_Place]) -> list[_Place]:
             last.end, last.asks, last.number = place.end, False, place.number or last.number
         elif last and last.asks and not place.item and not place.code and not between.strip():
             last.end, last.asks = place.end, place.asks
-        elif last and _goes_on(text, last, place, places[at - 1]):
+        elif last and _goes_on(text, last, place, places[at - 1], labels):
             last.end = place.end
         else:
             if place.steps:
@@ -256,11 +259,28 @@ def _joined(text: str, places: Sequence[_Place]) -> list[_Place]:
     return found
 
 
-def _goes_on(text: str, last: _Place, place: _Place, before: _Place) -> bool:
-    """Whether a sentence says something of the one ``before`` it in its paragraph, or takes some of that back, as of a bare "Yes."."""
+def _labels(text: str, places: Sequence[_Place]) -> dict[int, int]:
+    """By where each sentence begins that is not the first of its line: where that line begins, if it has a label and one before or behind it too."""
+    lines = list[tuple[int, bool]]()
+    below = list[tuple[int, int]]()
+    for place in places:
+        if text[line_start(text, place.start) : place.start].strip():
+            below += [(place.start, len(lines) - 1)] if lines else []
+        else:
+            mark = LIST_MARK.match(text, place.start) if place.item else None
+            named = not place.code and LABEL.match(text, mark.end() if mark else place.start) and not RECORD.match(text, place.start)
+            lines.append((place.start, bool(named)))
+    beside = [named and sum(other for _, other in lines[max(at - 1, 0) : at + 2]) > 1 for at, (_, named) in enumerate(lines)]
+    return {start: lines[at][0] for start, at in below if beside[at]}
+
+
+def _goes_on(text: str, last: _Place, place: _Place, before: _Place, labels: Mapping[int, int]) -> bool:
+    """Whether a sentence says something of the one ``before`` it in its paragraph, or takes some of that back, as of a bare "Yes."; or tells of what
+    its line has for a label."""
     between = text[last.end : place.start]
     answered = YES_OR_NO.fullmatch(text, before.start, before.end)
-    if place.item or place.code or place.asks or last.code or not (answered or GOES_ON.match(text, place.start, place.end)):
+    named = labels.get(place.start) == last.start
+    if place.item or place.code or place.asks or last.code or not (named or answered or GOES_ON.match(text, place.start, place.end)):
         return False
     beside = not between.strip() and between.count("\n") <= (not last.item) and WHOLE.search(text[last.start : last.end])
     return bool(beside) and len(text[last.start : place.end].split()) <= MOST_WORDS

@@ -200,6 +200,14 @@ def test_a_question_is_quoted_with_what_follows_it(text: str, units: list[str]) 
         ("In July other hours apply. The sauna then opens at 17:00.", ["In July other hours apply. The sauna then opens at 17:00."]),
         ("Use the pool at\nany time.\nThis does not apply on Mondays.", ["Use the pool at\nany time.\nThis does not apply on Mondays."]),
         ("- Books are lent. They last.\n- Games. These cost.", ["- Books are lent. They last.", "- Games. These cost."]),
+        # What a line is about is said at its beginning, where others have that too.
+        (
+            "Adults: 10 ml. Not more than\n40 ml. Rest.\n**Children:** 5 ml. No more.\n\nOld people: ask us. Wait.\nCall us.",
+            ["Adults: 10 ml. Not more than\n40 ml. Rest.", "**Children:** 5 ml. No more.", "Old people: ask us. Wait.", "Call us."],
+        ),
+        ("- Express: $9. Takes a day.\n- Standard: $5. Takes five.", ["- Express: $9. Takes a day.", "- Standard: $5. Takes five."]),
+        (f"A: It is. {'It has ' * 30}end.\nB: Yes.", ["A: It is.", f"{'It has ' * 30}end.", "B: Yes."]),
+        ("Note: we bake. Come early.\nWe rest.\nTip: eat. Rest.", ["Note: we bake.", "Come early.", "We rest.", "Tip: eat.", "Rest."]),
         # Neither the next paragraph nor what speaks for itself.
         ("Books are lent.\n\nThey last.", ["Books are lent.", "They last."]),
         ("Pay now. It is important to pay. This policy is ours.", ["Pay now.", "It is important to pay.", "This policy is ours."]),
