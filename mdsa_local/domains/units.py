@@ -54,6 +54,8 @@ READ_WORDS, PART_WORDS = 100, 75
 # A block of code of up to so many lines is quoted as a whole: of a command that goes on in the next line, or of a script, each line is but a part.
 CODE_LINES = 12
 FENCE_MARK = re.compile(r"^[ \t]*(?:```|~~~)[^\n]*\n?", re.MULTILINE)
+# What is emphasized, of several sentences too.
+EMPHASIZED = re.compile(r"(?<![\w*_\\])(\*{1,3}|_{1,3})(?=[^\s*_])(?:(?!\n[ \t]*\n).)+?(?<=[^\s*_])\1(?![\w*_])", re.DOTALL)
 # The last of emphasis, and of quotation marks where the whole stands between such.
 EMPHASIS, QUOTATION = "*_` ", "\"'”’»)"
 
@@ -137,8 +139,9 @@ def quotable(text: str) -> list[Unit]:
     text = unwrapped(text)
     tables = [(match.start(), match.end()) for match in TABLE.finditer(text)]
     places = _led_in(text, _joined(text, _places(text, tables)))
+    emphasized = [(*match.span(), len(match[1])) for match in EMPHASIZED.finditer(text)]
     told = [
-        (place.start, Unit(_row_told(text, place) or text[place.start : place.end], place.above, place.item or place.steps))
+        (place.start, Unit(_row_told(text, place) or _own(text, place, emphasized), place.above, place.item or place.steps))
         for place in places
         if not ((place.asks and not place.above) or (place.leads and (place.asks or text[: place.end].rstrip(EMPHASIS).endswith(":"))))
     ]
@@ -169,6 +172,21 @@ def _row_told(text: str, place: _Place) -> str:
         return ""
     rows = list(takewhile(lambda row: row.lstrip().startswith("|"), reversed(text[: line_start(text, place.start)].split("\n")[:-1])))
     return _below([*reversed(rows), text[place.start : place.end]], len(rows))
+
+
+def _own(text: str, place: _Place, emphasized: Sequence[tuple[int, int, int]]) -> str:
+    """The text of a place, without the mark at its beginning or end of emphasis that ends behind it or begins before it."""
+    start, end = place.start, place.end
+    if place.code:
+        return text[start:end]
+    mark = LIST_MARK.match(text, start) if place.item else None
+    said = mark.end() if mark else start
+    for first, last, length in emphasized:
+        if first == said and last > end:
+            return text[start:said] + text[said + length : end]
+        if first < said and last == end:
+            return text[start : end - length]
+    return text[start:end]
 
 
 def _with_notes(told: Sequence[Unit]) -> list[Unit]:

@@ -69,6 +69,24 @@ def test_what_goes_on_behind_a_long_line_is_quoted_in_one_line() -> None:
     assert units_of("\n".join(lines)) == [" ".join(lines[:2]), lines[2]]
 
 
+@pytest.mark.parametrize(
+    ("text", "units"),
+    [
+        ("*Serves 4. Takes 50 minutes. Vegan.* Good.", ["Serves 4.", "Takes 50 minutes.", "Vegan.", "Good."]),
+        ("It is **hot. Do not touch it**, ever. **Wait.**", ["It is **hot.", "Do not touch it**, ever.", "**Wait.**"]),
+        ("- __Keep dry.\n  Keep cool.__\n- ***Rest.***", ["- Keep dry.", "Keep cool.", "- ***Rest.***"]),
+        # Of a footnote, a product, a name and code.
+        (
+            "It is $5.*\n\n*Only today.\n\n3 * 4. Use __init__. Use\\_x. Now_",
+            ["It is $5.*", "*Only today.", "3 * 4.", "Use __init__.", "Use\\_x.", "Now_"],
+        ),
+        ("```\n*a. B.*\n```", ["*a. B.*"]),
+    ],
+)
+def test_no_half_of_emphasis_is_quoted_at_the_ends(text: str, units: list[str]) -> None:
+    assert units_of(text) == units
+
+
 def test_a_comment_is_not_quoted() -> None:
     assert units_of("It costs 5 euros.\n\n<!-- It is free for staff. Hush. -->\n\nIt takes a day.") == ["It costs 5 euros.", "It takes a day."]
 
