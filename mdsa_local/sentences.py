@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, islice
+from itertools import accumulate, islice, pairwise, takewhile
 
 Span = tuple[int, int]
 
@@ -60,6 +60,12 @@ _OPENS = re.compile(r"""(?:[*_`"“‘]|…\s*|[(\[](?!\^|\w{0,3}[)\]]))+""")
 _RESTRICTS = re.compile(r"(?:only|not|except|unless|excluding|but|if(?!.*,))\s+\S+(?:\s+\S|[.!]$)", re.IGNORECASE)
 _RESTRICTS_BELOW = re.compile(r"(?:only|except|unless|excluding|but|if)(?!\w)")
 _DASH = re.compile(r"[-–—][ \t]+")
+# Lines below each other, and what is drawn in one.
+_PARAGRAPH = re.compile(r"[^\n]+(?:\n[^\n]+)*")
+_DRAWN = re.compile(r"\S(?:[ ]{3,}|[ ]*\t)")
+# An editor breaks a line of prose at the width of the page, who does it by hand some characters before that, and few sentences go over more lines.
+# Shorter lines, and those of which none comes to an end, may be a list.
+WRAPPED_CHARS, WRAPPED_PART, WRAPPED_LINES = 60, 2 / 3, 3
 # A line of fewer words may be a name or a title, of which nothing is taken back.
 _STATED_WORDS = 3
 # "No. 5" is a number, "No. You cannot." an answer.
@@ -84,6 +90,7 @@ def is_total(cells: Iterable[str]) -> bool:
 
 def spans(text: str) -> list[Span]:
     """``(start, end)`` of every sentence, line of a list and line of code in ``text``, without the white space around it."""
+    text = unwrapped(text)
     found: list[Span] = []
     at = 0
     for fence in FENCE.finditer(text):
@@ -93,6 +100,41 @@ def spans(text: str) -> list[Span]:
         at = fence.end()
     found += _of_prose(text, at, len(text))
     return [span for span in (_stripped(text, span) for span in found) if span[0] < span[1]]
+
+
+def unwrapped(text: str) -> str:
+    """``text`` with a blank in place of each break between long lines at which a sentence goes on with a capital letter or a number."""
+    if len(text) < WRAPPED_CHARS or "\n" not in text:
+        return text
+    fences = [fence.span() for fence in FENCE.finditer(text)]
+    paragraphs = [match for match in _PARAGRAPH.finditer(text) if not any(a < match.end() and match.start() < b for a, b in fences)]
+    lines = [[line.span() for line in _LINE.finditer(text, *paragraph.span())] for paragraph in paragraphs]
+    widths = [end - start for span in lines for start, end in span if not _OTHER_KIND.match(text[start:end])]
+    least = max(WRAPPED_CHARS, WRAPPED_PART * max(widths, default=0))
+    wrapped = [at for span in lines for at in _breaks(text, span, least)]
+    return "".join(f" {text[a + 1 : b]}" for a, b in pairwise([-1, *wrapped, len(text)]))[1:]
+
+
+def _breaks(text: str, lines: list[Span], least: float) -> Iterator[int]:
+    """Where of ``lines`` below each other those end, of ``least`` characters or more, that go on in the next."""
+    for at, ((start, end), (first, last)) in enumerate(pairwise(lines), 1):
+        below = list(takewhile(lambda span: not _END.search(text, *span), lines[at:][:WRAPPED_LINES]))
+        whole = len(below) < min(WRAPPED_LINES, len(lines) - at) and all(b - a >= least for a, b in below)
+        if whole and end - start >= least and _is_wrapped(text[start:end], text[first:last]):
+            yield end
+
+
+def _is_wrapped(line: str, following: str) -> bool:
+    """Whether a long line may go on in the one below, which begins with no small letter. Neither lines that begin alike do, nor titles and tables."""
+    bare, rest = line.strip(), following.strip()
+    if not (rest[:1].isupper() or rest[:1].isdigit()) or _HAS_AN_END.search(bare) or bare == bare.upper() or rest.endswith((":", "：")):
+        return False
+    if LIST_MARK.match(following) or _NAMED.match(rest) or any(map(_OTHER_KIND.match, (line, following))) or any(map(_DRAWN.search, (bare, rest))):
+        return False
+    if LIST_MARK.match(line) and following[0] not in " \t":
+        return False
+    one, other = (re.sub(r"\d", "0", said.split()[0].lower()) for said in (bare, rest))
+    return one != other
 
 
 def sentences(text: str) -> list[str]:

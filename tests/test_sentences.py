@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from mdsa_local.sentences import other_lists, overs, sentences, spans, without_list_mark
+from mdsa_local.sentences import other_lists, overs, sentences, spans, unwrapped, without_list_mark
 
 
 @pytest.mark.parametrize(
@@ -131,6 +131,47 @@ def test_many_lists_take_no_longer_each() -> None:
     began = time.process_time()
     other_lists("1. a\n" + "- b\n" * 50_000 + "2. c\n" + "- d\n1. e\n" * 20_000)
     assert time.process_time() - began < 5
+
+
+A = "Children under ten years may be in the water without a grown-up only on"
+B = "It has a roof over the terrace that is made of glass and a garden behind"
+
+
+@pytest.mark.parametrize(
+    ("text", "breaks"),
+    [
+        (f"{A}\nSaturdays between two and four.", 1),
+        (f"{A}\n12 days of the year. {A}\nMonday. It is deep.", 2),
+        (f"It is open.\n\n{A}\nSaturdays when Mr Lee is here and in the months of July and August or\nMay when it is warm.", 2),
+        (f"- {A}\n  Saturdays.\n- Dogs.", 1),
+        # Lists and titles, whatever their marks, do not go on, nor what comes to no end.
+        (f"{A}\n{B}", 0),
+        (f"{A}\n{B}\nAll of it\nIs so\nAs we said.", 0),
+        (f"{A}\n- Saturdays.", 0),
+        (f"- {A}\nSaturdays are fine.", 0),
+        (f"{A}\nOn Sundays: from two to four.", 0),
+        (f"{A}\nNever do this:\n- Dive.", 0),
+        (f"{A.upper()}\nSaturdays are fine.", 0),
+        (f"**{A}**\nSaturdays are fine.", 0),
+        (f"# {A}\nSaturdays are fine.", 0),
+        (f"| {A} |\nSaturdays are fine.", 0),
+        (f"{A}   12 euros\nSaturdays   14 euros. That is all.", 0),
+        (f"Flat 7 {A}\nFlat 8 {A}\nFlat 9 is free.", 0),
+        (f"2024-03-01 {A}\n2024-03-02 It is so. And so.", 0),
+        (f"{A}.\nSaturdays are fine.", 0),
+        (f"```\n{A}\nSaturdays are fine.\n```", 0),
+        # Short beside others, whose breaks are the author's own.
+        (f"{A}\nSaturdays are fine.\n\n{A}, {B}.", 0),
+        ("Helen Marsh\n12 Station Road\nLeeds. England", 0),
+    ],
+)
+def test_a_long_line_that_lacks_its_end_goes_on(text: str, breaks: int) -> None:
+    bare = unwrapped(text)
+    assert (len(bare), text.count("\n") - bare.count("\n")) == (len(text), breaks)
+    assert bare.replace("\n", " ") == text.replace("\n", " ")
+    assert spans(text) == spans(bare) and unwrapped(bare) == bare
+    if breaks == 0 and "```" not in text:
+        assert not any(f"{A}\n" in sentence for sentence in sentences(text))
 
 
 def test_many_abbreviations_take_no_longer_each() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, takewhile
 
@@ -21,6 +21,7 @@ from mdsa_local.sentences import (
     overs,
     spans,
     unmarked,
+    unwrapped,
     without_list_mark,
 )
 from mdsa_local.validation import denials
@@ -54,6 +55,8 @@ GOES_ON = re.compile(
     r"|(?:\S+\s+){1,4}?(?:(?:is|are|do|does|can|may|must|will)(?:\s+not)?|cannot|\w+n['’]t|(?:is|are)\s+(?:exempt(?:ed)?|excepted|excluded))[.!]$)(?!\w)",
     re.IGNORECASE,
 )
+# What the sentences of a line are about: "Adults: 10 ml. Not more than 40 ml a day."
+LABEL = re.compile(r"(?:\*\*|__)?[^.!?:|\n]{1,40}:[*_]*[ \t]+\S")
 # So many words at most are put together that way.
 MOST_WORDS = 60
 # A line between two steps belongs to the first, if the next has the next number and so few sentences stand between.
@@ -65,6 +68,8 @@ READ_WORDS, PART_WORDS = 100, 75
 # A block of code of up to so many lines is quoted as a whole: of a command that goes on in the next line, or of a script, each line is but a part.
 CODE_LINES = 12
 FENCE_MARK = re.compile(r"^[ \t]*(?:```|~~~)[^\n]*\n?", re.MULTILINE)
+# What is emphasized, of several sentences too.
+EMPHASIZED = re.compile(r"(?<![\w*_\\])(\*{1,3}|_{1,3})(?=[^\s*_])(?:(?!\n[ \t]*\n).)+?(?<=[^\s*_])\1(?![\w*_])", re.DOTALL)
 # The last of emphasis, and of quotation marks where the whole stands between such.
 EMPHASIS, QUOTATION = "*_` ", "\"'”’»)"
 
@@ -149,10 +154,12 @@ def quotable(text: str) -> list[Unit]:
     colon or a question mark, or denies: "Use bleach" may be what never to do. Neither is that line one by itself, if it ends so or
     its items go on with it, nor is a line with a number, and no end, over what stands right below it: what nothing else leads in stands below that.
     """
+    text = unwrapped(text)
     tables = [(match.start(), match.end()) for match in TABLE.finditer(text)]
     places = _headed(text, _led_in(text, _joined(text, _places(text, tables))))
+    emphasized = [(*match.span(), len(match[1])) for match in EMPHASIZED.finditer(text)]
     told = [
-        (place.start, Unit(_row_told(text, place) or text[place.start : place.end], place.above, place.item or place.steps))
+        (place.start, Unit(_row_told(text, place) or _own(text, place, emphasized), place.above, place.item or place.steps))
         for place in places
         if not (
             (place.asks and not place.above)
@@ -186,6 +193,21 @@ def _row_told(text: str, place: _Place) -> str:
         return ""
     rows = list(takewhile(lambda row: row.lstrip().startswith("|"), reversed(text[: line_start(text, place.start)].split("\n")[:-1])))
     return _below([*reversed(rows), text[place.start : place.end]], len(rows))
+
+
+def _own(text: str, place: _Place, emphasized: Sequence[tuple[int, int, int]]) -> str:
+    """The text of a place, without the mark at its beginning or end of emphasis that ends behind it or begins before it."""
+    start, end = place.start, place.end
+    if place.code:
+        return text[start:end]
+    mark = LIST_MARK.match(text, start) if place.item else None
+    said = mark.end() if mark else start
+    for first, last, length in emphasized:
+        if first == said and last > end:
+            return text[start:said] + text[said + length : end]
+        if first < said and last == end:
+            return text[start : end - length]
+    return text[start:end]
 
 
 def _with_notes(told: Sequence[Unit]) -> list[Unit]:
@@ -257,6 +279,7 @@ def _asks(sentence: str) -> bool:
 def _joined(text: str, places: Sequence[_Place]) -> list[_Place]:
     """Steps put together, and questions with what follows them."""
     found = list[_Place]()
+    labels = _labels(text, places)
     for at, place in enumerate(places):
         last = found[-1] if found else None
         between = text[last.end : place.start] if last else ""
@@ -268,7 +291,7 @@ def _joined(text: str, places: Sequence[_Place]) -> list[_Place]:
             last.end, last.asks, last.number = place.end, False, place.number or last.number
         elif last and last.asks and not (place.item or place.code or place.over) and not between.strip():
             last.end, last.asks = place.end, place.asks
-        elif last and _goes_on(text, last, place):
+        elif last and _goes_on(text, last, place, places[at - 1], labels):
             last.end = place.end
         else:
             if place.steps:
@@ -277,10 +300,28 @@ def _joined(text: str, places: Sequence[_Place]) -> list[_Place]:
     return found
 
 
-def _goes_on(text: str, last: _Place, place: _Place) -> bool:
-    """Whether a sentence says something of the one before it in its paragraph, or takes some of that back."""
+def _labels(text: str, places: Sequence[_Place]) -> dict[int, int]:
+    """By where each sentence begins that is not the first of its line: where that line begins, if it has a label and one before or behind it too."""
+    lines = list[tuple[int, bool]]()
+    below = list[tuple[int, int]]()
+    for place in places:
+        if text[line_start(text, place.start) : place.start].strip():
+            below += [(place.start, len(lines) - 1)] if lines else []
+        else:
+            mark = LIST_MARK.match(text, place.start) if place.item else None
+            named = not place.code and LABEL.match(text, mark.end() if mark else place.start) and not RECORD.match(text, place.start)
+            lines.append((place.start, bool(named)))
+    beside = [named and sum(other for _, other in lines[max(at - 1, 0) : at + 2]) > 1 for at, (_, named) in enumerate(lines)]
+    return {start: lines[at][0] for start, at in below if beside[at]}
+
+
+def _goes_on(text: str, last: _Place, place: _Place, before: _Place, labels: Mapping[int, int]) -> bool:
+    """Whether a sentence says something of the one ``before`` it in its paragraph, or takes some of that back, as of a bare "Yes."; or tells of what
+    its line has for a label."""
     between = text[last.end : place.start]
-    if place.item or place.code or place.asks or last.code or not GOES_ON.match(text, place.start, place.end):
+    answered = YES_OR_NO.fullmatch(text, before.start, before.end)
+    named = labels.get(place.start) == last.start
+    if place.item or place.code or place.asks or last.code or not (named or answered or GOES_ON.match(text, place.start, place.end)):
         return False
     beside = not between.strip() and between.count("\n") <= (not last.item) and WHOLE.search(text[last.start : last.end])
     return bool(beside) and len(text[last.start : place.end].split()) <= MOST_WORDS

@@ -2,8 +2,9 @@
 
 A chunk never spans two headings. Within a heading, blocks are put together while they fit; a block that fits stays whole, and one that
 does not is split at items or lines, then at sentence ends, then at words. The row that names a table's columns is the last heading of a chunk that
-begins below it, and so is the line that leads in a list ("Never do the following:", "Do not use it"). Numbered steps stay together, with the line
-that leads them in, to more than twice the length; a chunk with a part of them only is headed by which ("steps 5 to 8 of 20").
+begins below it, and so is the line that leads in a list ("Never do the following:", "Do not use it"). A question, and another line that stands over
+the paragraph behind it, stays with that, or is its last heading. Numbered steps stay together, with the line that leads them in, to more than twice
+the length; a chunk with a part of them only is headed by which ("steps 5 to 8 of 20").
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Literal
 from unicodedata import normalize
 
 from mdsa_local.knowledge.loaders import LINE, Section, below
-from mdsa_local.sentences import BLANK_ROW, BOLD, WHOLE, is_over, other_lists, sentences
+from mdsa_local.sentences import BLANK_ROW, BOLD, WHOLE, is_over, other_lists, sentences, without_list_mark
 from mdsa_local.validation import denials
 
 MAX_TOKENS = 110
@@ -203,7 +204,9 @@ def _chunk(source: str, count_tokens: Callable[[str], int], title: str, markdown
     for heading, found, _ in _sections(source, title, markdown, path):
         blocks = [part for block in found for part in _lists(source, block)]
         pieces, procedures, lists = _pieces(source, blocks, cost, *limits)
-        heads = [head for before, block in pairwise([None, *blocks]) if block and (head := _head(source, before, block))]
+        heads = [
+            head for before, block in pairwise([None, *blocks]) if block and (head := _head(source, before, block) or _under(source, before, block))
+        ]
         passed = told = 0
         # What leads in a list may deny it, and says nothing of what comes after.
         lists |= {head.end: head.start for head in heads if head.leads_in}
@@ -261,6 +264,27 @@ def _lead_in(source: str, before: _Block, block: _Block) -> _Head | None:
         if WHOLE.search(last) or not denials.denies(last):
             return None
     return _Head(last, block.start, block.end, True) if 0 < len(last) <= _MOST_COLUMNS_CHARS else None
+
+
+def _under(source: str, before: _Block | None, block: _Block) -> _Head | None:
+    """The line that stands over ``block``, and that; None where it is such a line itself, or a list that is led in otherwise."""
+    over = _standing(source, before) if before and not _standing(source, block) else ""
+    led_in = block.kind == "list" and not over.endswith(("?", "？")) and _head(source, before, block)
+    return _Head(over, block.start, block.end, True) if over and not led_in else None
+
+
+def _standing(source: str, block: _Block) -> str:
+    """What a block of one line says that stands over the next one: a question, or a paragraph that ends with a colon, or is bold and no sentence.
+    Empty for another."""
+    text = source[block.start : block.end].strip()
+    if block.kind == "lines" or len(text) > _MOST_COLUMNS_CHARS or len(LINE.findall(text)) != 1:
+        return ""
+    bold = BOLD.fullmatch(text)
+    said = (bold[2] if bold else without_list_mark(text)).strip("*_ ")
+    if said.endswith(("?", "？")):
+        return said
+    leads = block.kind == "paragraph" and (said.endswith((":", "：")) or (bold and not said.endswith((".", "!", "…"))))
+    return said.rstrip(":： ") if leads else ""
 
 
 def _sections(source: str, title: str, markdown: bool, path: dict[int, str]) -> Iterator[tuple[str, list[_Block], int]]:
@@ -373,8 +397,10 @@ def _pieces(
     that stands between them; and of those that are in pieces where they begin, by where they end."""
     pieces, procedures, apart = list[tuple[Span, int]](), list[_Steps](), dict[int, int]()
     lead = False
-    for block in blocks:
-        at = block.start
+    for before, block in pairwise([None, *blocks]):
+        if not block:
+            continue
+        at, first = block.start, len(pieces)
         whole = at, block.end
         known = {whole: cost(whole)}
         for steps in _steps(source, block) if block.kind == "list" else ():
@@ -398,6 +424,10 @@ def _pieces(
                 procedures.append(steps)
         if at < block.end:
             pieces += _fit(source, block.kind, (at, block.end), cost, limit, known.get((at, block.end)))
+        if before and first < len(pieces) and pieces[first - 1][0][1] == before.end and _under(source, before, block):
+            ((start, _), size), ((_, end), more) = pieces[first - 1 : first + 1]
+            if size + more <= limit:
+                pieces[first - 1 : first + 1] = [((start, end), size + more)]
         lead = block.kind == "paragraph"
     return pieces, procedures, apart
 

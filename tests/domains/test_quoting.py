@@ -64,6 +64,29 @@ def test_a_record_is_quoted_with_what_it_tells_of() -> None:
     ]
 
 
+def test_what_goes_on_behind_a_long_line_is_quoted_in_one_line() -> None:
+    lines = ["Children under ten years may be in the water without a grown-up only on", "Saturdays.", "The sauna is open."]
+    assert units_of("\n".join(lines)) == [" ".join(lines[:2]), lines[2]]
+
+
+@pytest.mark.parametrize(
+    ("text", "units"),
+    [
+        ("*Serves 4. Takes 50 minutes. Vegan.* Good.", ["Serves 4.", "Takes 50 minutes.", "Vegan.", "Good."]),
+        ("It is **hot. Do not touch it**, ever. **Wait.**", ["It is **hot.", "Do not touch it**, ever.", "**Wait.**"]),
+        ("- __Keep dry.\n  Keep cool.__\n- ***Rest.***", ["- Keep dry.", "Keep cool.", "- ***Rest.***"]),
+        # Of a footnote, a product, a name and code.
+        (
+            "It is $5.*\n\n*Only today.\n\n3 * 4. Use __init__. Use\\_x. Now_",
+            ["It is $5.*", "*Only today.", "3 * 4.", "Use __init__.", "Use\\_x.", "Now_"],
+        ),
+        ("```\n*a. B.*\n```", ["*a. B.*"]),
+    ],
+)
+def test_no_half_of_emphasis_is_quoted_at_the_ends(text: str, units: list[str]) -> None:
+    assert units_of(text) == units
+
+
 def test_a_comment_is_not_quoted() -> None:
     assert units_of("It costs 5 euros.\n\n<!-- It is free for staff. Hush. -->\n\nIt takes a day.") == ["It costs 5 euros.", "It takes a day."]
 
@@ -178,6 +201,11 @@ def test_what_has_a_line_with_a_number_over_it_is_quoted_below_that() -> None:
         ("**How long does shipping take?** 3 to 5 days.\n\nIs it free?", ["**How long does shipping take?** 3 to 5 days."]),
         ("Q: Who pays?\nA: The company pays. Always.", ["Q: Who pays?\nA: The company pays.", "Always."]),
         ("**Who pays?**\n\nThe company.", ["**Who pays?**\n\nThe company."]),
+        # A bare "Yes" may be taken back by what is behind it.
+        ("**Is it free?**\nYes. Below $5 you pay. Call us.", ["**Is it free?**\nYes. Below $5 you pay.", "Call us."]),
+        ("Is it free?\n\n**No.** You pay.\n\nYes.\n\nCall us.", ["Is it free?\n\n**No.** You pay.", "Yes.", "Call us."]),
+        ("Yes. Below $5 you pay. Call us.", ["Yes. Below $5 you pay.", "Call us."]),
+        ("- Is it free? No. Pay us. Wait.\n- No. Why?", ["- Is it free? No. Pay us.", "Wait.", "- No."]),
         ("“Who pays?” The company.", ["“Who pays?” The company."]),
         ("Lost it? Stolen? Call us. We help.", ["Lost it? Stolen? Call us.", "We help."]),
         ("It stopped. Why? It ran dry. Fill it.", ["It stopped.", "Why? It ran dry.", "Fill it."]),
@@ -208,6 +236,14 @@ def test_a_question_is_quoted_with_what_follows_it(text: str, units: list[str]) 
         ("In July other hours apply. The sauna then opens at 17:00.", ["In July other hours apply. The sauna then opens at 17:00."]),
         ("Use the pool at\nany time.\nThis does not apply on Mondays.", ["Use the pool at\nany time.\nThis does not apply on Mondays."]),
         ("- Books are lent. They last.\n- Games. These cost.", ["- Books are lent. They last.", "- Games. These cost."]),
+        # What a line is about is said at its beginning, where others have that too.
+        (
+            "Adults: 10 ml. Not more than\n40 ml. Rest.\n**Children:** 5 ml. No more.\n\nOld people: ask us. Wait.\nCall us.",
+            ["Adults: 10 ml. Not more than\n40 ml. Rest.", "**Children:** 5 ml. No more.", "Old people: ask us. Wait.", "Call us."],
+        ),
+        ("- Express: $9. Takes a day.\n- Standard: $5. Takes five.", ["- Express: $9. Takes a day.", "- Standard: $5. Takes five."]),
+        (f"A: It is. {'It has ' * 30}end.\nB: Yes.", ["A: It is.", f"{'It has ' * 30}end.", "B: Yes."]),
+        ("Note: we bake. Come early.\nWe rest.\nTip: eat. Rest.", ["Note: we bake.", "Come early.", "We rest.", "Tip: eat.", "Rest."]),
         # Neither the next paragraph nor what speaks for itself.
         ("Books are lent.\n\nThey last.", ["Books are lent.", "They last."]),
         ("Pay now. It is important to pay. This policy is ours.", ["Pay now.", "It is important to pay.", "This policy is ours."]),
@@ -259,7 +295,7 @@ def test_what_a_heading_denies_is_quoted_below_it(encoder: Encoder) -> None:
     # What is no sentence says nothing, and a bare answer what was asked.
     assert quotable("Damage to tyres.")[0].section("Cars > Not insured") == "Not insured"
     for title, section in (("Faq > Do you deliver on Sundays?", "Do you deliver on Sundays?"), ("Faq > Deliveries", "")):
-        assert [unit.section(title) for unit in quotable("No. Never. No, we rest. We rest on Sundays.")] == [section, section, section, ""]
+        assert [unit.section(title) for unit in quotable("No.\n\nNever. No, we rest. We rest on Sundays.")] == [section, section, section, ""]
     assert quotable("- Taxis.")[0].section("Not paid > In the city") == "Not paid"
     assert quotable("These:\n- Taxis.")[0].section("Why is it not paid?") == "Why is it not paid?"
     assert Extract(0, "- Taxis.", section="Why is it not paid?").quoted == "Why is it not paid?\n- Taxis. [1]"

@@ -102,6 +102,40 @@ def test_the_title_is_the_path_of_headings() -> None:
     assert found == [("file", "intro"), ("A", "one"), ("A > B", "two"), ("A > B > C", "three"), ("A > D", "four"), ("E", "five\n#nospace")]
 
 
+OVER = [("**{}?**", "{}?"), ("{}?", "{}?"), ("1. {}?", "{}?"), ("**{}**", "{}"), ("{}:", "{}")]
+
+
+@pytest.mark.parametrize(
+    ("over", "behind"),
+    [(over, behind) for over, _ in OVER for behind in ("{} it is, or {} else.", "| a | b |\n|---|---|\n| {} | it is {} |")]
+    + [("**{}?**", "- {} it is.\n- {} else."), ("{}?", "- {} it is.\n- {} else.")],
+)
+def test_a_line_that_stands_over_the_next_block_stays_with_it(over: str, behind: str) -> None:
+    asked = [f"{over.format(f'What is of number {n}')}\n\n{behind.format(f'Number {n}', n)}".replace("1. What", f"{n}. What") for n in range(7)]
+    text = "\n\n".join(asked)
+    chunks = chunk(text, count, max_tokens=int(count(asked[0]) * 2.5))
+    exact(text, chunks)
+    assert [piece.text.count("What is of") for piece in chunks] == [2, 2, 2, 1]
+    assert all(piece.text.startswith(asked[2 * n]) for n, piece in enumerate(chunks))
+
+
+@pytest.mark.parametrize(("over", "title"), OVER)
+def test_what_is_too_long_is_headed_by_the_line_that_stands_over_it(over: str, title: str) -> None:
+    over, title = over.format("What is of it"), title.format("What is of it")
+    text = f"{over}\n\n{'It is so, and that is it. ' * 8}\n\nAfter."
+    first, *chunks, last = chunk(text, count, title="T", markdown=False, max_tokens=30)
+    exact(text, [first, *chunks, last])
+    assert (first.title, first.text.startswith(f"{over}\n\nIt is so"), last.title, last.text) == ("T", True, "T", "After.")
+    assert {piece.title for piece in chunks} == {f"T > {title}"}
+
+
+def test_a_sentence_in_bold_and_a_question_over_another_are_no_titles() -> None:
+    for line in ("**Do not open the lid.**", "Is it shut:\nor is it?"):
+        assert {piece.title for piece in chunk(f"{line}\n\n{'It is so, and that is it. ' * 8}", count, title="T", max_tokens=30)} == {"T"}
+    questions = "\n\n".join(f"What is it that {n} is of?" for n in range(9))
+    assert {piece.title for piece in chunk(questions, count, title="T", max_tokens=20)} == {"T"}
+
+
 def test_a_list_that_fits_stays_together() -> None:
     steps = "1. Open the app.\n2. Tap Cards.\n\n   Then wait.\n3. Done."
     texts = [piece.text for piece in chunk(f"{'word ' * 15}\n{steps}\n\nAfter the list.", count, max_tokens=count(steps))]

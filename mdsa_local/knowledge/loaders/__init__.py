@@ -36,7 +36,8 @@ REVISIONS = {"html": 8, "pdf": 7, "docx": 8, "json": 6, "jsonl": 5, "text": 6, "
 # Of texts the second revision read those with front matter otherwise, the third splits those with numbered steps so: the second of such. Looked for
 # by its digit, which takes a ninth of the time of a look at each line. The fourth, those with headings told by what is below or around them, tables
 # without outer bars, and lists directly below others. The fifth, tables with rows whose first cell is blank, and messages. The sixth, steps behind
-# items without a number, and the other way about, lists below what denies and has no end, and lines with a number that stand over others.
+# items without a number, and the other way about, lists below what denies and has no end, lines with a number that stand over others, and lines that
+# stand over what comes behind a blank line.
 FRONT, STEPS, FORMS, BLANKS, LISTS = 2, 3, 4, 5, 6
 _SECOND_STEP = re.compile(rb"2[.)][ \t](?:(?<=[\r\n]...)|(?<=[\r\n] ...)|(?<=[\r\n]  ...)|(?<=[\r\n]   ...))", re.DOTALL)
 _FORMS = re.compile(
@@ -57,8 +58,10 @@ _LISTS = re.compile(
     rb"[^\r\n]{0,80}[^\s.:;,!?|](?:\r?\n|\r)[^\s\d*+#|>=-]",
     re.IGNORECASE,
 )
+# Such a line ends with "?" or ":", the wide ones too, or with what ends emphasis.
+_OVER = re.compile(rb"(?:[?:*_]|\xef\xbc[\x9a\x9f])[ \t]*(?:\r\n|\r(?!\n)|\n)[ \t]*[\r\n]|\?[*_]*[ \t]*\r?[\r\n](?:[-*+]|\d{1,9}[.)]) ")
 # The newest first.
-_BY_FORM = ((LISTS, _LISTS), (BLANKS, _BLANKS), (FORMS, _FORMS), (STEPS, _SECOND_STEP))
+_BY_FORM = ((LISTS, _LISTS), (LISTS, _OVER), (BLANKS, _BLANKS), (FORMS, _FORMS), (STEPS, _SECOND_STEP))
 _BLOCK_BYTES, _OVERLAP_BYTES = 1 << 20, 1 << 10
 # Family to the module it needs, and the extra that brings it.
 NEEDS = {"pdf": ("pypdf", "docs"), "docx": ("docx", "docs")}

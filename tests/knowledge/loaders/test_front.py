@@ -136,11 +136,22 @@ def test_texts_of_forms_that_are_read_otherwise_now_are_read_again(tmp_path: Pat
     assert fingerprint(path)[64:] == ""
 
 
-@pytest.mark.parametrize("text", ["|a|b|\n|-|-|\n|c|1|\r\n| |2|", "From: A\r\nSubject: B\r\n", "A text.\n\nAnn wrote on Monday:\r\n\r\n> No."])
+@pytest.mark.parametrize("text", ["|a|b|\n|-|-|\n|c|1|\r\n| |2|", "From: A\r\nSubject: B\r\n", "A text.\n\nAnn wrote on Monday:\r\n> No."])
 def test_texts_with_blank_cells_or_messages_are_read_again(tmp_path: Path, text: str) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(text.encode())
     assert fingerprint(path)[64:] == "-5"
+
+
+@pytest.mark.parametrize(
+    "text", ["**Who pays?**\n\nYou.", "Who pays? \r\n\r\nYou.", "**Who pays?**\n- You.", "The firm：\n\nYou.", "__Fees__\r\r1. Ours"]
+)
+def test_texts_with_a_line_that_stands_over_the_next_block_are_read_again(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(text.encode())
+    assert fingerprint(path)[64:] == "-6"
+    path.write_bytes(b"Who pays?\r\nYou do.\r\n\r\nFees:\r\n- ours\r\n")
+    assert fingerprint(path)[64:] == ""
 
 
 @pytest.mark.parametrize(
