@@ -118,7 +118,7 @@ def unwrapped(text: str) -> str:
 def _breaks(text: str, lines: list[Span], least: float) -> Iterator[int]:
     """Where of ``lines`` below each other those end, of ``least`` characters or more, that go on in the next."""
     for at, ((start, end), (first, last)) in enumerate(pairwise(lines), 1):
-        below = list(takewhile(lambda span: not _END.search(text, *span), lines[at:][:WRAPPED_LINES]))
+        below = list(takewhile(lambda span: not _END.search(text, *span), lines[at : at + WRAPPED_LINES]))
         whole = len(below) < min(WRAPPED_LINES, len(lines) - at) and all(b - a >= least for a, b in below)
         if whole and end - start >= least and _is_wrapped(text[start:end], text[first:last]):
             yield end
