@@ -446,10 +446,13 @@ def constraints(extracts: Sequence[Extract], lengths: Sequence[int] = (), most: 
     to quote. Of the choices what an answer begins with, the model's own opinion and the scores decide together.
     """
     judged = bool(extracts) and extracts[0].judged is not None
-    begins = [_together(extracts, (i, *company(extracts, i, lengths, most))) for i in range(len(extracts))]
-    odds = [(NEARNESS_ODDS if extract.judged is None else JUDGED_ODDS) * extract.score for extract in extracts]
-    choices = tuple(zip((begin for begin, _ in begins), odds, strict=True))
-    return {"grammar": _grammar(extracts, [rule for _, rule in begins]), "choices": choices, "refusal": "" if judged else NOT_FOUND}
+    begins = dict[str, tuple[str, float]]()
+    for i, extract in enumerate(extracts):
+        begin, rule = _together(extracts, (i, *company(extracts, i, lengths, most)))
+        # Items of one list are quoted in its order: what begins with one that fits better is left to that.
+        begins.setdefault(begin, (rule, (NEARNESS_ODDS if extract.judged is None else JUDGED_ODDS) * extract.score))
+    choices = tuple((begin, odds) for begin, (_, odds) in begins.items())
+    return {"grammar": _grammar(extracts, [rule for rule, _ in begins.values()]), "choices": choices, "refusal": "" if judged else NOT_FOUND}
 
 
 def _grammar(extracts: Sequence[Extract], roots: Sequence[str]) -> str:

@@ -52,7 +52,7 @@ GOES_ON = re.compile(
     r"(?:it(?!\s+(?:is|was)\s+(?:\w+\s+)?\w+\s+(?:to|that)\s)|he|she|his|her|its|they|their|these|those|both"
     r"|(?:this|that)\s+(?:is|are|was|were|does|do|can|may|must|will|would|should|has|applies|apply|also|only|includes?)"
     r"|however|instead|otherwise|except(?:ions?)?|(?:the|an|one|only)\s+(?:only\s+)?exceptions?|(?:\w+\s+){0,3}then"
-    r"|(?:\S+\s+){1,4}?(?:(?:is|are|do|does|can|may|must|will)(?:\s+not)?|cannot|\w+n['’]t|(?:is|are)\s+(?:exempt(?:ed)?|excepted|excluded))[.!]$)(?!\w)",
+    r"|(?:\S+\s+){1,4}?(?:(?:is|are|do|does|can|(?<!\s(?:by|in|of|on|to)\s)(?<!\d\s)may|must|will)(?:\s+not)?|cannot|\w+n['’]t|(?:is|are)\s+(?:exempt(?:ed)?|excepted|excluded))[.!]$)(?!\w)",
     re.IGNORECASE,
 )
 # What the sentences of a line are about: "Adults: 10 ml. Not more than 40 ml a day."
@@ -301,16 +301,17 @@ def _joined(text: str, places: Sequence[_Place]) -> list[_Place]:
 
 
 def _labels(text: str, places: Sequence[_Place]) -> dict[int, int]:
-    """By where each sentence begins that is not the first of its line: where that line begins, if it has a label and one before or behind it too."""
+    """By where each sentence begins that is not the first of its line and has no label itself: where that line, or the last sentence with a label in
+    it, begins, if that has a label and one before or behind it too."""
     lines = list[tuple[int, bool]]()
     below = list[tuple[int, int]]()
     for place in places:
-        if text[line_start(text, place.start) : place.start].strip():
-            below += [(place.start, len(lines) - 1)] if lines else []
+        mark = LIST_MARK.match(text, place.start) if place.item else None
+        named = bool(not place.code and LABEL.match(text, mark.end() if mark else place.start) and not RECORD.match(text, place.start))
+        if lines and not named and text[line_start(text, place.start) : place.start].strip():
+            below.append((place.start, len(lines) - 1))
         else:
-            mark = LIST_MARK.match(text, place.start) if place.item else None
-            named = not place.code and LABEL.match(text, mark.end() if mark else place.start) and not RECORD.match(text, place.start)
-            lines.append((place.start, bool(named)))
+            lines.append((place.start, named))
     beside = [named and sum(other for _, other in lines[max(at - 1, 0) : at + 2]) > 1 for at, (_, named) in enumerate(lines)]
     return {start: lines[at][0] for start, at in below if beside[at]}
 
