@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mdsa_local.domains import quoting
 from mdsa_local.domains.quoting import Extract
+from mdsa_local.sentences import without_list_mark
 from mdsa_local.types import Part, Passage, Route, Turn
 from mdsa_local.validation import citations
 from mdsa_local.validation.answerable import Doubt, doubt
@@ -44,10 +45,10 @@ class Evidence:
 
     @property
     def answering(self) -> tuple[str, ...]:
-        """What the judge holds to answer; empty without a judge."""
+        """What the judge holds to answer, without what it may be quoted below and the mark of a list; empty without a judge."""
         if self.doubt is None or self.doubt.judged is None or self.doubt.declines:
             return ()
-        return tuple(extract.text for at, extract in enumerate(self.extracts) if at == 0 or extract.leads)
+        return tuple(without_list_mark(extract.own) for at, extract in enumerate(self.extracts) if at == 0 or extract.leads)
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,6 +94,9 @@ def test_an_unlikely_domain_is_not_looked_into() -> None:
 
 def test_evidence_answers_only_where_it_is_not_doubted() -> None:
     assert found(1.0).answering == ("It does.",)
+    # As it stands in an answer, with other items before it, or without blank names of columns.
+    listed = Extract(0, "Bring:\n- boots", above="Bring:"), Extract(0, "| | |\n| Noise | 44 dB |", leads=True)
+    assert replace(found(1.0), extracts=listed).answering == ("boots", "| Noise | 44 dB |")
     assert found(-1.0).answering == ()
     assert Evidence().answering == ()
     unjudged = found(1.0)

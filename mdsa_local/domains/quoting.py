@@ -481,11 +481,9 @@ def _together(extracts: Sequence[Extract], chosen: Sequence[int]) -> tuple[str, 
 
 
 def _in_order(extracts: Sequence[Extract], chosen: Sequence[int]) -> list[int]:
-    """``chosen`` with the items of each list in the order that it has them."""
+    """``chosen`` with the items of each list together, in the order that it has them."""
     lists = [extracts[at].of_list or at for at in chosen]
-    ordered = sorted(zip(chosen, lists, strict=True), key=lambda pair: extracts[pair[0]].place)
-    items = {name: iter([at for at, other in ordered if other == name]) for name in lists}
-    return [next(items[name]) for name in lists]
+    return [at for _, at in sorted(zip(lists, chosen, strict=True), key=lambda pair: (lists.index(pair[0]), extracts[pair[1]].place))]
 
 
 def _gap(last: Extract, extract: Extract) -> str:

@@ -414,7 +414,7 @@ def test_items_of_one_list_stand_in_its_order() -> None:
     assert found["grammar"].splitlines()[0] == r'root ::= q2 "\n" r0 "\n" r1'
     assert [begin for begin, _ in found["choices"]] == [items[2].quoted]
     other = Extract(1, "Wait.", score=1.0)
-    assert quoting.constraints([items[0], other, items[2]])["grammar"].startswith('root ::= q2 "\\n\\n" q1 "\\n\\n" q0 | q1 "\\n\\n" q2 "\\n" r0\n')
+    assert quoting.constraints([items[0], other, items[2]])["grammar"].startswith('root ::= q2 "\\n" r0 "\\n\\n" q1 | q1 "\\n\\n" q2 "\\n" r0\n')
 
 
 def test_items_of_one_list_do_not_say_the_same_for_what_leads_them_in(encoder: Encoder) -> None:
