@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from mdsa_local.routing.encoder import Encoder
 from mdsa_local.settings import Settings
 
 DATA = Path(__file__).parent / "data"
+
+# Tests press Ctrl-C; a job that a shell began in the background ignores that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -162,7 +162,7 @@ def test_texts_whose_lists_are_told_otherwise_now_are_read_again(tmp_path: Path,
     path = tmp_path / "a.txt"
     path.write_bytes(text.encode())
     assert fingerprint(path)[64:] == "-6"
-    path.write_bytes(b"- a\n- b\n\nThen:\n\n1. c\n\nSection 3 holds.\nIt does.\n")
+    path.write_bytes(b"- a\n- b\n\nThen,\n\n1. c\n\nSection 3 holds.\nIt does.\n")
     assert fingerprint(path)[64:] == ""
 
 
