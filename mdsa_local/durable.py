@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -41,13 +42,15 @@ def settle(partial: Path, target: Path) -> None:
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """The name of a file to write beside ``target``; when all is written it takes its place.
+def replacing(target: Path, *, by_many: bool = False) -> Iterator[Path]:
+    """The name of a file to write beside ``target``; when all is written it takes its place. ``by_many``: several may write it at once, and the last
+    to end wins.
 
     Raises :class:`StorageError` for what the system refuses. Whatever is raised meanwhile, what ``target`` held before is then still there, and
     nothing else is left.
     """
-    partial, whole = target.with_name(f"{target.name}.partial"), False
+    own = f".{os.getpid()}-{threading.get_ident()}" if by_many else ""
+    partial, whole = target.with_name(f"{target.name}{own}.partial"), False
     try:
         yield partial
         # Whoever wrote it need not have waited for the disk.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,6 +43,22 @@ def test_a_file_takes_the_place_of_the_one_before_when_it_is_written(tmp_path: P
             assert not target.exists() or target.read_bytes() == b"one"
         assert target.read_bytes() == content
     assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_of_many_that_write_at_once_the_last_to_end_wins(tmp_path: Path) -> None:
+    target = tmp_path / "a.bin"
+
+    def late() -> None:
+        with replacing(target, by_many=True) as partial:
+            partial.write_bytes(b"two")
+
+    with replacing(target, by_many=True) as partial:
+        partial.write_bytes(b"one")
+        other = threading.Thread(target=late)
+        other.start()
+        other.join()
+        assert target.read_bytes() == b"two"
+    assert target.read_bytes() == b"one" and [path.name for path in tmp_path.iterdir()] == ["a.bin"]
 
 
 def test_what_cannot_be_written_leaves_the_file_before(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def clean_text(text: object, what: str) -> None:
 
 
 def remembering(encode: Callable[[list[str]], NDArray[np.float32]]) -> Callable[[list[str]], NDArray[np.float32]]:
-    """``encode`` for one question's stages, which ask for the same texts: each is encoded once."""
+    """``encode`` for whoever asks for the same texts again, as one question's stages do: each is encoded once."""
     import numpy as np
 
     known: dict[str, NDArray[np.float32]] = {}
@@ -111,7 +111,7 @@ def remembering(encode: Callable[[list[str]], NDArray[np.float32]]) -> Callable[
         if missing := [text for text in dict.fromkeys(texts) if text not in known]:
             known.update(zip(missing, encode(missing), strict=True))
         # Of one text, which most stages ask for, nothing is copied.
-        vectors: NDArray[Any] = known[texts[0]][None, :] if len(texts) == 1 else np.stack([known[text] for text in texts])
+        vectors: NDArray[Any] = known[texts[0]][None, :] if len(texts) == 1 else np.stack([known[text] for text in texts]) if texts else encode([])
         return vectors
 
     return remembered

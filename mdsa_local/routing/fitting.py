@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import io
 import json
 import math
 import os
-import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mdsa_local.durable import replacing
 from mdsa_local.errors import ConfigError, StorageError
 from mdsa_local.routing import words as by_words
 from mdsa_local.routing.anchors import DAMAGED, Anchors, Floats, Index
@@ -413,16 +412,12 @@ def save(path: Path, saved: Saved, encoder: str, domains: str) -> None:
     if saved.outside is not None:
         arrays["outside"] = saved.outside.vectors.astype(np.float16)
     arrays["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
-    # Several threads may save at once, too.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.npz")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(temporary, allow_pickle=False, **arrays)
-        temporary.replace(path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise storage_error(error, path) from None
+    with replacing(path, by_many=True) as partial, partial.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def load(path: Path, encoder: str, domains: str) -> Saved:

@@ -8,13 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import numpy as np
-
 from mdsa_local.errors import ConfigError, InputError
 from mdsa_local.jsonlines import folded
 from mdsa_local.routing import fitting
-from mdsa_local.routing.anchors import Floats
-from mdsa_local.routing.encoder import Encoder
+from mdsa_local.routing.encoder import Encoder, remembering
 from mdsa_local.routing.router import IntentRouter, stamp
 
 if TYPE_CHECKING:
@@ -105,14 +102,7 @@ class _Remembering:
 
     def __init__(self, encoder: Encoder) -> None:
         self.fingerprint = encoder.fingerprint
-        self._encoder = encoder
-        self._known: dict[str, Floats] = {}
-
-    def encode(self, texts: list[str]) -> Floats:
-        """``(n, d)`` float32, unit length."""
-        if missing := [text for text in dict.fromkeys(texts) if text not in self._known]:
-            self._known.update(zip(missing, self._encoder.encode(missing), strict=True))
-        return np.stack([self._known[text] for text in texts]) if texts else self._encoder.encode([])
+        self.encode = remembering(encoder.encode)
 
 
 def learn(orchestrator: TinyBERTOrchestrator, pairs: Iterable[Pair], seed: int = 0) -> Lesson:
