@@ -52,7 +52,8 @@ GOES_ON = re.compile(
     r"(?:it(?!\s+(?:is|was)\s+(?:\w+\s+)?\w+\s+(?:to|that)\s)|he|she|his|her|its|they|their|these|those|both"
     r"|(?:this|that)\s+(?:is|are|was|were|does|do|can|may|must|will|would|should|has|applies|apply|also|only|includes?)"
     r"|however|instead|otherwise|except(?:ions?)?|(?:the|an|one|only)\s+(?:only\s+)?exceptions?|(?:\w+\s+){0,3}then"
-    r"|(?:\S+\s+){1,4}?(?:(?:is|are|do|does|can|(?<!\s(?:by|in|of|on|to)\s)(?<!\d\s)may|must|will)(?:\s+not)?|cannot|\w+n['’]t|(?:is|are)\s+(?:exempt(?:ed)?|excepted|excluded))[.!]$)(?!\w)",
+    r"|(?:\S+\s+){1,4}?(?:(?:is|are|do|does|can|(?<!\s(?:by|in|of|on|to)\s)(?<!\d\s)may|must|will)(?:\s+not)?"
+    r"|cannot|\w+n['’]t|(?:is|are)\s+(?:exempt(?:ed)?|excepted|excluded))[.!]$)(?!\w)",
     re.IGNORECASE,
 )
 # What the sentences of a line are about: "Adults: 10 ml. Not more than 40 ml a day."

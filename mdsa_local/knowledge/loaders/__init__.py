@@ -52,7 +52,8 @@ _BLANKS = re.compile(
 _LISTS = re.compile(
     rb"(?:\A|[\r\n]) {0,3}(?:[-*+][ \t][^\r\n]*(?:[\r\n]+[ \t][^\r\n]*){0,9}[\r\n]+ {0,3}\d{1,9}[.)][ \t]"
     rb"|\d{1,9}[.)][ \t][^\r\n]*(?:[\r\n]+[ \t][^\r\n]*){0,9}[\r\n]+ {0,3}[-*+][ \t])"
-    rb"|(?:n[o']t|\xe2\x80\x99t|no|never|cannot|none|nor|neither|nobody|nothing|without|except|exclu|exempt|avoid|unsupported|ineligible|prohibit|forbid|banned"
+    rb"|(?:n[o']t|\xe2\x80\x99t|no|never|cannot|none|nor|neither|nobody|nothing|without"
+    rb"|except|exclu|exempt|avoid|unsupported|ineligible|prohibit|forbid|banned"
     rb"|disallowed)(?:[^\r\n]{0,300}[^\s.:!?*_])?[ \t]*[\r\n]+[ \t]{0,3}(?:[-*+]|\d{1,9}[.)])[ \t]"
     rb"|(?:\A|[\r\n])(?:\d{1,2}(?:(?:\.\d{1,2})+\.?|[.)])[ \t]|\xc2\xa7|(?:art(?:icle|ikel|\.)|section|clause|chapter)[ \t])"
     rb"[^\r\n]{0,80}[^\s.:;,!?|](?:\r?\n|\r)[^\s\d*+#|>=-]",

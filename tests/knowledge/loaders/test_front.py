@@ -117,6 +117,12 @@ def test_where_a_block_ends_steps_are_seen_and_the_digest_is_that_of_all(tmp_pat
         assert fingerprint(path) == f"{hashlib.sha256(path.read_bytes()).hexdigest()}-3"
 
 
+def revision(path: Path, content: bytes) -> str:
+    """By what the fingerprint of a file says that it is read again."""
+    path.write_bytes(content)
+    return fingerprint(path)[64:]
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -129,29 +135,21 @@ def test_where_a_block_ends_steps_are_seen_and_the_digest_is_that_of_all(tmp_pat
     ],
 )
 def test_texts_of_forms_that_are_read_otherwise_now_are_read_again(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "a.md"
-    path.write_bytes(text.encode())
-    assert fingerprint(path)[64:] == "-4"
-    path.write_bytes(b"Text.\n\n---\n\n- An item: that is all.\n- **Bold** words\n\n| a | b |\n|---|---|\n| 1 | 2 |\n")
-    assert fingerprint(path)[64:] == ""
+    assert revision(tmp_path / "a.md", text.encode()) == "-4"
+    assert revision(tmp_path / "a.md", b"Text.\n\n---\n\n- An item: that is all.\n- **Bold** words\n\n| a | b |\n|---|---|\n| 1 | 2 |\n") == ""
 
 
 @pytest.mark.parametrize("text", ["|a|b|\n|-|-|\n|c|1|\r\n| |2|", "From: A\r\nSubject: B\r\n", "A text.\n\nAnn wrote on Monday:\r\n> No."])
 def test_texts_with_blank_cells_or_messages_are_read_again(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "a.txt"
-    path.write_bytes(text.encode())
-    assert fingerprint(path)[64:] == "-5"
+    assert revision(tmp_path / "a.txt", text.encode()) == "-5"
 
 
 @pytest.mark.parametrize(
     "text", ["**Who pays?**\n\nYou.", "Who pays? \r\n\r\nYou.", "**Who pays?**\n- You.", "The firm：\n\nYou.", "__Fees__\r\r1. Ours"]
 )
 def test_texts_with_a_line_that_stands_over_the_next_block_are_read_again(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "a.txt"
-    path.write_bytes(text.encode())
-    assert fingerprint(path)[64:] == "-6"
-    path.write_bytes(b"Who pays?\r\nYou do.\r\n\r\nFees:\r\n- ours\r\n")
-    assert fingerprint(path)[64:] == ""
+    assert revision(tmp_path / "a.txt", text.encode()) == "-6"
+    assert revision(tmp_path / "a.txt", b"Who pays?\r\nYou do.\r\n\r\nFees:\r\n- ours\r\n") == ""
 
 
 @pytest.mark.parametrize(
@@ -159,11 +157,8 @@ def test_texts_with_a_line_that_stands_over_the_next_block_are_read_again(tmp_pa
     ["Never:\n- a\n  more\n\n1. b\n", "1. a\r\n2. b\r\n\r\n- c\r\n", "Do not use it\n\n- if ill\n", "3. USE\r\nTake it.", "A\n§ 2 Fees\n(1) None."],
 )
 def test_texts_whose_lists_are_told_otherwise_now_are_read_again(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "a.txt"
-    path.write_bytes(text.encode())
-    assert fingerprint(path)[64:] == "-6"
-    path.write_bytes(b"- a\n- b\n\nThen,\n\n1. c\n\nSection 3 holds.\nIt does.\n")
-    assert fingerprint(path)[64:] == ""
+    assert revision(tmp_path / "a.txt", text.encode()) == "-6"
+    assert revision(tmp_path / "a.txt", b"- a\n- b\n\nThen,\n\n1. c\n\nSection 3 holds.\nIt does.\n") == ""
 
 
 @pytest.mark.parametrize(
