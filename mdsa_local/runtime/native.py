@@ -74,6 +74,12 @@ class ContextOptions:
     pass_tokens: int = 0
 
 
+def rearranges(lib: Any) -> bool:
+    """Whether weights may be put in an order of llama.cpp's own on loading, which is faster. Not by a build for processors with AMX: it kills the
+    process where the compiler, such as GCC 12, took the configuration of the tiles for unused (llama.cpp #20824)."""
+    return b"AMX_INT8 = 1" not in lib.llama_print_system_info()
+
+
 @dataclass(frozen=True, slots=True)
 class Adapter:
     """A loaded LoRA adapter, and what it takes."""
@@ -86,12 +92,13 @@ class Model:
     """A model's weights and vocabulary. The vocabulary may be read from any thread. Free it with :meth:`close`, after its contexts."""
 
     def __init__(self, path: Path, gpu_layers: int = 0, mapped: bool = True) -> None:
-        """``mapped``: use the file's pages as they are in the system's cache; else read what is needed into memory of our own."""
+        """``mapped``: use the file's pages as they are in the system's cache; else read what is rearranged into memory of our own."""
         self.lib = library()
         self.path, self.gpu_layers = path, gpu_layers
         listen()
         params = self.lib.llama_model_default_params()
-        params.load_mode = self.lib.LLAMA_LOAD_MODE_MMAP if mapped else self.lib.LLAMA_LOAD_MODE_NONE
+        params.use_extra_bufts = rearranges(self.lib)
+        params.load_mode = self.lib.LLAMA_LOAD_MODE_MMAP if mapped or not params.use_extra_bufts else self.lib.LLAMA_LOAD_MODE_NONE
         params.n_gpu_layers = gpu_layers
         self.handle = self.lib.llama_model_load_from_file(os.fsencode(path), params)
         if not self.handle:

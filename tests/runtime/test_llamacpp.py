@@ -485,3 +485,10 @@ print([name for name in ("llama_cpp", "ollama", "httpx", "jinja2", "numpy") if n
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("said", "may"), [(b"CPU : AVX2 = 1 | AMX_INT8 = 1 | REPACK = 1 | ", False), (b"CPU : AVX2 = 1 | REPACK = 1 | ", True), (b"", True)]
+)
+def test_no_weights_are_put_into_the_order_of_amx(said: bytes, may: bool) -> None:
+    assert native.rearranges(Mock(llama_print_system_info=Mock(return_value=said))) is may
