@@ -57,8 +57,9 @@ DAMAGED = (
 )
 # Rows of similarities held in memory at once.
 CHUNK = 500
-# Up to this many questions are multiplied without the BLAS library.
-FEW = 4
+# Up to this many questions are multiplied one by one, and by so many numbers of the matrix at a time: OpenBLAS shares the product of a vector with
+# 9,216 or more out among threads.
+FEW, ON_ONE_THREAD = 4, 9215
 
 
 class TextEncoder(Protocol):
@@ -108,13 +109,18 @@ def cosines(vectors: Floats, matrix: Floats) -> Floats:
     """``(n, d)`` and ``(m, d)``, unit length, to ``(n, m)``.
 
     OpenBLAS shares even one question's product out among threads, and waits a time slice of the system, 8 ms here, for each that another
-    process keeps from running; on one thread the product is bound by memory, and numpy's own loop is as fast.
+    process keeps from running: so a few are multiplied by a few rows at a time.
     """
-    if len(vectors) > FEW:
+    m, width = matrix.shape
+    rows = ON_ONE_THREAD // max(1, width)
+    if len(vectors) > FEW or not rows:
         return vectors @ matrix.T
-    out: Floats = np.empty((len(vectors), len(matrix)), np.float32)
-    for vector, row in zip(vectors, out, strict=True):
-        np.einsum("ij,j->i", matrix, vector, out=row)
+    out: Floats = np.empty((len(vectors), m), np.float32)
+    even = m - m % rows
+    blocks, rest = matrix[:even].reshape(-1, rows, width), matrix[even:]
+    for vector, found in zip(vectors, out, strict=True):
+        np.matmul(blocks, vector, out=found[:even].reshape(-1, rows))
+        np.matmul(rest, vector, out=found[even:])
     return out
 
 
@@ -143,13 +149,16 @@ class Index:
         self.names = tuple(self.anchors)
         self.counts = np.array([len(a.texts) for a in self.anchors.values()], dtype=np.int64)
         self.starts = np.concatenate([[0], np.cumsum(self.counts)[:-1]]) if self.names else np.zeros(0, np.int64)
-        self._matrix = np.concatenate([a.vectors for a in self.anchors.values()]) if self.names else np.zeros((0, 0), np.float32)
         self._many = self.counts.astype(np.float32)
+        self._weighing = _weighing(self._many)
         self._allowance = ALLOWANCE * np.log(np.maximum(ENOUGH / np.maximum(self._many, 1), 1))
         # The direction of the sum of each domain's anchors, ``(domains, d)``, and its length.
-        sums = np.stack([a.vectors.sum(axis=0) for a in self.anchors.values()]) if self.names else self._matrix
+        sums = np.stack([a.vectors.sum(axis=0) for a in self.anchors.values()]) if self.names else np.zeros((0, 0), np.float32)
         self._lengths = np.sqrt((sums**2).sum(axis=1))
-        self._middles = sums / np.maximum(self._lengths, 1e-9)[:, None]
+        # All anchors, and behind them the middles of the domains, so that both are one product.
+        self._rows = np.concatenate([*(a.vectors for a in self.anchors.values()), sums / np.maximum(self._lengths, 1e-9)[:, None]])
+        n = len(self._rows) - len(sums)
+        self._matrix, self._middles = self._rows[:n], self._rows[n:]
 
     def evidence(self, vectors: Floats, own: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
         """``(n, d)`` to ``(n, domains)``: the soft mean of cosines to each domain's nearest anchors, and, where these are few, to their middle.
@@ -159,20 +168,29 @@ class Index:
         if len(vectors) > CHUNK:
             parts = range(0, len(vectors), CHUNK)
             return np.concatenate([self.evidence(vectors[i : i + CHUNK], None if own is None else own[i : i + CHUNK]) for i in parts])
-        weights = self._cosines(vectors) if own is None else cosines(vectors, self._matrix)
+        if own is None and self._in_bytes(vectors):
+            weights, middle = self._cosines(vectors), cosines(vectors, self._middles)
+        else:
+            found = cosines(vectors, self._rows)
+            weights, middle = found[:, : len(self._matrix)], found[:, len(self._matrix) :]
         weights *= np.float32(1 / SOFTNESS)
         np.exp(weights, out=weights)
-        counts, middle = self._many, cosines(vectors, self._middles)
+        many, share = self._weighing
         if own is not None:
             rows = np.flatnonzero(own >= 0)
             weights[rows, own[rows]] = 0.0
             counts, middle = self._without(rows, np.searchsorted(self.starts, own[rows], side="right") - 1, middle)
+            many, share = _weighing(counts)
         # A kernel density, so that neither a domain of many anchors nor one of few draws questions away, and the level at which a question is
         # in scope depends little on how many there are.
         sums = np.add.reduceat(weights, self.starts, axis=1)
-        nearest = np.float32(SOFTNESS) * np.log(np.maximum(sums, 1e-9) / np.maximum(counts, 1))
-        found: NDArray[np.float32] = nearest + np.float32(WHOLE * USUAL_FEW) / (USUAL_FEW + counts) * (middle - nearest)
-        return found
+        nearest = np.log(np.maximum(sums, np.float32(1e-9))) - many
+        nearest *= np.float32(SOFTNESS)
+        # No array more than is needed: behind the encoder's pass nothing is in the processor's caches.
+        beside: NDArray[np.float32] = middle - nearest
+        beside *= share
+        beside += nearest
+        return beside
 
     def unchanged(self, before: Index) -> set[str]:
         """The domains that are known by the same texts as ``before``."""
@@ -200,9 +218,12 @@ class Index:
 
     def _cosines(self, vectors: Floats) -> Floats:
         """With all anchors, ``(n, d)`` to ``(n, anchors)``; see :mod:`mdsa_local.routing.coarse` for single questions among many anchors."""
-        if len(vectors) > FEW or len(self._matrix) < WORTHWHILE:
-            return cosines(vectors, self._matrix)
-        return np.stack([self._coarse.cosines(vector, EXACTLY) for vector in vectors])
+        if self._in_bytes(vectors):
+            return np.stack([self._coarse.cosines(vector, EXACTLY) for vector in vectors])
+        return cosines(vectors, self._matrix)
+
+    def _in_bytes(self, vectors: Floats) -> bool:
+        return len(vectors) <= FEW and len(self._matrix) >= WORTHWHILE
 
     @cached_property
     def _coarse(self) -> Coarse:
@@ -235,6 +256,11 @@ class Index:
         kinds = np.array([kind for a in self.anchors.values() for kind in a.kinds])
         rows = np.flatnonzero(kinds == "example")
         return self._matrix[rows], owner[rows], rows
+
+
+def _weighing(counts: Floats) -> tuple[Floats, Floats]:
+    """Of how many anchors domains have, the logarithm, and how much their middle says beside the nearest of them."""
+    return np.log(np.maximum(counts, 1)), np.float32(WHOLE * USUAL_FEW) / (USUAL_FEW + counts)
 
 
 def embed(encoder: TextEncoder, texts: list[str], cache: Path | None) -> Floats:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -46,15 +47,18 @@ class Calibration:
 
     def among(self, anchors: float) -> Calibration:
         """The calibration for domains of so many anchors: the more there are, the more the same difference of evidence means."""
-        if not self.crowding:
-            return self
-        return replace(self, temperature=self.temperature * (USUAL / anchors) ** self.crowding, crowding=0.0)
+        return _among(self, anchors) if self.crowding else self
 
     def in_scope(self, evidence: NDArray[np.floating], sure: NDArray[np.floating]) -> NDArray[np.floating]:
         """Probability that questions with this best evidence ``(n,)``, among whose domains the choice is this ``sure``, belong to any of them."""
         odds = self.slope * (evidence - self.scope) + self.sureness * np.log(np.maximum(sure, 1e-6))
         probability: NDArray[np.floating] = 1 / (1 + np.exp(-odds))
         return probability
+
+
+@lru_cache(64)
+def _among(calibration: Calibration, anchors: float) -> Calibration:
+    return replace(calibration, temperature=calibration.temperature * (USUAL / anchors) ** calibration.crowding, crowding=0.0)
 
 
 def logistic(design: NDArray[np.floating], y: NDArray[np.floating], weight: NDArray[np.floating], ridge: float = 1e-4) -> NDArray[np.floating]:

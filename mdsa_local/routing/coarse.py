@@ -1,8 +1,7 @@
-"""One question against many anchors, at a third of the memory traffic: in bytes first, then exactly where it counts.
+"""One question against many anchors, at a quarter of the memory traffic: in bytes first, then exactly where it counts.
 
-A question's cosines to 10,000 anchors are one pass over 12.5 MB, bound by memory. Here each anchor is signed bytes with a scale of its own,
-and the question 14 bits in two halves of 7; the integer product is onnxruntime's. The anchors that come out nearest are multiplied again as
-they are.
+A question's cosines to 10,000 anchors are one pass over 12.5 MB, bound by memory. Here each anchor is bytes with a scale of its own, and the
+question 14 bits in two halves of 7; the integer product is onnxruntime's. The anchors that come out nearest are multiplied again as they are.
 """
 
 from __future__ import annotations
@@ -21,63 +20,56 @@ Floats = NDArray[np.float32]
 WORTHWHILE = 4000
 # No more of the nearest anchors than these are multiplied exactly.
 MOST_EXACT = 256
-# Anchors that are multiplied together: both halves of the question meet them while they are in the core's cache. 64 to 256 are alike, whole
-# matrices take twice as long.
-BLOCK = 128
-# A half of the question lies within this; with 127 of an anchor's bytes no sum of two products exceeds 16 bits, which AVX2 sums them in.
+# A half of the question lies within this; with an anchor's bytes of 255 at most no sum of two products exceeds 16 bits, which AVX2 sums them in.
 HALF = 63
 FINER = 2 * HALF
-# One node, c = MatMulInteger(a, b): bytes without sign (1, 2, 1, d) by signed bytes (blocks, 1, d, n). ONNX IR version 7, operator set 10.
+# What an anchor's bytes are higher by, to have no sign. The other way round, signed by unsigned, onnxruntime puts all of them in another order for
+# each question.
+ZERO = 128
+# One node, c = MatMulInteger(a, b): bytes without sign (n, d) by signed bytes (d, h). ONNX IR version 7, operator set 10.
 PRODUCT = (
-    b'\x08\x07:\x80\x01\n\x18\n\x01a\n\x01b\x12\x01c"\rMatMulInteger\x12\x01g'
-    b"Z\x1f\n\x01a\x12\x1a\n\x18\x08\x02\x12\x14\n\x03\x12\x01p\n\x03\x12\x01q\n\x03\x12\x01m\n\x03\x12\x01k"
-    b"Z\x1f\n\x01b\x12\x1a\n\x18\x08\x03\x12\x14\n\x03\x12\x01r\n\x03\x12\x01s\n\x03\x12\x01k\n\x03\x12\x01n"
-    b"b\x1f\n\x01c\x12\x1a\n\x18\x08\x06\x12\x14\n\x03\x12\x01t\n\x03\x12\x01u\n\x03\x12\x01m\n\x03\x12\x01nB\x04\n\x00\x10\n"
+    b'\x08\x07:b\n\x18\n\x01a\n\x01b\x12\x01c"\rMatMulInteger\x12\x01g'
+    b"Z\x15\n\x01a\x12\x10\n\x0e\x08\x02\x12\n\n\x03\x12\x01n\n\x03\x12\x01d"
+    b"Z\x15\n\x01b\x12\x10\n\x0e\x08\x03\x12\n\n\x03\x12\x01d\n\x03\x12\x01h"
+    b"b\x15\n\x01c\x12\x10\n\x0e\x08\x06\x12\n\n\x03\x12\x01n\n\x03\x12\x01hB\x04\n\x00\x10\n"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Bytes:
-    """Anchors as signed bytes ``(n, d)`` and the scale ``(n,)`` of each."""
+    """Anchors as bytes ``(n, d)``, :data:`ZERO` for 0, and the scale ``(n,)`` of each."""
 
-    rows: NDArray[np.int8]
+    rows: NDArray[np.uint8]
     scale: Floats
 
     @classmethod
     def made(cls, vectors: Floats) -> Bytes:
         """Of ``(n, d)``."""
         scale = np.maximum(np.abs(vectors).max(axis=1, initial=0), 1e-9) / np.float32(127)
-        return cls(np.rint(vectors / scale[:, None]).astype(np.int8), scale)
+        return cls((np.rint(vectors / scale[:, None]) + ZERO).astype(np.uint8), scale)
 
 
 class Coarse:
-    """All anchors in bytes, in blocks, beside the ``matrix`` ``(n, d)`` that they were made of. Immutable."""
+    """All anchors in bytes beside the ``matrix`` ``(n, d)`` that they were made of. Immutable."""
 
     def __init__(self, parts: Sequence[Bytes], matrix: Floats) -> None:
         self._matrix = matrix
-        n, width = matrix.shape
-        rows = np.zeros((-(-n // BLOCK) * BLOCK, width), np.int8)
-        np.concatenate([part.rows for part in parts], out=rows[:n])
-        self._blocks = np.ascontiguousarray(rows.reshape(-1, BLOCK, width).transpose(0, 2, 1))[:, None]
-        scale = np.concatenate([part.scale for part in parts])
-        self._scale = np.pad(scale, (0, len(rows) - n)).reshape(-1, BLOCK)
-        # A half is given HALF + 1 higher, to have no sign; this is what that adds to a product.
-        self._offset = (HALF + 1) * (FINER + 1) * self._blocks[:, 0].sum(axis=1, dtype=np.int32)
+        self._rows = np.concatenate([part.rows for part in parts])
+        self._scale = np.concatenate([part.scale for part in parts])
 
     def cosines(self, vector: Floats, margin: float) -> Floats:
         """Of ``(d,)``, unit length, with all anchors: ``(n,)``, exact within ``margin`` of the best (at most :data:`MOST_EXACT` of them)."""
         step = max(float(np.abs(vector).max()), 1e-9) / HALF
-        coarse = np.rint(vector / step)
-        halves = np.stack([coarse, np.rint((vector / step - coarse) * FINER)]) + (HALF + 1)
-        products = _session().run(["c"], {"a": halves.astype(np.uint8)[None, :, None], "b": self._blocks})[0][:, :, 0]
-        whole = products[:, 0]
-        whole *= FINER
-        whole += products[:, 1]
-        whole -= self._offset
-        found = whole.astype(np.float32)
-        found *= self._scale
-        found *= np.float32(step / FINER)
-        out: Floats = found.reshape(-1)[: len(self._matrix)]
+        fine = vector / step
+        coarse = np.rint(fine)
+        halves = np.stack([coarse, np.rint((fine - coarse) * FINER)], axis=1).astype(np.int8)
+        (products,) = _session().run(["c"], {"a": self._rows, "b": halves})
+        products -= ZERO * halves.sum(axis=0, dtype=np.int32)
+        out: Floats = products[:, 0].astype(np.float32)
+        out *= FINER
+        out += products[:, 1]
+        out *= self._scale
+        out *= np.float32(step / FINER)
         near = np.flatnonzero(out > out.max() - margin)
         if len(near) > MOST_EXACT:
             near = near[np.argpartition(out[near], len(near) - MOST_EXACT)[-MOST_EXACT:]]

@@ -221,14 +221,15 @@ class Reading:
         if not scored.names:
             return Route(None, 0.0, {}, "no domain is registered", degraded=self.degraded)
         thresholds = self.thresholds
-        scores = {name: float(p) for name, p in zip(scored.names, scored.scores[at], strict=True)}
-        best = max(scores, key=lambda name: scores[name])
+        row = scored.scores[at]
+        scores: dict[str, float] = dict(zip(scored.names, row.tolist(), strict=True))
+        best = scored.names[int(row.argmax())]
         confidence, inside, needed = scores[best], float(scored.scope[at]), thresholds.of(best)
         if confidence < needed:
             nothing = (
                 "the question resembles nothing that a domain is known by" if self.classifier is None else "none of the classifier's labels fits"
             )
-            others = max((score for name, score in scores.items() if name != best), default=0.0)
+            others = float(np.partition(row, -2)[-2]) if len(row) > 1 else 0.0
             why = nothing if inside < 0.5 else "several domains fit about equally well" if others > confidence / 2 else "no domain is sure enough"
             digits = 2 if f"{confidence:.2f}" != f"{needed:.2f}" else 4
             told = f"{why} (best: {best} at {confidence:.{digits}f}, needed {needed:.{digits}f})"

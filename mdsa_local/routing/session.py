@@ -206,15 +206,17 @@ class TextSession:
 
         Of what is longer than ``max_tokens`` the first and the last part are read, half of the window each; see :meth:`cuts`.
         """
-        np = self._np
-        out: NDArray[Any] = np.empty((len(texts), width), dtype=np.float32)
         if len(texts) <= FEW:
             rows = [self._window(self._pieces.ids(text)) for text in texts]
         else:
             rows = [self._window(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(texts)]
+        if len(rows) == 1:
+            with self._lock:
+                return self._run(rows)
+        out: NDArray[Any] = self._np.empty((len(texts), width), dtype=self._np.float32)
 
         def work(chosen: list[int]) -> None:
-            (out[chosen],) = self._session.run([self._output], self._feed([rows[place] for place in chosen]))
+            out[chosen] = self._run([rows[place] for place in chosen])
 
         if shared(len(rows)):
             spread(work, at_once(rows))
@@ -223,6 +225,10 @@ class TextSession:
             with self._lock:
                 work(chosen)
         return out
+
+    def _run(self, rows: list[list[int]]) -> NDArray[np.float32]:
+        found: NDArray[np.float32] = self._session.run([self._output], self._feed(rows))[0]
+        return found
 
     def bare(self, text: str) -> Callable[[], object]:
         """One forward pass over ``text``, ready tokenized: the session and nothing of ours, to measure against."""

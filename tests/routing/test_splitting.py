@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdsa_local.orchestrator import TinyBERTOrchestrator
-from mdsa_local.routing.splitting import MOST_PIECES, pieces
+from mdsa_local.routing.splitting import MOST_PIECES, pieces, single
 from tests.conftest import DATA
 
 
@@ -123,3 +123,17 @@ def test_pieces_lie_in_the_text_in_order(text: str) -> None:
     spans = pieces(text)
     assert all(0 <= piece.start < piece.end <= len(text) for piece in spans)
     assert all(before.end <= after.start for before, after in pairwise(spans))
+
+
+WORDS = "how what my card AND also While but as well as plus Plus & R&D and/or by the way oh 1) 2) (a) (b) Q1: 1. * - -- , ; : ? ! . \n \t so second"
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.sampled_from([*WORDS.split(" "), "by the way", "as well as"]), max_size=9).map(" ".join) | st.text(max_size=60))
+def test_what_is_seen_to_be_of_one_piece_is(text: str) -> None:
+    assert not single(text) or len(pieces(text)) < 2
+
+
+@pytest.mark.parametrize("text", ["what does a replacement card cost?", "reset my password!", "My card was charged twice how do I get my money back"])
+def test_a_plain_question_is_seen_to_be_of_one_piece(text: str) -> None:
+    assert single(text)
