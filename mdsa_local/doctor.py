@@ -138,7 +138,7 @@ def llama(detector: HardwareDetector) -> Iterator[Finding]:
     offload = bool(lib.llama_supports_gpu_offload())
     facts = {"version": lib.__version__, "flags": flags, "gpu_offload": offload}
     text = f"llama-cpp-python {lib.__version__}: {' '.join(flags) or 'no flags'}{', GPU' if offload else ''}"
-    text += "" if rearranges(lib) else " (its AMX code is not used: it may crash)"
+    text += "" if rearranges(lib) else " (weights are not rearranged: the code for AMX may crash)"
     unused = [feature for feature in detector.cpu_features if feature in LLAMA_NAMES and LLAMA_NAMES[feature] not in flags]
     if detector.gpus and not offload:
         arguments = {"cuda": "-DGGML_CUDA=on", "rocm": "-DGGML_HIP=on", "mps": "-DGGML_METAL=on"}[detector.gpus[0].kind]

@@ -42,7 +42,7 @@ class Plan:
             return str(max(1, round(part * whole)))
 
         return {
-            "first": ("distil", "--epochs", "4", "--most", of(self.texts), *self.first),
+            "first": ("distil", "--most", of(self.texts), *self.first),
             "second": ("contrast", "--steps", of(self.pairs), *self.second),
             "third": ("gather", "--steps", of(self.episodes), *self.third),
         }
@@ -52,13 +52,13 @@ PLANS = {
     # More texts than there are: all of them.
     "gpu": Plan(
         1_100_000,
-        ("--batch", "2048", "--rate", "1.2e-3"),
+        ("--epochs", "4", "--batch", "2048", "--rate", "1.2e-3"),
         380,
         ("--scale", "8", "--rate", "3e-4", "--workers", WORKERS),
         710,
         ("--scale", "8", "--workers", WORKERS),
     ),
-    "cpu": Plan(250_000, ("--batch", "128"), 450, ("--scale", "1"), 700, ("--scale", "1")),
+    "cpu": Plan(250_000, ("--epochs", "3", "--batch", "128"), 450, ("--scale", "1"), 700, ("--scale", "1")),
 }
 NEW_CARD = """\
 width: 312
@@ -96,7 +96,7 @@ def main() -> None:
     }
     for name, (module, *options) in PLANS[args.on].runs(args.part).items():
         if not (work / name / "student").is_dir():
-            step(module, *common, *begun[name], "--work", work / name, *options, settings=KEEPING if module == "distil" else None)
+            step(module, *common, *begun[name], "--work", work / name, *options, settings=KEEPING)
     step("export_encoder", "--student", work / "third/student", "--out", out)
     refresh(out, NEW_CARD, calibration="{}")
     said = step("calibrate", "--data", data, "--encoder", out)

@@ -20,9 +20,9 @@ from mdsa_local.domains.config import Generation
 from mdsa_local.errors import BackendError, BackendTimeoutError, BackendUnavailableError
 from mdsa_local.runtime.backend import Finished, Message
 from mdsa_local.runtime.engine import context_options
-from mdsa_local.runtime.library import release_workers
+from mdsa_local.runtime.library import library, release_workers
 from mdsa_local.runtime.llamacpp import LlamaCppBackend, threads_for
-from mdsa_local.runtime.native import Model
+from mdsa_local.runtime.native import Model, rearranges
 from mdsa_local.runtime.stress import stress
 from mdsa_local.runtime.synthetic import SHAPES, write_random
 from mdsa_local.settings import Settings
@@ -290,7 +290,8 @@ class Plain:
     def __init__(self, path: Path, threads: int) -> None:
         import llama_cpp
 
-        self._llama = llama_cpp.Llama(str(path), n_ctx=CONTEXT, n_threads=threads, n_threads_batch=threads, verbose=False)
+        with _as_rearranged(llama_cpp.llama_cpp):
+            self._llama = llama_cpp.Llama(str(path), n_ctx=CONTEXT, n_threads=threads, n_threads_batch=threads, verbose=False)
 
     def rate(self) -> float:
         """Tokens a second."""
@@ -308,6 +309,23 @@ class Plain:
     def close(self) -> None:
         """Free the second copy of the model."""
         self._llama.close()
+
+
+@contextmanager
+def _as_rearranged(lib: Any) -> Iterator[None]:
+    """Whoever loads a model meanwhile puts its weights in another order only where ours do: ``llama_cpp.Llama`` has no option for it."""
+    usual = lib.llama_model_default_params
+
+    def params() -> Any:
+        found = usual()
+        found.use_extra_bufts = rearranges(lib)
+        return found
+
+    lib.llama_model_default_params = params
+    try:
+        yield
+    finally:
+        lib.llama_model_default_params = usual
 
 
 def _against_server(backend: LlamaCppBackend, binary: Path, path: Path, threads: int, runs: int, result: Result) -> list[dict[str, Any]]:
@@ -355,6 +373,7 @@ class Server:
             self._port = probe.getsockname()[1]
         command = [str(binary), "-m", str(path), "--host", "127.0.0.1", "--port", str(self._port), "-np", str(TOGETHER), "-c", str(CONTEXT * 2)]
         command += ["-t", str(threads), "-tb", str(threads), "--kv-unified", "--cache-ram", "0"]
+        command += [] if rearranges(library()) else ["--no-repack"]
         try:
             self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         except OSError as error:

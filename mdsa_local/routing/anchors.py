@@ -58,7 +58,7 @@ DAMAGED = (
 # Rows of similarities held in memory at once.
 CHUNK = 500
 # Up to this many questions are multiplied one by one, and by so many numbers of the matrix at a time: OpenBLAS shares the product of a vector with
-# 9,216 or more out among threads.
+# 9,216 or more out among threads, from 0.3.27 on with 460,800.
 FEW, ON_ONE_THREAD = 4, 9215
 
 
@@ -109,7 +109,7 @@ def cosines(vectors: Floats, matrix: Floats) -> Floats:
     """``(n, d)`` and ``(m, d)``, unit length, to ``(n, m)``.
 
     OpenBLAS shares even one question's product out among threads, and waits a time slice of the system, 8 ms here, for each that another
-    process keeps from running: so a few are multiplied by a few rows at a time.
+    process keeps from running: so a few are multiplied by a few rows at a time, as far as these are no longer than :data:`ON_ONE_THREAD`.
     """
     m, width = matrix.shape
     rows = ON_ONE_THREAD // max(1, width)
@@ -150,7 +150,7 @@ class Index:
         self.counts = np.array([len(a.texts) for a in self.anchors.values()], dtype=np.int64)
         self.starts = np.concatenate([[0], np.cumsum(self.counts)[:-1]]) if self.names else np.zeros(0, np.int64)
         self._many = self.counts.astype(np.float32)
-        self._weighing = _weighing(self._many)
+        self._weighing = weighing(self._many)
         self._allowance = ALLOWANCE * np.log(np.maximum(ENOUGH / np.maximum(self._many, 1), 1))
         # The direction of the sum of each domain's anchors, ``(domains, d)``, and its length.
         sums = np.stack([a.vectors.sum(axis=0) for a in self.anchors.values()]) if self.names else np.zeros((0, 0), np.float32)
@@ -169,7 +169,7 @@ class Index:
             parts = range(0, len(vectors), CHUNK)
             return np.concatenate([self.evidence(vectors[i : i + CHUNK], None if own is None else own[i : i + CHUNK]) for i in parts])
         if own is None and self._in_bytes(vectors):
-            weights, middle = self._cosines(vectors), cosines(vectors, self._middles)
+            weights, middle = self._by_bytes(vectors), cosines(vectors, self._middles)
         else:
             found = cosines(vectors, self._rows)
             weights, middle = found[:, : len(self._matrix)], found[:, len(self._matrix) :]
@@ -180,7 +180,7 @@ class Index:
             rows = np.flatnonzero(own >= 0)
             weights[rows, own[rows]] = 0.0
             counts, middle = self._without(rows, np.searchsorted(self.starts, own[rows], side="right") - 1, middle)
-            many, share = _weighing(counts)
+            many, share = weighing(counts)
         # A kernel density, so that neither a domain of many anchors nor one of few draws questions away, and the level at which a question is
         # in scope depends little on how many there are.
         sums = np.add.reduceat(weights, self.starts, axis=1)
@@ -218,12 +218,13 @@ class Index:
 
     def _cosines(self, vectors: Floats) -> Floats:
         """With all anchors, ``(n, d)`` to ``(n, anchors)``; see :mod:`mdsa_local.routing.coarse` for single questions among many anchors."""
-        if self._in_bytes(vectors):
-            return np.stack([self._coarse.cosines(vector, EXACTLY) for vector in vectors])
-        return cosines(vectors, self._matrix)
+        return self._by_bytes(vectors) if self._in_bytes(vectors) else cosines(vectors, self._matrix)
 
     def _in_bytes(self, vectors: Floats) -> bool:
         return len(vectors) <= FEW and len(self._matrix) >= WORTHWHILE
+
+    def _by_bytes(self, vectors: Floats) -> Floats:
+        return np.stack([self._coarse.cosines(vector, EXACTLY) for vector in vectors])
 
     @cached_property
     def _coarse(self) -> Coarse:
@@ -258,7 +259,7 @@ class Index:
         return self._matrix[rows], owner[rows], rows
 
 
-def _weighing(counts: Floats) -> tuple[Floats, Floats]:
+def weighing(counts: Floats) -> tuple[Floats, Floats]:
     """Of how many anchors domains have, the logarithm, and how much their middle says beside the nearest of them."""
     return np.log(np.maximum(counts, 1)), np.float32(WHOLE * USUAL_FEW) / (USUAL_FEW + counts)
 

@@ -67,7 +67,7 @@ class Coarse:
         products -= ZERO * halves.sum(axis=0, dtype=np.int32)
         out: Floats = products[:, 0].astype(np.float32)
         out *= FINER
-        out += products[:, 1]
+        out += products[:, 1].astype(np.float32)
         out *= self._scale
         out *= np.float32(step / FINER)
         near = np.flatnonzero(out > out.max() - margin)

@@ -212,7 +212,9 @@ class TextSession:
             rows = [self._window(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(texts)]
         if len(rows) == 1:
             with self._lock:
-                return self._run(rows)
+                found = self._run(rows)
+            if found.shape == (1, width) and found.dtype == self._np.float32:
+                return found
         out: NDArray[Any] = self._np.empty((len(texts), width), dtype=self._np.float32)
 
         def work(chosen: list[int]) -> None:

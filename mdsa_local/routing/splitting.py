@@ -28,8 +28,8 @@ JOINT = re.compile(
     rf"(?:plus(?!\w)[\s,:.]*)?(?:(?:{BUT_PLUS}|first(?:ly)?|second(?:ly)?|two things)(?!\w)[\s,:.]*)*",
     re.IGNORECASE,
 )
-# None of the joints is in a text of ASCII without these, in lower case.
-OF_JOINTS = (*".?!;:,)\n-", *(f" {word}" for word in LINKS[3:-1].split("|")))
+# None of the joints is in a text of printable ASCII without these, in lower case.
+OF_JOINTS = (*".?!;:,)-", *(f" {word}" for word in f"{BUT_PLUS}|plus".split("|")))
 # A new sentence or a word that opens another matter; a comma, "and" or "while" join within one matter more often than not.
 STRONG = re.compile(r"[.?!;\n]|also|plus|by the way|btw|separately|another thing|second", re.IGNORECASE)
 # What a line of a list begins with, and the numbers of a list within a line; there a number alone may be anything.

@@ -75,8 +75,9 @@ class ContextOptions:
 
 
 def rearranges(lib: Any) -> bool:
-    """Whether weights may be put in an order of llama.cpp's own on loading, which is faster. Not by a build for processors with AMX: it kills the
-    process where the compiler, such as GCC 12, took the configuration of the tiles for unused (llama.cpp #20824)."""
+    """Whether weights may be put in an order of llama.cpp's own on loading, which is faster. Not by a build for processors with AMX: its code may end
+    the process (llama.cpp #20824; #26954 has two causes, a configuration that compilers take for unused and a permission that only the first thread
+    asks for)."""
     return b"AMX_INT8 = 1" not in lib.llama_print_system_info()
 
 
@@ -92,7 +93,8 @@ class Model:
     """A model's weights and vocabulary. The vocabulary may be read from any thread. Free it with :meth:`close`, after its contexts."""
 
     def __init__(self, path: Path, gpu_layers: int = 0, mapped: bool = True) -> None:
-        """``mapped``: use the file's pages as they are in the system's cache; else read what is rearranged into memory of our own."""
+        """``mapped``: use the file's pages as they are in the system's cache, as is done anyway where nothing is rearranged; else read what is
+        needed into memory of our own."""
         self.lib = library()
         self.path, self.gpu_layers = path, gpu_layers
         listen()
