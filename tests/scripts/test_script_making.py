@@ -92,7 +92,7 @@ def test_an_encoder_is_made_in_three_runs_or_a_part_of_each(
 
     def step(module: str, *arguments: object, settings: dict[str, str] | None = None) -> str:
         ran[module] = list(map(str, arguments))
-        assert (settings is not None) == (module == "distil")
+        assert (settings is not None) == (module in ("distil", "contrast", "gather"))
         return 'calibration: {"scope": 0.1}\n'
 
     monkeypatch.setattr(make_encoder, "step", step)
