@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, islice, pairwise, takewhile
+from itertools import accumulate, pairwise, takewhile
 
 Span = tuple[int, int]
 
@@ -220,7 +220,8 @@ def _lines_told(text: str) -> list[_Line]:
 
 def _next_number(lines: Sequence[_Line], at: int, far: int, number: int) -> int:
     """Which line has the item ``number`` that a list goes on with behind ``at``; 0 for none."""
-    for place, line in enumerate(islice(lines, at, None), at):
+    for place in range(at, len(lines)):
+        line = lines[place]
         if line.far < far + _BELOW and (line.number or (line.number is None and line.ends_list)):
             return place if line.number == number else 0
     return 0
