@@ -19,7 +19,7 @@ from mdsa_local.knowledge.rerank import Score
 from mdsa_local.runtime.cores import machine
 from mdsa_local.runtime.gguf import GGUFInfo, memory_estimate_bytes, read_gguf
 from mdsa_local.runtime.library import close_at_exit, closed
-from mdsa_local.runtime.native import BATCH_TOKENS, Context, ContextOptions, Model
+from mdsa_local.runtime.native import BATCH_TOKENS, Context, ContextOptions, Model, best_mapped
 
 # A pair has at most so many tokens, whatever the model was made for: memory grows with their square, and no passage is as long.
 LONGEST = 1024
@@ -65,7 +65,7 @@ class GgufReranker:
         self._threads, self._cores = threads_for(threads), None if threads else machine()
         options = _options(info, self.max_tokens, self._threads)
         _check_memory(info, options)
-        self._model = Model(path, mapped=info.repacked_bytes < info.size_bytes // 4)
+        self._model = Model(path, mapped=best_mapped(info))
         owned: list[Context | Model] = [self._model]
         self._lock = threading.Lock()
         at_exit = partial(_close_unused, owned, self._lock)

@@ -212,13 +212,11 @@ class TextSession:
             rows = [self._window(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(texts)]
         if len(rows) == 1:
             with self._lock:
-                found = self._run(rows)
-            if found.shape == (1, width) and found.dtype == self._np.float32:
-                return found
+                return self._run(rows, width)
         out: NDArray[Any] = self._np.empty((len(texts), width), dtype=self._np.float32)
 
         def work(chosen: list[int]) -> None:
-            out[chosen] = self._run([rows[place] for place in chosen])
+            out[chosen] = self._run([rows[place] for place in chosen], width)
 
         if shared(len(rows)):
             spread(work, at_once(rows))
@@ -228,9 +226,10 @@ class TextSession:
                 work(chosen)
         return out
 
-    def _run(self, rows: list[list[int]]) -> NDArray[np.float32]:
-        found: NDArray[np.float32] = self._session.run([self._output], self._feed(rows))[0]
-        return found
+    def _run(self, rows: list[list[int]], width: int) -> NDArray[np.float32]:
+        """One pass; a graph may be of another width than its card says, or give other numbers than float32."""
+        found: NDArray[Any] = self._session.run([self._output], self._feed(rows))[0]
+        return found.astype(self._np.float32, copy=False).reshape(len(rows), width)
 
     def bare(self, text: str) -> Callable[[], object]:
         """One forward pass over ``text``, ready tokenized: the session and nothing of ours, to measure against."""

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from mdsa_local.routing.reading import Scored
 
 BUT_PLUS = "and|also|then|while|but|as well as|by the way|btw|separately|another thing|oh|&"
-LINKS = rf"(?:{BUT_PLUS}|plus)"
+JOINING = f"{BUT_PLUS}|plus"
+LINKS = rf"(?:{JOINING})"
 # Behind these "plus" is what they speak of, "how much is Plus a month", and at the end of a question it joins nothing.
 BEFORE_NAMES = "a the my is are do does have has get got of on in to for by from with without".split()
 BEHIND_ONE = "|".join(rf"(?<=\b{word})" for word in BEFORE_NAMES)
@@ -29,7 +30,7 @@ JOINT = re.compile(
     re.IGNORECASE,
 )
 # None of the joints is in a text of printable ASCII without these, in lower case.
-OF_JOINTS = (*".?!;:,)-", *(f" {word}" for word in f"{BUT_PLUS}|plus".split("|")))
+OF_JOINTS = (*".?!;:,)-", *(f" {word}" for word in JOINING.split("|")))
 # A new sentence or a word that opens another matter; a comma, "and" or "while" join within one matter more often than not.
 STRONG = re.compile(r"[.?!;\n]|also|plus|by the way|btw|separately|another thing|second", re.IGNORECASE)
 # What a line of a list begins with, and the numbers of a list within a line; there a number alone may be anything.

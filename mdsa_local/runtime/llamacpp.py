@@ -24,7 +24,7 @@ from mdsa_local.runtime.engine import Engine, EngineStats, context_options
 from mdsa_local.runtime.gguf import OVERHEAD_BYTES, VOCABULARY_BYTES, GGUFInfo, cell_bytes, memory_estimate_bytes, read_gguf, state_bytes
 from mdsa_local.runtime.hardware import HardwareDetector
 from mdsa_local.runtime.library import close_at_exit, closed, library
-from mdsa_local.runtime.native import ContextOptions, Model
+from mdsa_local.runtime.native import ContextOptions, Model, best_mapped
 from mdsa_local.runtime.prefix_store import PrefixStore, fingerprint
 from mdsa_local.runtime.prefixes import LEAST_TOKENS, common
 from mdsa_local.runtime.seating import weights_per_cell
@@ -80,11 +80,10 @@ class LlamaCppBackend:
         self.name = name
         self.n_context_tokens = context_tokens(info.context_length, n_context_tokens)
         self._path = path
-        # What is rearranged on loading is read, not mapped: 0.5B parameters in Q4_0 then take 447 MB in place of 629.
         options = context_options(self.n_context_tokens, parallel, threads_for(threads), flash_attention=flash_attention)
         beside = _estimate(info, options) - info.size_bytes
         on_gpu = gpu.layers(info, gpu_layers, gpu.free_bytes(library()) if gpu_layers == "auto" else 0, beside)
-        self._model = Model(path, on_gpu, mapped=bool(on_gpu) or info.repacked_bytes < info.size_bytes // 4)
+        self._model = Model(path, on_gpu, mapped=bool(on_gpu) or best_mapped(info))
         self._static: OrderedDict[tuple[str, bool, date], list[int]] = OrderedDict()
         self._vocabulary = threading.Lock()
         self._closed = False

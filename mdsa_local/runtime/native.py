@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from mdsa_local.errors import ModelFileError
 from mdsa_local.machine import give_back_memory
 from mdsa_local.runtime import adapters
-from mdsa_local.runtime.gguf import stamp
+from mdsa_local.runtime.gguf import GGUFInfo, stamp
 from mdsa_local.runtime.library import allocated_bytes, library, listen, load_error, release_workers
 from mdsa_local.runtime.prefix_store import fingerprint
 
@@ -81,6 +81,11 @@ def rearranges(lib: Any) -> bool:
     return b"AMX_INT8 = 1" not in lib.llama_print_system_info()
 
 
+def best_mapped(info: GGUFInfo) -> bool:
+    """Whether a model is better mapped than read. What is rearranged on loading is read: 0.5B parameters in Q4_0 then take 447 MB in place of 629."""
+    return not rearranges(library()) or info.repacked_bytes < info.size_bytes // 4
+
+
 @dataclass(frozen=True, slots=True)
 class Adapter:
     """A loaded LoRA adapter, and what it takes."""
@@ -93,14 +98,13 @@ class Model:
     """A model's weights and vocabulary. The vocabulary may be read from any thread. Free it with :meth:`close`, after its contexts."""
 
     def __init__(self, path: Path, gpu_layers: int = 0, mapped: bool = True) -> None:
-        """``mapped``: use the file's pages as they are in the system's cache, as is done anyway where nothing is rearranged; else read what is
-        needed into memory of our own."""
+        """``mapped``: use the file's pages as they are in the system's cache; else read what is needed into memory of our own."""
         self.lib = library()
         self.path, self.gpu_layers = path, gpu_layers
         listen()
         params = self.lib.llama_model_default_params()
         params.use_extra_bufts = rearranges(self.lib)
-        params.load_mode = self.lib.LLAMA_LOAD_MODE_MMAP if mapped or not params.use_extra_bufts else self.lib.LLAMA_LOAD_MODE_NONE
+        params.load_mode = self.lib.LLAMA_LOAD_MODE_MMAP if mapped else self.lib.LLAMA_LOAD_MODE_NONE
         params.n_gpu_layers = gpu_layers
         self.handle = self.lib.llama_model_load_from_file(os.fsencode(path), params)
         if not self.handle:

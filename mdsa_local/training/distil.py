@@ -21,7 +21,8 @@ import random
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -93,14 +94,18 @@ class Tokens:
 @contextmanager
 def precision() -> Iterator[None]:
     """bfloat16 on a GPU, and on a CPU that multiplies it; float32 otherwise."""
-    able = torch.cpu.get_capabilities()
-    narrow = device().type == "cuda" or bool(able.get("amx_bf16") or able.get("avx512_bf16"))
-    with ExitStack() as both:
-        both.enter_context(torch.autocast(device().type, torch.bfloat16, enabled=narrow))
-        if device().type == "cpu" and narrow:
-            # The CPU's own attention takes three quarters of a step to go back in bfloat16.
-            both.enter_context(sdpa_kernel(SDPBackend.MATH))
+    where = device().type
+    on_cpu = where == "cpu" and _multiplies_bfloat16()
+    # The CPU's own attention takes three quarters of a step to go back in bfloat16.
+    attention = sdpa_kernel(SDPBackend.MATH) if on_cpu else nullcontext()
+    with torch.autocast(where, torch.bfloat16, enabled=where == "cuda" or on_cpu), attention:
         yield
+
+
+@cache
+def _multiplies_bfloat16() -> bool:
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("amx_bf16") or able.get("avx512_bf16"))
 
 
 def label(tokens: Tokens, teacher_path: Path, work: Path) -> np.ndarray:
