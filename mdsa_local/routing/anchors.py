@@ -104,24 +104,38 @@ class Anchors:
         """The vectors in bytes; kept, so that after a change of one domain only its own are made."""
         return Bytes.made(self.vectors)
 
+    @cached_property
+    def rows(self) -> Rows:
+        """The vectors as what questions are multiplied with."""
+        return Rows([self.vectors])
 
-def cosines(vectors: Floats, matrix: Floats) -> Floats:
-    """``(n, d)`` and ``(m, d)``, unit length, to ``(n, m)``.
 
-    OpenBLAS shares even one question's product out among threads, and waits a time slice of the system, 8 ms here, for each that another
-    process keeps from running: so a few are multiplied by a few rows at a time, as far as these are no longer than :data:`ON_ONE_THREAD`.
+class Rows:
+    """Vectors of unit length, one below the other, that questions are multiplied with. Immutable.
+
+    OpenBLAS shares even one question's product out among threads, and waits a time slice of the system, 8 ms here, for each that another process
+    keeps from running: so the rows lie in blocks of at most :data:`ON_ONE_THREAD` numbers, as far as one row is no longer than that. They are laid
+    out ahead, since behind the encoder's pass each step of numpy's takes some 10 us.
     """
-    m, width = matrix.shape
-    rows = ON_ONE_THREAD // max(1, width)
-    if len(vectors) > FEW or not rows:
-        return vectors @ matrix.T
-    out: Floats = np.empty((len(vectors), m), np.float32)
-    even = m - m % rows
-    blocks, rest = matrix[:even].reshape(-1, rows, width), matrix[even:]
-    for vector, found in zip(vectors, out, strict=True):
-        np.matmul(blocks, vector, out=found[:even].reshape(-1, rows))
-        np.matmul(rest, vector, out=found[even:])
-    return out
+
+    def __init__(self, parts: Sequence[Floats]) -> None:
+        """Of ``(m, d)`` each; none at all are of width 0."""
+        m, width = sum(map(len, parts)), parts[0].shape[1] if parts else 0
+        n_blocks = -(-m // max(1, ON_ONE_THREAD // max(1, width)))
+        self._blocks = np.zeros((n_blocks, -(-m // n_blocks) if n_blocks else 0, width), np.float32)
+        self._laid_out = self._blocks.shape[0] * self._blocks.shape[1]
+        self.matrix: Floats = self._blocks.reshape(self._laid_out, width)[:m]
+        np.concatenate(parts or [self.matrix], out=self.matrix)
+
+    def __len__(self) -> int:
+        return len(self.matrix)
+
+    def cosines(self, vectors: Floats) -> Floats:
+        """Of ``(n, d)`` with each row: ``(n, m)``."""
+        if len(vectors) > FEW:
+            return vectors @ self.matrix.T
+        found: Floats = np.matmul(self._blocks, vectors[0]) if len(vectors) == 1 else np.matmul(self._blocks, vectors[:, None, :, None])
+        return found.reshape(len(vectors), self._laid_out)[:, : len(self.matrix)]
 
 
 def anchor_texts(domain: DomainConfig) -> list[tuple[str, str]]:
@@ -156,9 +170,8 @@ class Index:
         sums = np.stack([a.vectors.sum(axis=0) for a in self.anchors.values()]) if self.names else np.zeros((0, 0), np.float32)
         self._lengths = np.sqrt((sums**2).sum(axis=1))
         # All anchors, and behind them the middles of the domains, so that both are one product.
-        self._rows = np.concatenate([*(a.vectors for a in self.anchors.values()), sums / np.maximum(self._lengths, 1e-9)[:, None]])
-        n = len(self._rows) - len(sums)
-        self._matrix, self._middles = self._rows[:n], self._rows[n:]
+        self._rows = Rows([*(a.vectors for a in self.anchors.values()), sums / np.maximum(self._lengths, 1e-9)[:, None]])
+        self._matrix = self._rows.matrix[: len(self._rows) - len(sums)]
 
     def evidence(self, vectors: Floats, own: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
         """``(n, d)`` to ``(n, domains)``: the soft mean of cosines to each domain's nearest anchors, and, where these are few, to their middle.
@@ -169,9 +182,9 @@ class Index:
             parts = range(0, len(vectors), CHUNK)
             return np.concatenate([self.evidence(vectors[i : i + CHUNK], None if own is None else own[i : i + CHUNK]) for i in parts])
         if own is None and self._in_bytes(vectors):
-            weights, middle = self._by_bytes(vectors), cosines(vectors, self._middles)
+            weights, middle = self._by_bytes(vectors), self._middles.cosines(vectors)
         else:
-            found = cosines(vectors, self._rows)
+            found = self._rows.cosines(vectors)
             weights, middle = found[:, : len(self._matrix)], found[:, len(self._matrix) :]
         weights *= np.float32(1 / SOFTNESS)
         np.exp(weights, out=weights)
@@ -191,6 +204,11 @@ class Index:
         beside *= share
         beside += nearest
         return beside
+
+    @cached_property
+    def _middles(self) -> Rows:
+        """The middles of the domains by themselves."""
+        return Rows([self._rows.matrix[len(self._matrix) :]])
 
     def unchanged(self, before: Index) -> set[str]:
         """The domains that are known by the same texts as ``before``."""
@@ -218,7 +236,7 @@ class Index:
 
     def _cosines(self, vectors: Floats) -> Floats:
         """With all anchors, ``(n, d)`` to ``(n, anchors)``; see :mod:`mdsa_local.routing.coarse` for single questions among many anchors."""
-        return self._by_bytes(vectors) if self._in_bytes(vectors) else cosines(vectors, self._matrix)
+        return self._by_bytes(vectors) if self._in_bytes(vectors) else self._rows.cosines(vectors)[:, : len(self._matrix)]
 
     def _in_bytes(self, vectors: Floats) -> bool:
         return len(vectors) <= FEW and len(self._matrix) >= WORTHWHILE
@@ -237,7 +255,7 @@ class Index:
     def nearest(self, vector: Floats, name: str, n: int) -> list[tuple[str, str, float]]:
         """The ``n`` anchors of domain ``name`` nearest to ``(d,)``: text, kind and cosine, nearest first."""
         mine = self.anchors[name]
-        similarity = cosines(vector[None, :], mine.vectors)[0]
+        similarity = mine.rows.cosines(vector[None, :])[0]
         return [(mine.texts[i], mine.kinds[i], float(similarity[i])) for i in np.argsort(-similarity)[:n]]
 
     @cached_property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -47,18 +46,17 @@ class Calibration:
 
     def among(self, anchors: float) -> Calibration:
         """The calibration for domains of so many anchors: the more there are, the more the same difference of evidence means."""
-        return _among(self, anchors) if self.crowding else self
+        if not self.crowding:
+            return self
+        return replace(self, temperature=self.temperature * (USUAL / anchors) ** self.crowding, crowding=0.0)
 
     def in_scope(self, evidence: NDArray[np.floating], sure: NDArray[np.floating]) -> NDArray[np.floating]:
         """Probability that questions with this best evidence ``(n,)``, among whose domains the choice is this ``sure``, belong to any of them."""
-        odds = self.slope * (evidence - self.scope) + self.sureness * np.log(np.maximum(sure, 1e-6))
-        probability: NDArray[np.floating] = 1 / (1 + np.exp(-odds))
+        against = self.slope * (self.scope - evidence)
+        if self.sureness:
+            against = against - self.sureness * np.log(np.maximum(sure, 1e-6))
+        probability: NDArray[np.floating] = 1 / (1 + np.exp(against))
         return probability
-
-
-@lru_cache(64)
-def _among(calibration: Calibration, anchors: float) -> Calibration:
-    return replace(calibration, temperature=calibration.temperature * (USUAL / anchors) ** calibration.crowding, crowding=0.0)
 
 
 def logistic(design: NDArray[np.floating], y: NDArray[np.floating], weight: NDArray[np.floating], ridge: float = 1e-4) -> NDArray[np.floating]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mdsa_local.errors import ConfigError, InputError, ModelFileError, ModelNotFoundError, expected, looking
 from mdsa_local.routing.calibration import Calibration
@@ -85,7 +85,7 @@ class Encoder:
 
 def clean_texts(texts: object, what: str) -> None:
     """Raise :class:`InputError` where ``texts``, called ``what`` in its message, are no list of texts in valid UTF-8."""
-    if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Collection):
+    if not isinstance(texts, list) and (isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Collection)):
         raise InputError(f"{what} cannot be {type(texts).__name__} {texts!r:.60}", "Pass a list of texts.")
     for text in texts:
         clean_text(text, f"a text of {what}")
@@ -103,16 +103,20 @@ def clean_text(text: object, what: str) -> None:
 
 def remembering(encode: Callable[[list[str]], NDArray[np.float32]]) -> Callable[[list[str]], NDArray[np.float32]]:
     """``encode`` for whoever asks for the same texts again, as one question's stages do: each is encoded once."""
-    import numpy as np
-
+    # To each text ``(1, d)``.
     known: dict[str, NDArray[np.float32]] = {}
 
     def remembered(texts: list[str]) -> NDArray[np.float32]:
-        if missing := [text for text in dict.fromkeys(texts) if text not in known]:
-            known.update(zip(missing, encode(missing), strict=True))
         # Of one text, which most stages ask for, nothing is copied.
-        vectors: NDArray[Any] = known[texts[0]][None, :] if len(texts) == 1 else np.stack([known[text] for text in texts]) if texts else encode([])
-        return vectors
+        if len(texts) == 1:
+            if texts[0] not in known:
+                known[texts[0]] = encode(texts)
+            return known[texts[0]]
+        import numpy as np
+
+        if missing := [text for text in dict.fromkeys(texts) if text not in known]:
+            known.update(zip(missing, encode(missing)[:, None], strict=True))
+        return np.concatenate([known[text] for text in texts]) if texts else encode([])
 
     return remembered
 

@@ -148,10 +148,10 @@ class Fit:
 
 def mixed(evidence: NDArray[np.floating], opinion: Opinion | None, weight: float, calibration: Calibration) -> Mixed:
     """Of evidence ``(n, domains)`` and the classifiers' opinion in the same order."""
-    logits = evidence / calibration.temperature
     if opinion is None or weight <= 0:
-        shares = softmax(logits * calibration.sharpness)
+        shares = softmax(evidence * (calibration.sharpness / calibration.temperature))
         return Mixed(shares, shares.max(axis=1))
+    logits = evidence / calibration.temperature
     known = np.ones(evidence.shape[1], bool) if opinion.known is None else opinion.known
     told = softmax(((1 - weight) * logits[:, known] + weight * np.log(np.maximum(opinion.probabilities, 1e-9))) * calibration.sharpness)
     if known.all():

@@ -51,7 +51,7 @@ class Head:
         """``(n, d)`` unit vectors to ``(n, domains)`` probabilities."""
         w1, b1, w2, b2 = self.weights
         if len(vectors) == 1:
-            # On one thread: see anchors.cosines.
+            # On one thread: see anchors.Rows.
             hidden = np.maximum(np.einsum("ij,jk->ik", vectors, w1) + b1, 0)
             by_subclass = softmax(np.einsum("ij,jk->ik", hidden, w2) + b2)
         else:

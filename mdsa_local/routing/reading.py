@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mdsa_local.domains.config import DomainConfig
 from mdsa_local.routing import conversation, fitting, small_talk, splitting
-from mdsa_local.routing.anchors import Anchors, Floats, Index, cosines
+from mdsa_local.routing.anchors import Anchors, Floats, Index
 from mdsa_local.routing.calibration import Calibration
 from mdsa_local.routing.classifier import Classifier
 from mdsa_local.routing.encoder import clean_text, clean_texts
@@ -26,7 +27,7 @@ LIKE_OUTSIDE, LESS_NEAR, SAME = 0.75, 0.1, 0.97
 Encode = Callable[[list[str]], Floats]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Snapshot:
     """What one question is routed with, whatever is registered meanwhile; ``outside`` are questions known to be out of scope, ``own`` is the
     encoder's calibration, for what a fit does not know."""
@@ -35,6 +36,11 @@ class Snapshot:
     fit: Fit
     own: Calibration
     outside: Anchors | None = None
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """That of the fit, for as many anchors as there are."""
+        return self.fit.calibration.among(self.index.crowd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +70,7 @@ def scored(now: Snapshot, encode: Encode, classifier: Classifier | None, texts: 
 def _by_examples(now: Snapshot, texts: list[str], vectors: Floats) -> Scored:
     """By the nearest anchors and what was learned; ``vectors`` are those of ``texts``, and ``now`` has domains."""
     names, fit = now.index.names, now.fit
-    calibration = fit.calibration.among(now.index.crowd)
+    calibration = now.calibration
     evidence = now.index.evidence(vectors)
     judged = fit.judge.opinion(texts, vectors, names) if fit.judge is not None else None
     found = fitting.mixed(evidence, judged, fit.weight, calibration)
@@ -199,17 +205,18 @@ class Reading:
 
     def _within(self, text: str, route: Route) -> Route:
         """``route``, or that of what is like a question that was said to belong to no domain."""
-        if not (known := self._like_outside(self.encode([text])[0])):
+        if not (known := self._like_outside(text)):
             return route
         nowhere = route if route.domain is None else _nowhere(route, f"like {known!r}, which belongs to no domain")
         return replace(nowhere, outside=True)
 
-    def _like_outside(self, vector: Floats) -> str:
-        """The question that was said to belong to no domain which this ``vector`` is like; empty where it is like none, or something that a domain is
-        known by is about as near."""
+    def _like_outside(self, text: str) -> str:
+        """The question that was said to belong to no domain which ``text`` is like; empty where it is like none, or something that a domain is known
+        by is about as near."""
         if self.now.outside is None or not self.now.outside.texts:
             return ""
-        found = cosines(vector[None, :], self.now.outside.vectors)[0]
+        vector = self.encode([text])[0]
+        found = self.now.outside.rows.cosines(vector[None, :])[0]
         if (near := float(found.max())) < LIKE_OUTSIDE:
             return ""
         best = self.now.index.best(vector)
@@ -224,19 +231,26 @@ class Reading:
         row = scored.scores[at]
         scores: dict[str, float] = dict(zip(scored.names, row.tolist(), strict=True))
         best = scored.names[int(row.argmax())]
-        confidence, inside, needed = scores[best], float(scored.scope[at]), thresholds.of(best)
+        confidence, needed = scores[best], thresholds.of(best)
         if confidence < needed:
             nothing = (
                 "the question resembles nothing that a domain is known by" if self.classifier is None else "none of the classifier's labels fits"
             )
             others = float(np.partition(row, -2)[-2]) if len(row) > 1 else 0.0
-            why = nothing if inside < 0.5 else "several domains fit about equally well" if others > confidence / 2 else "no domain is sure enough"
+            why = (
+                nothing
+                if scored.scope[at] < 0.5
+                else "several domains fit about equally well"
+                if others > confidence / 2
+                else "no domain is sure enough"
+            )
             digits = 2 if f"{confidence:.2f}" != f"{needed:.2f}" else 4
             told = f"{why} (best: {best} at {confidence:.{digits}f}, needed {needed:.{digits}f})"
             return Route(None, confidence, scores, told, degraded=self.degraded)
-        accept = thresholds.accept
-        below = f"below {accept:.2f}" if f"{confidence:.2f}" != f"{accept:.2f}" else f"{confidence:.4f} is below {accept:.4f}"
-        flag = "" if confidence >= accept else f"; unsure, {below}"
+        flag, accept = "", thresholds.accept
+        if confidence < accept:
+            below = f"below {accept:.2f}" if f"{confidence:.2f}" != f"{accept:.2f}" else f"{confidence:.4f} is below {accept:.4f}"
+            flag = f"; unsure, {below}"
         by_label = self.classifier is not None and bool(self.classifier.knows((best,))[0])
         found = f"the classifier says {best}" if by_label else f"nearest to what {best} is known by"
         return Route(best, confidence, scores, f"{found}{flag}", degraded=self.degraded)

@@ -305,7 +305,9 @@ class IntentRouter:
         """
         began = time.perf_counter()
         route, _ = self._reading().route(text, history, split=split)
-        return replace(route, ms=(time.perf_counter() - began) * 1000)
+        # It was made for this call, and nobody has seen it yet.
+        object.__setattr__(route, "ms", (time.perf_counter() - began) * 1000)
+        return route
 
     def routed(self, text: str, history: Sequence[str] = (), chosen: DomainConfig | None = None) -> tuple[Route, Floats]:
         """The route of a question, as :meth:`route` gives it but untimed, and the vector ``(d,)`` it was found by. ``chosen``: the domain that is
@@ -341,6 +343,8 @@ class IntentRouter:
 
     def _thresholds(self, now: Snapshot) -> Thresholds:
         fitted = now.fit.thresholds
+        if self._ask is None and self._accept is None and fitted.ask <= fitted.accept:
+            return fitted
         ask = fitted.ask if self._ask is None else self._ask
         accept = fitted.accept if self._accept is None else self._accept
         return Thresholds(max(accept, ask), ask, fitted.per_domain if self._ask is None else None)

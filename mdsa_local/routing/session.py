@@ -229,7 +229,9 @@ class TextSession:
     def _run(self, rows: list[list[int]], width: int) -> NDArray[np.float32]:
         """One pass; a graph may be of another width than its card says, or give other numbers than float32."""
         found: NDArray[Any] = self._session.run([self._output], self._feed(rows))[0]
-        return found.astype(self._np.float32, copy=False).reshape(len(rows), width)
+        if found.shape == (len(rows), width) and found.dtype == self._np.float32:
+            return found
+        return found.astype(self._np.float32).reshape(len(rows), width)
 
     def bare(self, text: str) -> Callable[[], object]:
         """One forward pass over ``text``, ready tokenized: the session and nothing of ours, to measure against."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 
-from mdsa_local.routing.anchors import Anchors, Floats, Index, cosines
+from mdsa_local.routing.anchors import Anchors, Floats, Index
 
 # A message this near (cosine) to one of the phrases is small talk, if it is less near by NEARER to all that domains are recognised by. So are
 # 20 % of CLINC150's small talk, of 3,000 questions to invented organisations none, and of 636 to the shipped domains none.
@@ -43,7 +43,7 @@ PHRASES = (
 
 def resembled(vector: Floats, phrases: Anchors, index: Index, leans: bool) -> int | None:
     """The place of the phrase that a message with this vector ``(d,)`` is small talk like. ``leans``: it may be about what was said before."""
-    found = cosines(vector[None, :], phrases.vectors)[0]
+    found = phrases.rows.cosines(vector[None, :])[0]
     best = int(found.argmax())
     return best if found[best] >= (SAME if leans else ALIKE) and found[best] - index.best(vector) >= NEARER else None
 
@@ -58,5 +58,5 @@ def clauses(text: str) -> list[str]:
 
 def claimed(phrases: Anchors, domain: Anchors, said: int) -> bool:
     """Whether a domain known by such anchors is there for small talk like the phrase at place ``said``."""
-    near = cosines(phrases.vectors, domain.vectors).max(axis=1, initial=-1.0)
+    near = domain.rows.cosines(phrases.vectors).max(axis=1, initial=-1.0)
     return bool(near[said] >= NEAR_ENOUGH and (near >= NEAR).mean() >= CLAIMED)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mdsa_local.orchestrator import TinyBERTOrchestrator
 from mdsa_local.routing import anchors, coarse, fitting
-from mdsa_local.routing.anchors import Anchors, Floats, Index, cosines
+from mdsa_local.routing.anchors import Anchors, Floats, Index, Rows
 from mdsa_local.routing.calibration import Calibration
 from mdsa_local.routing.encoder import Encoder
 from tests.routing.test_router import held_out
@@ -45,6 +45,19 @@ def test_it_gives_the_plain_cosines_and_the_nearest_exactly(sizes: list[int], wi
     near = np.flatnonzero(plain > plain.max() - margin + 0.02)
     if len(near) <= coarse.MOST_EXACT and (plain > plain.max() - margin - 0.02).sum() <= coarse.MOST_EXACT:
         assert np.allclose(found[near], plain[near], atol=1e-6)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, anchors.FEW, anchors.FEW + 1])
+@pytest.mark.parametrize("width", [1, 312, 1024, 20_000])
+@pytest.mark.parametrize("sizes", [[1], [1, 29], [40, 0, 61], [0]])
+def test_rows_laid_out_in_blocks_give_the_plain_product(sizes: list[int], width: int, n: int) -> None:
+    rng = np.random.default_rng(0)
+    vectors, parts = unit(rng.standard_normal((n, width))), [unit(rng.standard_normal((size, width))) for size in sizes]
+    rows = Rows(parts)
+    assert np.array_equal(rows.matrix, np.concatenate(parts))
+    found = rows.cosines(vectors)
+    assert found.shape == (n, len(rows))
+    assert np.allclose(found, vectors @ np.concatenate(parts).T, atol=1e-6)
 
 
 def test_of_a_hundred_equal_anchors_none_is_lost() -> None:
@@ -96,4 +109,3 @@ def test_a_change_of_domains_is_seen_at_once(crowd: dict[str, Anchors]) -> None:
     after = more.evidence(question)
     assert after[0].argmax() == len(crowd)
     assert np.allclose(after[0, :-1], before[0], atol=2e-3)
-    assert np.allclose(cosines(question, crowd["d7"].vectors), question @ crowd["d7"].vectors.T, atol=1e-6)
