@@ -26,12 +26,14 @@ FINER = 2 * HALF
 # What an anchor's bytes are higher by, to have no sign. The other way round, signed by unsigned, onnxruntime puts all of them in another order for
 # each question.
 ZERO = 128
-# One node, c = MatMulInteger(a, b): bytes without sign (n, d) by signed bytes (d, h). ONNX IR version 7, operator set 10.
+# c = (a - ZERO) b w s, of bytes without sign a (n, d) and signed ones b (d, h), floats w (h, 1) and s (n, 1): MatMulInteger, Cast, MatMul, Mul. The
+# last two here, since numpy's product of so many may go to several threads. ONNX IR version 7, operator set 10.
 PRODUCT = (
-    b'\x08\x07:b\n\x18\n\x01a\n\x01b\x12\x01c"\rMatMulInteger\x12\x01g'
-    b"Z\x15\n\x01a\x12\x10\n\x0e\x08\x02\x12\n\n\x03\x12\x01n\n\x03\x12\x01d"
-    b"Z\x15\n\x01b\x12\x10\n\x0e\x08\x03\x12\n\n\x03\x12\x01d\n\x03\x12\x01h"
-    b"b\x15\n\x01c\x12\x10\n\x0e\x08\x06\x12\n\n\x03\x12\x01n\n\x03\x12\x01hB\x04\n\x00\x10\n"
+    b'\x08\x07:\xd7\x01\n\x1b\n\x01a\n\x01b\n\x01z\x12\x01i"\rMatMulInteger\n\x17\n\x01i\x12\x01f"\x04Cast*\t\n\x02to\x18\x01\xa0\x01\x02'
+    b'\n\x11\n\x01f\n\x01w\x12\x01p"\x06MatMul\n\x0e\n\x01p\n\x01s\x12\x01c"\x03Mul\x12\x01g*\t\x10\x02*\x02\x80\x01B\x01z'
+    b"Z\x15\n\x01a\x12\x10\n\x0e\x08\x02\x12\n\n\x03\x12\x01n\n\x03\x12\x01dZ\x15\n\x01b\x12\x10\n\x0e\x08\x03\x12\n\n\x03\x12\x01d\n\x03\x12\x01h"
+    b"Z\x14\n\x01w\x12\x0f\n\r\x08\x01\x12\t\n\x03\x12\x01h\n\x02\x08\x01Z\x14\n\x01s\x12\x0f\n\r\x08\x01\x12\t\n\x03\x12\x01n\n\x02\x08\x01"
+    b"b\x14\n\x01c\x12\x0f\n\r\x08\x01\x12\t\n\x03\x12\x01n\n\x02\x08\x01B\x04\n\x00\x10\n"
 )
 
 
@@ -55,7 +57,7 @@ class Coarse:
     def __init__(self, parts: Sequence[Bytes], matrix: Floats) -> None:
         self._matrix = matrix
         self._rows = np.concatenate([part.rows for part in parts])
-        self._scale = np.concatenate([part.scale for part in parts])
+        self._scale = np.concatenate([part.scale for part in parts])[:, None]
 
     def cosines(self, vector: Floats, margin: float) -> Floats:
         """Of ``(d,)``, unit length, with all anchors: ``(n,)``, exact within ``margin`` of the best (at most :data:`MOST_EXACT` of them)."""
@@ -63,17 +65,12 @@ class Coarse:
         fine = vector / step
         coarse = np.rint(fine)
         halves = np.stack([coarse, np.rint((fine - coarse) * FINER)], axis=1).astype(np.int8)
-        (products,) = _session().run(["c"], {"a": self._rows, "b": halves})
-        products -= ZERO * halves.sum(axis=0, dtype=np.int32)
-        out: Floats = products[:, 0].astype(np.float32)
-        out *= FINER
-        out += products[:, 1].astype(np.float32)
-        out *= self._scale
-        out *= np.float32(step / FINER)
-        near = np.flatnonzero(out > out.max() - margin)
+        steps = np.array([[step], [step / FINER]], np.float32)
+        out: Floats = _session().run(["c"], {"a": self._rows, "b": halves, "w": steps, "s": self._scale})[0][:, 0]
+        (near,) = (out > out.max() - np.float32(margin)).nonzero()
         if len(near) > MOST_EXACT:
             near = near[np.argpartition(out[near], len(near) - MOST_EXACT)[-MOST_EXACT:]]
-        out[near] = np.einsum("ij,j->i", self._matrix[near], vector)
+        out[near] = np.einsum("ij,j->i", self._matrix.take(near, axis=0), vector)
         return out
 
 
