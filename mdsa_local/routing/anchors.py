@@ -27,6 +27,7 @@ Floats = NDArray[np.float32]
 ENOUGH = 20
 # Similarities are averaged as exp(cosine / SOFTNESS): nearly their maximum, yet several near ones count for more than one.
 SOFTNESS = 0.08
+HARDNESS = 1 / SOFTNESS
 # How much the middle of a domain's anchors says beside the nearest of them: WHOLE of it for a domain of hardly any, half of that for one of
 # USUAL_FEW. Few anchors leave gaps that their middle bridges. CLINC150 val, SGD's services and 540 questions to a home assistant, written for this:
 # ten examples give 77.9, 85.5 and 60.1 % so, 77.0, 85.3 and 57.6 % by the nearest alone.
@@ -166,6 +167,7 @@ class Index:
         self._many = self.counts.astype(np.float32)
         self._weighing = weighing(self._many)
         self._allowance = ALLOWANCE * np.log(np.maximum(ENOUGH / np.maximum(self._many, 1), 1))
+        self._some_few = bool(self._allowance.any())
         # The direction of the sum of each domain's anchors, ``(domains, d)``, and its length.
         sums = np.stack([a.vectors.sum(axis=0) for a in self.anchors.values()]) if self.names else np.zeros((0, 0), np.float32)
         self._lengths = np.sqrt((sums**2).sum(axis=1))
@@ -186,7 +188,7 @@ class Index:
         else:
             found = self._rows.cosines(vectors)
             weights, middle = found[:, : len(self._matrix)], found[:, len(self._matrix) :]
-        weights *= np.float32(1 / SOFTNESS)
+        weights *= HARDNESS
         np.exp(weights, out=weights)
         many, share = self._weighing
         if own is not None:
@@ -197,8 +199,8 @@ class Index:
         # A kernel density, so that neither a domain of many anchors nor one of few draws questions away, and the level at which a question is
         # in scope depends little on how many there are.
         sums = np.add.reduceat(weights, self.starts, axis=1)
-        nearest = np.log(np.maximum(sums, np.float32(1e-9))) - many
-        nearest *= np.float32(SOFTNESS)
+        nearest = np.log(np.maximum(sums, 1e-9)) - many
+        nearest *= SOFTNESS
         # No array more than is needed: behind the encoder's pass nothing is in the processor's caches.
         beside: NDArray[np.float32] = middle - nearest
         beside *= share
@@ -218,7 +220,7 @@ class Index:
     def level(self, evidence: NDArray[np.floating], among: NDArray[np.bool_] | None = None) -> NDArray[np.floating]:
         """How much speaks for a question's belonging to any domain, ``(n,)`` of the evidence ``(n, domains)`` for each; to one of those ``among``
         ``(domains,)``, where they are given."""
-        found = evidence - self._allowance
+        found = evidence - self._allowance if self._some_few else evidence
         best: NDArray[np.floating] = (found if among is None else found[:, among]).max(axis=1)
         return best
 
