@@ -58,5 +58,5 @@ def clauses(text: str) -> list[str]:
 
 def claimed(phrases: Anchors, domain: Anchors, said: int) -> bool:
     """Whether a domain known by such anchors is there for small talk like the phrase at place ``said``."""
-    near = domain.rows.cosines(phrases.vectors).max(axis=1, initial=-1.0)
+    near = (phrases.vectors @ domain.vectors.T).max(axis=1, initial=-1.0)
     return bool(near[said] >= NEAR_ENOUGH and (near >= NEAR).mean() >= CLAIMED)
