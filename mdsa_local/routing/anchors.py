@@ -244,7 +244,10 @@ class Index:
         return len(vectors) <= FEW and len(self._matrix) >= WORTHWHILE
 
     def _by_bytes(self, vectors: Floats) -> Floats:
-        return np.stack([self._coarse.cosines(vector, EXACTLY) for vector in vectors])
+        out: Floats = np.empty((len(vectors), len(self._matrix)), np.float32)
+        for vector, found in zip(vectors, out, strict=True):
+            found[:] = self._coarse.cosines(vector, EXACTLY)
+        return out
 
     @cached_property
     def _coarse(self) -> Coarse:

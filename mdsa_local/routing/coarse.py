@@ -64,7 +64,11 @@ class Coarse:
         step = max(float(np.abs(vector).max()), 1e-9) / HALF
         fine = vector / step
         coarse = np.rint(fine)
-        halves = np.stack([coarse, np.rint((fine - coarse) * FINER)], axis=1).astype(np.int8)
+        fine -= coarse
+        fine *= FINER
+        halves = np.empty((len(vector), 2), np.int8)
+        halves[:, 0] = coarse
+        halves[:, 1] = np.rint(fine)
         steps = np.array([[step], [step / FINER]], np.float32)
         out: Floats = _session().run(["c"], {"a": self._rows, "b": halves, "w": steps, "s": self._scale})[0][:, 0]
         (near,) = (out > out.max() - np.float32(margin)).nonzero()
