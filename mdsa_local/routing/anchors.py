@@ -27,7 +27,6 @@ Floats = NDArray[np.float32]
 ENOUGH = 20
 # Similarities are averaged as exp(cosine / SOFTNESS): nearly their maximum, yet several near ones count for more than one.
 SOFTNESS = 0.08
-HARDNESS = 1 / SOFTNESS
 # How much the middle of a domain's anchors says beside the nearest of them: WHOLE of it for a domain of hardly any, half of that for one of
 # USUAL_FEW. Few anchors leave gaps that their middle bridges. CLINC150 val, SGD's services and 540 questions to a home assistant, written for this:
 # ten examples give 77.9, 85.5 and 60.1 % so, 77.0, 85.3 and 57.6 % by the nearest alone.
@@ -120,13 +119,13 @@ class Rows:
     """
 
     def __init__(self, parts: Sequence[Floats]) -> None:
-        """Of ``(m, d)`` each; none at all are of width 0."""
-        m, width = sum(map(len, parts)), parts[0].shape[1] if parts else 0
-        n_blocks = -(-m // max(1, ON_ONE_THREAD // max(1, width)))
-        self._blocks = np.zeros((n_blocks, -(-m // n_blocks) if n_blocks else 0, width), np.float32)
-        self._laid_out = self._blocks.shape[0] * self._blocks.shape[1]
+        """Of one part or more, ``(m, d)`` each."""
+        m, width = sum(map(len, parts)), parts[0].shape[1]
+        n_blocks = max(1, -(-m // max(1, ON_ONE_THREAD // max(1, width))))
+        each = -(-m // n_blocks)
+        self._blocks, self._laid_out = np.zeros((n_blocks, each, width), np.float32), n_blocks * each
         self.matrix: Floats = self._blocks.reshape(self._laid_out, width)[:m]
-        np.concatenate(parts or [self.matrix], out=self.matrix)
+        np.concatenate(parts, out=self.matrix)
 
     def __len__(self) -> int:
         return len(self.matrix)
@@ -167,7 +166,6 @@ class Index:
         self._many = self.counts.astype(np.float32)
         self._weighing = weighing(self._many)
         self._allowance = ALLOWANCE * np.log(np.maximum(ENOUGH / np.maximum(self._many, 1), 1))
-        self._some_few = bool(self._allowance.any())
         # The direction of the sum of each domain's anchors, ``(domains, d)``, and its length.
         sums = np.stack([a.vectors.sum(axis=0) for a in self.anchors.values()]) if self.names else np.zeros((0, 0), np.float32)
         self._lengths = np.sqrt((sums**2).sum(axis=1))
@@ -188,7 +186,7 @@ class Index:
         else:
             found = self._rows.cosines(vectors)
             weights, middle = found[:, : len(self._matrix)], found[:, len(self._matrix) :]
-        weights *= HARDNESS
+        weights *= 1 / SOFTNESS
         np.exp(weights, out=weights)
         many, share = self._weighing
         if own is not None:
@@ -220,7 +218,7 @@ class Index:
     def level(self, evidence: NDArray[np.floating], among: NDArray[np.bool_] | None = None) -> NDArray[np.floating]:
         """How much speaks for a question's belonging to any domain, ``(n,)`` of the evidence ``(n, domains)`` for each; to one of those ``among``
         ``(domains,)``, where they are given."""
-        found = evidence - self._allowance if self._some_few else evidence
+        found = evidence - self._allowance
         best: NDArray[np.floating] = (found if among is None else found[:, among]).max(axis=1)
         return best
 

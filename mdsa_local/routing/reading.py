@@ -237,13 +237,8 @@ class Reading:
                 "the question resembles nothing that a domain is known by" if self.classifier is None else "none of the classifier's labels fits"
             )
             others = float(np.partition(row, -2)[-2]) if len(row) > 1 else 0.0
-            why = (
-                nothing
-                if scored.scope[at] < 0.5
-                else "several domains fit about equally well"
-                if others > confidence / 2
-                else "no domain is sure enough"
-            )
+            inside = scored.scope[at]
+            why = nothing if inside < 0.5 else "several domains fit about equally well" if others > confidence / 2 else "no domain is sure enough"
             digits = 2 if f"{confidence:.2f}" != f"{needed:.2f}" else 4
             told = f"{why} (best: {best} at {confidence:.{digits}f}, needed {needed:.{digits}f})"
             return Route(None, confidence, scores, told, degraded=self.degraded)
