@@ -16,7 +16,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, shape_inference
 
-from mdsa_local.routing.session import session_errors
+from mdsa_local.routing.session import NOT_FUSED, session_errors
 
 DOMAIN = "com.microsoft"
 MASK = "attention_mask"
@@ -144,7 +144,7 @@ def drop_unused(graph: Any) -> None:
             wanted.update(node.input)
 
 
-def _feeds(session: Any, batches: Sequence[Sequence[int]]) -> Iterator[dict[str, Any]]:
+def feeds(session: Any, batches: Sequence[Sequence[int]]) -> Iterator[dict[str, Any]]:
     """Rows of tokens, of these lengths, for each batch."""
     rng = np.random.default_rng(0)
     for lengths in batches:
@@ -154,19 +154,23 @@ def _feeds(session: Any, batches: Sequence[Sequence[int]]) -> Iterator[dict[str,
         yield {entry.name: feed[entry.name] for entry in session.get_inputs() if entry.name in feed}
 
 
+def unusable() -> tuple[type[Exception], ...]:
+    """What a session raises of a model that cannot be compared. ValueError: an input that is not known, and so was not given."""
+    return (ValueError, *session_errors())
+
+
 def agree(path: Path, model: Any, batches: Sequence[Sequence[int]]) -> bool:
     """Whether ``model``, which may take fewer inputs, computes what the file ``path`` does, for ``batches`` of rows of so many tokens."""
-    # ValueError: an input that is not known, and so was not given.
-    unusable: tuple[type[Exception], ...] = (ValueError, *session_errors())
     try:
         before, after = (
-            onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"]) for source in (str(path), model.SerializeToString())
+            onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"], disabled_optimizers=NOT_FUSED)
+            for source in (str(path), model.SerializeToString())
         )
         compared, taken = 0, {entry.name for entry in after.get_inputs()}
-        for feed in _feeds(before, batches):
+        for feed in feeds(before, batches):
             try:
                 wanted = before.run(None, feed)
-            except unusable:
+            except unusable():
                 # Longer than the model takes.
                 continue
             found = after.run(None, {name: value for name, value in feed.items() if name in taken})
@@ -174,5 +178,5 @@ def agree(path: Path, model: Any, batches: Sequence[Sequence[int]]) -> bool:
                 return False
             compared += 1
         return compared > 1
-    except unusable:
+    except unusable():
         return False

@@ -16,6 +16,7 @@ from optimum.exporters.onnx import main_export
 
 from mdsa_local.training.attention import fuse
 from mdsa_local.training.card import exported_files
+from mdsa_local.training.folded import fold
 from mdsa_local.training.onnx_files import keep_only, quantise, write_optimised
 from mdsa_local.training.unmasked import unmask
 
@@ -31,6 +32,7 @@ def export(student: Path, out: Path, *, reduce_range: bool = True) -> None:
         unmask(folder / "model.onnx")
         quantise(folder / "model.onnx", folder / "int8.onnx", reduce_range=reduce_range)
         write_optimised(folder / "int8.onnx", out / "model.onnx")
+        fold(out / "model.onnx")
         shutil.copyfile(folder / "tokenizer.json", out / "tokenizer.json")
     for name, entry in exported_files(out).items():
         print(f"{name}: {entry['size_bytes']} bytes, sha256 {entry['sha256']}")

@@ -39,6 +39,7 @@ from mdsa_local.settings import Settings, expanded, read_yaml, shipped, storage_
 from mdsa_local.training.attention import fuse
 from mdsa_local.training.calibrate import calibrate, written
 from mdsa_local.training.card import exported_files
+from mdsa_local.training.folded import fold
 from mdsa_local.training.onnx_files import keep_only, quantise, write_optimised
 from mdsa_local.training.unmasked import unmask
 
@@ -235,10 +236,12 @@ def _stages(work: Path, quantize: Quantize, card: dict[str, Any]) -> Iterator[st
     fuse(work / "onnx/model.onnx")
     unmask(work / "onnx/model.onnx")
     write_optimised(work / "onnx/model.onnx", ready / "model.onnx")
+    fold(ready / "model.onnx")
     yield "float32"
     if quantize == "int8":
         quantise(work / "onnx/model.onnx", work / "int8.onnx")
         write_optimised(work / "int8.onnx", ready / "model.onnx")
+        fold(ready / "model.onnx")
         yield "int8"
 
 
