@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import struct
 import threading
@@ -181,13 +182,7 @@ class Index:
         if len(vectors) > CHUNK:
             parts = range(0, len(vectors), CHUNK)
             return np.concatenate([self.evidence(vectors[i : i + CHUNK], None if own is None else own[i : i + CHUNK]) for i in parts])
-        if own is None and self._in_bytes(vectors):
-            weights, middle = self._by_bytes(vectors), self._middles.cosines(vectors)
-        else:
-            found = self._rows.cosines(vectors)
-            weights, middle = found[:, : len(self._matrix)], found[:, len(self._matrix) :]
-        weights *= 1 / SOFTNESS
-        np.exp(weights, out=weights)
+        weights, middle = self._weights(vectors, exactly=own is not None)
         many, share = self._weighing
         if own is not None:
             rows = np.flatnonzero(own >= 0)
@@ -204,6 +199,35 @@ class Index:
         beside *= share
         beside += nearest
         return beside
+
+    def evidence_alone(self, vectors: Floats) -> tuple[list[float], float]:
+        """Of ``(1, d)``, the evidence for each domain and the level, as :meth:`evidence` and :meth:`level` give them for many, in plain numbers:
+        behind the encoder's pass each step of numpy's takes some 5 us, however few the domains."""
+        weights, middle = self._weights(vectors)
+        sums = np.add.reduceat(weights, self.starts, axis=1)
+        found, level = list[float](), -math.inf
+        for total, beside, (many, share, allowance) in zip(sums.tolist()[0], middle.tolist()[0], self._plain, strict=True):
+            nearest = (math.log(max(total, 1e-9)) - many) * SOFTNESS
+            found.append(nearest + (beside - nearest) * share)
+            level = max(level, found[-1] - allowance)
+        return found, level
+
+    def _weights(self, vectors: Floats, *, exactly: bool = False) -> tuple[Floats, Floats]:
+        """What each anchor weighs for ``(n, d)``, ``(n, anchors)``, and the cosines with the domains' middles, ``(n, domains)``."""
+        if not exactly and self._in_bytes(vectors):
+            weights, middle = self._by_bytes(vectors), self._middles.cosines(vectors)
+        else:
+            found = self._rows.cosines(vectors)
+            weights, middle = found[:, : len(self._matrix)], found[:, len(self._matrix) :]
+        weights *= 1 / SOFTNESS
+        np.exp(weights, out=weights)
+        return weights, middle
+
+    @cached_property
+    def _plain(self) -> list[tuple[float, float, float]]:
+        """Of each domain, as plain numbers, the logarithm of how many anchors it has, how much its middle says, and its allowance."""
+        many, shares = self._weighing
+        return list(zip(many.tolist(), shares.tolist(), self._allowance.tolist(), strict=True))
 
     @cached_property
     def _middles(self) -> Rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -16,6 +17,8 @@ OUTSIDE_SHARE = 0.08
 USUAL = 30
 # As how many labelled questions what was believed before them counts.
 BELIEVED = 20
+# The exponential of more is no number of float32.
+MOST_AGAINST = 80.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +58,15 @@ class Calibration:
         against = self.slope * (self.scope - evidence)
         if self.sureness:
             against = against - self.sureness * np.log(np.maximum(sure, 1e-6))
-        probability: NDArray[np.floating] = 1 / (1 + np.exp(against))
+        probability: NDArray[np.floating] = 1 / (1 + np.exp(np.minimum(against, MOST_AGAINST)))
         return probability
+
+    def in_scope_alone(self, evidence: float, sure: float) -> float:
+        """:meth:`in_scope` of one question, in plain numbers."""
+        against = self.slope * (self.scope - evidence)
+        if self.sureness:
+            against -= self.sureness * math.log(max(sure, 1e-6))
+        return 1 / (1 + math.exp(min(against, MOST_AGAINST)))
 
 
 def logistic(design: NDArray[np.floating], y: NDArray[np.floating], weight: NDArray[np.floating], ridge: float = 1e-4) -> NDArray[np.floating]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,9 @@ EXPLAINED = 3
 # A question is like one that belongs to no domain from this cosine on, if it is less near by so much to all that domains are known by; from SAME on
 # it is that one.
 LIKE_OUTSIDE, LESS_NEAR, SAME = 0.75, 0.1, 0.97
+
+# A single question among up to this many domains is reckoned in plain numbers: that takes 0.05 ms less among four and as long among this many.
+FEW = 32
 
 Encode = Callable[[list[str]], Floats]
 
@@ -70,6 +74,8 @@ def scored(now: Snapshot, encode: Encode, classifier: Classifier | None, texts: 
 def _by_examples(now: Snapshot, texts: list[str], vectors: Floats) -> Scored:
     """By the nearest anchors and what was learned; ``vectors`` are those of ``texts``, and ``now`` has domains."""
     names, fit = now.index.names, now.fit
+    if len(texts) == 1 and fit.judge is None and len(names) <= FEW:
+        return _alone(now, vectors)
     calibration = now.calibration
     evidence = now.index.evidence(vectors)
     judged = fit.judge.opinion(texts, vectors, names) if fit.judge is not None else None
@@ -84,6 +90,17 @@ def _by_examples(now: Snapshot, texts: list[str], vectors: Floats) -> Scored:
     likely = np.where(known, calibration.in_scope(of_these, found.sure)[:, None], now.own.in_scope(of_others, found.shares.max(axis=1))[:, None])
     scores = found.shares * likely
     return Scored(names, scores, scores.sum(axis=1))
+
+
+def _alone(now: Snapshot, vectors: Floats) -> Scored:
+    """As :func:`_by_examples`, of one question ``(1, d)`` by the evidence alone, in plain numbers."""
+    calibration = now.calibration
+    evidence, level = now.index.evidence_alone(vectors)
+    best, steep = max(evidence), calibration.sharpness / calibration.temperature
+    shares = [math.exp((one - best) * steep) for one in evidence]
+    whole = sum(shares)
+    scope = calibration.in_scope_alone(level, 1 / whole)
+    return Scored(now.index.names, np.array([[share / whole * scope for share in shares]]), np.array([scope]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +211,7 @@ class Reading:
         """The place of the phrase that a message, or the first of its clauses, is small talk like; None when it is none."""
 
         def like(part: str) -> int | None:
-            return small_talk.resembled(self.encode([part])[0], phrases, self.now.index, leans)
+            return small_talk.resembled(self.encode([part]), phrases, self.now.index, leans)
 
         if (said := like(text)) is None:
             parts = small_talk.clauses(text)
@@ -229,9 +246,10 @@ class Reading:
             return Route(None, 0.0, {}, "no domain is registered", degraded=self.degraded)
         thresholds = self.thresholds
         row = scored.scores[at]
-        scores: dict[str, float] = dict(zip(scored.names, row.tolist(), strict=True))
-        best = scored.names[int(row.argmax())]
-        confidence, needed = scores[best], thresholds.of(best)
+        values: list[float] = row.tolist()
+        scores, confidence = dict(zip(scored.names, values, strict=True)), max(values)
+        best = scored.names[values.index(confidence)]
+        needed = thresholds.of(best)
         if confidence < needed:
             nothing = (
                 "the question resembles nothing that a domain is known by" if self.classifier is None else "none of the classifier's labels fits"

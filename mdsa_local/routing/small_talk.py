@@ -41,11 +41,11 @@ PHRASES = (
 )  # fmt: skip
 
 
-def resembled(vector: Floats, phrases: Anchors, index: Index, leans: bool) -> int | None:
-    """The place of the phrase that a message with this vector ``(d,)`` is small talk like. ``leans``: it may be about what was said before."""
-    found = phrases.rows.cosines(vector[None, :])[0]
-    best = int(found.argmax())
-    return best if found[best] >= (SAME if leans else ALIKE) and found[best] - index.best(vector) >= NEARER else None
+def resembled(vectors: Floats, phrases: Anchors, index: Index, leans: bool) -> int | None:
+    """The place of the phrase that a message with this vector ``(1, d)`` is small talk like. ``leans``: it may be about what was said before."""
+    found = phrases.rows.cosines(vectors)
+    best = found.item(place := int(found.argmax()))
+    return place if best >= (SAME if leans else ALIKE) and best - index.best(vectors[0]) >= NEARER else None
 
 
 def clauses(text: str) -> list[str]:

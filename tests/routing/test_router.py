@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 from mdsa_local.domains.config import DomainConfig
 from mdsa_local.errors import ConfigError, InputError, UnknownNameError
 from mdsa_local.orchestrator import TinyBERTOrchestrator
-from mdsa_local.routing import fitting
+from mdsa_local.routing import fitting, reading
 from mdsa_local.routing.anchors import FEW, SOFTNESS, USUAL_FEW, WHOLE, Anchors, Index
-from mdsa_local.routing.calibration import USUAL
+from mdsa_local.routing.calibration import USUAL, Calibration
 from mdsa_local.routing.encoder import Encoder
 from mdsa_local.routing.evaluation import evaluate
-from mdsa_local.routing.fitting import Fit
+from mdsa_local.routing.fitting import Fit, Thresholds
 from mdsa_local.routing.learning import right
 from mdsa_local.routing.making import made_router
+from mdsa_local.routing.reading import Snapshot, scored
 from mdsa_local.routing.router import IntentRouter
 from mdsa_local.settings import Settings
 from mdsa_local.types import Route
@@ -273,6 +274,28 @@ def test_a_question_alone_has_the_evidence_it_has_among_many() -> None:
     share = WHOLE * USUAL_FEW / (USUAL_FEW + 8)
     exact = (1 - share) * nearest + share * (vectors[32:] @ (middle / np.linalg.norm(middle)))
     assert np.allclose(together[:, 0], exact, atol=1e-5)
+
+
+@pytest.mark.parametrize("counts", [[8], [1, 8, 40, 3], [8] * reading.FEW])
+@pytest.mark.parametrize("own", [Calibration(), Calibration(sureness=0.7, sharpness=1.3), Calibration(slope=5000.0)])
+def test_a_question_alone_has_the_probabilities_it_has_among_many(counts: list[int], own: Calibration) -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((sum(counts) + 20, 24)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    ends = np.cumsum(counts)
+    anchors = {
+        f"d{i}": Anchors(("",) * count, ("example",) * count, vectors[end - count : end])
+        for i, (count, end) in enumerate(zip(counts, ends, strict=True))
+    }
+    now = Snapshot(Index(anchors), Fit(None, 0.0, own, Thresholds(), {}), own)
+    # Questions near to an anchor, and such that are near to nothing.
+    asked = np.concatenate([vectors[-20:], vectors[:5] * 0.9 + vectors[-5:] * 0.1])
+    together = scored(now, lambda _: asked, None, [""] * len(asked))
+    for row, vector in enumerate(asked):
+        alone = scored(now, lambda _, vector=vector: vector[None], None, [""])  # type: ignore[misc]
+        assert alone.names == together.names and alone.scores.shape == (1, len(counts))
+        assert np.allclose(alone.scores[0], together.scores[row], atol=1e-5 * max(1, own.slope / 25))
+        assert np.allclose(alone.scope, together.scope[row], atol=1e-5 * max(1, own.slope / 25))
 
 
 def test_an_anchor_asked_about_is_left_out_of_its_domain() -> None:
