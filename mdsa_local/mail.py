@@ -35,6 +35,19 @@ _WROTE = re.compile(r"(?<!\w)(?:wrote|schrieb|a écrit|escribió)(?!\w)[^\r\n:]{
 _OPENS = re.compile(r"(?:On|Am|Le|El)\s")
 _SAID = re.compile(r"\S")
 _MARKED = re.compile(r"(?:[ \t]{0,3}>[^\r\n]*(?:\r?\n|\Z)|[ \t]*\r?\n)+")
+# "Dear Ms Berg," and "Hi all," above what is said, "Best," and who says so below it.
+_GREETS = re.compile(
+    r"(?:\A|(?<=\n\n))[ \t]*(?:dear|hi|hello|hey|hallo|liebe[rs]?|sehr geehrte[rs]?|guten (?:tag|morgen)|good (?:morning|afternoon|evening))(?!\w)"
+    r"[^.!?:\n]{0,40},[ \t]*(?=\n|\Z)",
+    re.IGNORECASE,
+)
+_CLOSES = re.compile(
+    r"(?:(?<=\n\n)|(?<=\n\n[ \t]))"
+    r"(?:(?:with )?(?:(?:kind|best|warm|many) )?(?:regards|wishes|thanks)|best|cheers|thank you|(?:yours )?sincerely|yours (?:faithfully|truly)"
+    r"|(?:mit )?(?:freundlichen|besten|herzlichen|vielen|lieben|viele|beste|liebe|herzliche) gr(?:ü|ue)(?:ß|ss)en?)"
+    r"(?:,[ \t]*[^\W\d_][^.!?:|\n]{0,30}|[,.!]?)[ \t]*(?:\n[^.!?:|\n]{1,40}){0,3}(?=\n[ \t]*\n|\n*\Z)",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +76,11 @@ def heads(text: str) -> Iterator[Head]:
             kind = "" if not over else QUOTED if over[1] or over[2] else "forwarded: "
             start = over.start() if over else first.start()
             yield Head((start, end), f"{kind}From {who}, {when}: {what}"[:MOST_NAME_CHARS].rstrip(": "))
+
+
+def courtesies(text: str) -> list[Span]:
+    """Where a message greets, and where it closes with who wrote it."""
+    return [found.span() for kind in (_GREETS, _CLOSES) for found in kind.finditer(text)]
 
 
 def messages(text: str) -> list[tuple[int, str]]:

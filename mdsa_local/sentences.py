@@ -21,9 +21,11 @@ BLANK_ROW = re.compile(r"[ \t]*\|[ \t]*\|")
 _LINE = re.compile(r"[^\n]+")
 _ANY_LINE = re.compile(r"[^\r\n]+")
 _NUMBERED = re.compile(r"[ \t>#]*(?:\*\*)?(?:step[ \t]+)?(\d{1,2})[.):]", re.IGNORECASE)
-# Lines that may stand over a section of a text without headings: "3. HOW TO TAKE IT", "2.1 Fees", "§ 5 Meetings", "Art. 7 Boats".
-_CHAPTER = re.compile(r"\d{1,2}(?:(?:\.\d{1,2})+\.?|[.)])[ \t]+(?=\S)")
+# Lines that may stand over a section of a text without headings: "3. HOW TO TAKE IT", "2.1 Fees", "IV. Deposit", "§ 5 Meetings", "Art. 7 Boats".
+_CHAPTER = re.compile(r"(?:\d{1,2}(?:(?:\.\d{1,2})+\.?|[.)])|[IVX]{1,5}[.)])[ \t]+(?=\S)")
 _ARTICLE = re.compile(r"(?:§+|(?:art(?:icle|ikel|\.)|section|clause|chapter)[ \t])[ \t]*\d", re.IGNORECASE)
+# What is numbered below a chapter, by its first number.
+_CLAUSE, _FIRST_NUMBER = re.compile(r"(\d{1,2})\.\d"), re.compile(r"\d{1,2}")
 _MOST_OVER_CHARS = 60
 # From so many blanks on an item stands below another.
 _BELOW = 2
@@ -33,8 +35,11 @@ _COMMENT = re.compile(r"\s*<!--")
 _LAST_WORD = re.compile(r"(?<!\w)\w+(?:\.\w+)*$")
 _MOST_WORD_CHARS = 100
 _NUMBER_ONLY = re.compile(r"\s*(?:\*\*)?(?:step[ \t]+)?\d{1,2}", re.IGNORECASE)
+_ROMAN = re.compile(r"\s*(?:\*\*)?[IVX]{1,5}")
 _INITIALS = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]")
-_ABBREVIATIONS = frozenset("dr mr mrs ms prof e.g i.e approx vs cf excl incl".split())
+_ABBREVIATIONS = frozenset("dr mr mrs ms prof rev sgt lt mt e.g i.e approx vs cf excl incl".split())
+# "St. Gallen" and "5 St. Mary's Road" begin with a saint, "12 Main St." ends with a street.
+_SAINTS, _NAME_BEFORE = frozenset(["st", "ste"]), re.compile(r"(?<!\w)[^\W\d_]\w*\s*$")
 # A line that ends with one of these, or says what not to do, and has no end, goes on in the next: "Please do not use" says nothing, "Cortisone cream"
 # the opposite. In lower case only: "Zone A" and "May" are complete, and so is "Dogs are not allowed".
 _LACKS_MORE = re.compile(
@@ -70,6 +75,9 @@ WRAPPED_CHARS, WRAPPED_PART, WRAPPED_LINES = 60, 2 / 3, 3
 _STATED_WORDS = 3
 # "No. 5" is a number, "No. You cannot." an answer.
 _BEFORE_A_NUMBER = frozenset("no nos nr fig max min tel ext ca art sec pp p jan feb mar apr jun jul aug sep sept oct nov dec".split())
+_STREET = "str"
+# More dots than these, or such behind a blank, lead the eye to a number.
+_DOTS = 3
 # "After 6 p.m. Monday to Thursday" goes on, "6 p.m. Monday is a holiday" does not.
 _TIMES = frozenset(["a.m", "p.m"])
 _DAY = re.compile(
@@ -233,9 +241,12 @@ def is_over(before: str, line: str, following: str) -> bool:
     if not below or following[0] in " \t" or len(line) > _MOST_OVER_CHARS or line.endswith(",") or _HAS_AN_END.search(line):
         return False
     number = _CHAPTER.match(line)
+    # "3.1" stands below "3. Notice" and "§ 3 Notice".
+    clause, own = _CLAUSE.match(below), _FIRST_NUMBER.search(line)
+    clauses = bool(clause and own and clause[1] == own[0] and not _CLAUSE.match(line))
     # One of several items has others beside it.
-    chapter = number and line[number.end()].isupper() and not _CHAPTER.match(before)
-    if not (chapter or _ARTICLE.match(line)) or any(kind.match(below) for kind in (LIST_MARK, _CHAPTER, _ARTICLE)):
+    chapter = number and line[number.end()].isupper() and (clauses or not _CHAPTER.match(before))
+    if not (chapter or _ARTICLE.match(line)) or (not clauses and any(kind.match(below) for kind in (LIST_MARK, _CHAPTER, _ARTICLE))):
         return False
     return (below[0].isupper() or below[0].isdigit() or below[0] in "(\"“„'‘") and not _goes_on(line, following)
 
@@ -330,8 +341,13 @@ def _ends(text: str, begin: int, match: re.Match[str], following: str, *, at_lin
     caseless = following.isalpha() and following.lower() == following.upper()
     if not (following.isupper() or following.isdigit() or caseless or following in "-•"):
         return False
+    # "Tent ........ 13.50"
+    if following.isdigit() and match[0].strip(".") == "" and (len(match[0]) > _DOTS or text[match.start() - 1 : match.start()].isspace()):
+        return False
     if match[0].rstrip("*") != ".":
         return True
+    if _ROMAN.fullmatch(text, begin, match.start()) and at_line_start:
+        return False
     if _NUMBER_ONLY.fullmatch(text, begin, match.start()):
         return not (at_line_start or following.isupper())
     # A sentence of many abbreviations is not read again from its begin at each.
@@ -342,8 +358,12 @@ def _ends(text: str, begin: int, match: re.Match[str], following: str, *, at_lin
     word = last[0]
     # "38 C.", "5 min." and "mmol/L." end with a unit, "J. Smith" begins with an initial.
     is_unit = re.search(r"(?:[\d°]\s*|/)$", text[begin : begin + last.start()])
-    if word.lower() in _ABBREVIATIONS or (word.lower() in _BEFORE_A_NUMBER and following.isdigit() and not is_unit):
+    counts = word.lower() in _BEFORE_A_NUMBER or word.lower().endswith(_STREET)
+    if word.lower() in _ABBREVIATIONS or (counts and following.isdigit() and not is_unit):
         return False
+    if word.lower() in _SAINTS and word[0].isupper():
+        name = _NAME_BEFORE.search(text[begin : begin + last.start()])
+        return name is not None and name[0][0].isupper()
     if word.lower() in _TIMES and _DAY.match(text, match.end()):
         return False
     return not (_INITIALS.fullmatch(word) and word.isupper() and not is_unit)

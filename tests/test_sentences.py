@@ -18,6 +18,14 @@ from mdsa_local.sentences import other_lists, overs, sentences, spans, unwrapped
         ("Dr. Ames and Mrs. Lee work here. Mr. Ode left.", ["Dr. Ames and Mrs. Lee work here.", "Mr. Ode left."]),
         ("Bring a card, e.g. Visa, i.e. Plastic. It costs approx. 5.", ["Bring a card, e.g. Visa, i.e. Plastic.", "It costs approx. 5."]),
         ("Form No. 5 is free. No. You cannot.", ["Form No. 5 is free.", "No.", "You cannot."]),
+        # A saint, and a street; a name behind it, and a number.
+        ("Go to 5 St. Mary's Road. Ask Lt. Ode, St. Gallen.", ["Go to 5 St. Mary's Road.", "Ask Lt. Ode, St. Gallen."]),
+        ("It is in Main St. The house is red.", ["It is in Main St.", "The house is red."]),
+        ("Ms. Lee, Hafenstr. 5 in Ulm. The door is red.", ["Ms. Lee, Hafenstr. 5 in Ulm.", "The door is red."]),
+        # What leads the eye to a number ends nothing, what is left unsaid does.
+        ("Tent ........ 13.50\nTea ... 2.20\nCake . . . . 3.10", ["Tent ........ 13.50", "Tea ... 2.20", "Cake . . . . 3.10"]),
+        ("We waited... 2 people came.", ["We waited...", "2 people came."]),
+        ("II. Quiet\nIV. Deposit", ["II. Quiet", "IV. Deposit"]),
         ("J. R. Smith wrote it. Call above 38 C. Then rest.", ["J. R. Smith wrote it.", "Call above 38 C.", "Then rest."]),
         (
             "Divide by 18 to get mmol/L. It is shown in mg/dL. Dr. M. L. Or asks.",
@@ -138,7 +146,8 @@ def test_many_lists_take_no_longer_each() -> None:
         return time.process_time() - began
 
     # Eight times as many: 64 times as long, if each looked at all before it.
-    assert took(8_000) < 24 * max(took(1_000), took(1_000))
+    # Beside other work the least of several is told.
+    assert min(took(8_000) for _ in range(3)) < 24 * max(took(1_000), took(1_000))
 
 
 A = "Children under ten years may be in the water without a grown-up only on"

@@ -156,8 +156,12 @@ class Extract:
 
     @property
     def _names(self) -> str:
-        first, _, rest = self.text.partition("\n")
-        return first if not self.above and "|" in first and "|" in rest and "\n" not in rest else ""
+        if self.above:
+            # Below its caption.
+            first, rest = self.above.rpartition("\n")[2], self.text.removeprefix(f"{self.above}\n")
+        else:
+            first, _, rest = self.text.partition("\n")
+        return first if "|" in first and "|" in rest and "\n" not in rest else ""
 
     @property
     def columns(self) -> frozenset[str]:

@@ -53,7 +53,9 @@ GOES_ON = re.compile(
     r"|(?:this|that)\s+(?:is|are|was|were|does|do|can|may|must|will|would|should|has|applies|apply|also|only|includes?)"
     r"|however|instead|otherwise|except(?:ions?)?|(?:the|an|one|only)\s+(?:only\s+)?exceptions?|(?:\w+\s+){0,3}then"
     r"|(?:\S+\s+){1,4}?(?:(?:is|are|do|does|can|(?<!\s(?:by|in|of|on|to)\s)(?<!\d\s)may|must|will)(?:\s+not)?"
-    r"|cannot|\w+n['’]t|(?:is|are)\s+(?:exempt(?:ed)?|excepted|excluded))[.!]$)(?!\w)",
+    r"|cannot|\w+n['’]t|(?:is|are)\s+(?:exempt(?:ed)?|excepted|excluded))[.!]$"
+    r"|(?:after|beyond|besides|without|until)\s+(?:that|this|those)(?=,|\s+(?:it|we|you|they|there|the|an?|is|are|costs?|no)(?!\w))"
+    r"|if\s+(?:(?:that|this)\s+(?:is|are|does|cannot|can|has)|not,|so,)|(?:\S+\s+){1,8}?(?:for|of|with|by|than)\s+(?:that|this|it|them)[.!]$)(?!\w)",
     re.IGNORECASE,
 )
 # What the sentences of a line are about: "Adults: 10 ml. Not more than 40 ml a day."
@@ -64,6 +66,7 @@ MOST_WORDS = 60
 WITHIN_STEPS = 4
 # A Markdown table: the names of the columns, the line below them, and rows.
 TABLE = re.compile(r"^[^\n|]*\|[^\n]*\n[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*(?:\n[^\n]*\|[^\n]*)+", re.MULTILINE)
+CAPTION = re.compile(r"tab(?:le|elle|\.)[ ]?\d", re.IGNORECASE)
 # A list of steps of more words than these is read in parts: the judge reads 128 tokens with the question, and what the last step says is asked too.
 READ_WORDS, PART_WORDS = 100, 75
 # A block of code of up to so many lines is quoted as a whole: of a command that goes on in the next line, or of a script, each line is but a part.
@@ -152,8 +155,9 @@ def quotable(text: str) -> list[Unit]:
     """What can be quoted of a passage: its sentences, each list of steps as a whole, and each row of a table below the row that names its columns.
 
     A question is one with what follows it, and no unit by itself. An item of a list stands below the line that leads it in, where that ends with a
-    colon or a question mark, or denies: "Use bleach" may be what never to do. Neither is that line one by itself, if it ends so or
-    its items go on with it, nor is a line with a number, and no end, over what stands right below it: what nothing else leads in stands below that.
+    colon or a question mark, or denies: "Use bleach" may be what never to do. Neither is that line one by itself, if it ends so or its items go on
+    with it, nor is a line with a number, and no end, over what stands right below it: what nothing else leads in stands below that. A row of a table
+    stands below its caption too, and a line that ends with a colon says nothing by itself.
     """
     text = unwrapped(text)
     tables = [(match.start(), match.end()) for match in TABLE.finditer(text)]
@@ -164,14 +168,29 @@ def quotable(text: str) -> list[Unit]:
         for place in places
         if not (
             (place.asks and not place.above)
-            or (place.leads and (place.asks or place.lacks or place.over or text[: place.end].rstrip(EMPHASIS).endswith(":")))
+            or (place.leads and (place.asks or place.lacks or place.over))
+            # What it leads in may be in the next passage.
+            or (text[: place.end].rstrip(EMPHASIS).endswith((":", "：")) and (place.leads or not (place.code or place.steps)))
         )
     ]
     for first, last in tables:
         heading, _, *rows = text[first:last].strip("\n").split("\n")
-        told_of = (_below(rows, at) for at in range(len(rows)))
-        told += [(first, Unit(f"{heading.strip()}\n{row}", listed=True)) for row in told_of if not STRUCK.search(row)]
+        told_of = [row for row in (_below(rows, at) for at in range(len(rows))) if not STRUCK.search(row)]
+        caption = _caption(text, places, first)
+        told += [
+            (first, Unit(row, f"{caption}\n{heading.strip()}", True) if caption else Unit(f"{heading.strip()}\n{row}", listed=True))
+            for row in told_of
+        ]
     return _with_notes([unit for _, unit in sorted(told, key=lambda pair: pair[0])])
+
+
+def _caption(text: str, places: Sequence[_Place], table: int) -> str:
+    """The line over the table that begins at ``table``: one that ends with a colon, is bold, or calls it a table; empty without such."""
+    over = next((place for place in reversed(places) if place.end <= table), None)
+    if over is None or over.code or over.item or text[over.end : table].strip():
+        return ""
+    said = " ".join(text[over.start : over.end].split())
+    return said if said.rstrip(EMPHASIS).endswith((":", "：")) or BOLD.fullmatch(said) or CAPTION.match(said) else ""
 
 
 def _below(rows: Sequence[str], at: int) -> str:
@@ -225,7 +244,7 @@ def _with_notes(told: Sequence[Unit]) -> list[Unit]:
 def _places(text: str, tables: Sequence[tuple[int, int]]) -> list[_Place]:
     """The sentences outside tables that say something, and are not struck through."""
     blocks, comments, struck = ([match.span() for match in kind.finditer(text)] for kind in (FENCE, COMMENT, STRUCK))
-    comments += [head.span for head in mail.heads(text)]
+    comments += [*(head.span for head in mail.heads(text)), *mail.courtesies(text)]
     scripts = [_script(text, *block) for block in blocks]
     records = _records(text)
     found = list[_Place]()

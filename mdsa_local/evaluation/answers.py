@@ -93,8 +93,10 @@ def without_model(
 def kinds_of(orchestrator: TinyBERTOrchestrator, cases: Sequence[Case]) -> list[str]:
     """Where each answer stands: ``own``, ``shared`` or ``both`` by the first source of each group, ``none`` where nothing answers.
 
-    Raises :class:`InputError` for a domain or a document that is not there.
+    Raises :class:`InputError` for a domain or a document that is not there, and without any cases.
     """
+    if not cases:
+        raise InputError("there are no questions to evaluate", "Pass one or more cases.")
     shared = [entry.source for entry in orchestrator.knowledge.list_documents(None)]
     own: dict[str, list[str]] = {}
     kinds = []

@@ -160,6 +160,7 @@ class Feedback:
     def _row(self, id: str) -> Sequence[Any]:
         """The columns of an answer, which may be damaged."""
         expected(id, str, "the id of an answer", f"Pass it as text, or {LAST!r}.")
+        _storable([id], "the ids of answers")
         if id == LAST:
             if found := self._newest(1):
                 return found[0]
@@ -202,6 +203,7 @@ class Feedback:
         expected(domain, str | None, "the domain", "Pass the name of one, or None.")
         expected(note, str, "the note", "Pass a text; an empty one for none.")
         facts, sources = _texts(facts, "facts"), _texts(sources, "sources")
+        _storable([note, *facts, *sources], "what is kept of the answer")
         if isinstance(answer, Answer):
             about = logged(answer, question)
             if not question.strip():
@@ -367,6 +369,13 @@ def _texts(given: Sequence[str], what: str) -> tuple[str, ...]:
     for text in made:
         expected(text, str, f"one of the {what}", hint)
     return made
+
+
+def _storable(texts: list[str], what: str) -> None:
+    """Raise :class:`InputError` for a text that holds half a character: it could never be written to a file."""
+    from mdsa_local.routing.encoder import clean_texts
+
+    clean_texts(texts, what)
 
 
 def _agree(

@@ -404,13 +404,14 @@ def _counted(top_k: int) -> None:
 
 
 def _names(domains: str | Iterable[str | None]) -> tuple[str | None, ...]:
-    """The domains given, one or several, each once; None among them is the shared knowledge base. Raises :class:`InputError` for what is no name."""
-    hint = "Pass the name of a domain, a list of several in which None is the shared knowledge base, or None for all."
+    """The domains given, one or several, each once; None, or ``global``, among them is the shared knowledge base. Raises :class:`InputError` for
+    what is no name."""
+    hint = f"Pass the name of a domain, a list of several in which {GLOBAL!r} is the shared knowledge base, or None for all."
     expected(domains, Iterable, "the knowledge bases", hint)
     names = several(domains)
     for name in names:
         expected(name, str | None, "the knowledge base", hint)
-    return tuple(dict.fromkeys(names))
+    return tuple(dict.fromkeys(None if name == GLOBAL else name for name in names))
 
 
 def _metadata(hit: Hit) -> dict[str, Any]:

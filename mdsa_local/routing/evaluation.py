@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mdsa_local.errors import InputError
 from mdsa_local.routing.calibration import auroc, expected_calibration_error
 from mdsa_local.routing.router import IntentRouter
 
@@ -33,8 +34,10 @@ def evaluate(router: IntentRouter, pairs: Sequence[tuple[str, str | None]]) -> d
     in scope from out of it. ``oos_recall``: share of out-of-scope questions refused. ``coverage``: share of in-scope ones not refused.
     Refused is what :meth:`IntentRouter.route` refuses, small talk too, and what is like a question known to belong nowhere.
     ``ece``: calibration error of the confidence over all questions, a refusable question never being right. Times are those of
-    :meth:`IntentRouter.route` on single questions.
+    :meth:`IntentRouter.route` on single questions. Raises :class:`InputError` without any pairs.
     """
+    if not pairs:
+        raise InputError("there are no questions to evaluate", "Pass (text, domain) pairs, with None for what belongs to no domain.")
     routes, best = router.decided([text for text, _ in pairs])
     confidence = np.array([route.confidence for route in routes])
     wanted = [domain for _, domain in pairs]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from mdsa_local.sentences import sentences
 from mdsa_local.types import Check, Citation, Draft, Passage, Verdict
 from mdsa_local.validation import citations, grounding, ladder, rules
 
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from mdsa_local.domains.config import Generation
     from mdsa_local.validation.grounding import Claim, Embed
 
+# A value of up to so many words is no sentence.
+VALUE_WORDS = 4
 LITERAL = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 
@@ -33,7 +37,7 @@ def judge(question: str, draft: Draft, passages: Sequence[Passage], embed: Embed
     settled = grounding.check(text, passages, embed) if said else []
     checks.append(_grounded(settled))
     if settled and checks[-1].passed:
-        checks.append(ladder.is_relevant(question, text, settled, passages, embed, answering))
+        checks.append(ladder.is_relevant(question, text, _in_place(settled, passages), passages, embed, answering))
     support = sum(claim.support for claim in settled) / len(settled) if settled else 0.0
     failed = next((check for check in checks if not check.passed), None)
     reason = f"{failed.name}: {failed.detail}" if failed else ""
@@ -94,6 +98,18 @@ def _grounded(settled: Sequence[Claim]) -> Check:
     held = sum(claim.by is not None for claim in settled)
     told = f"{held} of {len(settled)} statements are in the passages" if settled else "it states nothing of its own"
     return Check("grounding", held == len(settled), told)
+
+
+def _in_place(settled: Sequence[Claim], passages: Sequence[Passage]) -> list[Claim]:
+    """``settled``, each that is a value of few words, such as "30", as the sentences of its passage in which it stands: by itself it is near to no
+    question."""
+    found: list[Claim] = []
+    for claim in settled:
+        value = re.compile(rf"(?<!\w){re.escape(claim.text.strip(' .'))}(?!\w)", re.IGNORECASE)
+        short = claim.by is not None and len(claim.text.split()) <= VALUE_WORDS
+        held = [sentence for sentence in sentences(passages[claim.by].text) if value.search(sentence)] if short and claim.by is not None else []
+        found += [replace(claim, text=sentence, quoted=True) for sentence in held] or [claim]
+    return found
 
 
 def _cited(settled: Sequence[Claim], passages: Sequence[Passage]) -> tuple[Citation, ...]:

@@ -158,7 +158,7 @@ NEVER = "Never do the following:\n\n- Wash the tent in a machine.\n- Use bleach 
         # Items without a mark, or with another.
         ("Not covered:\nDamage by pets\nTheft\nCovered:\nFire", [f"Not covered:\n{x}" for x in ("Damage by pets", "Theft")] + ["Covered:\nFire"]),
         ("It does not pay for:\n– Teeth\n– Glasses", ["It does not pay for:\n– Teeth", "It does not pay for:\n– Glasses"]),
-        ("Hours:\nWe open at ten.", ["Hours:", "We open at ten."]),
+        ("Hours:\nWe open at ten.", ["We open at ten."]),
         ("Not free:\n- Towels\nThe kitchen closes at 10", ["Not free:\n- Towels", "The kitchen closes at 10"]),
         ("- Not free:\nTowels\nParking", ["- Not free:\nTowels", "- Not free:\nParking"]),
         ("Free:\n1. Breakfast\n2. Wi-Fi\nNot free:\n- Towels", ["Free:\n1. Breakfast\n2. Wi-Fi", "Not free:\n- Towels"]),
@@ -170,16 +170,47 @@ NEVER = "Never do the following:\n\n- Wash the tent in a machine.\n- Use bleach 
         ("Not here:\n- Fires\n**Allowed**\n- Dogs", ["Not here:\n- Fires", "**Allowed**", "**Allowed**\n- Dogs"]),
         # Steps behind items are of another list, but for what an item leads in; so are items behind steps, but not those between two.
         ("Never:\n- Iron it.\n- Bleach it.\n\n1. Wash it.\n2. Dry it.", ["Never:\n- Iron it.", "Never:\n- Bleach it.", "1. Wash it.\n2. Dry it."]),
-        ("Never:\n- if damp:\n1. Iron it.\n2. Fold it.", ["Never:\n- if damp:", "Never:\n1. Iron it.\n2. Fold it."]),
+        ("Never:\n- if damp:\n1. Iron it.\n2. Fold it.", ["Never:\n1. Iron it.\n2. Fold it."]),
         ("Never:\n1. Iron it.\n- hot\n- damp\n2. Bleach it.\n- Keep it.", ["Never:\n1. Iron it.\n- hot\n- damp\n2. Bleach it.", "- Keep it."]),
         # The next paragraph, and code, are no list.
         ("Never:\n- Iron it.\n\nNow wash.\n- By hand.", ["Never:\n- Iron it.", "Now wash.", "- By hand."]),
         ("```yaml\nsteps:\n- run: x\n```", ["```yaml\nsteps:\n- run: x\n```"]),
-        ("Note: it floats.\nThe price is as follows:", ["Note: it floats.", "The price is as follows:"]),
+        ("Note: it floats.\nThe price is as follows:", ["Note: it floats."]),
     ],
 )
 def test_an_item_is_quoted_below_what_leads_it_in(text: str, units: list[str]) -> None:
     assert units_of(text) == units
+
+
+def test_a_row_is_quoted_below_the_caption_of_its_table() -> None:
+    table = "| City | Limit |\n|---|---|\n| Berlin | 135 |\n| Bonn | 120 |"
+    for caption in ("Hotel limits per night:", "**Hotel limits**", "Table 2: Hotel limits"):
+        rows = [unit for unit in quotable(f"We pay for hotels.\n\n{caption}\n\n{table}") if unit.above]
+        assert [unit.text for unit in rows] == [f"{caption}\n| City | Limit |\n| {row} |" for row in ("Berlin | 135", "Bonn | 120")]
+        extracts = [Extract(0, unit.text, above=unit.above) for unit in rows]
+        assert {extract.heading for extract in extracts} == {f"{caption}\n| City | Limit |"}
+        assert all(extract.columns == {"| City | Limit |"} for extract in extracts)
+        grammar = quoting.constraints(extracts)["grammar"]
+        assert "| Bonn | 120 | [1]" in grammar
+    # What stands before it otherwise is no caption.
+    assert units_of(f"We pay for hotels.\n\n{table}")[1] == "| City | Limit |\n| Berlin | 135 |"
+
+
+def test_clauses_are_quoted_below_their_chapter() -> None:
+    text = "2. Secrecy\n2.1 Each party keeps it.\n2.2 It lasts for five years.\n3. Rivals\n3.1 It lasts for nine months.\n§ 4 Fees\n4.1 None."
+    assert units_of(text) == [
+        *(f"2. Secrecy\n{clause}" for clause in ("2.1 Each party keeps it.", "2.2 It lasts for five years.")),
+        "3. Rivals\n3.1 It lasts for nine months.",
+        "§ 4 Fees\n4.1 None.",
+    ]
+    assert units_of("IV. Deposit\nA hundred euros are due.") == ["IV. Deposit\nA hundred euros are due."]
+
+
+@pytest.mark.parametrize("greeting", ["Hi all,", "Dear Ms Berg,", "Sehr geehrte Frau Berg,"])
+@pytest.mark.parametrize("closing", ["Best\nTomke", "Kind regards,\nTomke Lind\nOffice", "Cheers, Tomke", "Mit freundlichen Grüßen\nTomke"])
+def test_greetings_and_closings_are_not_quoted(greeting: str, closing: str) -> None:
+    assert units_of(f"{greeting}\n\nThe hall is closed on Friday.\n\n{closing}\n") == ["The hall is closed on Friday."]
+    assert units_of(f"{closing.split()[0]} of all are dogs.\n\n{greeting} we are open.") != []
 
 
 def test_what_has_a_line_with_a_number_over_it_is_quoted_below_that() -> None:
@@ -237,6 +268,10 @@ def test_a_question_is_quoted_with_what_follows_it(text: str, units: list[str]) 
         ("In July other hours apply. The sauna then opens at 17:00.", ["In July other hours apply. The sauna then opens at 17:00."]),
         ("Use the pool at\nany time.\nThis does not apply on Mondays.", ["Use the pool at\nany time.\nThis does not apply on Mondays."]),
         ("- Books are lent. They last.\n- Games. These cost.", ["- Books are lent. They last.", "- Games. These cost."]),
+        ("Cancel seven days before. After that we keep half.", ["Cancel seven days before. After that we keep half."]),
+        ("Faults are repaired. If that is not possible, you get another.", ["Faults are repaired. If that is not possible, you get another."]),
+        ("The owner fetches it. You pay $9 for that.", ["The owner fetches it. You pay $9 for that."]),
+        ("Books are lent. After that book we close.", ["Books are lent.", "After that book we close."]),
         # What a line is about is said at its beginning, where others have that too.
         (
             "Adults: 10 ml. Not more than\n40 ml. Rest.\n**Children:** 5 ml. No more.\n\nOld people: ask us. Wait.\nCall us.",

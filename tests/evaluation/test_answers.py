@@ -97,3 +97,9 @@ def test_what_is_not_there_is_named(case: Case, says: str, hint: str, product: T
 def test_an_unknown_model_is_told_before_any_question(product: TinyBERTOrchestrator) -> None:
     with pytest.raises(ModelNotFoundError):
         answers.with_models(product, CASES, ["nano", "no-such-model"], progress=lambda name: pytest.fail(name))
+
+
+def test_without_questions_nothing_is_evaluated(product: TinyBERTOrchestrator) -> None:
+    for run in (answers.with_models, answers.without_model):
+        with pytest.raises(InputError, match="no questions"):
+            run(product, [])

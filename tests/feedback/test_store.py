@@ -97,6 +97,17 @@ def test_marks_of_the_wrong_kind_are_told(feedback: Feedback) -> None:
     assert [found.id for found in feedback.recent()] == ["caaa1111", "1aaa1111"]
 
 
+def test_half_a_character_is_refused(feedback: Feedback) -> None:
+    half = b"caf\xe9".decode("utf-8", "surrogateescape")
+    feedback.record(answer(id := "baaa1111"), QUESTION)
+    for said in ({"note": half}, {"facts": [half]}, {"sources": [half]}):
+        with pytest.raises(InputError, match="not valid UTF-8"):
+            feedback.mark(id, True, **said)
+    with pytest.raises(InputError, match="not valid UTF-8"):
+        feedback.find(half)
+    assert feedback.marks() == []
+
+
 def test_a_mark_outlives_the_log(feedback: Feedback) -> None:
     feedback.record(answer(), QUESTION)
     feedback.mark("last", True, note="good")

@@ -86,6 +86,8 @@ def test_chosen_domains_alone(tmp_path: Path) -> None:
         rag.export(tmp_path / "law", ["law"])
     assert not (tmp_path / "law").exists()
     assert [base.domain for base in rag.export(tmp_path / "one", "medical")] == ["medical"]
+    # As passages call it.
+    assert [base.domain for base in rag.export(tmp_path / "shared", "global")] == [None]
     assert [base.domain for base in other.restore(tmp_path / "one", "medical", replace=True)] == ["medical"]
     wrong: Any
     for wrong in (5, [5]):

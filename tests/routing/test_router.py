@@ -312,6 +312,11 @@ def test_an_anchor_asked_about_is_left_out_of_its_domain() -> None:
         assert np.allclose(left_out[row], index(others).evidence(vectors[row : row + 1])[0], atol=1e-5)
 
 
+def test_without_questions_nothing_is_evaluated(product: TinyBERTOrchestrator) -> None:
+    with pytest.raises(InputError, match="no questions"):
+        evaluate(product.router, [])
+
+
 def test_a_domain_of_few_examples_stands_up_to_large_ones(product: TinyBERTOrchestrator, encoder: Encoder) -> None:
     found: list[bool] = []
     taken: list[bool] = []

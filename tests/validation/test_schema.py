@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -59,6 +60,23 @@ def test_what_is_wrong_is_told_and_left_as_it_is(encoder: Encoder, text: str, fi
     assert (verdict.status, verdict.text) == ("degraded", text)
     assert verdict.reason.startswith(reason), verdict.reason
     assert not all(check.passed for check in verdict.checks)
+
+
+@pytest.mark.parametrize(
+    ("said", "question", "status"),
+    [
+        ({"price": 30, "days": 5}, "How much is a replacement card?", "success"),
+        ({"month": "April"}, "When are roses pruned?", "success"),
+        ({"price": 30}, "When are roses pruned?", "degraded"),
+        ({"price": 77}, "How much is a replacement card?", "degraded"),
+    ],
+)
+def test_bare_values_are_about_what_the_sentences_are_that_hold_them(encoder: Encoder, said: dict[str, Any], question: str, status: str) -> None:
+    texts = ("A replacement card costs $30 and arrives in 5 days. Call us.", "Roses are pruned in April, above a bud.")
+    passages = tuple(replace(FEES, text=text) for text in texts)
+    draft = Draft(json.dumps(said), "nano", "stop", 10, 10, "")
+    verdict = ladder.judge(question, draft, passages, encoder.encode, (), Generation(json_schema={"type": "object"}))
+    assert verdict.status == status, verdict
 
 
 def test_a_refusal_in_it_is_not_found_and_kept(encoder: Encoder) -> None:
