@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Container
 
 from mdsa_local.validation.facts import UP_TO, Bound, Facts, value
-from mdsa_local.validation.vocabulary import CEILINGS, OPPOSITE_PREFIXES, OPPOSITES
+from mdsa_local.validation.vocabulary import CEILINGS, OPPOSITE_PREFIXES, OPPOSITES, PERIODS
 
 # After stem(), behind a number: "twice a day".
 TIMES = "tim"
@@ -21,7 +21,7 @@ def agree(claim: Facts, source: Facts, title: Facts) -> bool:
     """
     if any(negation.clause & (claim.words - source.words) for negation in title.negations):
         source = source.under(title.negations)
-    checks = (_same_negations, _same_limits, _same_modals, _same_order, _same_clause)
+    checks = (_same_periods, _same_negations, _same_limits, _same_modals, _same_order, _same_clause)
     return _same_numbers(claim, source, title) and not opposed(claim.words, source.words) and all(check(claim, source) for check in checks)
 
 
@@ -73,6 +73,12 @@ def _same_numbers(claim: Facts, source: Facts, title: Facts) -> bool:
         ):
             return False
     return not any(known.of in claim.ones - source.ones and known.kind != "1" for known in source.numbers)
+
+
+def _same_periods(claim: Facts, source: Facts) -> bool:
+    """What is told a month is not told a year: no period is named in place of another one."""
+    said, known = ({PERIODS[word] for word in told.words & PERIODS.keys()} for told in (claim, source))
+    return said <= known or known <= said
 
 
 def _same_negations(claim: Facts, source: Facts) -> bool:

@@ -89,6 +89,14 @@ UNITS = _units(CURRENCY_LINES) | _units(UNIT_LINES)
 CURRENCIES = frozenset(_units(CURRENCY_LINES).values())
 # What is told in two numbers: "2 h 30 min".
 PARTS = {"hour": ("minut", 60), "minut": ("second", 60), "year": ("month", 12), "foot": ("inch", 12)}
+# Words of a period, which say how often or for how long. Not hours: they open and close.
+PERIOD_LINES = """
+day daily
+week weekly
+month monthly
+quarter quarterly
+year yearly annual annually
+"""
 # So much a second, or a litre.
 RATED = frozenset("mg mcg g kg ml l gallon mm cm m km foot mil kb mb gb tb mbit gbit mmol w kcal".split())
 RATES = frozenset("second minut hour dl l kg".split())
@@ -123,3 +131,4 @@ def _opposites() -> dict[str, frozenset[str]]:
 
 
 OPPOSITES = _opposites()
+PERIODS = {stem(word): line.split()[0] for line in PERIOD_LINES.strip().split("\n") for word in line.split()}

@@ -65,6 +65,9 @@ def supported(said: str, answer: str) -> bool:
         ("A tray holds 2 dozen eggs.", "A tray holds 24 eggs."),
         ("The fund holds $2 trillion.", "The fund holds 2,000 billion dollars."),
         ("Take one tablet twice a day.", "Take one tablet two times a day."),
+        ("The gold plan costs 20 euros a month.", "The gold plan costs 20 euros monthly."),
+        ("The gold plan costs 20 euros a month and can be left every year.", "The gold plan costs 20 euros a month."),
+        ("The pool is open every day of the week.", "The pool is open daily."),
         ("You can change the name once per year.", "You can change the name once every year."),
         ("Take one tablet daily with water.", "Take one tablet once a day with water."),
         ("The trip takes 2 h 30 min.", "The trip takes two hours and thirty minutes."),
@@ -86,6 +89,10 @@ def test_what_is_said_in_other_words_is_supported(said: str, answer: str) -> Non
 @pytest.mark.parametrize(
     ("said", "answer"),
     [
+        ("The gold plan costs 20 euros a month.", "The gold plan costs 20 euros a year."),
+        ("The gold plan costs 20 euros a month.", "The gold plan costs 20 euros yearly."),
+        ("You can withdraw $400 a day from machines.", "You can withdraw $400 a week from machines."),
+        ("Take one tablet twice a day.", "Take one tablet twice a week."),
         ("The desk closes at 5 p.m.", "The desk closes at 5 a.m."),
         ("The desk closes at 5 p.m.", "The desk closes 5 m away."),
         ("The desk opens at 09:00.", "The desk opens at 9:30."),
