@@ -122,6 +122,7 @@ def _synced(rag: DualRAG, settings: Settings, fingerprint: str, progress: Callab
     alone = isinstance(place.located(settings.knowledge_place), Path)
     if alone:
         _hand_over(rag, settings)
+        _follow_home(rag, settings)
     reports = {domain: rag.add_paths(group, domain, tell, follow_deletes=alone, even_all=True) for domain, group in _by_domain(folders(settings))}
     for domain, gone in _orphans(rag, settings) if alone else ():
         documents = [known.document for known in gone]
@@ -194,6 +195,34 @@ def _hand_over(rag: DualRAG, settings: Settings) -> None:
                 moved.setdefault((known.source.removesuffix(below), root), []).append(known.source)
         for (above, instead), sources in moved.items():
             rag.move(sources, above, instead, domain)
+
+
+def _follow_home(rag: DualRAG, settings: Settings) -> None:
+    """Where a home has moved, was copied or comes from an archive, let the files of its domains take over the documents of the same names that came
+    from below ``domains/<name>/knowledge`` in another place: these keep their names. One that is here already, or has another name, goes."""
+    ours, parents = dict(_by_domain(folders(settings))), _parents(settings)
+    now = {source for _, source, _ in files(settings)}
+    for domain, found in ours.items():
+        known = rag.list_documents(domain)
+        taken, gone = {one.source for one in known}, list[str]()
+        moved: dict[tuple[str, str], list[str]] = {}
+        for one in known:
+            if one.source in now or not is_of_file(one.document, one.source) or _within(one.source, parents)[0]:
+                continue
+            for root in (f"{source_of(folder.resolve())}/" for folder in found):
+                above, tail, below = one.source.rpartition("/".join(["", *root.split("/")[-4:]]))
+                if not above or f"{root}{below}" not in now:
+                    continue
+                if f"{root}{below}" in taken or normalize("NFC", below) != one.document:
+                    gone.append(one.document)
+                else:
+                    taken.add(f"{root}{below}")
+                    moved.setdefault((f"{above}{tail}", root), []).append(one.source)
+                break
+        for (above, instead), sources in moved.items():
+            rag.move(sources, above, instead, domain)
+        if gone:
+            rag.remove(gone, domain, missing_ok=True)
 
 
 def _orphans(rag: DualRAG, settings: Settings) -> Iterator[tuple[str | None, list[Document]]]:

@@ -224,6 +224,56 @@ def test_a_copy_of_a_shipped_domain_keeps_its_documents_and_their_names(encoder:
     assert not sync.pending(settings, encoder.fingerprint)
 
 
+@pytest.mark.parametrize("how", ["moved", "copied", "restored", "restored beside"])
+def test_a_home_in_another_place_has_its_documents_once(garden: Path, encoder: Encoder, tmp_path: Path, how: str) -> None:
+    before, after = tmp_path / "one", tmp_path / "two"
+    before.mkdir()
+    (tmp_path / "domains").rename(before / "domains")
+    (before / "domains/garden/knowledge/beans.md").write_text("# Beans\n\nBeans are sown in May.\n")
+    old = Settings.load({}, home=before)
+    rag = DualRAG(old.knowledge_dir, encoder)
+    sync.sync(rag, old, encoder.fingerprint)
+    rag.export(tmp_path / "backup.mdsa")
+    rag.close()
+    if how == "moved":
+        before.rename(after)
+    else:
+        shutil.copytree(before / "domains" if "restored" in how else before, after / "domains" if "restored" in how else after)
+    (after / "domains/garden/knowledge/roses.md").write_text("# Roses\n\nRoses are pruned in late February.\n")
+    new = Settings.load({}, home=after)
+    counting = Counting(encoder)
+    again = DualRAG(new.knowledge_dir, counting)  # type: ignore[arg-type]
+    if how == "restored beside":
+        sync.sync(again, new, encoder.fingerprint)
+    if "restored" in how:
+        again.restore(tmp_path / "backup.mdsa", replace=True)
+        sync.stamp(new).unlink(missing_ok=True)
+    counting.n_texts = 0
+    ((_, report),) = sync.sync(again, new, encoder.fingerprint)
+    assert (report.added, report.changed, counting.n_texts) == ((), ("roses.md",), 1)
+    folder = (after / "domains/garden/knowledge").resolve().as_posix()
+    assert {(known.document, known.source) for known in again.list_documents("garden")} == {
+        (name, f"{folder}/{name}") for name in ("beans.md", "roses.md")
+    }
+    assert again.check("garden") == []
+
+
+def test_a_document_that_stands_twice_since_a_home_moved_goes(garden: Path, encoder: Encoder, tmp_path: Path) -> None:
+    settings = Settings.load({}, home=tmp_path)
+    rag = DualRAG(settings.knowledge_dir, encoder)
+    elsewhere = tmp_path / "old/domains/garden/knowledge"
+    shutil.copytree(garden / "knowledge", elsewhere)
+    own = tmp_path / "own/knowledge"
+    own.mkdir(parents=True)
+    (own / "tools.md").write_text("# Tools\n\nThe shed key hangs behind the door.\n")
+    rag.add_paths([elsewhere, own], "garden")
+    rag.add_paths([garden / "knowledge"], "garden")
+    assert len(rag.list_documents("garden")) == 3
+    sync.sync(rag, settings, encoder.fingerprint)
+    assert {Path(known.source).name for known in rag.list_documents("garden")} == {"roses.md", "tools.md"}
+    assert (garden / "knowledge/roses.md").resolve().as_posix() in {known.source for known in rag.list_documents("garden")}
+
+
 def test_what_a_copy_lacks_goes(garden: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings.load({}, home=tmp_path)
     rag = DualRAG(settings.knowledge_dir, encoder)
