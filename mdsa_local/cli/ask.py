@@ -17,7 +17,6 @@ from mdsa_local.cli.output import (
     document,
     end_line,
     escaped,
-    interrupted_at_once,
     joined,
     line,
     note,
@@ -93,7 +92,7 @@ def ask(
 
     settings = Settings.load()
     text, history = rules.question(joined(question), settings.max_question_chars), after or []
-    with interrupted_at_once(), opened(settings, model) as orchestrator:
+    with opened(settings, model) as orchestrator:
         if as_json:
             document(orchestrator.ask(text, domain=domain, history=history).to_dict())
         else:
@@ -107,7 +106,7 @@ def tour(as_json: Json = False) -> None:
     settings = Settings.load()
     if not settings.shipped_domains:
         raise InputError("the tour asks the shipped domains, which are left out", "Set shipped_domains to true, or ask your own: mdsa ask QUESTION.")
-    with interrupted_at_once(), opened(settings) as orchestrator:
+    with opened(settings) as orchestrator:
         if as_json:
             document([orchestrator.ask(text).to_dict() for _, text in TOUR])
             return

@@ -30,7 +30,7 @@ COMMANDS = {
 }
 
 # What Ctrl-C ends at once: they import much and leave nothing half done.
-AT_ONCE = {("route",), ("kb", "search"), ("kb", "why"), ("kb", "show"), ("kb", "list")}
+AT_ONCE = {("ask",), ("tour",), ("route",), ("kb", "search"), ("kb", "why"), ("kb", "show"), ("kb", "list")}
 
 # From glibc's malloc.h.
 M_ARENA_MAX = -8

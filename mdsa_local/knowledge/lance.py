@@ -145,7 +145,11 @@ class Database:
         refuse_forked()
         if isinstance(self.folder, Path):
             with storage_errors(self.folder):
-                return tuple(sorted(path.stem for path in self.folder.glob("*.lance")))
+                try:
+                    # Unlike glob it tells of what cannot be read.
+                    return tuple(sorted(path.stem for path in self.folder.iterdir() if path.suffix == ".lance"))
+                except FileNotFoundError:
+                    return ()
         connection = self._connect()
 
         async def work() -> list[str]:

@@ -179,6 +179,17 @@ def test_a_line_that_cannot_be_used_is_a_warning(home: Path, capsys: pytest.Capt
     assert told["remarks"] == [{"path": str(home / "a.jsonl"), "remark": "line 2: no JSON object: passed over"}]
 
 
+@pytest.mark.parametrize("command", [["check"], ["list"], ["list", "--json"], ["search", "roses"]])
+def test_a_home_that_can_be_none_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MDSA_HOME", str(tmp_path / "file"))
+    code, out, err = inside(capsys, "kb", *command)
+    assert code == StorageError.exit_code
+    assert "Not a directory" in out + err
+
+
 def test_empty_knowledge_bases_say_how_to_fill_them(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (home / "domains/garden/knowledge/roses.md").unlink()
     for command in (["list"], ["list", "-d", "garden"], ["search", "roses"]):
