@@ -31,9 +31,14 @@ ALIKE = 0.7
 # "What's" asks no more than "what" does, "how many" and "how high" no more than "how", "ok why" no more than "why". Who asks, and of whom, documents
 # do not say.
 CONTRACTED = re.compile(r"'(?:s|m|re|ve|ll|d)$")
-ASKING = vocabulary.FUNCTION | set(
+# As they are typed in a hurry; "id" and "wed" are words.
+HURRIED = frozenset(
+    "whats hows whos whens wheres whys thats theres im ive dont doesnt didnt cant wont isnt arent wasnt couldnt shouldnt wouldnt havent hasnt".split()
+)
+OF_NOTHING = frozenset(
     "many much high long large big far often old ok okay oh alright yes yeah please thanks hi hello am me mine myself he him his she her hers".split()
 )
+ASKING = vocabulary.FUNCTION | HURRIED | OF_NOTHING
 # These go with anything: that documents lack one, as "shows" in "my dishwasher shows E7", speaks against no answer. They are left in what is asked:
 # without them there the WEIGHTS would be others.
 LIGHT = frozenset("go goes going went take takes taking took taken show shows showing showed shown get gets getting got gotten instead".split())

@@ -27,6 +27,10 @@ def test_content_words_stand_as_written_once_and_without_numbers() -> None:
     assert content("am I his, and can she reach me?") == ["reach"]
 
 
+def test_what_is_typed_in_a_hurry_asks_no_more() -> None:
+    assert content("whats the deposit, hows it paid and when dont I get it") == content("what's the deposit, how is it paid and when don't I get it")
+
+
 def test_a_word_that_no_document_has_speaks_against_an_answer(encoder: Encoder) -> None:
     known, strange = found(encoder, "can I pay in the app"), found(encoder, "can I pay in bitcoin", "bitcoin")
     assert known.unsaid == 0
