@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def route(
     question: Question,
-    after: Annotated[str | None, typer.Option("--after", help="The user's previous message.")] = None,
+    after: Annotated[list[str] | None, typer.Option("--after", help="What was asked before; repeated, oldest first.")] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Also show what decided: nearest examples, thresholds.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -24,7 +24,7 @@ def route(
 
     with TinyBERTOrchestrator() as orchestrator:
         limit = orchestrator.settings.max_question_chars
-        text, history = rules.question(joined(question), limit), rules.previous([after] if after is not None else [], limit)
+        text, history = rules.question(joined(question), limit), rules.previous(after, limit)
         router = orchestrator.router
         told = router.explain(text, history) if explain else None
         found = told.route if told else router.route(text, history)
@@ -34,7 +34,7 @@ def route(
     line(f"{found.domain or 'no domain'}  {found.confidence:.2f}  ({escaped(found.reason)}; {found.ms:.1f} ms)")
     if found.degraded:
         line(escaped(f"  degraded: by words alone, {found.degraded}"))
-    if after is not None:
+    if after:
         line(f"  read {'by itself' if found.context == 'message' else 'with the previous message'}{', a new topic' if found.switched else ''}")
     for name, score in sorted(found.scores.items(), key=lambda item: -item[1]):
         line(f"  {name:<16} {score:.2f}")

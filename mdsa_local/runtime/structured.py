@@ -15,6 +15,7 @@ from mdsa_local.errors import ContextOverflowError, InputError, InvalidOutputErr
 from mdsa_local.runtime.backend import Backend, Finished, Message
 from mdsa_local.runtime.gbnf import check_circles, check_gbnf
 from mdsa_local.runtime.grammar import gbnf
+from mdsa_local.runtime.lending import Prompt, as_messages
 from mdsa_local.runtime.schema_forms import validator_of
 from mdsa_local.runtime.schema_grammar import schema_rules
 
@@ -45,17 +46,18 @@ class _Attempt:
 
 
 def generate_json(
-    backend: Backend, messages: Sequence[Message], schema: Mapping[str, Any], generation: Generation = DEFAULT_GENERATION, *, deadline_s: float
+    backend: Backend, messages: Prompt, schema: Mapping[str, Any], generation: Generation = DEFAULT_GENERATION, *, deadline_s: float
 ) -> Structured:
-    """The backend's answer as JSON that follows ``schema``. ``deadline_s`` covers both attempts.
+    """The backend's answer as JSON that follows ``schema``. ``messages`` are what :meth:`ModelManager.stream` takes; ``deadline_s`` covers both
+    attempts.
 
-    Raises :class:`InputError` for a schema that is none, :class:`InvalidOutputError` when the second answer does not follow it either, and whatever
-    the backend raises.
+    Raises :class:`InputError` for messages or a schema that are none, :class:`InvalidOutputError` when the second answer does not follow it either,
+    and whatever the backend raises.
     """
     deadline = time.monotonic() + deadline_s
     validator = checked_validator(schema)
     constrained = generation.model_copy(update={"json_schema": dict(schema)})
-    asked = instructed(messages, schema)
+    asked = instructed(as_messages(messages), schema)
     first = _attempt(backend, asked, constrained, deadline, validator)
     if not first.problem and first.finished:
         return Structured(first.value, first.text, False, first.finished)

@@ -83,6 +83,10 @@ def test_after_reads_the_previous_message(product: TinyBERTOrchestrator, capsys:
     found = json.loads(out)
     assert code == 0
     assert (found["domain"], found["context"], found["switched"]) == ("medical", "with_previous", False)
+    # Of several the last that names its topic.
+    before = ("--after", "where is my parcel?", "--after", "how much paracetamol can i take in a day", "--after", "thanks!")
+    code, out, _ = inside(capsys, "route", "--json", *before, "and for children?")
+    assert (code, json.loads(out)["domain"]) == (0, "medical")
 
 
 def test_fit_is_used_from_then_on(own: Path, questions: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,6 +88,15 @@ def test_a_wrong_one_is_repaired_once_then_an_error(text: str, said: str) -> Non
     assert caught.value.code == "invalid_output"
 
 
+def test_a_question_may_be_a_text() -> None:
+    backend = Sayings('{"status": "open"}', '{"status": "open"}')
+    for question in ("What is the status?", [{"role": "user", "content": "What is the status?"}]):
+        assert generate_json(backend, question, SCHEMA, deadline_s=30).value == {"status": "open"}
+        assert backend.heard[-1][-1] == Message("user", "What is the status?")
+    with pytest.raises(InputError, match="a role and content"):
+        generate_json(backend, [{}], SCHEMA, deadline_s=30)
+
+
 def test_blanks_without_end_are_stopped() -> None:
     backend = Sayings('{"status":' + " " * 10_000, '{"status": "open"}')
     assert ask(backend).repaired
