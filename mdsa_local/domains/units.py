@@ -170,7 +170,7 @@ def quotable(text: str) -> list[Unit]:
             (place.asks and not place.above)
             or (place.leads and (place.asks or place.lacks or place.over))
             # What it leads in may be in the next passage.
-            or (text[: place.end].rstrip(EMPHASIS).endswith((":", "：")) and (place.leads or not (place.code or place.steps)))
+            or ((place.leads or not (place.code or place.steps)) and text[place.start : place.end].rstrip(EMPHASIS).endswith((":", "：")))
         )
     ]
     for first, last in tables:

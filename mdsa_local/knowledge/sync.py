@@ -122,7 +122,6 @@ def _synced(rag: DualRAG, settings: Settings, fingerprint: str, progress: Callab
     alone = isinstance(place.located(settings.knowledge_place), Path)
     if alone:
         _hand_over(rag, settings)
-        _follow_home(rag, settings)
     reports = {domain: rag.add_paths(group, domain, tell, follow_deletes=alone, even_all=True) for domain, group in _by_domain(folders(settings))}
     for domain, gone in _orphans(rag, settings) if alone else ():
         documents = [known.document for known in gone]
@@ -179,50 +178,44 @@ def _embed_again(rag: DualRAG) -> None:
 
 def _hand_over(rag: DualRAG, settings: Settings) -> None:
     """Where another folder has become a domain's, as a copy of the shipped one, let its files take over the documents of the same names below the one
-    before: these keep their names, are found all the time, and are embedded again only where the text is another."""
+    before. So where a home has moved, was copied or comes from an archive: those that came from below ``domains/<name>/knowledge`` in another place
+    go where they cannot be taken over."""
     ours, parents = dict(_by_domain(folders(settings))), _parents(settings)
     now = {source for _, source, _ in files(settings)}
+    roots = {domain: [f"{source_of(folder.resolve())}/" for folder in found] for domain, found in ours.items()}
     for domain, gone in _orphans(rag, settings):
-        taken = {known.source for known in rag.list_documents(domain)}
-        moved: dict[tuple[str, str], list[str]] = {}
-        for known in gone:
-            _, inside = _within(known.source, parents)
-            below = "/".join(inside[2:])
-            # One of another name had to be told from one that is still there.
-            roots = [f"{source_of(folder.resolve())}/" for folder in ours.get(domain, ())] if normalize("NFC", below) == known.document else []
-            if root := next((root for root in roots if f"{root}{below}" in now and f"{root}{below}" not in taken), None):
-                taken.add(f"{root}{below}")
-                moved.setdefault((known.source.removesuffix(below), root), []).append(known.source)
-        for (above, instead), sources in moved.items():
-            rag.move(sources, above, instead, domain)
-
-
-def _follow_home(rag: DualRAG, settings: Settings) -> None:
-    """Where a home has moved, was copied or comes from an archive, let the files of its domains take over the documents of the same names that came
-    from below ``domains/<name>/knowledge`` in another place: these keep their names. One that is here already, or has another name, goes."""
-    ours, parents = dict(_by_domain(folders(settings))), _parents(settings)
-    now = {source for _, source, _ in files(settings)}
-    for domain, found in ours.items():
-        known = rag.list_documents(domain)
-        taken, gone = {one.source for one in known}, list[str]()
-        moved: dict[tuple[str, str], list[str]] = {}
-        for one in known:
-            if one.source in now or not is_of_file(one.document, one.source) or _within(one.source, parents)[0]:
+        _take_over(rag, domain, [(known, "/".join(_within(known.source, parents)[1][2:])) for known in gone], roots.get(domain, ()), now)
+    for domain, own in roots.items():
+        elsewhere: list[tuple[Document, str]] = []
+        for known in rag.list_documents(domain):
+            if known.source in now or not is_of_file(known.document, known.source) or _within(known.source, parents)[0]:
                 continue
-            for root in (f"{source_of(folder.resolve())}/" for folder in found):
-                above, tail, below = one.source.rpartition("/".join(["", *root.split("/")[-4:]]))
-                if not above or f"{root}{below}" not in now:
-                    continue
-                if f"{root}{below}" in taken or normalize("NFC", below) != one.document:
-                    gone.append(one.document)
-                else:
-                    taken.add(f"{root}{below}")
-                    moved.setdefault((f"{above}{tail}", root), []).append(one.source)
-                break
-        for (above, instead), sources in moved.items():
-            rag.move(sources, above, instead, domain)
-        if gone:
-            rag.remove(gone, domain, missing_ok=True)
+            # The folders of domains, the domain's, and that of its documents.
+            ways = (known.source.rpartition("/".join(["", *root.split("/")[-4:]])) for root in own)
+            below = next((way[2] for root, way in zip(own, ways, strict=True) if way[0] and f"{root}{way[2]}" in now), "")
+            elsewhere += [(known, below)] if below else []
+        # Mostly there is none, and to list documents takes a while.
+        if elsewhere and (left := _take_over(rag, domain, elsewhere, own, now)):
+            rag.remove([known.document for known in left], domain, missing_ok=True)
+
+
+def _take_over(rag: DualRAG, domain: str | None, gone: Iterable[tuple[Document, str]], roots: Iterable[str], now: Container[str]) -> list[Document]:
+    """Let the files below ``roots`` that are there ``now`` take over the documents ``gone``, each with the way to its file below its own folder: they
+    keep their names, are found all the time, and are embedded again only where the text is another. Those that are not taken over: a document of
+    another name had to be told from one that is still there."""
+    taken = {known.source for known in rag.list_documents(domain)}
+    moved: dict[tuple[str, str], list[str]] = {}
+    left: list[Document] = []
+    for known, below in gone:
+        free = (root for root in roots if f"{root}{below}" in now and f"{root}{below}" not in taken)
+        if normalize("NFC", below) == known.document and (root := next(free, None)):
+            taken.add(f"{root}{below}")
+            moved.setdefault((known.source.removesuffix(below), root), []).append(known.source)
+        else:
+            left.append(known)
+    for (above, instead), sources in moved.items():
+        rag.move(sources, above, instead, domain)
+    return left
 
 
 def _orphans(rag: DualRAG, settings: Settings) -> Iterator[tuple[str | None, list[Document]]]:

@@ -105,9 +105,10 @@ def _in_place(settled: Sequence[Claim], passages: Sequence[Passage]) -> list[Cla
     question."""
     found: list[Claim] = []
     for claim in settled:
-        value = re.compile(rf"(?<!\w){re.escape(claim.text.strip(' .'))}(?!\w)", re.IGNORECASE)
-        short = claim.by is not None and len(claim.text.split()) <= VALUE_WORDS
-        held = [sentence for sentence in sentences(passages[claim.by].text) if value.search(sentence)] if short and claim.by is not None else []
+        held = list[str]()
+        if claim.by is not None and len(claim.text.split()) <= VALUE_WORDS:
+            value = re.compile(rf"(?<!\w){re.escape(claim.text.strip(' .'))}(?!\w)", re.IGNORECASE)
+            held = [sentence for sentence in sentences(passages[claim.by].text) if value.search(sentence)]
         found += [replace(claim, text=sentence, quoted=True) for sentence in held] or [claim]
     return found
 

@@ -238,7 +238,8 @@ def test_a_home_in_another_place_has_its_documents_once(garden: Path, encoder: E
     if how == "moved":
         before.rename(after)
     else:
-        shutil.copytree(before / "domains" if "restored" in how else before, after / "domains" if "restored" in how else after)
+        part = "domains" if "restored" in how else "."
+        shutil.copytree(before / part, after / part)
     (after / "domains/garden/knowledge/roses.md").write_text("# Roses\n\nRoses are pruned in late February.\n")
     new = Settings.load({}, home=after)
     counting = Counting(encoder)

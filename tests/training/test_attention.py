@@ -6,6 +6,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,21 @@ def given(path: Path) -> Any:
     feed["token_type_ids"] = np.zeros_like(mask)
     found = session.run(None, {entry.name: feed[entry.name] for entry in session.get_inputs()})[0]
     return found[mask.astype(bool)]
+
+
+def left_where_wrong(path: Path, done: Callable[[Path], bool], module: ModuleType, spoil: Callable[[Any], None], patch: pytest.MonkeyPatch) -> None:
+    """What ``done`` does to a graph, once the rewriting of its ``module`` spoils each node behind it, is seen and not kept."""
+    before, rewrite = path.read_bytes(), module.rewrite
+
+    def wrong(model: Any) -> bool:
+        rewritten: bool = rewrite(model)
+        for node in model.graph.node:
+            spoil(node)
+        return rewritten
+
+    patch.setattr(module, "rewrite", wrong)
+    assert not done(path)
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("kind", KINDS)
